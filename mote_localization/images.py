@@ -1,0 +1,101 @@
+"""Raw image buffers, as `sensor_msgs/Image` carries them, to RGB arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mote_localization.errors import ImageError
+
+MAX_SIDE_PX = 16384
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    channels: int  # values a pixel
+    code: int | None = None  # cv2 colour conversion to RGB; None: the buffer is RGB already
+    dtype: str = "u1"  # of a value; 16-bit values are scaled to 8 bits, as cv_bridge does
+    even: bool = False  # two neighbouring pixels share their chroma
+
+
+# Names from sensor_msgs/image_encodings.hpp. OpenCV names a Bayer pattern by its second row, ROS by its first.
+# 8UC3 and 8UC4 name no colour order: OpenCV's own (BGR) is meant.
+_ENCODINGS = {
+    "rgb8": _Encoding(3),
+    "bgr8": _Encoding(3, cv2.COLOR_BGR2RGB),
+    "rgba8": _Encoding(4, cv2.COLOR_RGBA2RGB),
+    "bgra8": _Encoding(4, cv2.COLOR_BGRA2RGB),
+    "mono8": _Encoding(1, cv2.COLOR_GRAY2RGB),
+    "mono16": _Encoding(1, cv2.COLOR_GRAY2RGB, "u2"),
+    "rgb16": _Encoding(3, None, "u2"),
+    "bgr16": _Encoding(3, cv2.COLOR_BGR2RGB, "u2"),
+    "8UC1": _Encoding(1, cv2.COLOR_GRAY2RGB),
+    "8UC3": _Encoding(3, cv2.COLOR_BGR2RGB),
+    "8UC4": _Encoding(4, cv2.COLOR_BGRA2RGB),
+    "yuv422": _Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even=True),
+    "uyvy": _Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even=True),
+    "yuv422_yuy2": _Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even=True),
+    "yuyv": _Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even=True),
+    "bayer_rggb8": _Encoding(1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": _Encoding(1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": _Encoding(1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": _Encoding(1, cv2.COLOR_BayerGB2RGB),
+}
+ENCODINGS = tuple(_ENCODINGS)
+
+
+def decode(
+    encoding: str, height: int, width: int, step: int, data: Any, is_bigendian: bool = False
+) -> np.ndarray:
+    """Decode a raw image buffer.
+
+    Args:
+        encoding: one of `ENCODINGS`.
+        height: rows.
+        width: columns.
+        step: bytes a row, padding included.
+        data: any buffer of bytes (bytes, array.array, uint8 array), `height * step` bytes or more.
+        is_bigendian: byte order of 16-bit values.
+
+    Returns:
+        image_hw3, RGB uint8. For `rgb8` it is a view of `data`: read only when the buffer is.
+
+    Raises:
+        ImageError: unknown encoding, empty or too large image, or a size, step and data that disagree.
+    """
+    known = _ENCODINGS.get(encoding)
+    if known is None:
+        raise ImageError(
+            f"image: encoding '{encoding}' is not supported, expected one of {', '.join(ENCODINGS)}"
+        )
+    if height < 1 or width < 1:
+        raise ImageError(f"image: it is empty ({width}x{height} pixels)")
+    if height > MAX_SIDE_PX or width > MAX_SIDE_PX:
+        raise ImageError(f"image: {width}x{height} pixels, at most {MAX_SIDE_PX} a side expected")
+    if known.even and width % 2:
+        raise ImageError(f"image: width {width} is odd, '{encoding}' needs an even one")
+    dtype = np.dtype(known.dtype).newbyteorder(">" if is_bigendian else "<")
+    row_bytes = width * known.channels * dtype.itemsize
+    if step < row_bytes:
+        raise ImageError(
+            f"image: step is {step} bytes, at least {row_bytes} expected "
+            f"({width} pixels of '{encoding}')"
+        )
+    buffer = np.frombuffer(data, np.uint8)
+    if buffer.size < height * step:
+        raise ImageError(
+            f"image: data has {buffer.size} bytes, {height * step} expected "
+            f"({height} rows of {step} bytes)"
+        )
+    pixels = np.ndarray(
+        (height, width, known.channels),
+        dtype,
+        buffer,
+        strides=(step, known.channels * dtype.itemsize, dtype.itemsize),
+    )
+    if dtype.itemsize == 2:
+        pixels = cv2.convertScaleAbs(pixels.astype(np.uint16), alpha=255 / 65535)
+    return pixels if known.code is None else cv2.cvtColor(pixels, known.code)

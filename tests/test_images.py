@@ -1,0 +1,122 @@
+"""Raw image buffers to RGB."""
+
+import array
+
+import cv2
+import numpy as np
+import pytest
+
+from mote_localization.errors import ImageError
+from mote_localization.images import ENCODINGS, MAX_SIDE_PX, decode
+
+HEIGHT, WIDTH = 6, 8
+RGB = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+GRAY = RGB[..., :1]
+
+
+def flat(image_hwc, padding=0):
+    """Bytes and step of an image whose rows carry `padding` bytes at their end."""
+    rows = np.ascontiguousarray(image_hwc).view(np.uint8).reshape(len(image_hwc), -1)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
+    return rows.tobytes(), rows.shape[1]
+
+
+def alpha(image_hw3):
+    return np.dstack([image_hw3, np.full(image_hw3.shape[:2], 9, np.uint8)])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "raw", "expected"),
+    [
+        ("rgb8", RGB, RGB),
+        ("bgr8", RGB[..., ::-1], RGB),
+        ("8UC3", RGB[..., ::-1], RGB),
+        ("rgba8", alpha(RGB), RGB),
+        ("bgra8", alpha(RGB[..., ::-1]), RGB),
+        ("8UC4", alpha(RGB[..., ::-1]), RGB),
+        ("mono8", GRAY, GRAY.repeat(3, 2)),
+        ("8UC1", GRAY, GRAY.repeat(3, 2)),
+        ("mono16", GRAY.astype("<u2") * 257, GRAY.repeat(3, 2)),
+        ("rgb16", RGB.astype("<u2") * 257, RGB),
+        ("bgr16", RGB[..., ::-1].astype("<u2") * 257, RGB),
+    ],
+)
+@pytest.mark.parametrize("padding", [0, 6])
+def test_exact_encodings(encoding, raw, expected, padding):
+    data, step = flat(raw, padding)
+    decoded = decode(encoding, HEIGHT, WIDTH, step, data)
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_big_endian_values():
+    data, step = flat(GRAY.astype(">u2") * 257)
+    np.testing.assert_array_equal(
+        decode("mono16", HEIGHT, WIDTH, step, data, is_bigendian=True), GRAY.repeat(3, 2)
+    )
+
+
+@pytest.mark.parametrize("make", [bytes, lambda b: array.array("B", b), np.array])
+def test_rgb8_is_a_view(make):
+    raw = make(RGB.tobytes()) if make is not np.array else np.frombuffer(RGB.tobytes(), np.uint8)
+    decoded = decode("rgb8", HEIGHT, WIDTH, WIDTH * 3, raw)
+    assert np.shares_memory(decoded, np.frombuffer(raw, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pixel_pair"),
+    [
+        ("yuv422", [90, 120, 200, 120]),
+        ("uyvy", [90, 120, 200, 120]),
+        ("yuv422_yuy2", [120, 90, 120, 200]),
+        ("yuyv", [120, 90, 120, 200]),
+    ],
+)
+def test_yuv422_orders(encoding, pixel_pair):
+    # ITU-R BT.601, studio range, as V4L2 cameras give it: y 120, u 90, v 200
+    expected = np.array([1.164 * 104 + 1.596 * 72, 1.164 * 104 - 0.392 * -38 - 0.813 * 72,
+                         1.164 * 104 + 2.017 * -38])  # fmt: skip
+    data = bytes(pixel_pair) * (WIDTH // 2) * HEIGHT
+    decoded = decode(encoding, HEIGHT, WIDTH, WIDTH * 2, data)
+    assert np.abs(decoded - expected).max() <= 1
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_bayer_patterns(pattern):
+    colour = {"r": 200, "g": 120, "b": 40}
+    tile = np.array([colour[c] for c in pattern], np.uint8).reshape(2, 2)
+    data, step = flat(np.tile(tile, (HEIGHT // 2, WIDTH // 2))[..., None])
+    inner = decode(f"bayer_{pattern}8", HEIGHT, WIDTH, step, data)[1:-1, 1:-1]
+    assert (inner == [200, 120, 40]).all()
+
+
+def test_takes_what_opencv_gives():
+    row = cv2.cvtColor(RGB, cv2.COLOR_RGB2BGR)[2:5]
+    np.testing.assert_array_equal(decode("bgr8", 3, WIDTH, WIDTH * 3, row.reshape(-1)), RGB[2:5])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "height", "width", "step", "size", "words"),
+    [
+        ("jpeg", 2, 2, 6, 12, "'jpeg' is not supported"),
+        ("16UC1", 2, 2, 4, 8, "'16UC1' is not supported"),
+        ("rgb8", 0, 0, 0, 0, "empty"),
+        ("rgb8", 2, 2, 5, 12, "step is 5 bytes, at least 6 expected"),
+        ("mono16", 2, 2, 2, 12, "step is 2 bytes, at least 4 expected"),
+        ("rgb8", 2, 2, 6, 11, "data has 11 bytes, 12 expected"),
+        ("rgb8", 2, 2, 6, 0, "data has 0 bytes, 12 expected"),
+        ("yuv422", 2, 3, 6, 12, "odd"),
+        ("rgb8", 1, MAX_SIDE_PX + 1, 2**31, 12, "at most"),
+        ("rgb8", 2**32 - 1, 2**32 - 1, 2**32 - 1, 12, "at most"),
+    ],
+)
+def test_bad_images_are_refused(encoding, height, width, step, size, words):
+    with pytest.raises(ImageError, match=words):
+        decode(encoding, height, width, step, bytes(size))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_encoding_gives_rgb8(encoding):
+    decoded = decode(encoding, 4, 4, 24, bytes(range(96)))
+    assert decoded.shape == (4, 4, 3)
+    assert decoded.dtype == np.uint8
