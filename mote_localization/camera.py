@@ -1,0 +1,225 @@
+"""Cameras: calibrations as ROS writes them, and the view of a live camera as the map's own camera saw it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from mote_localization.errors import CameraError, ImageError
+
+# Number of coefficients each model may have, in the order of sensor_msgs/CameraInfo.
+DISTORTION_MODELS = {
+    "plumb_bob": (0, 4, 5),
+    "rational_polynomial": (0, 8, 12, 14),
+    "equidistant": (0, 4),
+}
+_MAX_SIDE_PX = 16384
+_MAX_CALIBRATION_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera: image size, pinhole and distortion. Pixel (0, 0) is the centre of the first pixel."""
+
+    width: int  # px
+    height: int  # px
+    fx: float  # px
+    fy: float  # px
+    cx: float  # px
+    cy: float  # px
+    distortion_model: str = "plumb_bob"
+    distortion: tuple[float, ...] = ()  # empty: none
+
+    def __post_init__(self) -> None:
+        """Refuse what no camera can have."""
+        if not (0 < self.width <= _MAX_SIDE_PX and 0 < self.height <= _MAX_SIDE_PX):
+            raise CameraError(
+                f"found an image size of {self.width}x{self.height} px, expected 1 to {_MAX_SIDE_PX}"
+            )
+        numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
+        if not np.isfinite(numbers).all() or self.fx <= 0 or self.fy <= 0:
+            raise CameraError(
+                f"found focal lengths {self.fx:g}, {self.fy:g} px, principal point {self.cx:g}, {self.cy:g} "
+                "px, expected finite values and focal lengths above 0; an uncalibrated camera publishes "
+                "zeros: calibrate it (ros2 run camera_calibration cameracalibrator)"
+            )
+        if self.distortion_model not in DISTORTION_MODELS:
+            raise CameraError(
+                f"found distortion model '{self.distortion_model}', expected one of "
+                f"{', '.join(DISTORTION_MODELS)}"
+            )
+        if len(self.distortion) not in DISTORTION_MODELS[self.distortion_model]:
+            raise CameraError(
+                f"found {len(self.distortion)} coefficients of distortion model {self.distortion_model}, "
+                f"expected one of {DISTORTION_MODELS[self.distortion_model]}"
+            )
+
+    @classmethod
+    def from_K(
+        cls,
+        width: int,
+        height: int,
+        K: np.ndarray,
+        distortion_model: str = "plumb_bob",
+        distortion: tuple[float, ...] = (),
+    ) -> "Camera":
+        """Make a camera of K (3, 3), or its 9 values row by row, in pixels.
+
+        Raises:
+            CameraError: K is zero (no calibration), not finite, not a pinhole matrix, or the distortion is unknown.
+        """
+        K = np.asarray(K, np.float64)
+        if K.size != 9:
+            raise CameraError(f"found a camera matrix of {K.size} values, expected 9")
+        K = K.reshape(3, 3)
+        if not K.any():
+            raise CameraError(
+                "found a camera matrix K of zeros: the camera is not calibrated; calibrate it "
+                "(ros2 run camera_calibration cameracalibrator) or have its driver load the calibration"
+            )
+        if not np.allclose(K[[0, 1, 2, 2, 2], [1, 0, 0, 1, 2]], (0, 0, 0, 0, 1), atol=1e-6):
+            raise CameraError(f"found K = {K.tolist()}, expected [fx 0 cx; 0 fy cy; 0 0 1]")
+        coefficients = tuple(float(d) for d in distortion)
+        if not any(coefficients):
+            coefficients = ()
+        return cls(
+            int(width),
+            int(height),
+            *(float(K[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2))),
+            distortion_model=distortion_model or "plumb_bob",
+            distortion=coefficients,
+        )
+
+    @property
+    def K_33(self) -> np.ndarray:
+        """The pinhole matrix (3, 3) in pixels."""
+        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]])
+
+    def resized(self, width: int, height: int) -> "Camera":
+        """Return the camera of the same view at another image size; pixel centres stay pixel centres."""
+        sx, sy = width / self.width, height / self.height
+        return Camera(
+            width,
+            height,
+            self.fx * sx,
+            self.fy * sy,
+            (self.cx + 0.5) * sx - 0.5,
+            (self.cy + 0.5) * sy - 0.5,
+            self.distortion_model,
+            self.distortion,
+        )
+
+    def rays(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the viewing rays (..., 3) of pixels (..., 2), z = 1, of an undistorted camera."""
+        xy = (pixels - (self.cx, self.cy)) / (self.fx, self.fy)
+        return np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1)
+
+    def project(self, rays: np.ndarray) -> np.ndarray:
+        """Return the distorted pixels (..., 2) of camera-frame points (..., 3) in front of the camera.
+
+        Models: the OpenCV pinhole and fisheye models, which plumb_bob, rational_polynomial and equidistant name in ROS.
+        """
+        points = np.ascontiguousarray(rays, np.float64).reshape(-1, 1, 3)
+        D = np.array(self.distortion) if self.distortion else np.zeros(4)
+        zero = np.zeros(3)
+        if self.distortion_model == "equidistant" and self.distortion:
+            pixels = cv2.fisheye.projectPoints(points, zero, zero, self.K_33, D)[0]
+        else:
+            pixels = cv2.projectPoints(points, zero, zero, self.K_33, D)[0]
+        return pixels.reshape(*rays.shape[:-1], 2)
+
+
+def read_camera_info(path: Path | str) -> Camera:
+    """Read a camera calibration in the YAML form that camera_calibration and camera_info_manager write.
+
+    Raises:
+        CameraError: The file is missing, is no such YAML, or holds no usable calibration.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > _MAX_CALIBRATION_BYTES:
+            raise CameraError(f"{path}: over {_MAX_CALIBRATION_BYTES} bytes, expected a camera_info YAML")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CameraError(f"{path}: cannot be read ({error.strerror}), expected a camera_info YAML") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CameraError(f"{path}: is no YAML text ({str(error).splitlines()[0]})") from error
+    try:
+        return Camera.from_K(
+            content["image_width"],
+            content["image_height"],
+            content["camera_matrix"]["data"],
+            content.get("distortion_model", "plumb_bob"),
+            tuple(content.get("distortion_coefficients", {}).get("data", ())),
+        )
+    except CameraError as error:
+        raise CameraError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CameraError(
+            f"{path}: {error!r} while reading; expected the keys image_width, image_height, camera_matrix.data, "
+            "distortion_model, distortion_coefficients.data, as camera_calibration writes them"
+        ) from error
+
+
+def cell_pixels(width: int, height: int, stride: int) -> np.ndarray:
+    """Return the pixel (x, y) at which each cell of a pointmap stands, (height/stride, width/stride, 2)."""
+    half = (stride - 1) / 2
+    x = stride * np.arange(width // stride) + half
+    y = stride * np.arange(height // stride) + half
+    return np.stack(np.meshgrid(x, y), axis=-1)
+
+
+class CanonicalView:
+    """Shows a live camera's images as the map's canonical camera would see them, through one remap table.
+
+    A live camera of higher resolution is first shrunk by whole-pixel area averaging, so that the table never
+    skips pixels and the student sees no aliasing it was not trained on.
+    """
+
+    def __init__(self, live: Camera, canonical: Camera, stride: int) -> None:
+        """Build the table that undistorts, scales and crops.
+
+        Args:
+            live: The camera whose images come in, distorted or not.
+            canonical: The undistorted camera the student was trained for.
+            stride: Pixels of the canonical image per cell side.
+
+        Raises:
+            CameraError: The live camera sees nothing of the canonical view.
+        """
+        self.live, self.canonical = live, canonical
+        shrink = max(1, round(min(live.fx / canonical.fx, live.fy / canonical.fy)))
+        self._size = (max(1, live.width // shrink), max(1, live.height // shrink))
+        self._crop = (self._size[0] * shrink, self._size[1] * shrink)
+        columns, rows = np.meshgrid(np.arange(canonical.width), np.arange(canonical.height))
+        rays = canonical.rays(np.stack([columns, rows], axis=-1).astype(np.float64))
+        source = (live.project(rays) + 0.5) / shrink - 0.5
+        inside = ((source >= -0.5) & (source <= np.array(self._size) - 0.5)).all(axis=-1)
+        if not inside.any():
+            raise CameraError(
+                f"the camera ({live.width}x{live.height} px, fx {live.fx:g}) sees nothing of what the map's camera "
+                f"({canonical.width}x{canonical.height} px, fx {canonical.fx:g}) sees: check its calibration"
+            )
+        source = source.astype(np.float32)
+        self._table = cv2.convertMaps(source[..., 0], source[..., 1], cv2.CV_16SC2)
+        cells = cell_pixels(canonical.width, canonical.height, stride).round().astype(int)
+        self.covered_hw: np.ndarray = inside[cells[..., 1], cells[..., 0]]
+
+    def warp(self, image_hw3: np.ndarray) -> np.ndarray:
+        """Return the canonical image (H, W, 3) uint8 of a live image (live size, 3) uint8.
+
+        Raises:
+            ImageError: The image's size or type is not the live camera's.
+        """
+        expected = (self.live.height, self.live.width, 3)
+        if image_hw3.shape != expected or image_hw3.dtype != np.uint8:
+            raise ImageError(
+                f"found an image of shape {image_hw3.shape} {image_hw3.dtype}, expected {expected} uint8 by its "
+                "camera calibration; image and CameraInfo do not belong together"
+            )
+        if self._size != (self.live.width, self.live.height):
+            image_hw3 = image_hw3[: self._crop[1], : self._crop[0]]
+            image_hw3 = cv2.resize(image_hw3, self._size, interpolation=cv2.INTER_AREA)
+        return cv2.remap(image_hw3, *self._table, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

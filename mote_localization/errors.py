@@ -1,0 +1,37 @@
+"""What can be wrong with the input: one exception class a fault, one base for all."""
+
+
+class MoteError(Exception):
+    """Base of every error that Mote raises on purpose; its text is written for the user."""
+
+
+class MapFileError(MoteError):
+    """The map file is missing, damaged, foreign, or of a newer format."""
+
+
+class CameraError(MoteError):
+    """A camera model or its calibration file cannot be used."""
+
+
+class ImageError(MoteError):
+    """An image cannot be decoded or does not fit its camera."""
+
+
+class SceneError(MoteError):
+    """A recorded scene (frames, poses, depth) cannot be read or makes no sense."""
+
+
+class BagError(SceneError):
+    """A rosbag2 recording cannot be read or holds nothing to work on."""
+
+
+class BackendError(MoteError):
+    """An inference backend is unknown, not installed, or refuses the map."""
+
+
+class ReconstructionError(MoteError):
+    """A reconstruction folder is missing, damaged, or of a newer format."""
+
+
+class CheckpointError(MoteError):
+    """A training checkpoint is damaged or belongs to another training."""

@@ -1,0 +1,80 @@
+"""Rigid transforms. `T_a_b` takes points of frame b to frame a; adjacent frames cancel."""
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from mote_localization.errors import SceneError
+
+# Poses come from text files of few digits and from trackers that drift off the rotation group.
+_ORTHONORMAL_TOLERANCE = 1e-2
+
+
+def invert(T_44: np.ndarray) -> np.ndarray:
+    """Return the inverse of a rigid transform (4, 4)."""
+    R, t = T_44[:3, :3], T_44[:3, 3]
+    inverse = np.eye(4)
+    inverse[:3, :3] = R.T
+    inverse[:3, 3] = -R.T @ t
+    return inverse
+
+
+def transform(T_44: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Apply a rigid transform (4, 4) to points (..., 3)."""
+    return points @ T_44[:3, :3].T + T_44[:3, 3]
+
+
+def rotation_angle(R_33: np.ndarray) -> float:
+    """Return the angle of a rotation in radians, in [0, pi]."""
+    return float(Rotation.from_matrix(R_33).magnitude())
+
+
+def quaternion_xyzw(R_33: np.ndarray) -> np.ndarray:
+    """Return the unit quaternion (x, y, z, w) of a rotation, the order of ROS messages."""
+    return Rotation.from_matrix(R_33).as_quat()
+
+
+def rotation_matrix(q_xyzw: np.ndarray) -> np.ndarray:
+    """Return the rotation (3, 3) of a quaternion (x, y, z, w), which need not be normalized."""
+    return Rotation.from_quat(q_xyzw).as_matrix()
+
+
+def exp_rotation(omega_3: np.ndarray) -> np.ndarray:
+    """Return the rotation (3, 3) by |omega| radians about omega."""
+    return Rotation.from_rotvec(omega_3).as_matrix()
+
+
+def pose_from(position_3: np.ndarray, q_xyzw: np.ndarray) -> np.ndarray:
+    """Return the transform (4, 4) of a position in metres and a quaternion (x, y, z, w)."""
+    T = np.eye(4)
+    T[:3, :3] = rotation_matrix(q_xyzw)
+    T[:3, 3] = position_3
+    return T
+
+
+def check_pose(T_44: np.ndarray, where: str) -> np.ndarray:
+    """Return the pose with its rotation made exactly orthonormal, or refuse it.
+
+    Args:
+        T_44: A camera pose as it was read.
+        where: What it was read from, for the message.
+
+    Raises:
+        SceneError: The pose is not 4x4, not finite, or its rotation part is no rotation.
+    """
+    if T_44.shape != (4, 4):
+        raise SceneError(f"{where}: found a pose of shape {T_44.shape}, expected 4x4")
+    if not np.isfinite(T_44).all():
+        raise SceneError(f"{where}: the pose holds NaN or infinity; drop this frame or repair it")
+    R = T_44[:3, :3]
+    deviation = np.abs(R @ R.T - np.eye(3)).max()
+    if deviation > _ORTHONORMAL_TOLERANCE or np.linalg.det(R) < 0:
+        raise SceneError(
+            f"{where}: the pose's 3x3 part is not a rotation (R R^T differs from identity by "
+            f"{deviation:.3g}, determinant {np.linalg.det(R):.3g}); expected camera-to-map, metres"
+        )
+    if np.abs(T_44[3] - (0, 0, 0, 1)).max() > 1e-6:
+        raise SceneError(f"{where}: the pose's last row is {T_44[3]}, expected 0 0 0 1")
+    U, _, Vt = np.linalg.svd(R)
+    checked = T_44.astype(np.float64)
+    checked[:3, :3] = U @ Vt
+    return checked

@@ -1,0 +1,194 @@
+"""The map file: one ONNX model, image in, points and sigma out, that carries its own description.
+
+Inputs and outputs (fixed shapes, W x H the canonical camera's size, s the stride):
+
+    image   uint8   (1, H, W, 3)       RGB of the canonical camera
+    points  float32 (1, H/s, W/s, 3)   metres in the map frame
+    sigma   float32 (1, H/s, W/s)      metres, the expected error of each point
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from mote_localization.camera import Camera
+from mote_localization.errors import CameraError, MapFileError
+from mote_localization.files import atomic_write
+
+FORMAT_VERSION = 1
+_PREFIX = "mote."
+_MAX_MAP_BYTES = 512 << 20
+_MIN_OPSET = 17
+_CONTROL_FLOW = {"If", "Loop", "Scan"}
+_TENSOR_TYPES = {"image": onnx.TensorProto.UINT8}  # the others are float32
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """What a map says of itself, stored as `mote.*` in the ONNX file's metadata."""
+
+    scene: str  # name of the place
+    camera: Camera  # the canonical camera
+    stride: int  # px of the canonical image per cell side
+    bounds_min: tuple[float, float, float]  # m, map frame, corner of the mapped volume
+    bounds_max: tuple[float, float, float]  # m, map frame, opposite corner
+    teacher: str  # who gave the 3-D points: rgbd, dust3r
+    teacher_licence: str  # licence that the teacher puts on the map; empty: none
+    student: str  # family of the network: cnn, mobilenet, vit
+    training: dict[str, float | int | str] = field(default_factory=dict)  # figures of the training
+    created: str = ""  # ISO 8601, UTC
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        """Refuse a description that no map can have."""
+        if self.stride < 1 or self.camera.width % self.stride or self.camera.height % self.stride:
+            raise MapFileError(
+                f"found stride {self.stride} px on a canonical camera of {self.camera.width}x"
+                f"{self.camera.height} px, expected a stride that divides both sides"
+            )
+        if self.camera.distortion:
+            raise MapFileError("found a distorted canonical camera, expected an undistorted pinhole")
+        bounds = np.array([self.bounds_min, self.bounds_max], np.float64)
+        if bounds.shape != (2, 3) or not np.isfinite(bounds).all() or (bounds[0] > bounds[1]).any():
+            raise MapFileError(f"found bounds {self.bounds_min} to {self.bounds_max}, expected two corners in m")
+
+    @property
+    def cells_hw(self) -> tuple[int, int]:
+        """Rows and columns of the pointmap."""
+        return self.camera.height // self.stride, self.camera.width // self.stride
+
+
+@dataclass(frozen=True)
+class MapFile:
+    """A map that was read and checked."""
+
+    path: Path
+    info: MapInfo
+    model: bytes  # the ONNX model, for a backend
+
+
+def write_map(path: Path | str, model: onnx.ModelProto, info: MapInfo) -> None:
+    """Write a student and its description as one map file, whole or not at all.
+
+    Raises:
+        MapFileError: The model is not of a map's form, or the file cannot be written; an older file survives.
+    """
+    stamped = onnx.ModelProto()
+    stamped.CopyFrom(model)
+    onnx.helper.set_model_props(stamped, _to_properties(info))
+    _check_graph(stamped, info, f"{path}")
+    try:
+        with atomic_write(path) as file:
+            file.write(stamped.SerializeToString())
+    except OSError as error:
+        raise MapFileError(
+            f"{path}: cannot be written ({error.strerror}); what was there before is untouched"
+        ) from error
+
+
+def read_map(path: Path | str) -> MapFile:
+    """Read a map file and check all of it.
+
+    Raises:
+        MapFileError: Missing, truncated, no ONNX file, no map, a newer format, or not of a map's form.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise MapFileError(f"{path}: is no file, expected a map (.onnx)")
+        if size > _MAX_MAP_BYTES:
+            raise MapFileError(f"{path}: {size >> 20} MiB, expected a map of at most {_MAX_MAP_BYTES >> 20} MiB")
+        content = path.read_bytes()
+    except OSError as error:
+        raise MapFileError(
+            f"{path}: cannot be read ({error.strerror}); expected a map made by `mote-distill map`"
+        ) from error
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's DecodeError has no stable import path
+        raise MapFileError(
+            f"{path}: is no ONNX file or is truncated ({size} bytes); copy it again, or make it anew with "
+            "`mote-distill map`"
+        ) from error
+    properties = {
+        entry.key.removeprefix(_PREFIX): entry.value
+        for entry in model.metadata_props
+        if entry.key.startswith(_PREFIX)
+    }
+    if "format_version" not in properties:
+        raise MapFileError(
+            f"{path}: has no `{_PREFIX}format_version`: an ONNX file, but not a map, or a truncated one; expected "
+            "a map made by `mote-distill map`"
+        )
+    info = _from_properties(properties, path)
+    _check_graph(model, info, f"{path}")
+    return MapFile(path, info, content)
+
+
+def _to_properties(info: MapInfo) -> dict[str, str]:
+    """Return the description as ONNX metadata: plain text stays text, the rest is JSON."""
+    values = asdict(info)
+    return {
+        _PREFIX + key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()
+    }
+
+
+def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
+    """Return the description that `_to_properties` wrote."""
+    version = properties["format_version"]
+    if not version.isdecimal() or int(version) < 1:
+        raise MapFileError(f"{path}: found format version '{version[:20]}', expected {FORMAT_VERSION}")
+    if int(version) > FORMAT_VERSION:
+        raise MapFileError(
+            f"{path}: is a map of format version {version}, this Mote reads up to {FORMAT_VERSION}: "
+            "update mote_localization on this machine"
+        )
+    try:
+        values = {
+            f.name: properties[f.name] if f.type in (str, "str") else json.loads(properties[f.name])
+            for f in fields(MapInfo)
+        }
+        camera = values["camera"]
+        values["camera"] = Camera(**{**camera, "distortion": tuple(camera["distortion"])})
+        for corner in "bounds_min", "bounds_max":
+            values[corner] = tuple(float(x) for x in values[corner])
+        values["stride"] = int(values["stride"])
+        return MapInfo(**values)
+    except (MapFileError, CameraError) as error:
+        raise MapFileError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise MapFileError(f"{path}: its description is damaged ({error!r}); make the map anew") from error
+
+
+def _check_graph(model: onnx.ModelProto, info: MapInfo, where: str) -> None:
+    """Refuse a graph that is not of a map's form or could reach outside its own file."""
+    rows, columns = info.cells_hw
+    expected = {
+        "image": (1, info.camera.height, info.camera.width, 3),
+        "points": (1, rows, columns, 3),
+        "sigma": (1, rows, columns),
+    }
+    weights = {tensor.name for tensor in model.graph.initializer}
+    found = {}
+    for value in (*(i for i in model.graph.input if i.name not in weights), *model.graph.output):
+        tensor = value.type.tensor_type
+        shape = tuple(d.dim_value for d in tensor.shape.dim)
+        right_type = tensor.elem_type == _TENSOR_TYPES.get(value.name, onnx.TensorProto.FLOAT)
+        found[value.name] = shape if right_type else (*shape, "of another type")
+    if found != expected:
+        raise MapFileError(f"{where}: found inputs and outputs {found}, expected {expected}")
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    if set(opsets) - {"", "ai.onnx"} or max(opsets.values(), default=0) < _MIN_OPSET or model.functions:
+        raise MapFileError(
+            f"{where}: found operator sets {opsets}, expected the standard one, {_MIN_OPSET} or later"
+        )
+    forbidden = sorted({node.op_type for node in model.graph.node} & _CONTROL_FLOW)
+    if forbidden:
+        raise MapFileError(f"{where}: found control flow ({', '.join(forbidden)}), expected a plain graph")
+    external = (onnx.external_data_helper.uses_external_data(t) for t in model.graph.initializer)
+    if any(external):
+        raise MapFileError(f"{where}: its weights lie in another file; expected one self-contained file")

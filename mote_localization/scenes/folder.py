@@ -1,0 +1,172 @@
+"""Scene folders in the layout of 12Scenes.
+
+    camera-intrinsics.txt         3x3 K, for colour and depth
+    data/NAME.color.jpg|png       8-bit colour
+    data/NAME.depth.png           16-bit millimetres along the optical axis, 0 = none (optional)
+    data/NAME.pose.txt            4x4 camera-to-map, metres, OpenCV axes
+    train.txt test.txt            frame names, one a line
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mote_localization.camera import Camera
+from mote_localization.errors import CameraError, SceneError
+from mote_localization.geometry import check_pose
+from mote_localization.scenes import Frame, Scene, Split
+
+_NOMINAL_RATE_HZ = 30.0
+_MAX_TEXT_BYTES = 64 << 20
+_MAX_IMAGE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class FolderFrame(Frame):
+    """A frame whose image and depth are files."""
+
+    name: str
+    stamp_s: float
+    camera: Camera
+    T_map_cam: np.ndarray | None
+    image_path: Path
+    depth_path: Path
+
+    def image(self) -> np.ndarray:
+        """Return image_hw3 RGB uint8; see `Frame.image`."""
+        return self._read(self.image_path, cv2.IMREAD_COLOR)[..., ::-1]
+
+    def depth(self) -> np.ndarray | None:
+        """Return depth_hw in metres, or None; see `Frame.depth`."""
+        if not self.depth_path.exists():
+            return None
+        depth = self._read(self.depth_path, cv2.IMREAD_UNCHANGED)
+        if depth.dtype != np.uint16 or depth.ndim != 2:
+            raise SceneError(
+                f"{self.depth_path}: found {depth.dtype} with {depth.ndim} dimensions, expected 16-bit millimetres"
+            )
+        return depth.astype(np.float32) / 1000
+
+    def _read(self, path: Path, flags: int) -> np.ndarray:
+        """Decode an image file of the camera's size."""
+        image = _decode(path, flags)
+        if image.shape[:2] != (self.camera.height, self.camera.width):
+            raise SceneError(
+                f"{path}: is {image.shape[1]}x{image.shape[0]} px, the scene's first image "
+                f"{self.camera.width}x{self.camera.height} px; expected one size"
+            )
+        return image
+
+
+class FolderScene(Scene):
+    """A scene folder. Names, camera and poses are read and checked at once; images when asked for."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open the folder.
+
+        Raises:
+            SceneError: Files are missing or damaged, or a pose is no pose.
+        """
+        self.path = Path(path)
+        self.name = self.path.resolve().name
+        splits = {split: self._names(split) for split in ("train", "test")}
+        both = set(splits["train"]) & set(splits["test"])
+        if both:
+            raise SceneError(f"{self.path}: frame {min(both)} is in train.txt and in test.txt, expected in one")
+        ordered = sorted([*splits["train"], *splits["test"]])
+        if not ordered:
+            raise SceneError(f"{self.path}: train.txt and test.txt name no frame")
+        camera = self._camera(ordered[0])
+        frames = [self._frame(i / _NOMINAL_RATE_HZ, name, camera) for i, name in enumerate(ordered)]
+        self._frames: dict[str, list[FolderFrame]] = {
+            "train": [f for f in frames if f.name in set(splits["train"])],
+            "test": [f for f in frames if f.name in set(splits["test"])],
+            "all": frames,
+        }
+
+    def frames(self, split: Split) -> Iterator[FolderFrame]:
+        """Go through the frames of a split, by name."""
+        return iter(self._frames[split])
+
+    def count(self, split: Split) -> int:
+        """Return how many frames a split has."""
+        return len(self._frames[split])
+
+    def _names(self, split: str) -> list[str]:
+        path = self.path / f"{split}.txt"
+        if not path.exists():
+            if split == "test":
+                return []
+            raise SceneError(
+                f"{path}: is missing; expected a scene folder with camera-intrinsics.txt, data/, train.txt and "
+                "test.txt, or a rosbag2 recording"
+            )
+        names = _read_text(path).split()
+        if any(Path(name).name != name or name.startswith(".") for name in names):
+            raise SceneError(f"{path}: holds a name with a folder in it, expected plain frame names")
+        return list(dict.fromkeys(names))
+
+    def _camera(self, first: str) -> Camera:
+        path = self.path / "camera-intrinsics.txt"
+        K = _read_matrix(path, (3, 3))
+        height, width = _decode(self._image_path(first), cv2.IMREAD_COLOR).shape[:2]
+        try:
+            return Camera.from_K(width, height, K)
+        except CameraError as error:
+            raise SceneError(f"{path}: {error}") from error
+
+    def _frame(self, stamp_s: float, name: str, camera: Camera) -> FolderFrame:
+        path = self.path / f"data/{name}.pose.txt"
+        if not path.exists():
+            raise SceneError(f"{path}: is missing; expected a 4x4 camera-to-map pose for every frame")
+        return FolderFrame(
+            name,
+            stamp_s,
+            camera,
+            check_pose(_read_matrix(path, (4, 4)), str(path)),
+            self._image_path(name),
+            self.path / f"data/{name}.depth.png",
+        )
+
+    def _image_path(self, name: str) -> Path:
+        for suffix in ("jpg", "png"):
+            path = self.path / f"data/{name}.color.{suffix}"
+            if path.exists():
+                return path
+        raise SceneError(f"{self.path}/data/{name}.color.jpg (or .png): is missing, but train.txt or test.txt names it")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_TEXT_BYTES:
+            raise SceneError(f"{path}: over {_MAX_TEXT_BYTES >> 20} MiB, expected a text file")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SceneError(f"{path}: cannot be read as text ({error})") from error
+
+
+def _read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    text = _read_text(path)
+    try:
+        matrix = np.array([[float(x) for x in line.split()] for line in text.splitlines() if line.strip()])
+    except ValueError as error:
+        raise SceneError(f"{path}: {error}, expected a {shape[0]}x{shape[1]} matrix as text") from error
+    if matrix.shape != shape:
+        raise SceneError(f"{path}: found a matrix of shape {matrix.shape}, expected {shape}")
+    return matrix
+
+
+def _decode(path: Path, flags: int) -> np.ndarray:
+    try:
+        if path.stat().st_size > _MAX_IMAGE_BYTES:
+            raise SceneError(f"{path}: over {_MAX_IMAGE_BYTES >> 20} MiB, expected an image")
+        content = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
+    image = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION) if content.size else None
+    if image is None:
+        raise SceneError(f"{path}: is damaged or no image ({content.size} bytes)")
+    return image
