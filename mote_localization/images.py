@@ -21,8 +21,8 @@ class _Encoding:
     even: bool = False  # two neighbouring pixels share their chroma
 
 
-# Names from sensor_msgs/image_encodings.hpp. OpenCV names a Bayer pattern by its second row, ROS by its first.
-# 8UC3 and 8UC4 name no colour order: OpenCV's own (BGR) is meant.
+# Names from sensor_msgs/image_encodings.hpp. 8UC3 and 8UC4 name no colour order: OpenCV's own (BGR)
+# is meant. OpenCV names a Bayer pattern by its second row, ROS by its first.
 _ENCODINGS = {
     "rgb8": _Encoding(3),
     "bgr8": _Encoding(3, cv2.COLOR_BGR2RGB),
@@ -64,7 +64,7 @@ def decode(
         image_hw3, RGB uint8. For `rgb8` it is a view of `data`: read only when the buffer is.
 
     Raises:
-        ImageError: unknown encoding, empty or too large image, or a size, step and data that disagree.
+        ImageError: unknown encoding, empty or too large image, or size, step and data that disagree.
     """
     known = _ENCODINGS.get(encoding)
     if known is None:

@@ -1,0 +1,410 @@
+"""Rosbag2 recordings (mcap or sqlite3) as scenes, read and written without ROS."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from mote_localization.camera import Camera
+from mote_localization.errors import BagError, CameraError, ImageError, MoteError
+from mote_localization.geometry import check_pose, pose_from, quaternion_xyzw
+from mote_localization.images import decode
+from mote_localization.scenes import Frame, Scene, Split
+
+IMAGE_TOPIC = "/camera/image_raw"
+INFO_TOPIC = "/camera/camera_info"
+POSE_TOPIC = "/ground_truth/pose"
+MAP_FRAME = "map"
+
+_IMAGE = "sensor_msgs/msg/Image"
+_INFO = "sensor_msgs/msg/CameraInfo"
+_POSE = "geometry_msgs/msg/PoseStamped"
+
+
+@cache
+def _types() -> Any:
+    """Return the standard messages; those used here are the same in every distribution since Foxy."""
+    return get_typestore(Stores.ROS2_HUMBLE)
+
+
+def stamp_seconds(stamp_ns: int) -> float:
+    """Return a ROS time as float seconds; equal stamps give equal floats."""
+    return stamp_ns / 1e9
+
+
+def _stamp_ns(message: Any) -> int:
+    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+
+
+class BagWriter:
+    """Writes a camera drive as a rosbag2 recording that ROS 2 plays back.
+
+    Use as a context manager. The recording is built under a temporary name beside `path` and takes its name when the
+    block ends well; otherwise nothing is left. Topics: `IMAGE_TOPIC` (rgb8), `INFO_TOPIC`, `POSE_TOPIC` (ground truth).
+    """
+
+    def __init__(self, path: Path | str, storage: str = "mcap") -> None:
+        """Prepare a recording.
+
+        Args:
+            path: folder to create.
+            storage: "mcap" or "sqlite3".
+
+        Raises:
+            BagError: the folder exists, or the storage is unknown.
+        """
+        self.path = Path(path)
+        try:
+            self._plugin = StoragePlugin[storage.upper()]
+        except KeyError:
+            raise BagError(f"bag storage '{storage}': expected 'mcap' or 'sqlite3'") from None
+        if self.path.exists():
+            raise BagError(f"{self.path}: exists already; remove it or choose another name")
+
+    def __enter__(self) -> BagWriter:
+        """Open the recording under its temporary name."""
+        with self._disk():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+        self._building = Path(temporary)
+        # The storage file is named after its folder, which therefore has its final name from the start.
+        # Version 8 is the newest that Humble reads too.
+        folder = self._building / self.path.name
+        self._writer = Writer(folder, version=8, storage_plugin=self._plugin)
+        try:
+            with self._disk():
+                self._writer.open()
+                add = partial(self._writer.add_connection, typestore=_types())
+                self._image = add(IMAGE_TOPIC, _IMAGE)
+                self._info = add(INFO_TOPIC, _INFO)
+                self._pose = add(POSE_TOPIC, _POSE)
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def write(
+        self,
+        stamp_ns: int,
+        image_hw3: np.ndarray,
+        camera: Camera,
+        T_map_cam: np.ndarray | None = None,
+        frame_id: str = "camera",
+    ) -> None:
+        """Append one frame.
+
+        Args:
+            stamp_ns: time of the image, nanoseconds.
+            image_hw3: RGB uint8.
+            camera: its calibration.
+            T_map_cam: (4, 4) true pose, where known.
+            frame_id: frame of the camera (optical axes).
+
+        Raises:
+            ImageError: the image is not of the camera's size.
+            BagError: the recording cannot be written.
+        """
+        if image_hw3.shape != (camera.height, camera.width, 3) or image_hw3.dtype != np.uint8:
+            raise ImageError(
+                f"{self.path}: image of shape {image_hw3.shape} {image_hw3.dtype}, "
+                f"({camera.height}, {camera.width}, 3) uint8 expected by its camera"
+            )
+        header = self._header(stamp_ns, frame_id)
+        with self._disk():
+            if T_map_cam is not None:
+                self._write(self._pose, stamp_ns, self._pose_message(stamp_ns, T_map_cam))
+            self._write(self._info, stamp_ns, _info_message(header, camera))
+            self._write(
+                self._image,
+                stamp_ns,
+                _types().types[_IMAGE](
+                    header=header,
+                    height=camera.height,
+                    width=camera.width,
+                    encoding="rgb8",
+                    is_bigendian=0,
+                    step=3 * camera.width,
+                    data=np.ascontiguousarray(image_hw3).reshape(-1),
+                ),
+            )
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """Give the recording its name, or remove it when the block failed."""
+        try:
+            if kind is None:
+                with self._disk():
+                    self._writer.close()
+                    (self._building / self.path.name).rename(self.path)
+        finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Close what is open and remove the temporary folder."""
+        if self._writer.storage is not None:
+            with suppress(Exception):  # the disk may be full
+                self._writer.abort()
+        shutil.rmtree(self._building, ignore_errors=True)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Turn what the storage raises into one error."""
+        try:
+            yield
+        except MoteError:
+            raise
+        except Exception as error:  # sqlite3, mcap and the file system each raise their own
+            raise BagError(f"{self.path}: the recording cannot be written ({error})") from error
+
+    def _write(self, connection: Connection, stamp_ns: int, message: Any) -> None:
+        self._writer.write(
+            connection, stamp_ns, _types().serialize_cdr(message, connection.msgtype)
+        )
+
+    @staticmethod
+    def _header(stamp_ns: int, frame_id: str) -> Any:
+        types = _types().types
+        stamp = types["builtin_interfaces/msg/Time"](*divmod(int(stamp_ns), 1_000_000_000))
+        return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
+
+    def _pose_message(self, stamp_ns: int, T_map_cam: np.ndarray) -> Any:
+        types = _types().types
+        point = types["geometry_msgs/msg/Point"](*T_map_cam[:3, 3].tolist())
+        turn = types["geometry_msgs/msg/Quaternion"](*quaternion_xyzw(T_map_cam[:3, :3]).tolist())
+        return types[_POSE](
+            header=self._header(stamp_ns, MAP_FRAME),
+            pose=types["geometry_msgs/msg/Pose"](position=point, orientation=turn),
+        )
+
+
+def _info_message(header: Any, camera: Camera) -> Any:
+    types = _types().types
+    K_33 = camera.K_33
+    return types[_INFO](
+        header=header,
+        height=camera.height,
+        width=camera.width,
+        distortion_model=camera.distortion_model,
+        d=np.array(camera.distortion or (0.0,) * 5),
+        k=K_33.reshape(-1),
+        r=np.eye(3).reshape(-1),
+        p=np.c_[K_33, np.zeros(3)].reshape(-1),
+        binning_x=0,
+        binning_y=0,
+        roi=types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False),
+    )
+
+
+@dataclass(frozen=True)
+class BagFrame(Frame):
+    """A frame that holds its image as it was recorded, until it is dropped."""
+
+    name: str
+    stamp_s: float
+    camera: Camera
+    T_map_cam: np.ndarray | None
+    message: Any  # sensor_msgs/Image; its data is a view of the recording's bytes
+    where: str  # for error messages
+
+    def image(self) -> np.ndarray:
+        """Return image_hw3 RGB uint8; see `Frame.image`."""
+        raw = self.message
+        try:
+            image_hw3 = decode(
+                raw.encoding, raw.height, raw.width, raw.step, raw.data, bool(raw.is_bigendian)
+            )
+        except ImageError as error:
+            raise BagError(f"{self.where}: {error}") from error
+        if image_hw3.shape[:2] != (self.camera.height, self.camera.width):
+            raise BagError(
+                f"{self.where}: image of {raw.width}x{raw.height} px, "
+                f"{self.camera.width}x{self.camera.height} expected by its CameraInfo"
+            )
+        return image_hw3
+
+
+class BagScene(Scene):
+    """A rosbag2 recording; every frame of it is a test frame.
+
+    Frames are streamed in recorded order: each holds its own image and nothing else of the recording.
+    The small topics (CameraInfo, ground truth) are read once, at the start, since they may be recorded after
+    the image they belong to.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        image_topic: str | None = None,
+        info_topic: str | None = None,
+        pose_topic: str | None = None,
+    ) -> None:
+        """Open a recording and read its calibrations and ground truth.
+
+        Args:
+            path: the recording's folder, or one .mcap or .db3 file.
+            image_topic: sensor_msgs/Image; None: the only one there is, or `IMAGE_TOPIC`.
+            info_topic: sensor_msgs/CameraInfo; None: `camera_info` beside the image topic, or the only one there is.
+            pose_topic: geometry_msgs/PoseStamped, true camera poses; None: the only one there is, or `POSE_TOPIC`;
+                where there is none, frames have no pose.
+
+        Raises:
+            BagError: the recording is missing or damaged, has no images or no usable calibration, or its topics are
+                ambiguous.
+        """
+        self.path = Path(path)
+        self.name = self.path.stem if self.path.is_file() else self.path.resolve().name
+        with self._reader() as reader:
+            topics = [(c.topic, c.msgtype, c.msgcount) for c in reader.connections]
+            self.image_topic = self._choose_image(topics, image_topic)
+            beside = f"{self.image_topic.rsplit('/', 1)[0]}/camera_info"
+            self.info_topic = self._choose(topics, _INFO, info_topic, "info_topic", beside)
+            if self.info_topic is None:
+                raise BagError(
+                    f"{self.path}: no {_INFO} topic beside {self.image_topic}; "
+                    "record the camera's calibration with its images"
+                )
+            self.pose_topic = self._choose(topics, _POSE, pose_topic, "pose_topic", POSE_TOPIC)
+            self._count = sum(n for topic, _, n in topics if topic == self.image_topic)
+            self._infos: list[tuple[int, Camera]] = []
+            self._poses: dict[int, np.ndarray] = {}
+            for topic, message in self._messages(reader, self.info_topic, self.pose_topic):
+                if topic == self.info_topic:
+                    camera = self._camera(message)
+                    if not self._infos or camera != self._infos[-1][1]:
+                        self._infos.append((_stamp_ns(message), camera))
+                else:
+                    self._poses[_stamp_ns(message)] = self._pose(message)
+        if not self._infos:
+            raise BagError(f"{self.path}: no message on {self.info_topic}, camera unknown")
+        self._infos.sort(key=lambda info: info[0])
+        self._info_stamps = [stamp for stamp, _ in self._infos]
+
+    def frames(self, split: Split) -> Iterator[BagFrame]:
+        """Yield the frames in recorded order; a recording has no train frames.
+
+        Raises:
+            BagError: the recording is damaged.
+        """
+        if split == "train":
+            return
+        with self._reader() as reader:
+            for index, (_, message) in enumerate(self._messages(reader, self.image_topic)):
+                stamp_ns = _stamp_ns(message)
+                name = f"{index:06d}"
+                yield BagFrame(
+                    name=name,
+                    stamp_s=stamp_seconds(stamp_ns),
+                    camera=self._camera_at(stamp_ns),
+                    T_map_cam=self._poses.get(stamp_ns),
+                    message=message,
+                    where=f"{self.path}: {self.image_topic}, image {name}",
+                )
+
+    def count(self, split: Split) -> int:
+        """Return how many frames a split has, without reading them."""
+        return 0 if split == "train" else self._count
+
+    @contextmanager
+    def _reader(self) -> Iterator[Reader]:
+        """Open the recording; whatever rosbags raises on a damaged one becomes a `BagError`."""
+        if not self.path.exists():
+            raise BagError(f"{self.path}: no such recording")
+        if self.path.is_dir() and not (self.path / "metadata.yaml").exists():
+            raise BagError(
+                f"{self.path}: no metadata.yaml, so no complete rosbag2 recording; "
+                f"if its recorder was killed: ros2 bag reindex {self.path}"
+            )
+        try:
+            with Reader(self.path) as reader:
+                yield reader
+        except MoteError:
+            raise
+        except Exception as error:  # struct, zstd, apsw, yaml, assertions: no common base
+            detail = str(error) or type(error).__name__
+            raise BagError(f"{self.path}: damaged or no rosbag2 recording ({detail})") from error
+
+    def _messages(self, reader: Reader, *topics: str | None) -> Iterator[tuple[str, Any]]:
+        """Yield (topic, message) of the chosen topics in recorded order."""
+        kinds = (_IMAGE, _INFO, _POSE)
+        connections = [c for c in reader.connections if c.topic in topics and c.msgtype in kinds]
+        if connections:
+            for connection, _, raw in reader.messages(connections):
+                yield connection.topic, _types().deserialize_cdr(raw, connection.msgtype)
+
+    def _choose_image(self, topics: list[tuple[str, str, int]], wanted: str | None) -> str:
+        found = self._choose(topics, _IMAGE, wanted, "image_topic", IMAGE_TOPIC)
+        if found is None:
+            packed = [t for t, kind, _ in topics if kind == "sensor_msgs/msg/CompressedImage"]
+            hint = (
+                f"; {packed[0]} is compressed: republish it with "
+                "`ros2 run image_transport republish compressed raw`"
+                if packed
+                else "; it has " + (", ".join(sorted({t for t, _, _ in topics})) or "no topics")
+            )
+            raise BagError(f"{self.path}: no images ({_IMAGE}){hint}")
+        if not any(n for topic, _, n in topics if topic == found):
+            raise BagError(f"{self.path}: no images, {found} is empty")
+        return found
+
+    def _choose(
+        self,
+        topics: list[tuple[str, str, int]],
+        kind: str,
+        wanted: str | None,
+        option: str,
+        usual: str,
+    ) -> str | None:
+        """Return the topic of a type: the wanted, else the usual, else the only one; None where there is none."""
+        found = sorted({topic for topic, msgtype, _ in topics if msgtype == kind})
+        if wanted is not None:
+            if wanted not in found:
+                raise BagError(
+                    f"{self.path}: no topic {wanted} of type {kind}, found {', '.join(found) or 'none'}"
+                )
+            return wanted
+        if usual in found:
+            return usual
+        if len(found) > 1:
+            raise BagError(
+                f"{self.path}: several topics of type {kind} ({', '.join(found)}); "
+                f"choose one with {option}"
+            )
+        return found[0] if found else None
+
+    def _camera(self, message: Any) -> Camera:
+        try:
+            return Camera.from_K(
+                message.width,
+                message.height,
+                message.k,
+                message.distortion_model or "plumb_bob",
+                tuple(message.d.tolist()),
+            )
+        except CameraError as error:
+            raise BagError(f"{self.path}: {self.info_topic}: {error}") from error
+
+    def _pose(self, message: Any) -> np.ndarray:
+        where = f"{self.path}: {self.pose_topic} at {stamp_seconds(_stamp_ns(message)):.6f} s"
+        p, q = message.pose.position, message.pose.orientation
+        turn = np.array([q.x, q.y, q.z, q.w])
+        # Also true of NaN.
+        if not abs(np.linalg.norm(turn) - 1) < 1e-2:
+            raise BagError(
+                f"{where}: quaternion {turn.tolist()} is not a rotation (unit length expected)"
+            )
+        return check_pose(pose_from(np.array([p.x, p.y, p.z]), turn), where)
+
+    def _camera_at(self, stamp_ns: int) -> Camera:
+        """Return the calibration of this stamp, else the newest before it, else the first."""
+        return self._infos[max(0, bisect_right(self._info_stamps, stamp_ns) - 1)][1]
