@@ -64,7 +64,7 @@ def decode(
         image_hw3, RGB uint8. For `rgb8` it is a view of `data`: read only when the buffer is.
 
     Raises:
-        ImageError: unknown encoding, empty or too large image, or size, step and data that disagree.
+        ImageError: unknown encoding, empty or too large image; size, step and data that disagree.
     """
     known = _ENCODINGS.get(encoding)
     if known is None:

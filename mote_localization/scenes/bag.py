@@ -35,7 +35,7 @@ _POSE = "geometry_msgs/msg/PoseStamped"
 
 @cache
 def _types() -> Any:
-    """Return the standard messages; those used here are the same in every distribution since Foxy."""
+    """Return the standard messages; those used here are the same since Foxy."""
     return get_typestore(Stores.ROS2_HUMBLE)
 
 
@@ -51,8 +51,9 @@ def _stamp_ns(message: Any) -> int:
 class BagWriter:
     """Writes a camera drive as a rosbag2 recording that ROS 2 plays back.
 
-    Use as a context manager. The recording is built under a temporary name beside `path` and takes its name when the
-    block ends well; otherwise nothing is left. Topics: `IMAGE_TOPIC` (rgb8), `INFO_TOPIC`, `POSE_TOPIC` (ground truth).
+    Use as a context manager. The recording is built under a temporary name beside `path` and takes
+    its name when the block ends well; otherwise nothing is left. Topics: `IMAGE_TOPIC` (rgb8),
+    `INFO_TOPIC` and `POSE_TOPIC` (ground truth).
     """
 
     def __init__(self, path: Path | str, storage: str = "mcap") -> None:
@@ -79,7 +80,7 @@ class BagWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent)
         self._building = Path(temporary)
-        # The storage file is named after its folder, which therefore has its final name from the start.
+        # The storage file is named after its folder, which has its final name from the start.
         # Version 8 is the newest that Humble reads too.
         folder = self._building / self.path.name
         self._writer = Writer(folder, version=8, storage_plugin=self._plugin)
@@ -237,9 +238,9 @@ class BagFrame(Frame):
 class BagScene(Scene):
     """A rosbag2 recording; every frame of it is a test frame.
 
-    Frames are streamed in recorded order: each holds its own image and nothing else of the recording.
-    The small topics (CameraInfo, ground truth) are read once, at the start, since they may be recorded after
-    the image they belong to.
+    Frames are streamed in recorded order: each holds its own image and nothing else of the
+    recording. The small topics (CameraInfo, ground truth) are read once, at the start, since they
+    may be recorded after the image they belong to.
     """
 
     def __init__(
@@ -253,14 +254,15 @@ class BagScene(Scene):
 
         Args:
             path: the recording's folder, or one .mcap or .db3 file.
-            image_topic: sensor_msgs/Image; None: the only one there is, or `IMAGE_TOPIC`.
-            info_topic: sensor_msgs/CameraInfo; None: `camera_info` beside the image topic, or the only one there is.
-            pose_topic: geometry_msgs/PoseStamped, true camera poses; None: the only one there is, or `POSE_TOPIC`;
-                where there is none, frames have no pose.
+            image_topic: sensor_msgs/Image; None: `IMAGE_TOPIC`, or the only one there is.
+            info_topic: sensor_msgs/CameraInfo; None: `camera_info` beside the image topic, or the
+                only one there is.
+            pose_topic: geometry_msgs/PoseStamped, true camera poses; None: `POSE_TOPIC`, or the
+                only one there is; where there is none, frames have no pose.
 
         Raises:
-            BagError: the recording is missing or damaged, has no images or no usable calibration, or its topics are
-                ambiguous.
+            BagError: the recording is missing or damaged, has no images or no usable calibration,
+                or its topics are ambiguous.
         """
         self.path = Path(path)
         self.name = self.path.stem if self.path.is_file() else self.path.resolve().name
@@ -365,12 +367,13 @@ class BagScene(Scene):
         option: str,
         usual: str,
     ) -> str | None:
-        """Return the topic of a type: the wanted, else the usual, else the only one; None where there is none."""
+        """Return the topic of a type: the wanted, the usual, or the only one; None: no topic."""
         found = sorted({topic for topic, msgtype, _ in topics if msgtype == kind})
         if wanted is not None:
             if wanted not in found:
                 raise BagError(
-                    f"{self.path}: no topic {wanted} of type {kind}, found {', '.join(found) or 'none'}"
+                    f"{self.path}: no topic {wanted} of type {kind}, "
+                    f"found {', '.join(found) or 'none'}"
                 )
             return wanted
         if usual in found:
