@@ -223,3 +223,26 @@ class CanonicalView:
             image_hw3 = image_hw3[: self._crop[1], : self._crop[0]]
             image_hw3 = cv2.resize(image_hw3, self._size, interpolation=cv2.INTER_AREA)
         return cv2.remap(image_hw3, *self._table, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+def canonical_camera(live: Camera, width: int, stride: int) -> Camera:
+    """Return the undistorted camera of about the live camera's view, `width` px wide, that maps are made for.
+
+    Scale is the same along both axes; what exceeds a whole number of cells is cut off evenly at top and bottom.
+
+    Raises:
+        CameraError: The width is no multiple of the stride, or the image is flatter than one cell.
+    """
+    if width % stride:
+        raise CameraError(f"found a map width of {width} px, expected a multiple of the stride, {stride} px")
+    scale = width / live.width
+    scaled_height = live.height * scale
+    height = int(scaled_height // stride) * stride
+    return Camera(
+        width,
+        height,
+        live.fx * scale,
+        live.fy * scale,
+        (live.cx + 0.5) * scale - 0.5,
+        (live.cy + 0.5) * scale - 0.5 - (scaled_height - height) / 2,
+    )

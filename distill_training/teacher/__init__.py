@@ -1,0 +1,1 @@
+"""Teachers: each looks at a scene and gives a Reconstruction."""

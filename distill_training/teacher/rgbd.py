@@ -1,0 +1,96 @@
+"""The RGB-D teacher: measured depth, poses and intrinsics give each cell its point. The upper bound for the others."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distill_training.reconstruction import ReconstructedFrame, Reconstruction
+from mote_localization.camera import Camera, CanonicalView, canonical_camera, cell_pixels
+from mote_localization.errors import SceneError
+from mote_localization.geometry import transform
+from mote_localization.progress import track
+from mote_localization.scenes import Frame, Scene
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RgbdConfig:
+    """How depth images become pointmaps."""
+
+    width: int = 320  # px, width of the canonical camera
+    stride: int = 8  # px of the canonical image per cell side
+    window_px: int = 5  # px, side of the depth window whose median stands for a cell
+    min_depth_m: float = 0.1  # m, nearer is taken as no measurement
+    max_depth_m: float = 20.0  # m, farther is taken as no measurement
+
+
+def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstruction:
+    """Reconstruct the training frames of a scene that has depth and poses; resumes what was interrupted.
+
+    Raises:
+        SceneError: The scene has no training frames, no poses, or no depth, or files are damaged.
+        ReconstructionError: The folder holds another reconstruction.
+    """
+    first = next(scene.frames("train"), None)
+    if first is None:
+        raise SceneError(f"scene {scene.name}: no training frames")
+    canonical = canonical_camera(first.camera, config.width, config.stride)
+    reconstruction = Reconstruction(
+        folder, scene.name, "rgbd", "", canonical, config.stride, {f.name: _pose(f) for f in scene.frames("train")}
+    )
+    reconstruction.begin()
+    missing = set(reconstruction.missing())
+    sampler: _DepthSampler | None = None
+    for frame in track(scene.frames("train"), "reconstruct", scene.count("train")):
+        if frame.name not in missing:
+            continue
+        if sampler is None or sampler.view.live != frame.camera:
+            sampler = _DepthSampler(frame.camera, canonical, config)
+        reconstruction.write_frame(frame.name, sampler.reconstruct(frame))
+    return reconstruction
+
+
+def _pose(frame: Frame) -> np.ndarray:
+    if frame.T_map_cam is None:
+        raise SceneError(f"frame {frame.name}: has no pose; the rgbd teacher needs one for every training frame")
+    return frame.T_map_cam
+
+
+class _DepthSampler:
+    """Reads, for one live camera, the depth under each cell of the canonical camera."""
+
+    def __init__(self, live: Camera, canonical: Camera, config: RgbdConfig) -> None:
+        self.view = CanonicalView(live, canonical, config.stride)
+        self._config = config
+        self._rays_hw3 = canonical.rays(cell_pixels(canonical.width, canonical.height, config.stride))
+        offsets = np.arange(config.window_px) - (config.window_px - 1) / 2
+        # Cells stand between pixels where the scale is even, so the window is laid before rounding.
+        window = np.stack(np.meshgrid(offsets, offsets), axis=-1).reshape(-1, 2)
+        pixels = np.floor(live.project(self._rays_hw3)[..., None, :] + window + 0.5).astype(int)
+        size = (live.width, live.height)
+        self._inside_hwk = ((pixels >= 0) & (pixels < size)).all(axis=-1)
+        self._pixels_hwk2 = pixels.clip(0, np.array(size) - 1)
+
+    def reconstruct(self, frame: Frame) -> ReconstructedFrame:
+        """Return the pointmap of one frame; a cell needs half of its window measured."""
+        config = self._config
+        depth_hw = frame.depth()
+        if depth_hw is None:
+            raise SceneError(
+                f"frame {frame.name}: has no depth; the rgbd teacher needs a depth image for every training frame"
+            )
+        depth_hwk = depth_hw[self._pixels_hwk2[..., 1], self._pixels_hwk2[..., 0]]
+        measured = self._inside_hwk & (depth_hwk > config.min_depth_m) & (depth_hwk < config.max_depth_m)
+        depth_hwk = np.where(measured, depth_hwk, np.nan)
+        valid = measured.mean(axis=-1) >= 0.5
+        z_hw = np.full(valid.shape, np.nan)
+        z_hw[valid] = np.nanmedian(depth_hwk[valid], axis=-1)
+        sigma_hw = np.full(valid.shape, np.inf)
+        sigma_hw[valid] = np.nanmedian(np.abs(depth_hwk[valid] - z_hw[valid][:, None]), axis=-1)
+        points_hw3 = transform(_pose(frame), self._rays_hw3 * z_hw[..., None])
+        return ReconstructedFrame(
+            self.view.warp(frame.image()), points_hw3.astype(np.float32), sigma_hw.astype(np.float32)
+        )

@@ -1,0 +1,28 @@
+"""One look for every progress bar."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+def progress_bar(*columns: str) -> Progress:
+    """Return a progress bar on stderr: description, bar, count, times, then text columns of task fields."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        *(TextColumn(c) for c in columns),
+        console=Console(stderr=True),
+    )
+
+
+def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Go through items with a progress bar."""
+    with progress_bar() as bar:
+        yield from bar.track(items, total=total, description=description)
