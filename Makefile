@@ -1,0 +1,60 @@
+# `make` lists what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# a venv for the sourced ROS 2 differs from one with wheels: each has its own stamps
+ROS := $(or $(ROS_DISTRO),wheels)
+RUNTIME := $(VENV)/runtime-$(ROS).stamp
+DEV := $(VENV)/dev-$(ROS).stamp
+
+# ROS wheels of another venv leave these behind, and would keep the ones here from finding their libraries
+ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
+endif
+
+# DDS stays on this machine, with shared memory that holds whole images (the second name is that of Jazzy and earlier)
+export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+export FASTDDS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds_loopback.xml
+export FASTRTPS_DEFAULT_PROFILES_FILE := $(FASTDDS_DEFAULT_PROFILES_FILE)
+
+.PHONY: help demo test format demo-map clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: $(RUNTIME) build/demo/drive/metadata.yaml  ## localize a recorded drive through a demo room over ROS 2; writes report.html
+	$(BIN)/mote evaluate build/demo/drive --map maps/demo_room.onnx --ros --report report.html
+
+test: $(DEV)  ## lint, types, unit and ROS tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: $(DEV)  ## format the code, and mend what lint can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+demo-map: $(DEV)  ## train the map of the demo room anew: maps/demo_room.onnx
+	$(BIN)/mote-distill room --scene build/demo/room
+	$(BIN)/mote-distill map build/demo/room -o maps/demo_room.onnx
+
+clean:  ## remove .venv and everything built
+	rm -rf $(VENV) build report.html *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf ros2_ws/build ros2_ws/install ros2_ws/log
+
+build/demo/drive/metadata.yaml: $(wildcard distill_training/room/*.py) | $(RUNTIME)
+	rm -rf $(@D)
+	$(BIN)/mote-distill room --bag $(@D)
+
+$(RUNTIME): tools/setup_venv.sh requirements/runtime.txt requirements/ros.txt $(wildcard requirements/constraints*.txt)
+$(RUNTIME): setup.py setup.cfg package.xml $(wildcard config/* launch/* rviz/*)
+	@test -e $@ || rm -rf $(VENV)
+	@PYTHON=$(PYTHON) tools/setup_venv.sh runtime
+	@touch $@
+
+$(DEV): $(RUNTIME) requirements/train.txt requirements/dev.txt
+	@PYTHON=$(PYTHON) tools/setup_venv.sh dev
+	@touch $@
