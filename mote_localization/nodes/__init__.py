@@ -1,0 +1,1 @@
+"""The ROS 2 side of Mote, and the only room that imports rclpy."""

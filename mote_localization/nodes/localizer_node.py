@@ -1,0 +1,272 @@
+"""The localizer node: images and their CameraInfo in; pose, cloud, status and transform out."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
+
+from mote_localization.errors import MapFileError, MoteError
+from mote_localization.localizer import Localization, Localizer, LocalizerConfig
+from mote_localization.nodes import conversions
+from mote_localization.nodes.matching import StampMatcher
+
+try:
+    from tf2_msgs.msg import TFMessage
+except ImportError:  # it has no wheel on PyPI
+    TFMessage = None
+
+_REPEAT_S = 5.0  # s, a complaint is not repeated before
+_NEVER_S = -1e9
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of the node."""
+
+    name: str
+    default: Any
+    description: str
+    range: tuple[float, float] | None = None
+    read_only: bool = True
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Return it as ROS 2 describes parameters."""
+        described = ParameterDescriptor(description=self.description, read_only=self.read_only)
+        if self.range is not None and isinstance(self.default, int):
+            low, high = (int(end) for end in self.range)
+            described.integer_range = [IntegerRange(from_value=low, to_value=high, step=0)]
+        elif self.range is not None:
+            low_m, high_m = self.range
+            described.floating_point_range = [
+                FloatingPointRange(from_value=low_m, to_value=high_m, step=0.0)
+            ]
+        return described
+
+
+_GATE = LocalizerConfig()
+# fmt: off
+PARAMETERS = (
+    Parameter("map", "", "map file (.onnx), made by `mote-distill map`"),
+    Parameter("map_frame", "map", "frame of the map: of poses and clouds"),
+    Parameter("camera_frame", "", "child frame of the transform; empty: the image's frame_id"),
+    Parameter("publish_tf", False, "publish the transform map_frame -> camera_frame on /tf"),
+    Parameter("backend", "onnxruntime", "what runs the network"),
+    Parameter("threads", 0, "CPU threads of the network; 0: one per core", (0, 256)),
+    # the rest are fields of LocalizerConfig, and may be changed while the node runs
+    Parameter("max_cells", _GATE.max_cells,
+              "cells given to the pose solver, those of least sigma", (4, 100_000), False),
+    Parameter("max_sigma_m", _GATE.max_sigma_m,
+              "m, cells expected to be worse than this are not used", (0.0, 100.0), False),
+    Parameter("min_inliers", _GATE.min_inliers,
+              "lost below: cells that agree with the pose", (4, 100_000), False),
+    Parameter("min_inlier_ratio", _GATE.min_inlier_ratio,
+              "lost below: share of the cells used that agree with the pose", (0.0, 1.0), False),
+    Parameter("min_spread", _GATE.min_spread,
+              "lost below: share of the image (4 x 3 tiles) that holds inliers", (0.0, 1.0), False),
+    Parameter("max_reprojection_px", _GATE.max_reprojection_px,
+              "lost above: median reprojection error of the inliers, px", (0.0, 100.0), False),
+    Parameter("bounds_margin_m", _GATE.bounds_margin_m,
+              "lost beyond: how far outside the mapped volume it may be, m", (0.0, 1e6), False),
+)
+# fmt: on
+_CONFIG_FIELDS = {field.name for field in fields(LocalizerConfig)}
+
+
+class LocalizerNode(Node):
+    """Localizes the newest image there is, in one worker thread; the others are dropped."""
+
+    def __init__(self) -> None:
+        """Declare parameters, load the map, subscribe.
+
+        Raises:
+            MoteError: the map or the backend cannot be used.
+        """
+        super().__init__("localizer")
+        for parameter in PARAMETERS:
+            self.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+        values = {
+            parameter.name: self.get_parameter(parameter.name).value for parameter in PARAMETERS
+        }
+        if not values["map"]:
+            raise MapFileError("parameter `map` is empty; give it a map file: -p map:=kitchen.onnx")
+        config = {name: value for name, value in values.items() if name in _CONFIG_FIELDS}
+        self._localizer = Localizer.open(
+            Path(values["map"]).expanduser(),
+            values["backend"],
+            values["threads"],
+            LocalizerConfig(**config),
+        )
+        self._map_frame = values["map_frame"]
+        self._camera_frame = values["camera_frame"]
+        self.add_on_set_parameters_callback(self._on_parameters)
+
+        # Reliable, as RViz subscribes to clouds and most others to poses.
+        self._pose = self.create_publisher(PoseWithCovarianceStamped, "~/pose", 10)
+        self._points = self.create_publisher(PointCloud2, "~/points", 2)
+        self._status = self.create_publisher(DiagnosticArray, "~/status", 10)
+        self._tf = None
+        if values["publish_tf"] and TFMessage is None:
+            self.get_logger().error(
+                "publish_tf: tf2_msgs is not installed, no transform is published"
+            )
+        elif values["publish_tf"]:
+            self._tf = self.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
+
+        self._complained: dict[str, float] = {}  # when, monotonic s, by subject
+        self._wake = threading.Condition()
+        self._slot: tuple[Image, CameraInfo] | None = None  # the newest frame not yet taken
+        self._closing = False
+        self._worker = threading.Thread(target=self._work, name="worker")
+        self._worker.start()
+
+        self._matcher: StampMatcher[Image, CameraInfo] = StampMatcher()
+        self._received = {"image": 0, "camera_info": 0}  # since the last look
+        self._image = self.create_subscription(
+            Image, "image", self._on_image, qos_profile_sensor_data
+        )
+        self._info = self.create_subscription(
+            CameraInfo, "camera_info", self._on_info, qos_profile_sensor_data
+        )
+        self.create_timer(_REPEAT_S, self._look_for_input)
+        self.get_logger().info(
+            f"localizing {self._image.topic_name} in '{self._localizer.info.scene}' "
+            f"({values['map']})"
+        )
+
+    def close(self) -> None:
+        """End the worker; call it before the node is destroyed, when no callback runs any more."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._worker.join()
+
+    def _on_parameters(self, changed: list[RosParameter]) -> SetParametersResult:
+        values = {p.name: p.value for p in changed if p.name in _CONFIG_FIELDS}
+        self._localizer.config = replace(self._localizer.config, **values)
+        return SetParametersResult(successful=True)
+
+    def _on_image(self, image: Image) -> None:
+        self._received["image"] += 1
+        stamp = conversions.nanoseconds(image.header.stamp)
+        self._offer(self._matcher.add_image(stamp, image))
+
+    def _on_info(self, info: CameraInfo) -> None:
+        self._received["camera_info"] += 1
+        stamp = conversions.nanoseconds(info.header.stamp)
+        self._offer(self._matcher.add_info(stamp, info))
+
+    def _offer(self, frame: tuple[Image, CameraInfo] | None) -> None:
+        """Put a frame in the worker's slot, in place of one that still waits there."""
+        if frame is not None:
+            with self._wake:
+                self._slot = frame
+                self._wake.notify()
+
+    def _look_for_input(self) -> None:
+        """Say what is missing where the node has nothing to work on."""
+        images, infos = self._received["image"], self._received["camera_info"]
+        unmatched = self._matcher.unmatched
+        self._received = {"image": 0, "camera_info": 0}
+        self._matcher.unmatched = 0
+        image_topic, info_topic = self._image.topic_name, self._info.topic_name
+        warn = self.get_logger().warning
+        if images == 0:
+            senders = self.count_publishers(image_topic)
+            hint = (
+                f"{senders} publish it: they may have stopped, or the middleware loses large "
+                "messages (set FASTDDS_DEFAULT_PROFILES_FILE to config/fastdds.xml on both sides)"
+                if senders
+                else "nobody publishes it (remap it: -r image:=/camera/image_raw)"
+            )
+            warn(f"no image on {image_topic} for {_REPEAT_S:g} s; {hint}")
+        elif infos == 0:
+            warn(
+                f"{images} images on {image_topic}, but no camera_info on {info_topic} for "
+                f"{_REPEAT_S:g} s (remap it: -r camera_info:=/camera/camera_info)"
+            )
+        elif unmatched:
+            warn(
+                f"{unmatched} of {images} images on {image_topic} dropped: no message on "
+                f"{info_topic} had their stamp; a driver stamps both alike"
+            )
+
+    def _work(self) -> None:
+        """Localize the newest frame, again and again, until the node closes."""
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._slot is not None or self._closing)
+                if self._closing or self._slot is None:
+                    return
+                (image, info), self._slot = self._slot, None
+            try:
+                self._answer(image, info)
+            except Exception:  # whatever a message holds, the node lives on
+                self._complain("worker", f"an image failed:\n{traceback.format_exc()}")
+
+    def _answer(self, image: Image, info: CameraInfo) -> None:
+        """Localize one image and publish what was found, under the image's stamp."""
+        stamp = image.header.stamp
+        try:
+            topic = self._info.topic_name
+            camera = conversions.camera(info)
+            topic = self._image.topic_name
+            found = self._localizer.localize(conversions.image_array(image), camera)
+        except MoteError as error:
+            fault = f"{topic}: {error}"
+            self._complain(fault, fault)
+            self._report(stamp, None, fault)
+            return
+        if found.T_map_cam is not None and found.covariance_66 is not None:
+            header = Header(stamp=stamp, frame_id=self._map_frame)
+            pose = conversions.pose_message(header, found.T_map_cam, found.covariance_66)
+            self._pose.publish(pose)
+            self._publish_transform(pose, self._camera_frame or image.header.frame_id)
+            if self._points.get_subscription_count():
+                self._points.publish(conversions.cloud_message(header, found))
+        else:
+            self._complain("lost", f"lost: {found.reason}")
+        self._report(stamp, found)
+
+    def _publish_transform(self, pose: PoseWithCovarianceStamped, child_frame: str) -> None:
+        if self._tf is None:
+            return
+        if not child_frame or child_frame == self._map_frame:
+            self._complain(
+                "tf", f"no transform: the image's frame_id is '{child_frame}'; set camera_frame"
+            )
+            return
+        self._tf.publish(TFMessage(transforms=[conversions.transform_message(pose, child_frame)]))
+
+    def _report(self, stamp: Any, found: Localization | None, fault: str = "") -> None:
+        name = f"{self.get_fully_qualified_name()}: localization"
+        self._status.publish(
+            conversions.status_message(stamp, name, self._localizer.info.scene, found, fault)
+        )
+
+    def _complain(self, subject: str, text: str) -> None:
+        """Log a warning, at most every few seconds a subject."""
+        now = time.monotonic()
+        if now - self._complained.get(subject, _NEVER_S) < _REPEAT_S:
+            return
+        if len(self._complained) >= 100:  # subjects come from messages
+            self._complained.clear()
+        self._complained[subject] = now
+        self.get_logger().warning(text)

@@ -1,0 +1,49 @@
+"""Images and their CameraInfo, paired by equal stamps."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+ImageT = TypeVar("ImageT")
+InfoT = TypeVar("InfoT")
+
+
+class StampMatcher(Generic[ImageT, InfoT]):
+    """Pairs each image with the CameraInfo of exactly its stamp, whichever comes first.
+
+    Few of either are kept: an image that meets its CameraInfo makes all older ones stale.
+    """
+
+    def __init__(self, images: int = 4, infos: int = 30) -> None:
+        """Keep at most so many of either that wait for their partner."""
+        self._limits = images, infos
+        self._images: dict[int, ImageT] = {}  # by stamp, ns; oldest arrival first
+        self._infos: dict[int, InfoT] = {}
+        self.unmatched = 0  # images given up, their CameraInfo never came
+
+    def add_image(self, stamp_ns: int, image: ImageT) -> tuple[ImageT, InfoT] | None:
+        """Take an image; return it with its CameraInfo where that is here already."""
+        info = self._infos.pop(stamp_ns, None)
+        if info is not None:
+            self._images.clear()
+            return image, info
+        self._images.pop(stamp_ns, None)
+        self._images[stamp_ns] = image
+        if len(self._images) > self._limits[0]:
+            del self._images[next(iter(self._images))]
+            self.unmatched += 1
+        return None
+
+    def add_info(self, stamp_ns: int, info: InfoT) -> tuple[ImageT, InfoT] | None:
+        """Take a CameraInfo; return it with its image where that is here already."""
+        image = self._images.get(stamp_ns)
+        if image is not None:
+            while next(iter(self._images)) != stamp_ns:
+                del self._images[next(iter(self._images))]
+            del self._images[stamp_ns]
+            return image, info
+        self._infos.pop(stamp_ns, None)
+        self._infos[stamp_ns] = info
+        if len(self._infos) > self._limits[1]:
+            del self._infos[next(iter(self._infos))]
+        return None
