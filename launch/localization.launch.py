@@ -1,0 +1,86 @@
+"""Launches the localizer: `ros2 launch mote_localization localization.launch.py map:=FILE`."""
+
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+
+SHARE = Path(get_package_share_directory("mote_localization"))
+
+# name, default (None: required), description
+ARGUMENTS = (
+    ("map", None, "map file (.onnx), made by `mote-distill map`"),
+    ("image", "camera/image_raw", "topic of the images: raw, not rectified"),
+    ("camera_info", "camera/camera_info", "topic of the CameraInfo, stamped as its image"),
+    ("namespace", "", "namespace of the node"),
+    ("params_file", str(SHARE / "config" / "localizer.yaml"), "YAML file with parameters"),
+    ("map_frame", "", "frame of the map; empty: as params_file says"),
+    ("camera_frame", "", "child frame of the transform; empty: as params_file says"),
+    (
+        "publish_tf",
+        "",
+        "true, false: publish map_frame -> camera_frame; empty: as params_file says",
+    ),
+    ("log_level", "info", "debug, info, warn, error"),
+    ("rviz", "false", "true: start RViz with cloud, pose and image"),
+)
+# parameters that an argument overrides, where it is given
+OVERRIDES = {"map": str, "map_frame": str, "camera_frame": str, "publish_tf": bool}
+
+
+def middleware() -> list[LaunchDescriptionEntity]:
+    """Make room for images in Fast DDS's shared memory, unless the user has a profile already."""
+    names = ["FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"]
+    if any(name in os.environ for name in names):
+        return []
+    if os.environ.get("ROS_DISTRO") not in ("humble", "iron", "jazzy"):
+        del names[1]  # Fast DDS 3 warns of the old name
+    profile = str(SHARE / "config" / "fastdds.xml")
+    return [SetEnvironmentVariable(name, profile) for name in names]
+
+
+def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Return the nodes for the arguments given."""
+    given = context.launch_configurations
+    overrides = {
+        name: ParameterValue(given[name], value_type=kind)
+        for name, kind in OVERRIDES.items()
+        if given[name]
+    }
+    localizer = Node(
+        package="mote_localization",
+        executable="localizer",
+        name="localizer",
+        namespace=given["namespace"],
+        parameters=[given["params_file"], overrides],
+        remappings=[(name, given[name]) for name in ("image", "camera_info")],
+        arguments=["--ros-args", "--log-level", given["log_level"]],
+        output="screen",
+    )
+    if given["rviz"].lower() not in ("true", "1"):
+        return [localizer]
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=given["namespace"],
+        arguments=["-d", str(SHARE / "rviz" / "localization.rviz")],
+        remappings=[
+            ("/camera/image_raw", given["image"]),
+            *((f"/localizer/{name}", f"localizer/{name}") for name in ("points", "pose")),
+        ],
+    )
+    return [localizer, rviz]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Describe the launch."""
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, default, description in ARGUMENTS
+    ]
+    return LaunchDescription([*arguments, *middleware(), OpaqueFunction(function=nodes)])
