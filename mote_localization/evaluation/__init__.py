@@ -1,0 +1,1 @@
+"""How well a map localizes: metrics, runs without and over ROS, the report."""

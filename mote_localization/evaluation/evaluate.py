@@ -1,0 +1,175 @@
+"""`mote evaluate`: how well a map localizes a scene's frames, without ROS or over it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from mote_localization.errors import MoteError, SceneError
+from mote_localization.evaluation.metrics import (
+    PERCENTILES,
+    Answer,
+    Summary,
+    accuracy_rows,
+    errors,
+    summarize,
+    write_tum,
+)
+from mote_localization.files import atomic_write
+from mote_localization.localizer import Localizer
+from mote_localization.progress import track
+from mote_localization.scenes import Frame, open_scene
+
+_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Localize the frames of a scene or recording and print how well it went.
+
+    Accuracy is over all frames of the split: a lost frame counts against.
+    """
+
+    scene: tyro.conf.Positional[Path]  # scene folder, or rosbag2 recording (all frames are test)
+    map: Path  # map file (.onnx), made by `mote-distill map`
+    split: Literal["test", "train", "all"] = "test"  # which frames
+    backend: str = "onnxruntime"  # what runs the network
+    threads: int = 0  # CPU threads of the network; 0: one per core
+    # replay the frames over DDS to a localizer node and evaluate its answers
+    ros: tyro.conf.FlagCreatePairsOff[bool] = False
+    rate: float = 1.0  # speed of the replay; 1: as recorded, folders at 30 Hz
+    report: _File = None  # write a report there, one self-contained HTML file
+    output: _File = None  # write the poses there, a TUM trajectory
+    json: _File = None  # write the figures and every frame's errors there
+
+    def run(self) -> None:
+        """Evaluate, print the tables, write the files.
+
+        Raises:
+            MoteError: the scene, the map or an image cannot be used, the replay failed, or a file
+                cannot be written.
+        """
+        localizer = Localizer.open(self.map, self.backend, self.threads)
+        scene = open_scene(self.scene)
+        if not scene.count(self.split):
+            raise SceneError(f"{self.scene}: has no {self.split} frames; try another --split")
+        started = time.time()
+        transport = None
+        if self.ros:
+            from mote_localization.evaluation.over_ros import replay
+
+            answers, transport = replay(
+                scene, self.split, self.map, self.backend, self.threads, self.rate
+            )
+        else:
+            frames = track(scene.frames(self.split), "localizing", scene.count(self.split))
+            answers = list(localize(localizer, frames))
+        summary = summarize(answers, transport)
+        console = Console()
+        way = "over ROS 2" if self.ros else "without ROS"
+        for table in tables(summary, f"{scene.name}, {self.split} frames, {way}"):
+            console.print(table)
+        if self.output:
+            write_tum(self.output, answers)
+            console.print(f"poses: {self.output}")
+        if self.json:
+            write_json(self.json, self._subject(scene.name, started), summary, answers)
+            console.print(f"figures: {self.json}")
+        if self.report:
+            from mote_localization.evaluation.report import write_report
+
+            frames = scene.frames(self.split)
+            subject = self._subject(scene.name, started)
+            write_report(self.report, subject, summary, answers, localizer, frames)
+            console.print(f"report: {self.report}")
+
+    def _subject(self, scene: str, started: float) -> dict[str, str]:
+        """Return what was evaluated, for the files."""
+        return {
+            "scene": scene,
+            "split": self.split,
+            "map": self.map.name,
+            "backend": self.backend,
+            "over ROS 2": "yes" if self.ros else "no",
+            "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)),
+        }
+
+
+def localize(localizer: Localizer, frames: Iterable[Frame]) -> Iterator[Answer]:
+    """Localize frames one after the other; neither poses nor depth of the frames are used."""
+    for frame in frames:
+        found = localizer.localize(frame.image(), frame.camera)
+        yield Answer(
+            name=frame.name,
+            stamp_s=frame.stamp_s,
+            T_map_cam_true=frame.T_map_cam,
+            T_map_cam=found.T_map_cam,
+            reason=found.reason,
+            inliers=found.inliers,
+            seconds=found.seconds,
+        )
+
+
+def tables(summary: Summary, title: str) -> list[Table]:
+    """Return the accuracy and the times as tables for the terminal."""
+    accuracy = Table(title=title, show_header=False, title_justify="left")
+    accuracy.add_column()
+    accuracy.add_column(justify="right")
+    for row in accuracy_rows(summary):
+        accuracy.add_row(*row)
+    times = Table("ms a frame", title_justify="left")
+    for percentile in PERCENTILES:
+        times.add_column(f"p{percentile}", justify="right")
+    for stage, values in summary.milliseconds.items():
+        times.add_row(stage, *(f"{value:.1f}" for value in values.values()))
+    return [accuracy, times]
+
+
+def write_json(
+    path: Path, subject: dict[str, str], summary: Summary, answers: Sequence[Answer]
+) -> None:
+    """Write the figures, and each frame's errors; what is infinite or unknown is null.
+
+    Raises:
+        MoteError: the file cannot be written.
+    """
+    metres, degrees = errors(answers)
+    frames = [
+        {
+            "name": answer.name,
+            "stamp_s": answer.stamp_s,
+            "localized": answer.T_map_cam is not None,
+            "answered": answer.answered,
+            "reason": answer.reason,
+            "error_cm": 100 * float(m),
+            "error_deg": float(d),
+            "inliers": answer.inliers,
+            "milliseconds": {stage: 1000 * s for stage, s in answer.seconds.items()},
+            "latency_ms": None if answer.latency_s is None else 1000 * answer.latency_s,
+        }
+        for answer, m, d in zip(answers, metres, degrees, strict=True)
+    ]
+    content = _finite({"subject": subject, "summary": asdict(summary), "frames": frames})
+    try:
+        with atomic_write(path) as file:
+            file.write(json.dumps(content, indent=1, allow_nan=False).encode())
+    except OSError as error:
+        raise MoteError(f"{path}: the figures cannot be written ({error.strerror})") from error
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null in place of NaN and infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

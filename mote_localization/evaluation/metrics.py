@@ -1,0 +1,204 @@
+"""What the field prints of a relocalizer: errors, shares of frames, times.
+
+A lost or unanswered frame is infinitely wrong: it stays in every median and share.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mote_localization.errors import MoteError
+from mote_localization.files import atomic_write
+from mote_localization.geometry import quaternion_xyzw
+
+BOUNDS = ((10, 5), (5, 5), (2, 2), (1, 1))  # cm, degrees
+PERCENTILES = (50, 95, 99)
+STAGES = ("remap", "network", "pose")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one frame."""
+
+    name: str  # of the frame
+    stamp_s: float
+    T_map_cam_true: np.ndarray | None  # (4, 4); None: no ground truth
+    T_map_cam: np.ndarray | None  # (4, 4); None: lost or unanswered
+    reason: str  # why it is lost; empty where there is a pose
+    inliers: int
+    seconds: dict[str, float]  # of each stage; empty: unanswered
+    answered: bool = True  # over ROS a newer image may take a frame's place
+    latency_s: float | None = None  # image published to pose received, over ROS
+
+
+@dataclass(frozen=True)
+class Transport:
+    """What a run over ROS shows besides the poses."""
+
+    pose_rate_hz: float  # of the poses received
+    node_peak_mb: float  # peak resident memory of the node, 10^6 bytes
+    rate: float  # speed of the replay, 1 = as recorded
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of one evaluation. Errors are None where no frame has ground truth."""
+
+    frames: int
+    frames_with_truth: int
+    localized: int
+    lost: int
+    unanswered: int
+    median_cm: float | None  # inf: more than half are lost
+    median_deg: float | None
+    within: dict[str, float]  # "5 cm, 5 deg" -> share of the frames with truth, 0 to 1
+    worst_cm: float | None  # of the localized
+    worst_deg: float | None
+    lost_reasons: dict[str, int]  # one reason of each kind, and how many were alike
+    milliseconds: dict[str, dict[str, float]]  # stage, "total", "image to pose" -> p50, p95, p99
+    transport: Transport | None
+
+
+def errors(answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the position error (n,) in metres and the rotation error (n,) in degrees.
+
+    Position: distance of the camera centres. Rotation: angle of the difference rotation. Frames
+    without a pose: inf and 180. Frames without ground truth: NaN.
+    """
+    from evo.core.metrics import APE, PoseRelation
+    from evo.core.trajectory import PosePath3D
+
+    metres = np.array([np.nan if a.T_map_cam_true is None else np.inf for a in answers])
+    degrees = np.where(np.isnan(metres), np.nan, 180.0)
+    pairs = [
+        (i, a.T_map_cam_true, a.T_map_cam)
+        for i, a in enumerate(answers)
+        if a.T_map_cam_true is not None and a.T_map_cam is not None
+    ]
+    if pairs:
+        indices, truth, estimate = zip(*pairs, strict=True)
+        paths = PosePath3D(poses_se3=list(truth)), PosePath3D(poses_se3=list(estimate))
+        for relation, values in (
+            (PoseRelation.translation_part, metres),
+            (PoseRelation.rotation_angle_deg, degrees),
+        ):
+            metric = APE(relation)
+            metric.process_data(paths)
+            values[list(indices)] = metric.error
+    return metres, degrees
+
+
+def summarize(answers: Sequence[Answer], transport: Transport | None = None) -> Summary:
+    """Return the figures of all frames of an evaluation.
+
+    Raises:
+        MoteError: there are no frames.
+    """
+    if not answers:
+        raise MoteError("nothing to evaluate: the scene has no frames in this split")
+    metres, degrees = errors(answers)
+    with_truth = ~np.isnan(metres)
+    cm, deg = 100 * metres[with_truth], degrees[with_truth]
+    found = np.isfinite(cm)
+    localized = sum(a.T_map_cam is not None for a in answers)
+    unanswered = sum(not a.answered for a in answers)
+    return Summary(
+        frames=len(answers),
+        frames_with_truth=len(cm),
+        localized=localized,
+        lost=len(answers) - localized - unanswered,
+        unanswered=unanswered,
+        median_cm=float(np.median(cm)) if len(cm) else None,
+        median_deg=float(np.median(deg)) if len(deg) else None,
+        within={
+            f"{c} cm, {d} deg": float(np.mean((cm < c) & (deg < d)))
+            for c, d in (BOUNDS if len(cm) else ())
+        },
+        worst_cm=float(cm[found].max()) if found.any() else None,
+        worst_deg=float(deg[found].max()) if found.any() else None,
+        lost_reasons=_lost_reasons(answers),
+        milliseconds=_milliseconds(answers),
+        transport=transport,
+    )
+
+
+def _lost_reasons(answers: Sequence[Answer]) -> dict[str, int]:
+    """Count why frames were lost; reasons that differ in their numbers only are one kind."""
+    reasons = [a.reason for a in answers if a.T_map_cam is None and a.answered]
+    kinds = [re.sub(r"[\d.]+", "#", reason) for reason in reasons]
+    return {reasons[kinds.index(kind)]: n for kind, n in Counter(kinds).most_common()}
+
+
+def _milliseconds(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
+    times = {stage: [a.seconds[stage] for a in answers if stage in a.seconds] for stage in STAGES}
+    times["total"] = [sum(a.seconds[s] for s in STAGES) for a in answers if a.seconds]
+    times["image to pose"] = [a.latency_s for a in answers if a.latency_s is not None]
+    return {
+        stage: {f"p{p}": float(1000 * np.percentile(values, p)) for p in PERCENTILES}
+        for stage, values in times.items()
+        if values
+    }
+
+
+def accuracy_rows(summary: Summary) -> list[tuple[str, str]]:
+    """Return the accuracy table as (what, figure) with units, best known first."""
+    rows = [("frames", str(summary.frames))]
+    if summary.median_cm is None or summary.median_deg is None:
+        rows.append(("median error", "no ground truth"))
+    else:
+        median = f"{centimetres(summary.median_cm)}, {degrees_text(summary.median_deg)}"
+        rows.append(("median error", median))
+        rows += [
+            (f"within {bound.replace(' deg', '°')}", percent(share))
+            for bound, share in summary.within.items()
+        ]
+        if summary.worst_cm is not None and summary.worst_deg is not None:
+            worst = f"{centimetres(summary.worst_cm)}, {degrees_text(summary.worst_deg)}"
+            rows.append(("worst of the localized", worst))
+    rows.append(("lost", percent(summary.lost / summary.frames)))
+    if summary.transport:
+        answered = 1 - summary.unanswered / summary.frames
+        rows.append(("images answered", percent(answered)))
+        rows.append(("pose rate", f"{summary.transport.pose_rate_hz:.1f} Hz"))
+        rows.append(("node memory, peak", f"{summary.transport.node_peak_mb:.0f} MB"))
+    return rows
+
+
+def percent(share: float) -> str:
+    """Return a share of 1 as percent."""
+    return f"{100 * share:.1f} %"
+
+
+def centimetres(value: float) -> str:
+    """Return a length given in cm with its unit."""
+    return "lost" if math.isinf(value) else f"{value:.2f} cm" if value < 10 else f"{value:.1f} cm"
+
+
+def degrees_text(value: float) -> str:
+    """Return an angle given in degrees with its unit."""
+    return f"{value:.2f}°"
+
+
+def write_tum(path: Path | str, answers: Iterable[Answer]) -> None:
+    """Write the poses found as a TUM trajectory: stamp, position (m), quaternion x y z w.
+
+    Raises:
+        MoteError: the file cannot be written.
+    """
+    rows = [
+        [a.stamp_s, *a.T_map_cam[:3, 3], *quaternion_xyzw(a.T_map_cam[:3, :3])]
+        for a in answers
+        if a.T_map_cam is not None
+    ]
+    try:
+        with atomic_write(path) as file:
+            np.savetxt(file, np.array(rows).reshape(-1, 8), fmt="%.9f")
+    except OSError as error:
+        raise MoteError(f"{path}: the trajectory cannot be written ({error.strerror})") from error
