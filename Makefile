@@ -49,8 +49,7 @@ build/demo/drive/metadata.yaml: $(wildcard distill_training/room/*.py) | $(RUNTI
 	rm -rf $(@D)
 	$(BIN)/mote-distill room --bag $(@D)
 
-$(RUNTIME): tools/setup_venv.sh requirements/runtime.txt requirements/ros.txt $(wildcard requirements/constraints*.txt)
-$(RUNTIME): setup.py setup.cfg package.xml $(wildcard config/* launch/* rviz/*)
+$(RUNTIME): $(addprefix requirements/,runtime.txt ros.txt constraints.txt constraints-numpy1.txt) setup.py tools/setup_venv.sh
 	@test -e $@ || rm -rf $(VENV)
 	@PYTHON=$(PYTHON) tools/setup_venv.sh runtime
 	@touch $@

@@ -33,6 +33,14 @@ install() {
     "$venv/bin/python" -m pip install --progress-bar off --disable-pip-version-check "$@"
 }
 
+link_for_ament() { # what an editable install leaves out: the package's files and executables where ROS 2 looks for them
+  local share=$venv/share/mote_localization lib=$venv/lib/mote_localization index=$venv/share/ament_index/resource_index/packages
+  mkdir -p "$share" "$lib" "$index"
+  ln -sfn "$PWD"/{package.xml,config,launch,rviz} "$share"
+  ln -sfn "$venv"/bin/{localizer,mote,mote-distill} "$lib"
+  ln -sfn "$PWD/resource/mote_localization" "$index"
+}
+
 build_tf2_msgs() {
   local include site
   include=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
@@ -91,6 +99,7 @@ case $stage in
     [ -x "$venv/bin/pip" ] || step "virtual environment" "$python" -m venv "${venv_options[@]}" "$venv"
     step "runtime libraries" install setuptools -r requirements/runtime.txt "${ros_requirements[@]}"
     step "mote, editable" install --no-deps --no-build-isolation --editable .
+    link_for_ament
     ((${#ros_requirements[@]} == 0)) || set_up_tf2_msgs
     ;;
   dev)
