@@ -1,0 +1,231 @@
+"""`mote replay`: plays a rosbag2 recording through ROS 2, also where there is no `ros2 bag`."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+import tyro
+from rich.console import Console
+
+from mote_localization.errors import BagError, MoteError
+from mote_localization.nodes import process
+from mote_localization.progress import progress_bar
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from rclpy.publisher import Publisher
+    from rosbags.interfaces import Connection
+    from rosbags.rosbag2 import Reader
+
+_IMAGE = "sensor_msgs/msg/Image"
+_AHEAD = 16  # messages read before they are due
+_SETTLE_S = 0.5  # s, from the first match of an image topic to that of the others
+_LINGER_S = 0.5  # s, for messages on their way before the publishers go
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Play a rosbag2 recording through ROS 2, message by message as it was recorded."""
+
+    bag: tyro.conf.Positional[Path]  # the recording: its folder, or one .mcap or .db3 file
+    rate: float = 1.0  # speed; 2 is twice as fast as recorded
+    loop: tyro.conf.FlagCreatePairsOff[bool] = False  # begin again at the end, until interrupted
+    start_delay: float = 0.0  # s, pause before the first message
+    wait: float = 10.0  # s, how long to wait for a subscriber of an image topic; 0: do not wait
+    remap: tuple[str, ...] = ()  # topics to rename, each as from:=to
+    log: Path | None = None  # write when each image was published there, as JSON lines
+
+    def run(self) -> None:
+        """Play the recording until its end, SIGINT or SIGTERM.
+
+        Raises:
+            BagError: the recording is missing, damaged or has no images; nobody subscribes to them;
+                or the log cannot be written.
+            RosError: ROS 2 is missing or refuses the remapping.
+        """
+        if not 0 < self.rate < float("inf"):
+            raise BagError(f"--rate {self.rate:g}: expected a number above 0")
+        process.hold_signals()
+        connections = self._connections()
+        arguments = [word for rule in self.remap for word in ("--remap", rule)]
+        with ExitStack() as stack:
+            log = stack.enter_context(_open_log(self.log)) if self.log else None
+            stack.enter_context(process.ros(["--ros-args", *arguments] if arguments else []))
+
+            import rclpy
+
+            node = rclpy.create_node("player")
+            stack.callback(node.destroy_node)
+            publishers = _publishers(node, connections)
+            if not self._wait(publishers) or process.stopped(self.start_delay):
+                return
+            played, seconds = self._play(publishers, connections, log)
+            process.stopped(_LINGER_S)
+        Console(stderr=True).print(f"played {played} messages in {seconds:.1f} s", highlight=False)
+
+    def _connections(self) -> list[Connection]:
+        """Return what is in the recording."""
+        with _open(self.bag) as reader:
+            connections = list(reader.connections)
+        if not any(c.msgtype == _IMAGE and c.msgcount for c in connections):
+            topics = ", ".join(sorted({f"{c.topic} ({c.msgtype})" for c in connections}))
+            raise BagError(f"{self.bag}: no images ({_IMAGE}), it has {topics or 'no topics'}")
+        return connections
+
+    def _wait(self, publishers: dict[str, Publisher]) -> bool:
+        """Wait until somebody subscribes to an image topic; False when interrupted."""
+        if self.wait <= 0:
+            return True
+        images = {p.topic_name: p for p in publishers.values() if p.msg_type.__name__ == "Image"}
+        deadline = time.monotonic() + self.wait
+        while not any(publisher.get_subscription_count() for publisher in images.values()):
+            if time.monotonic() > deadline:
+                raise BagError(
+                    f"{self.bag}: nobody subscribed to {', '.join(images)} for {self.wait:g} s; "
+                    "start the localizer, rename topics (--remap from:=to), or play without "
+                    "waiting (--wait 0)"
+                )
+            if process.stopped(0.05):
+                return False
+        return not process.stopped(_SETTLE_S)
+
+    def _play(
+        self, publishers: dict[str, Publisher], connections: list[Connection], log: TextIO | None
+    ) -> tuple[int, float]:
+        """Publish every message when it is due; return how many, and the seconds it took."""
+        images = {c.topic for c in connections if c.msgtype == _IMAGE}
+        total = sum(c.msgcount for c in connections if c.topic in publishers)
+        played = 0
+        began = time.monotonic()
+        with progress_bar() as bar:
+            task = bar.add_task("playing", total=None if self.loop else total)
+            while True:
+                # Every message has its place on one schedule, so that delays do not add up.
+                first_ns, pass_began = None, time.monotonic()
+                for topic, recorded_ns, raw in _read_ahead(self._messages(set(publishers))):
+                    first_ns = recorded_ns if first_ns is None else first_ns
+                    due = pass_began + (recorded_ns - first_ns) * 1e-9 / self.rate
+                    if process.stopped(due - time.monotonic()):
+                        return played, time.monotonic() - began
+                    published_ns = time.monotonic_ns()
+                    publishers[topic].publish(raw)
+                    if log and topic in images:
+                        line = {"topic": topic, "stamp_ns": _stamp_ns(raw)}
+                        log.write(json.dumps({**line, "published_ns": published_ns}) + "\n")
+                    played += 1
+                    bar.update(task, completed=played)
+                if not self.loop:
+                    return played, time.monotonic() - began
+
+    def _messages(self, topics: set[str]) -> Iterator[tuple[str, int, bytes]]:
+        """Yield (topic, time of recording in ns, serialized message)."""
+        with _open(self.bag) as reader:
+            chosen = [c for c in reader.connections if c.topic in topics]
+            for connection, recorded_ns, raw in reader.messages(chosen):
+                yield connection.topic, recorded_ns, bytes(raw)
+
+
+def _publishers(node: Node, connections: list[Connection]) -> dict[str, Publisher]:
+    """Make a publisher for each topic whose type is installed.
+
+    All are reliable: they match reliable subscribers and best-effort ones alike.
+    """
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+
+    publishers: dict[str, Publisher] = {}
+    for connection in connections:
+        message_class = _message_class(connection.msgtype)
+        if message_class is None:
+            node.get_logger().warning(
+                f"{connection.topic} is not played: {connection.msgtype} is not installed"
+            )
+        elif connection.topic not in publishers:
+            qos = QoSProfile(depth=10)
+            recorded = getattr(connection.ext, "offered_qos_profiles", ())
+            if any(q.durability.name == "TRANSIENT_LOCAL" for q in recorded):
+                qos.durability = DurabilityPolicy.TRANSIENT_LOCAL  # as /tf_static and /map are
+            publishers[connection.topic] = node.create_publisher(
+                message_class, connection.topic, qos
+            )
+    return publishers
+
+
+def _message_class(msgtype: str) -> type | None:
+    """Return the class of a type such as sensor_msgs/msg/Image; None where it is not installed."""
+    try:
+        package, kind, name = msgtype.split("/")
+        return getattr(import_module(f"{package}.{kind}"), name)
+    except (ValueError, ImportError, AttributeError):
+        return None
+
+
+def _stamp_ns(raw: bytes) -> int:
+    """Return the stamp of a serialized message that begins with a Header, nanoseconds."""
+    # CDR: 4 bytes of encapsulation, the second says the byte order; then sec and nanosec
+    seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
+    return seconds * 1_000_000_000 + nanoseconds
+
+
+def _read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items of an iterator that runs some items ahead, in a thread of its own."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as pool:
+        ahead = deque(pool.submit(next, items, end) for _ in range(_AHEAD))
+        try:
+            while (item := ahead.popleft().result()) is not end:
+                ahead.append(pool.submit(next, items, end))
+                yield item
+        finally:
+            pool.submit(getattr(items, "close", lambda: None))
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Reader]:
+    """Open a recording; whatever rosbags raises on a damaged one becomes a `BagError`."""
+    from rosbags.rosbag2 import Reader
+
+    if not path.exists():
+        raise BagError(f"{path}: no such recording")
+    try:
+        with Reader(path) as reader:
+            yield reader
+    except Exception as error:  # struct, zstd, apsw, yaml, assertions: no common base
+        detail = str(error) or type(error).__name__
+        raise BagError(f"{path}: damaged or no rosbag2 recording ({detail})") from error
+
+
+@contextmanager
+def _open_log(path: Path) -> Iterator[TextIO]:
+    try:
+        file = path.open("w", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise BagError(f"--log {path}: cannot be written ({error.strerror})") from error
+    with file:
+        yield file
+
+
+def main() -> int:
+    """Play the recording named on the command line; return the exit code."""
+    try:
+        tyro.cli(Replay).run()
+    except MoteError as error:
+        process.fail(error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Writes what a localizer node answers as JSON lines; `mote evaluate --ros` reads them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import tyro
+
+from mote_localization.errors import MoteError
+from mote_localization.nodes import process
+
+if TYPE_CHECKING:
+    from diagnostic_msgs.msg import DiagnosticArray
+    from geometry_msgs.msg import PoseWithCovarianceStamped
+
+_STATUS = {b"\x00": "localized", b"\x01": "lost", b"\x02": "refused"}  # by DiagnosticStatus level
+
+
+@dataclass(frozen=True)
+class Record:
+    """Record poses and status of a localizer node until interrupted.
+
+    One line an image: stamp_ns, received_ns (CLOCK_MONOTONIC, of the pose where there is one),
+    status (localized, lost, refused), reason, values (inliers, times ...), and of a localized one
+    frame_id, position, orientation (x y z w) and covariance.
+    """
+
+    output: tyro.conf.Positional[Path]  # lines are appended to this file
+    node: str = "/localizer"  # the node to listen to
+
+    def run(self) -> None:
+        """Record until SIGINT or SIGTERM.
+
+        Raises:
+            RosError: ROS 2 is missing, or the file cannot be written.
+        """
+        process.hold_signals()
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(self.output.open("a", encoding="utf-8", buffering=1))
+            except OSError as error:
+                raise process.RosError(f"{self.output}: {error.strerror}") from error
+            stack.enter_context(process.ros())
+
+            import rclpy
+            from diagnostic_msgs.msg import DiagnosticArray
+            from geometry_msgs.msg import PoseWithCovarianceStamped
+
+            node = rclpy.create_node("recorder")
+            stack.callback(node.destroy_node)
+            answers = _Answers(file)
+            stack.callback(answers.close)
+            topics = {"pose": f"{self.node}/pose", "status": f"{self.node}/status"}
+            node.create_subscription(
+                PoseWithCovarianceStamped, topics["pose"], answers.add_pose, 100
+            )
+            node.create_subscription(DiagnosticArray, topics["status"], answers.add_status, 100)
+            thread = stack.enter_context(process.spinning(node))
+            waiting = True
+            while thread.is_alive() and not process.stopped(0.1):
+                if waiting and all(node.count_publishers(topic) for topic in topics.values()):
+                    node.get_logger().info(f"recording {self.node} to {self.output}")
+                    waiting = False
+
+
+@dataclass
+class _Answers:
+    """Joins the pose and the status of each image, which come in either order."""
+
+    file: TextIO
+    incomplete: dict[int, dict[str, Any]] = field(default_factory=dict)  # by stamp, ns
+
+    def add_pose(self, pose: PoseWithCovarianceStamped) -> None:
+        p, q = pose.pose.pose.position, pose.pose.pose.orientation
+        self._add(
+            pose.header.stamp,
+            frame_id=pose.header.frame_id,
+            position=[p.x, p.y, p.z],
+            orientation=[q.x, q.y, q.z, q.w],
+            covariance=pose.pose.covariance.tolist(),
+        )
+
+    def add_status(self, diagnostics: DiagnosticArray) -> None:
+        for status in diagnostics.status:
+            self._add(
+                diagnostics.header.stamp,
+                status=_STATUS.get(status.level, "refused"),
+                reason=status.message,
+                values={value.key: float(value.value) for value in status.values},
+            )
+
+    def close(self) -> None:
+        """Write the images of which one half never came."""
+        for stamp_ns, answer in self.incomplete.items():
+            self._write(stamp_ns, answer)
+        self.incomplete.clear()
+
+    def _add(self, stamp: Any, **half: Any) -> None:
+        received_ns = time.monotonic_ns()
+        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+        answer = self.incomplete.setdefault(stamp_ns, {})
+        if "position" in half or "received_ns" not in answer:
+            answer["received_ns"] = received_ns
+        answer.update(half)
+        if "status" in answer and (answer["status"] != "localized" or "position" in answer):
+            self._write(stamp_ns, self.incomplete.pop(stamp_ns))
+
+    def _write(self, stamp_ns: int, answer: dict[str, Any]) -> None:
+        self.file.write(json.dumps({"stamp_ns": stamp_ns, **answer}) + "\n")
+
+
+def main() -> int:
+    """Record into the file named on the command line; return the exit code."""
+    try:
+        tyro.cli(Record).run()
+    except MoteError as error:
+        process.fail(error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
