@@ -1,0 +1,77 @@
+"""What the tests share: recorded data, an environment for ROS processes, what is skipped where."""
+
+import importlib.util
+import os
+import random
+import socket
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# marker: the module that its tests need
+NEEDS = {"ros": "rclpy", "train": "torch"}
+
+
+def pytest_collection_modifyitems(items):
+    missing = {marker for marker, module in NEEDS.items() if not importlib.util.find_spec(module)}
+    for item in items:
+        for marker in missing.intersection(item.keywords):
+            item.add_marker(pytest.mark.skip(reason=f"{NEEDS[marker]} is not installed"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The data that lies beside the repository, or where MOTE_SHARED says."""
+    path = Path(os.environ.get("MOTE_SHARED", ROOT.parent / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"no shared data at {path}; MOTE_SHARED names another place")
+    return path
+
+
+@pytest.fixture(scope="session")
+def kitchen(shared_data) -> Path:
+    return scene(shared_data, "redkitchen")
+
+
+@pytest.fixture(scope="session")
+def lounge(shared_data) -> Path:
+    return scene(shared_data, "lounge")
+
+
+def scene(shared_data: Path, name: str) -> Path:
+    path = shared_data / "data" / "reloc_real" / name
+    if not path.is_dir():
+        pytest.skip(f"no scene at {path}")
+    return path
+
+
+@pytest.fixture
+def ros_env(monkeypatch) -> dict[str, str]:
+    """Environment for ROS processes: DDS on the loopback, in a domain of this test alone.
+
+    It holds in the test's own process too, until the test ends.
+    """
+    profile = str(ROOT / "config" / "fastdds_loopback.xml")
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", profile)
+    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", profile)  # its name in Jazzy and earlier
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain()))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    return dict(os.environ)
+
+
+def free_domain() -> int:
+    """A domain (1-101) without participants on this machine: the port of its first one is free.
+
+    Source of the port: DDSI-RTPS 2.3, 9.6.1.1 (7400 + 250 * domain + 10).
+    """
+    for domain in random.SystemRandom().sample(range(1, 102), 101):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", 7410 + 250 * domain))
+            except OSError:
+                continue
+            return domain
+    pytest.fail("every ROS domain of this machine is in use")
