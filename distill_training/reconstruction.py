@@ -1,9 +1,12 @@
-"""A Reconstruction: what a teacher says of a place, as a folder that is written frame by frame and resumes.
+"""A Reconstruction: what a teacher says of a place, as a folder that is written frame by frame and
+resumes.
 
     reconstruction.json     teacher, canonical camera, stride, frames and their poses
-    frames/NAME.npz         image_hw3 uint8, points_hw3 float32 (m, map frame, NaN = none), sigma_hw float32 (m)
+    frames/NAME.npz         image_hw3 uint8, points_hw3 float32 (m, map frame, NaN = none), sigma_hw
+    float32 (m)
 
-The image is the canonical camera's, the pointmap at the student's stride: training needs nothing else.
+The image is the canonical camera's, the pointmap at the student's stride: training needs nothing
+else.
 """
 
 import json
@@ -45,7 +48,8 @@ class Reconstruction:
     poses: dict[str, np.ndarray]  # frame name -> T_map_cam (4, 4), in recording order
 
     def begin(self) -> None:
-        """Write the index, or check that the folder's own says the same, so that a run can be resumed.
+        """Write the index, or check that the folder's own says the same, so that a run can be
+        resumed.
 
         Raises:
             ReconstructionError: The folder holds another reconstruction, or cannot be written.
@@ -79,7 +83,10 @@ class Reconstruction:
         try:
             with atomic_write(path) as file:
                 np.savez(
-                    file, image_hw3=frame.image_hw3, points_hw3=frame.points_hw3, sigma_hw=frame.sigma_hw
+                    file,
+                    image_hw3=frame.image_hw3,
+                    points_hw3=frame.points_hw3,
+                    sigma_hw=frame.sigma_hw,
                 )
         except OSError as error:
             raise ReconstructionError(f"{path}: cannot be written ({error.strerror})") from error
@@ -88,7 +95,8 @@ class Reconstruction:
         """Read one frame's pointmap.
 
         Raises:
-            ReconstructionError: The file is missing, damaged, or not of the canonical camera's size.
+            ReconstructionError: The file is missing, damaged, or not of the canonical camera's
+                size.
         """
         path = self._frame_path(name)
         rows, columns = self.camera.height // self.stride, self.camera.width // self.stride
@@ -101,7 +109,9 @@ class Reconstruction:
         try:
             with zipfile.ZipFile(path) as archive:
                 if sum(member.file_size for member in archive.infolist()) > expected_bytes + 4096:
-                    raise ReconstructionError(f"{path}: is larger than a frame of this reconstruction")
+                    raise ReconstructionError(
+                        f"{path}: is larger than a frame of this reconstruction"
+                    )
             with np.load(path, allow_pickle=False) as arrays:
                 values = {key: arrays[key] for key in shapes}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -151,8 +161,12 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
         for frame in index["frames"]:
             name = str(frame["name"])
             if Path(name).name != name:
-                raise ReconstructionError(f"{path}: frame name '{name}' holds a folder, expected a plain name")
-            poses[name] = check_pose(np.array(frame["T_map_cam"], np.float64), f"{path}, frame {name}")
+                raise ReconstructionError(
+                    f"{path}: frame name '{name}' holds a folder, expected a plain name"
+                )
+            poses[name] = check_pose(
+                np.array(frame["T_map_cam"], np.float64), f"{path}, frame {name}"
+            )
         reconstruction = Reconstruction(
             folder,
             str(index["scene"]),
@@ -176,7 +190,9 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
 def _read_index(path: Path) -> dict:
     try:
         if path.stat().st_size > _MAX_INDEX_BYTES:
-            raise ReconstructionError(f"{path}: over {_MAX_INDEX_BYTES >> 20} MiB, expected an index")
+            raise ReconstructionError(
+                f"{path}: over {_MAX_INDEX_BYTES >> 20} MiB, expected an index"
+            )
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ReconstructionError(

@@ -68,7 +68,8 @@ class Camera:
         """Make a camera of K (3, 3), or its 9 values row by row, in pixels.
 
         Raises:
-            CameraError: K is zero (no calibration), not finite, not a pinhole matrix, or the distortion is unknown.
+            CameraError: K is zero (no calibration), not finite, not a pinhole matrix, or the
+                distortion is unknown.
         """
         K = np.asarray(K, np.float64)
         if K.size != 9:
@@ -117,9 +118,11 @@ class Camera:
         return np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1)
 
     def project(self, rays: np.ndarray) -> np.ndarray:
-        """Return the distorted pixels (..., 2) of camera-frame points (..., 3) in front of the camera.
+        """Return the distorted pixels (..., 2) of camera-frame points (..., 3) in front of the
+        camera.
 
-        Models: the OpenCV pinhole and fisheye models, which plumb_bob, rational_polynomial and equidistant name in ROS.
+        Models: the OpenCV pinhole and fisheye models, which plumb_bob, rational_polynomial and
+            equidistant name in ROS.
         """
         points = np.ascontiguousarray(rays, np.float64).reshape(-1, 1, 3)
         D = np.array(self.distortion) if self.distortion else np.zeros(4)
@@ -132,7 +135,8 @@ class Camera:
 
 
 def read_camera_info(path: Path | str) -> Camera:
-    """Read a camera calibration in the YAML form that camera_calibration and camera_info_manager write.
+    """Read a camera calibration in the YAML form that camera_calibration and camera_info_manager
+    write.
 
     Raises:
         CameraError: The file is missing, is no such YAML, or holds no usable calibration.
@@ -140,10 +144,14 @@ def read_camera_info(path: Path | str) -> Camera:
     path = Path(path)
     try:
         if path.stat().st_size > _MAX_CALIBRATION_BYTES:
-            raise CameraError(f"{path}: over {_MAX_CALIBRATION_BYTES} bytes, expected a camera_info YAML")
+            raise CameraError(
+                f"{path}: over {_MAX_CALIBRATION_BYTES} bytes, expected a camera_info YAML"
+            )
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CameraError(f"{path}: cannot be read ({error.strerror}), expected a camera_info YAML") from error
+        raise CameraError(
+            f"{path}: cannot be read ({error.strerror}), expected a camera_info YAML"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CameraError(f"{path}: is no YAML text ({str(error).splitlines()[0]})") from error
     try:
@@ -172,10 +180,11 @@ def cell_pixels(width: int, height: int, stride: int) -> np.ndarray:
 
 
 class CanonicalView:
-    """Shows a live camera's images as the map's canonical camera would see them, through one remap table.
+    """Shows a live camera's images as the map's canonical camera would see them, through one remap
+    table.
 
-    A live camera of higher resolution is first shrunk by whole-pixel area averaging, so that the table never
-    skips pixels and the student sees no aliasing it was not trained on.
+    A live camera of higher resolution is first shrunk by whole-pixel area averaging, so that the
+    table never skips pixels and the student sees no aliasing it was not trained on.
     """
 
     def __init__(self, live: Camera, canonical: Camera, stride: int) -> None:
@@ -226,15 +235,19 @@ class CanonicalView:
 
 
 def canonical_camera(live: Camera, width: int, stride: int) -> Camera:
-    """Return the undistorted camera of about the live camera's view, `width` px wide, that maps are made for.
+    """Return the undistorted camera of about the live camera's view, `width` px wide, that maps are
+    made for.
 
-    Scale is the same along both axes; what exceeds a whole number of cells is cut off evenly at top and bottom.
+    Scale is the same along both axes; what exceeds a whole number of cells is cut off evenly at top
+    and bottom.
 
     Raises:
         CameraError: The width is no multiple of the stride, or the image is flatter than one cell.
     """
     if width % stride:
-        raise CameraError(f"found a map width of {width} px, expected a multiple of the stride, {stride} px")
+        raise CameraError(
+            f"found a map width of {width} px, expected a multiple of the stride, {stride} px"
+        )
     scale = width / live.width
     scaled_height = live.height * scale
     height = int(scaled_height // stride) * stride

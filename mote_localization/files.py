@@ -12,7 +12,8 @@ from typing import BinaryIO
 def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
     """Open a temporary neighbour of `path` for writing; on success it takes the place of `path`.
 
-    Whatever goes wrong inside the block, a full disk or an interruption, `path` keeps what it held before.
+    Whatever goes wrong inside the block, a full disk or an interruption, `path` keeps what it held
+    before.
 
     Raises:
         OSError: The file cannot be written; the temporary file is gone, `path` is untouched.

@@ -130,16 +130,26 @@ class Localizer:
             sigma_hw=sigma_hw,
             covered_hw=view.covered_hw,
             image_hw3=canonical_hw3,
-            seconds={"remap": remapped - started, "network": predicted - remapped, "pose": solved - predicted},
+            seconds={
+                "remap": remapped - started,
+                "network": predicted - remapped,
+                "pose": solved - predicted,
+            },
         )
 
-    def _choose(self, points_hw3: np.ndarray, sigma_hw: np.ndarray, covered_hw: np.ndarray) -> np.ndarray:
+    def _choose(
+        self, points_hw3: np.ndarray, sigma_hw: np.ndarray, covered_hw: np.ndarray
+    ) -> np.ndarray:
         """Return the flat indices of the cells worth using: seen, finite, and of least sigma."""
-        usable = covered_hw & (sigma_hw < self.config.max_sigma_m) & np.isfinite(points_hw3).all(axis=-1)
+        usable = (
+            covered_hw & (sigma_hw < self.config.max_sigma_m) & np.isfinite(points_hw3).all(axis=-1)
+        )
         chosen = np.flatnonzero(usable)
         if len(chosen) > self.config.max_cells:
             sigma = sigma_hw.reshape(-1)[chosen]
-            chosen = np.sort(chosen[np.argpartition(sigma, self.config.max_cells)[: self.config.max_cells]])
+            chosen = np.sort(
+                chosen[np.argpartition(sigma, self.config.max_cells)[: self.config.max_cells]]
+            )
         return chosen
 
     def _doubt(self, solution: PoseSolution | None, pixels_n2: np.ndarray) -> str:

@@ -50,10 +50,14 @@ class MapInfo:
                 f"{self.camera.height} px, expected a stride that divides both sides"
             )
         if self.camera.distortion:
-            raise MapFileError("found a distorted canonical camera, expected an undistorted pinhole")
+            raise MapFileError(
+                "found a distorted canonical camera, expected an undistorted pinhole"
+            )
         bounds = np.array([self.bounds_min, self.bounds_max], np.float64)
         if bounds.shape != (2, 3) or not np.isfinite(bounds).all() or (bounds[0] > bounds[1]).any():
-            raise MapFileError(f"found bounds {self.bounds_min} to {self.bounds_max}, expected two corners in m")
+            raise MapFileError(
+                f"found bounds {self.bounds_min} to {self.bounds_max}, expected two corners in m"
+            )
 
     @property
     def cells_hw(self) -> tuple[int, int]:
@@ -74,7 +78,8 @@ def write_map(path: Path | str, model: onnx.ModelProto, info: MapInfo) -> None:
     """Write a student and its description as one map file, whole or not at all.
 
     Raises:
-        MapFileError: The model is not of a map's form, or the file cannot be written; an older file survives.
+        MapFileError: The model is not of a map's form, or the file cannot be written; an older file
+            survives.
     """
     stamped = onnx.ModelProto()
     stamped.CopyFrom(model)
@@ -93,7 +98,8 @@ def read_map(path: Path | str) -> MapFile:
     """Read a map file and check all of it.
 
     Raises:
-        MapFileError: Missing, truncated, no ONNX file, no map, a newer format, or not of a map's form.
+        MapFileError: Missing, truncated, no ONNX file, no map, a newer format, or not of a map's
+            form.
     """
     path = Path(path)
     try:
@@ -101,7 +107,9 @@ def read_map(path: Path | str) -> MapFile:
         if not path.is_file():
             raise MapFileError(f"{path}: is no file, expected a map (.onnx)")
         if size > _MAX_MAP_BYTES:
-            raise MapFileError(f"{path}: {size >> 20} MiB, expected a map of at most {_MAX_MAP_BYTES >> 20} MiB")
+            raise MapFileError(
+                f"{path}: {size >> 20} MiB, expected a map of at most {_MAX_MAP_BYTES >> 20} MiB"
+            )
         content = path.read_bytes()
     except OSError as error:
         raise MapFileError(
@@ -133,7 +141,8 @@ def _to_properties(info: MapInfo) -> dict[str, str]:
     """Return the description as ONNX metadata: plain text stays text, the rest is JSON."""
     values = asdict(info)
     return {
-        _PREFIX + key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()
+        _PREFIX + key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in values.items()
     }
 
 
@@ -141,7 +150,9 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
     """Return the description that `_to_properties` wrote."""
     version = properties["format_version"]
     if not version.isdecimal() or int(version) < 1:
-        raise MapFileError(f"{path}: found format version '{version[:20]}', expected {FORMAT_VERSION}")
+        raise MapFileError(
+            f"{path}: found format version '{version[:20]}', expected {FORMAT_VERSION}"
+        )
     if int(version) > FORMAT_VERSION:
         raise MapFileError(
             f"{path}: is a map of format version {version}, this Mote reads up to {FORMAT_VERSION}: "
@@ -161,7 +172,9 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
     except (MapFileError, CameraError) as error:
         raise MapFileError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise MapFileError(f"{path}: its description is damaged ({error!r}); make the map anew") from error
+        raise MapFileError(
+            f"{path}: its description is damaged ({error!r}); make the map anew"
+        ) from error
 
 
 def _check_graph(model: onnx.ModelProto, info: MapInfo, where: str) -> None:
@@ -182,13 +195,21 @@ def _check_graph(model: onnx.ModelProto, info: MapInfo, where: str) -> None:
     if found != expected:
         raise MapFileError(f"{where}: found inputs and outputs {found}, expected {expected}")
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    if set(opsets) - {"", "ai.onnx"} or max(opsets.values(), default=0) < _MIN_OPSET or model.functions:
+    if (
+        set(opsets) - {"", "ai.onnx"}
+        or max(opsets.values(), default=0) < _MIN_OPSET
+        or model.functions
+    ):
         raise MapFileError(
             f"{where}: found operator sets {opsets}, expected the standard one, {_MIN_OPSET} or later"
         )
     forbidden = sorted({node.op_type for node in model.graph.node} & _CONTROL_FLOW)
     if forbidden:
-        raise MapFileError(f"{where}: found control flow ({', '.join(forbidden)}), expected a plain graph")
+        raise MapFileError(
+            f"{where}: found control flow ({', '.join(forbidden)}), expected a plain graph"
+        )
     external = (onnx.external_data_helper.uses_external_data(t) for t in model.graph.initializer)
     if any(external):
-        raise MapFileError(f"{where}: its weights lie in another file; expected one self-contained file")
+        raise MapFileError(
+            f"{where}: its weights lie in another file; expected one self-contained file"
+        )

@@ -1,4 +1,5 @@
-"""Absolute pose from 2-D to 3-D matches: RANSAC by a library, then our own refinement and covariance.
+"""Absolute pose from 2-D to 3-D matches: RANSAC by a library, then our own refinement and
+covariance.
 
 Both solvers, PoseLib and OpenCV's USAC, only start the refinement, so both end at the same pose.
 """
@@ -29,7 +30,9 @@ class PoseConfig:
     confidence: float = 0.9999  # probability of having drawn one clean sample when RANSAC stops
     refine_steps: int = 8  # Gauss-Newton steps
     robust_px: float = 1.5  # residual at which a match's weight is halved, at the median sigma
-    cluster_px: float = 40.0  # side of the image blocks whose errors are taken as one in the covariance
+    cluster_px: float = (
+        40.0  # side of the image blocks whose errors are taken as one in the covariance
+    )
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ def solve_pose(
     return _refine(T_map_cam, points, pixels, np.asarray(sigma_n, np.float64), camera, config)
 
 
-def _ransac(points: np.ndarray, pixels: np.ndarray, camera: Camera, config: PoseConfig) -> np.ndarray | None:
+def _ransac(
+    points: np.ndarray, pixels: np.ndarray, camera: Camera, config: PoseConfig
+) -> np.ndarray | None:
     """Return T_cam_map of the best hypothesis, or None."""
     if config.solver == "opencv" or (config.solver == "auto" and poselib is None):
         return _ransac_opencv(points, pixels, camera, config)
@@ -99,7 +104,9 @@ def _ransac_poselib(
         "success_prob": config.confidence,
         "seed": 0,
     }
-    pose, info = poselib.estimate_absolute_pose(pixels, points, pinhole, ransac, {"max_iterations": 10})
+    pose, info = poselib.estimate_absolute_pose(
+        pixels, points, pinhole, ransac, {"max_iterations": 10}
+    )
     if info["num_inliers"] < _SOLVER_MINIMUM:
         return None
     T_cam_map = np.eye(4)
@@ -138,9 +145,10 @@ def _refine(
 ) -> PoseSolution | None:
     """Minimize robust, sigma-weighted reprojection errors by Gauss-Newton from a close start.
 
-    A match counts by what its sigma means in pixels, f sigma / z, relative to the median match, and by a Cauchy
-    weight of its residual. The covariance is the cluster-robust sandwich H^-1 B H^-1 (Liang and Zeger 1986):
-    neighbouring cells share their errors, so those of one image block count as one observation, not as many.
+    A match counts by what its sigma means in pixels, f sigma / z, relative to the median match, and
+    by a Cauchy weight of its residual. The covariance is the cluster-robust sandwich H^-1 B H^-1
+    (Liang and Zeger 1986): neighbouring cells share their errors, so those of one image block count
+    as one observation, not as many.
     """
     T = T_map_cam.copy()
     focal = np.array([camera.fx, camera.fy])
@@ -158,7 +166,9 @@ def _refine(
         x, y, z = (offset @ R).T
         residual = np.stack([x / z, y / z], axis=-1) * focal + (camera.cx, camera.cy) - pixels_m2
         zero = np.zeros_like(z)
-        along = np.stack([np.stack([1 / z, zero, -x / z**2], -1), np.stack([zero, 1 / z, -y / z**2], -1)], 1)
+        along = np.stack(
+            [np.stack([1 / z, zero, -x / z**2], -1), np.stack([zero, 1 / z, -y / z**2], -1)], 1
+        )
         d_point = (along * focal[:, None]) @ R.T  # pixels per metre of the point, map axes
         # p -> p + d moves the point by -d; R -> Exp(w) R moves it by offset x w.
         J = np.concatenate([-d_point, np.cross(d_point, offset[:, None])], axis=-1)
@@ -198,14 +208,18 @@ def _refine(
     return PoseSolution(T, (covariance + covariance.T) / 2, kept, float(np.median(errors[kept])))
 
 
-def _normal_equations(J: np.ndarray, residual: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _normal_equations(
+    J: np.ndarray, residual: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return J^T W J (6, 6) and J^T W r (6,)."""
     J_flat, r_flat = J.reshape(-1, 6), residual.reshape(-1)
     weighted = J_flat * np.repeat(weight, 2)[:, None]
     return weighted.T @ J_flat, weighted.T @ r_flat
 
 
-def _reprojection_errors(T_map_cam: np.ndarray, points: np.ndarray, pixels: np.ndarray, camera: Camera) -> np.ndarray:
+def _reprojection_errors(
+    T_map_cam: np.ndarray, points: np.ndarray, pixels: np.ndarray, camera: Camera
+) -> np.ndarray:
     """Return each match's distance in pixels; infinite behind the camera."""
     x, y, z = transform(invert(T_map_cam), points).T
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -28,7 +28,8 @@ class RgbdConfig:
 
 
 def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstruction:
-    """Reconstruct the training frames of a scene that has depth and poses; resumes what was interrupted.
+    """Reconstruct the training frames of a scene that has depth and poses; resumes what was
+    interrupted.
 
     Raises:
         SceneError: The scene has no training frames, no poses, or no depth, or files are damaged.
@@ -39,7 +40,13 @@ def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstructio
         raise SceneError(f"scene {scene.name}: no training frames")
     canonical = canonical_camera(first.camera, config.width, config.stride)
     reconstruction = Reconstruction(
-        folder, scene.name, "rgbd", "", canonical, config.stride, {f.name: _pose(f) for f in scene.frames("train")}
+        folder,
+        scene.name,
+        "rgbd",
+        "",
+        canonical,
+        config.stride,
+        {f.name: _pose(f) for f in scene.frames("train")},
     )
     reconstruction.begin()
     missing = set(reconstruction.missing())
@@ -55,7 +62,9 @@ def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstructio
 
 def _pose(frame: Frame) -> np.ndarray:
     if frame.T_map_cam is None:
-        raise SceneError(f"frame {frame.name}: has no pose; the rgbd teacher needs one for every training frame")
+        raise SceneError(
+            f"frame {frame.name}: has no pose; the rgbd teacher needs one for every training frame"
+        )
     return frame.T_map_cam
 
 
@@ -65,7 +74,9 @@ class _DepthSampler:
     def __init__(self, live: Camera, canonical: Camera, config: RgbdConfig) -> None:
         self.view = CanonicalView(live, canonical, config.stride)
         self._config = config
-        self._rays_hw3 = canonical.rays(cell_pixels(canonical.width, canonical.height, config.stride))
+        self._rays_hw3 = canonical.rays(
+            cell_pixels(canonical.width, canonical.height, config.stride)
+        )
         offsets = np.arange(config.window_px) - (config.window_px - 1) / 2
         # Cells stand between pixels where the scale is even, so the window is laid before rounding.
         window = np.stack(np.meshgrid(offsets, offsets), axis=-1).reshape(-1, 2)
@@ -83,7 +94,9 @@ class _DepthSampler:
                 f"frame {frame.name}: has no depth; the rgbd teacher needs a depth image for every training frame"
             )
         depth_hwk = depth_hw[self._pixels_hwk2[..., 1], self._pixels_hwk2[..., 0]]
-        measured = self._inside_hwk & (depth_hwk > config.min_depth_m) & (depth_hwk < config.max_depth_m)
+        measured = (
+            self._inside_hwk & (depth_hwk > config.min_depth_m) & (depth_hwk < config.max_depth_m)
+        )
         depth_hwk = np.where(measured, depth_hwk, np.nan)
         valid = measured.mean(axis=-1) >= 0.5
         z_hw = np.full(valid.shape, np.nan)
@@ -92,5 +105,7 @@ class _DepthSampler:
         sigma_hw[valid] = np.nanmedian(np.abs(depth_hwk[valid] - z_hw[valid][:, None]), axis=-1)
         points_hw3 = transform(_pose(frame), self._rays_hw3 * z_hw[..., None])
         return ReconstructedFrame(
-            self.view.warp(frame.image()), points_hw3.astype(np.float32), sigma_hw.astype(np.float32)
+            self.view.warp(frame.image()),
+            points_hw3.astype(np.float32),
+            sigma_hw.astype(np.float32),
         )

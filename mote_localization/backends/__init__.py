@@ -18,7 +18,8 @@ class Backend(Protocol):
             image_hw3: RGB uint8, the canonical camera's size.
 
         Returns:
-            points_hw3 float32, metres in the map frame, and sigma_hw float32, metres; one entry per cell.
+            points_hw3 float32, metres in the map frame, and sigma_hw float32, metres; one entry per
+            cell.
         """
         ...
 
@@ -38,6 +39,8 @@ def create_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 
         try:
             from mote_localization.backends.onnx_runtime import OnnxRuntimeBackend
         except ImportError as error:
-            raise BackendError(f"backend onnxruntime: {error}; install it (pip install onnxruntime)") from error
+            raise BackendError(
+                f"backend onnxruntime: {error}; install it (pip install onnxruntime)"
+            ) from error
         return OnnxRuntimeBackend(map_file, threads)
     raise BackendError(f"found backend '{name}', expected: onnxruntime")

@@ -1,10 +1,10 @@
 """Scene folders in the layout of 12Scenes.
 
-    camera-intrinsics.txt         3x3 K, for colour and depth
-    data/NAME.color.jpg|png       8-bit colour
-    data/NAME.depth.png           16-bit millimetres along the optical axis, 0 = none (optional)
-    data/NAME.pose.txt            4x4 camera-to-map, metres, OpenCV axes
-    train.txt test.txt            frame names, one a line
+camera-intrinsics.txt         3x3 K, for colour and depth
+data/NAME.color.jpg|png       8-bit colour
+data/NAME.depth.png           16-bit millimetres along the optical axis, 0 = none (optional)
+data/NAME.pose.txt            4x4 camera-to-map, metres, OpenCV axes
+train.txt test.txt            frame names, one a line
 """
 
 from collections.abc import Iterator
@@ -75,7 +75,9 @@ class FolderScene(Scene):
         splits = {split: self._names(split) for split in ("train", "test")}
         both = set(splits["train"]) & set(splits["test"])
         if both:
-            raise SceneError(f"{self.path}: frame {min(both)} is in train.txt and in test.txt, expected in one")
+            raise SceneError(
+                f"{self.path}: frame {min(both)} is in train.txt and in test.txt, expected in one"
+            )
         ordered = sorted([*splits["train"], *splits["test"]])
         if not ordered:
             raise SceneError(f"{self.path}: train.txt and test.txt name no frame")
@@ -106,7 +108,9 @@ class FolderScene(Scene):
             )
         names = _read_text(path).split()
         if any(Path(name).name != name or name.startswith(".") for name in names):
-            raise SceneError(f"{path}: holds a name with a folder in it, expected plain frame names")
+            raise SceneError(
+                f"{path}: holds a name with a folder in it, expected plain frame names"
+            )
         return list(dict.fromkeys(names))
 
     def _camera(self, first: str) -> Camera:
@@ -121,7 +125,9 @@ class FolderScene(Scene):
     def _frame(self, stamp_s: float, name: str, camera: Camera) -> FolderFrame:
         path = self.path / f"data/{name}.pose.txt"
         if not path.exists():
-            raise SceneError(f"{path}: is missing; expected a 4x4 camera-to-map pose for every frame")
+            raise SceneError(
+                f"{path}: is missing; expected a 4x4 camera-to-map pose for every frame"
+            )
         return FolderFrame(
             name,
             stamp_s,
@@ -136,7 +142,9 @@ class FolderScene(Scene):
             path = self.path / f"data/{name}.color.{suffix}"
             if path.exists():
                 return path
-        raise SceneError(f"{self.path}/data/{name}.color.jpg (or .png): is missing, but train.txt or test.txt names it")
+        raise SceneError(
+            f"{self.path}/data/{name}.color.jpg (or .png): is missing, but train.txt or test.txt names it"
+        )
 
 
 def _read_text(path: Path) -> str:
@@ -151,15 +159,30 @@ def _read_text(path: Path) -> str:
 def _read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
     text = _read_text(path)
     try:
-        matrix = np.array([[float(x) for x in line.split()] for line in text.splitlines() if line.strip()])
+        matrix = np.array(
+            [[float(x) for x in line.split()] for line in text.splitlines() if line.strip()]
+        )
     except ValueError as error:
-        raise SceneError(f"{path}: {error}, expected a {shape[0]}x{shape[1]} matrix as text") from error
+        raise SceneError(
+            f"{path}: {error}, expected a {shape[0]}x{shape[1]} matrix as text"
+        ) from error
     if matrix.shape != shape:
         raise SceneError(f"{path}: found a matrix of shape {matrix.shape}, expected {shape}")
     return matrix
 
 
+def read_image(path: Path) -> np.ndarray:
+    """Read an image file as RGB uint8 (H, W, 3), pixels as the sensor had them: EXIF rotation is
+    not applied.
+
+    Raises:
+        SceneError: The file is missing, damaged, or no image.
+    """
+    return _decode(path, cv2.IMREAD_COLOR)[..., ::-1]
+
+
 def _decode(path: Path, flags: int) -> np.ndarray:
+    """Decode an image file, in OpenCV's order of channels."""
     try:
         if path.stat().st_size > _MAX_IMAGE_BYTES:
             raise SceneError(f"{path}: over {_MAX_IMAGE_BYTES >> 20} MiB, expected an image")

@@ -1,0 +1,32 @@
+"""The settings of a training, apart from what needs torch, so that a command line can show them without it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from distill_training.augment import AugmentConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a student is trained."""
+
+    minutes: float = 25.0  # min of training; start-up and export come on top
+    steps: int = 0  # train for so many steps instead; 0: for the minutes
+    batch: int = 8  # views per step
+    learning_rate: float = 3e-3  # AdamW, highest of the one-cycle schedule
+    weight_decay: float = 1e-2  # AdamW
+    warm_up: float = 0.05  # share of the training in which the learning rate rises
+    loss: Literal["distill", "distill+reprojection"] = "distill"  # what is minimized
+    reprojection_weight: float = 0.1  # of the reprojection loss, per canonical px
+    reprojection_bound_px: tuple[float, float] = (
+        30.0,
+        2.0,
+    )  # canonical px, at the start and at the end
+    held_out: float = 0.05  # share of the frames kept from training to measure the error on
+    precision: Literal["auto", "fp32", "bf16"] = (
+        "auto"  # auto: bf16 where the processor computes in it
+    )
+    seed: int = (
+        0  # of the first weights and of the views; with steps given, the training repeats exactly
+    )
+    augment: AugmentConfig = field(default_factory=AugmentConfig)

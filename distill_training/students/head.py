@@ -1,0 +1,49 @@
+"""What all students share: how an image enters and how coordinates leave."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# The logarithm of sigma is kept where exp() stays between 1 mm and 20 m.
+_LOG_SIGMA_RANGE = (-6.9, 3.0)
+
+
+@dataclass(frozen=True)
+class SceneFrame:
+    """Where the place lies: points are learned relative to its mean, in units of its spread."""
+
+    mean: tuple[float, float, float]  # m, map frame
+    spread: float  # m, standard deviation of the points per axis
+
+
+class ImageInput(nn.Module):
+    """Turns image_bhw3 uint8 RGB into float (B, 3, H, W) of about unit range."""
+
+    def forward(self, image_bhw3: Tensor) -> Tensor:
+        """Return the normalized image. The cast comes first: TensorRT takes uint8 into a cast only."""
+        return image_bhw3.float().permute(0, 3, 1, 2) / 64 - 2
+
+
+class CoordinateHead(nn.Module):
+    """Turns features of the last layer into points in the map frame and their expected error."""
+
+    def __init__(self, channels: int, frame: SceneFrame) -> None:
+        """Make a head for features of so many channels."""
+        super().__init__()
+        self.out = nn.Conv2d(channels, 4, 1)
+        nn.init.normal_(self.out.weight, std=0.01)
+        nn.init.zeros_(self.out.bias)
+        self.register_buffer("mean", torch.tensor(frame.mean))
+        self.register_buffer("spread", torch.tensor(frame.spread))
+
+    def forward(self, features_bchw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return points_bhw3 (m, map frame) and sigma_bhw (m), always computed in float32.
+
+        Half precision steps by centimetres at a few metres.
+        """
+        with torch.autocast(features_bchw.device.type, enabled=False):
+            out_bhw4 = self.out(features_bchw.float()).permute(0, 2, 3, 1)
+            points_bhw3 = out_bhw4[..., :3] * self.spread + self.mean
+            sigma_bhw = out_bhw4[..., 3].clamp(*_LOG_SIGMA_RANGE).exp()
+        return points_bhw3, sigma_bhw

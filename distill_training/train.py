@@ -1,0 +1,194 @@
+"""Distillation: a student learns what a reconstruction says, for a given time or number of steps; resumes."""
+
+import logging
+import math
+import time
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from distill_training.checkpoint import identity, load_checkpoint, save_checkpoint
+from distill_training.config import TrainConfig
+from distill_training.held_out import measure_held_out, split_held_out
+from distill_training.losses import distillation_loss, reprojection_loss
+from distill_training.reconstruction import Reconstruction
+from distill_training.students import create_student
+from distill_training.views import FrameStore, random_batches, scene_frame
+from mote_localization.map_file import MapInfo
+from mote_localization.progress import progress_bar
+
+_log = logging.getLogger(__name__)
+_CHECKS = 20  # times over a training that the held-out error is measured and a checkpoint written
+
+
+def train(
+    reconstruction: Reconstruction,
+    folder: Path,
+    family: str,
+    settings: dict[str, int],
+    config: TrainConfig,
+) -> tuple[nn.Module, MapInfo]:
+    """Train a student, or go on where an interrupted training of the same settings stopped.
+
+    Args:
+        reconstruction: What the teacher says.
+        folder: Where the checkpoint and the TensorBoard curves go.
+        family: Name of the student.
+        settings: Its sizes.
+        config: How to train.
+
+    Returns:
+        The student, float32, in evaluation mode, on the CPU; and the description of its map.
+
+    Raises:
+        CheckpointError: The folder holds a damaged checkpoint or one of another training.
+        ReconstructionError: The reconstruction cannot be read or holds no point.
+    """
+    training, held_out = split_held_out(list(reconstruction.poses), config.held_out)
+    place, bounds_min, bounds_max = scene_frame(reconstruction, training)
+    info = MapInfo(
+        scene=reconstruction.scene,
+        camera=reconstruction.camera,
+        stride=reconstruction.stride,
+        bounds_min=tuple(bounds_min.round(3).tolist()),
+        bounds_max=tuple(bounds_max.round(3).tolist()),
+        teacher=reconstruction.teacher,
+        teacher_licence=reconstruction.teacher_licence,
+        student=family,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    torch.manual_seed(config.seed)
+    fabric = Fabric(devices=1, precision=_precision(config.precision))
+    network = create_student(family, place, **settings).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    student, optimizer = fabric.setup(network, optimizer)
+    fingerprint = identity(
+        scene=reconstruction.scene,
+        teacher=reconstruction.teacher,
+        frames=list(reconstruction.poses),
+        student=family,
+        settings=settings,
+        config=asdict(config),
+    )
+    step, elapsed_s = load_checkpoint(folder, fingerprint, network, optimizer)
+    if step:
+        _log.warning("%s: going on at step %d, after %.1f min", folder, step, elapsed_s / 60)
+
+    store = FrameStore(reconstruction)
+    K_33 = torch.from_numpy(reconstruction.camera.K_33).float().to(fabric.device)
+    batches = random_batches(store, training, config.batch, config.augment, config.seed, step)
+    budget = config.steps or config.minutes * 60
+    done = _share_done(step, elapsed_s, config)
+    checks = math.floor(done * _CHECKS)
+    error = measure_held_out(network, info, reconstruction, store, held_out)
+    clock = time.perf_counter() - elapsed_s
+    with (
+        SummaryWriter(folder) as curves,
+        progress_bar("loss {task.fields[loss]:.3f}", "held-out {task.fields[error]}") as bar,
+    ):
+        task = bar.add_task(
+            "distill, steps" if config.steps else "distill, s",
+            total=budget,
+            loss=math.nan,
+            error=error,
+        )
+        while done < 1:
+            network.train()
+            batch = {key: value.to(fabric.device) for key, value in next(batches).items()}
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * one_cycle(done, config.warm_up)
+            losses = _losses(*student(batch["image_hw3"]), batch, K_33, config, done)
+            optimizer.zero_grad()
+            fabric.backward(losses["total"])
+            fabric.clip_gradients(student, optimizer, max_norm=1.0)
+            optimizer.step()
+            step += 1
+            elapsed_s = time.perf_counter() - clock
+            done = _share_done(step, elapsed_s, config)
+            if step % 20 == 0:
+                for name, value in losses.items():
+                    curves.add_scalar(f"loss/{name}", value.item(), step)
+                bar.update(task, loss=losses["total"].item())
+            if math.floor(done * _CHECKS) > checks or done >= 1:
+                checks = math.floor(done * _CHECKS)
+                error = measure_held_out(network, info, reconstruction, store, held_out)
+                for name, value in asdict(error).items():
+                    curves.add_scalar(f"held_out/{name}", value, step)
+                save_checkpoint(folder, fingerprint, network, optimizer, step, elapsed_s)
+            bar.update(
+                task, completed=min(step if config.steps else elapsed_s, budget), error=error
+            )
+    batches.close()
+    figures: dict[str, float | int | str] = {
+        "steps": step,
+        "minutes": round(elapsed_s / 60, 2),
+        "frames": len(training),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "precision": _precision(config.precision),
+        "loss": config.loss,
+        "seed": config.seed,
+        **{f"held_out_{name}": round(value, 4) for name, value in asdict(error).items()},
+    }
+    return network.eval().cpu().to(memory_format=torch.contiguous_format), replace(
+        info, training=figures
+    )
+
+
+def one_cycle(done: float, warm_up: float) -> float:
+    """Return the learning rate, as a share of its highest, when a share `done` of the training is
+    over.
+
+    Rises and falls along half cosines (Smith and Topin 2018, with cosine annealing).
+    """
+    if done < warm_up:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * done / warm_up)) / 2
+    return (
+        1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (min(done, 1) - warm_up) / (1 - warm_up))) / 2
+    )
+
+
+def _losses(
+    points_bhw3: Tensor,
+    sigma_bhw: Tensor,
+    batch: dict[str, Tensor],
+    K_33: Tensor,
+    config: TrainConfig,
+    done: float,
+) -> dict[str, Tensor]:
+    """Return each loss by name, and their sum as `total`."""
+    total = distillation_loss(points_bhw3, sigma_bhw, batch["points_hw3"], batch["valid_hw"])
+    losses = {"distill": total}
+    if config.loss == "distill+reprojection":
+        first, last = config.reprojection_bound_px
+        # The bound narrows along a quarter circle, slowly at first (ACE, CVPR 2023, section 3.3).
+        bound_px = last + (first - last) * math.sqrt(1 - done**2)
+        reprojection = reprojection_loss(
+            points_bhw3, batch["pixels_hw2"], batch["T_cam_map"], K_33, batch["inside_hw"], bound_px
+        )
+        losses["reprojection_px"] = reprojection
+        total = total + config.reprojection_weight * reprojection
+    return {**losses, "total": total}
+
+
+def _share_done(step: int, elapsed_s: float, config: TrainConfig) -> float:
+    """Return the share of the training that is over."""
+    return step / config.steps if config.steps else elapsed_s / (60 * config.minutes)
+
+
+def _precision(name: str) -> Literal["32-true", "bf16-mixed"]:
+    """Return Fabric's name of the precision; auto is bf16 only where hardware computes in it."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            hardware = torch.cuda.is_bf16_supported()
+        else:
+            hardware = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+        name = "bf16" if hardware else "fp32"
+    return "bf16-mixed" if name == "bf16" else "32-true"

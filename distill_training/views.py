@@ -1,0 +1,107 @@
+"""Training examples from a reconstruction: frames in bounded memory, batches of random views for ever."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill_training.augment import AugmentConfig, FrameViews, View
+from distill_training.reconstruction import Reconstruction
+from distill_training.students.head import SceneFrame
+from mote_localization.errors import ReconstructionError
+
+_CACHED_FRAMES = 4096  # about 1 GB at 320x240
+_SAMPLED_FRAMES = 200  # frames that say where the place lies
+
+
+class FrameStore:
+    """The frames of a reconstruction, a bounded number of them kept in memory."""
+
+    def __init__(self, reconstruction: Reconstruction) -> None:
+        """Open the store; frames are read when first asked for."""
+        self._reconstruction = reconstruction
+        self.frame = lru_cache(maxsize=_CACHED_FRAMES)(self._read)
+
+    def _read(self, name: str) -> FrameViews:
+        source = self._reconstruction
+        return FrameViews(source.read_frame(name), source.poses[name], source.camera, source.stride)
+
+
+def random_batches(
+    store: FrameStore, names: list[str], batch: int, augment: AugmentConfig, seed: int, step: int
+) -> Iterator[dict[str, Tensor]]:
+    """Give batches of random views for ever, made one step ahead in a thread.
+
+    Every frame comes once an epoch. Seed and step alone decide what is drawn, so that a resumed
+    training sees what an uninterrupted one would have seen.
+
+    Args:
+        store: Where frames come from.
+        names: The frames to draw from.
+        batch: Views per step.
+        augment: How views are changed.
+        seed: Of everything that is random.
+        step: The first step.
+
+    Yields:
+        The fields of `View` as tensors with a leading batch axis.
+    """
+
+    def draw(index: int) -> View:
+        epoch, position = divmod(index, len(names))
+        order = np.random.default_rng((seed, 1, epoch)).permutation(len(names))
+        return store.frame(names[order[position]]).draw(
+            np.random.default_rng((seed, 2, index)), augment
+        )
+
+    def make(step: int) -> dict[str, Tensor]:
+        drawn = [draw(index) for index in range(step * batch, (step + 1) * batch)]
+        return {
+            f.name: torch.from_numpy(np.stack([getattr(view, f.name) for view in drawn]))
+            for f in fields(View)
+        }
+
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(make, step)
+        while True:
+            ready = upcoming.result()
+            step += 1
+            upcoming = pool.submit(make, step)
+            yield ready
+
+
+def scene_frame(
+    reconstruction: Reconstruction, names: list[str]
+) -> tuple[SceneFrame, np.ndarray, np.ndarray]:
+    """Return where the points lie, and the corners (3,), (3,) of the mapped volume with the cameras
+    in it, metres.
+
+    The corners are the 1st and 99th percentile of the points along each axis, widened to hold every
+    camera: a few flying points do not enlarge the place.
+
+    Raises:
+        ReconstructionError: No cell of these frames has a point.
+    """
+    sampled = []
+    for name in names[:: math.ceil(len(names) / _SAMPLED_FRAMES)]:
+        points_hw3 = reconstruction.read_frame(name).points_hw3
+        sampled.append(points_hw3[np.isfinite(points_hw3).all(axis=-1)])
+    points = np.concatenate(sampled).astype(np.float64) if sampled else np.zeros((0, 3))
+    if not len(points):
+        raise ReconstructionError(
+            f"{reconstruction.folder}: found no cell with a point in {len(names)} training frames, expected some"
+        )
+    x, y, z = points.mean(axis=0)
+    spread = float(np.sqrt(points.var(axis=0).mean()))
+    cameras = np.array([T[:3, 3] for T in reconstruction.poses.values()])
+    low, high = np.percentile(points, (1, 99), axis=0)
+    return (
+        SceneFrame((float(x), float(y), float(z)), max(spread, 1e-3)),
+        np.minimum(low, cameras.min(axis=0)),
+        np.maximum(high, cameras.max(axis=0)),
+    )

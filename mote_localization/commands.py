@@ -1,0 +1,32 @@
+"""How both command lines run: parse, do, and end with one clear line where the input is at fault."""
+
+import logging
+import sys
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+
+from mote_localization.errors import MoteError
+
+_INTERRUPTED = 130  # what shells expect after SIGINT
+
+
+def run_command(commands: dict[str, Any], program: str, description: str) -> None:
+    """Run the subcommand that the command line names; leave with 1 where its input is at fault.
+
+    Args:
+        commands: Name of each subcommand and its frozen dataclass, whose `run` does the work.
+        program: Name of the program.
+        description: What it is for, one line.
+    """
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    command = tyro.extras.subcommand_cli_from_dict(commands, prog=program, description=description)
+    try:
+        command.run()
+    except MoteError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
