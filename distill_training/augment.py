@@ -48,7 +48,7 @@ class FrameViews:
     def __init__(
         self, frame: ReconstructedFrame, T_map_cam: np.ndarray, camera: Camera, stride: int
     ) -> None:
-        """Keep the image and, for each cell, its depth (float32): the point is that far along the cell's ray."""
+        """Keep the image and each cell's depth: its point lies that far along the cell's ray."""
         self.image_hw3 = frame.image_hw3
         self.T_map_cam = T_map_cam
         self._camera, self._stride = camera, stride

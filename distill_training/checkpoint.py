@@ -1,4 +1,4 @@
-"""Checkpoints: a training's state on disk, whole or not at all, tied to the settings that made it."""
+"""Checkpoints: the state of a training on disk, tied to the settings that made it."""
 
 import hashlib
 import json
@@ -52,8 +52,10 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, float]:
-    """Restore a training into network and optimizer; return its step and elapsed seconds, 0 where
-    there is none.
+    """Restore a training into network and optimizer.
+
+    Returns:
+        Its step and elapsed seconds; 0 and 0 where there is no checkpoint.
 
     Raises:
         CheckpointError: The checkpoint is damaged or of a training with other settings.

@@ -74,9 +74,8 @@ class Map:
     output: Output  # map file (.onnx)
     teacher: Literal["rgbd"] = "rgbd"  # rgbd: measured depth and poses
     student: Literal["cnn"] = "cnn"  # family of the network
-    work: Path | None = (
-        None  # folder for reconstruction, checkpoint, curves; default: beside the map, NAME.training
-    )
+    # folder for reconstruction, checkpoint and curves; default: beside the map, NAME.training
+    work: Path | None = None
     rgbd: Annotated[rgbd_teacher.RgbdConfig, Flat] = field(default_factory=rgbd_teacher.RgbdConfig)
     train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
 

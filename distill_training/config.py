@@ -1,4 +1,4 @@
-"""The settings of a training, apart from what needs torch, so that a command line can show them without it."""
+"""The settings of a training, free of torch, so that a command line shows them without it."""
 
 from dataclasses import dataclass, field
 from typing import Literal

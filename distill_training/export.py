@@ -41,8 +41,8 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
         worst_m = max(worst_m, float(np.abs(points_bhw3[0].numpy() - exported_hw3).max()))
     if worst_m > _PARITY_M:
         raise MapFileError(
-            f"{path}: not written: ONNX Runtime's points differ from the student's by {worst_m * 1000:.2f} mm, "
-            f"expected at most {_PARITY_M * 1000:g} mm"
+            f"{path}: not written: ONNX Runtime's points differ from the student's by "
+            f"{worst_m * 1000:.2f} mm, expected at most {_PARITY_M * 1000:g} mm"
         )
     write_map(path, model, info)
     return worst_m

@@ -1,4 +1,4 @@
-"""The error on frames kept from training: what models are chosen by. Measured by the robot's own Localizer."""
+"""The error on frames kept from training, by the robot's own Localizer: models are chosen by it."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _BLOCKS = 4  # contiguous pieces of the recording: a frame's neighbours would gi
 
 @dataclass(frozen=True)
 class HeldOutError:
-    """How well a student localizes frames it was not trained on; a lost frame counts as infinitely wrong."""
+    """How well a student localizes frames it was not trained on; lost is infinitely wrong."""
 
     frames: int
     median_cm: float  # of the camera position
@@ -38,7 +38,7 @@ class HeldOutError:
 
 
 def split_held_out(names: list[str], share: float) -> tuple[list[str], list[str]]:
-    """Split frame names into those to train with and contiguous blocks, `share` of them in all, to measure on."""
+    """Split off contiguous blocks, a `share` of the frames in all: (to train with, held out)."""
     length = math.ceil(round(share * len(names)) / _BLOCKS)
     held_out: set[str] = set()
     for block in range(_BLOCKS if length else 0):

@@ -7,8 +7,7 @@ from torch import Tensor
 def distillation_loss(
     points_bhw3: Tensor, sigma_bhw: Tensor, target_bhw3: Tensor, valid_bhw: Tensor
 ) -> Tensor:
-    """Return the mean negative log-likelihood of the teacher's points under the student's own
-    sigma.
+    """Return the mean negative log-likelihood of the teacher's points under the student's sigma.
 
     Laplace in the 3-D distance d: log sigma + d / sigma, least where sigma is the expected distance
     (Kendall and Gal 2017, eq. 8 with the Laplace prior). So sigma is calibrated and cells that

@@ -1,5 +1,4 @@
-"""A Reconstruction: what a teacher says of a place, as a folder that is written frame by frame and
-resumes.
+"""A Reconstruction: what a teacher says of a place, as a folder written frame by frame.
 
     reconstruction.json     teacher, canonical camera, stride, frames and their poses
     frames/NAME.npz         image_hw3 uint8, points_hw3 float32 (m, map frame, NaN = none), sigma_hw
@@ -48,8 +47,7 @@ class Reconstruction:
     poses: dict[str, np.ndarray]  # frame name -> T_map_cam (4, 4), in recording order
 
     def begin(self) -> None:
-        """Write the index, or check that the folder's own says the same, so that a run can be
-        resumed.
+        """Write the index; where there is one, check that it says the same, to resume that run.
 
         Raises:
             ReconstructionError: The folder holds another reconstruction, or cannot be written.
@@ -59,8 +57,8 @@ class Reconstruction:
         if path.exists():
             if _read_index(path) != index:
                 raise ReconstructionError(
-                    f"{self.folder}: holds a reconstruction made with other frames or settings; delete the folder "
-                    "or choose another"
+                    f"{self.folder}: holds a reconstruction made with other frames or settings; "
+                    "delete the folder or choose another"
                 )
             return
         try:
@@ -116,13 +114,14 @@ class Reconstruction:
                 values = {key: arrays[key] for key in shapes}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ReconstructionError(
-                f"{path}: missing or damaged ({error}); run `mote-distill reconstruct` again to complete it"
+                f"{path}: missing or damaged ({error}); run `mote-distill reconstruct` again to "
+                "complete it"
             ) from error
         for key, (shape, kind) in shapes.items():
             if values[key].shape != shape or values[key].dtype != kind:
                 raise ReconstructionError(
-                    f"{path}: found {key} of shape {values[key].shape} {values[key].dtype}, expected {shape} "
-                    f"{np.dtype(kind)}"
+                    f"{path}: found {key} of shape {values[key].shape} {values[key].dtype}, "
+                    f"expected {shape} {np.dtype(kind)}"
                 )
         return ReconstructedFrame(**values)
 
@@ -154,7 +153,8 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
         version = index["format_version"]
         if version != FORMAT_VERSION:
             raise ReconstructionError(
-                f"{path}: found format version {version}, expected {FORMAT_VERSION}; update Mote or reconstruct anew"
+                f"{path}: found format version {version}, expected {FORMAT_VERSION}; update Mote "
+                "or reconstruct anew"
             )
         camera = Camera(**{**index["camera"], "distortion": tuple(index["camera"]["distortion"])})
         poses = {}
@@ -181,8 +181,8 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
     missing = reconstruction.missing()
     if missing or not poses:
         raise ReconstructionError(
-            f"{folder}: {len(missing)} of {len(poses)} frames are missing; run `mote-distill reconstruct` again "
-            "to complete it"
+            f"{folder}: {len(missing)} of {len(poses)} frames are missing; run `mote-distill "
+            "reconstruct` again to complete it"
         )
     return reconstruction
 
@@ -196,7 +196,8 @@ def _read_index(path: Path) -> dict:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ReconstructionError(
-            f"{path}: cannot be read ({error}); expected a folder made by `mote-distill reconstruct`"
+            f"{path}: cannot be read ({error}); expected a folder made by `mote-distill "
+            "reconstruct`"
         ) from error
     if not isinstance(index, dict):
         raise ReconstructionError(f"{path}: found a {type(index).__name__}, expected an index")

@@ -1,4 +1,4 @@
-"""Distillation: a student learns what a reconstruction says, for a given time or number of steps; resumes."""
+"""Distillation: a student learns what a reconstruction says, in a given time; resumes."""
 
 import logging
 import math
@@ -143,8 +143,7 @@ def train(
 
 
 def one_cycle(done: float, warm_up: float) -> float:
-    """Return the learning rate, as a share of its highest, when a share `done` of the training is
-    over.
+    """Return the learning rate, as a share of its highest, at a share `done` of the training.
 
     Rises and falls along half cosines (Smith and Topin 2018, with cosine annealing).
     """

@@ -1,4 +1,4 @@
-"""Training examples from a reconstruction: frames in bounded memory, batches of random views for ever."""
+"""Training examples: frames of a reconstruction in bounded memory, batches of random views."""
 
 import math
 from collections.abc import Iterator
@@ -78,8 +78,7 @@ def random_batches(
 def scene_frame(
     reconstruction: Reconstruction, names: list[str]
 ) -> tuple[SceneFrame, np.ndarray, np.ndarray]:
-    """Return where the points lie, and the corners (3,), (3,) of the mapped volume with the cameras
-    in it, metres.
+    """Return where the points lie, and two corners (3,) of the mapped volume, metres.
 
     The corners are the 1st and 99th percentile of the points along each axis, widened to hold every
     camera: a few flying points do not enlarge the place.
@@ -94,7 +93,8 @@ def scene_frame(
     points = np.concatenate(sampled).astype(np.float64) if sampled else np.zeros((0, 3))
     if not len(points):
         raise ReconstructionError(
-            f"{reconstruction.folder}: found no cell with a point in {len(names)} training frames, expected some"
+            f"{reconstruction.folder}: found no cell with a point in {len(names)} training frames, "
+            "expected some"
         )
     x, y, z = points.mean(axis=0)
     spread = float(np.sqrt(points.var(axis=0).mean()))

@@ -21,7 +21,7 @@ class ImageInput(nn.Module):
     """Turns image_bhw3 uint8 RGB into float (B, 3, H, W) of about unit range."""
 
     def forward(self, image_bhw3: Tensor) -> Tensor:
-        """Return the normalized image. The cast comes first: TensorRT takes uint8 into a cast only."""
+        """Return the normalized image; the cast is first: TensorRT takes uint8 into a cast only."""
         return image_bhw3.float().permute(0, 3, 1, 2) / 64 - 2
 
 

@@ -1,4 +1,4 @@
-"""The RGB-D teacher: measured depth, poses and intrinsics give each cell its point. The upper bound for the others."""
+"""The RGB-D teacher: measured depth and poses give each cell its point; the others' upper bound."""
 
 import logging
 from dataclasses import dataclass
@@ -28,8 +28,7 @@ class RgbdConfig:
 
 
 def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstruction:
-    """Reconstruct the training frames of a scene that has depth and poses; resumes what was
-    interrupted.
+    """Reconstruct the training frames of a scene with depth and poses; resumes.
 
     Raises:
         SceneError: The scene has no training frames, no poses, or no depth, or files are damaged.
@@ -91,7 +90,8 @@ class _DepthSampler:
         depth_hw = frame.depth()
         if depth_hw is None:
             raise SceneError(
-                f"frame {frame.name}: has no depth; the rgbd teacher needs a depth image for every training frame"
+                f"frame {frame.name}: has no depth; the rgbd teacher needs a depth image for every "
+                "training frame"
             )
         depth_hwk = depth_hw[self._pixels_hwk2[..., 1], self._pixels_hwk2[..., 0]]
         measured = (
