@@ -134,11 +134,10 @@ class LocalizerNode(Node):
         self._wake = threading.Condition()
         self._slot: tuple[Image, CameraInfo] | None = None  # the newest frame not yet taken
         self._closing = False
-        self._worker = threading.Thread(target=self._work, name="worker")
-        self._worker.start()
 
         self._matcher: StampMatcher[Image, CameraInfo] = StampMatcher()
         self._received = {"image": 0, "camera_info": 0}  # since the last look
+        self._trouble = ""  # what the last look found missing
         self._image = self.create_subscription(
             Image, "image", self._on_image, qos_profile_sensor_data
         )
@@ -150,6 +149,8 @@ class LocalizerNode(Node):
             f"localizing {self._image.topic_name} in '{self._localizer.info.scene}' "
             f"({values['map']})"
         )
+        self._worker = threading.Thread(target=self._work, name="worker")
+        self._worker.start()
 
     def close(self) -> None:
         """End the worker; call it before the node is destroyed, when no callback runs any more."""
@@ -187,7 +188,7 @@ class LocalizerNode(Node):
         self._received = {"image": 0, "camera_info": 0}
         self._matcher.unmatched = 0
         image_topic, info_topic = self._image.topic_name, self._info.topic_name
-        warn = self.get_logger().warning
+        trouble = ""
         if images == 0:
             senders = self.count_publishers(image_topic)
             hint = (
@@ -196,17 +197,20 @@ class LocalizerNode(Node):
                 if senders
                 else "nobody publishes it (remap it: -r image:=/camera/image_raw)"
             )
-            warn(f"no image on {image_topic} for {_REPEAT_S:g} s; {hint}")
+            trouble = f"no image on {image_topic} for {_REPEAT_S:g} s; {hint}"
         elif infos == 0:
-            warn(
-                f"{images} images on {image_topic}, but no camera_info on {info_topic} for "
+            trouble = (
+                f"images on {image_topic}, but no camera_info on {info_topic} for "
                 f"{_REPEAT_S:g} s (remap it: -r camera_info:=/camera/camera_info)"
             )
         elif unmatched:
-            warn(
+            trouble = (
                 f"{unmatched} of {images} images on {image_topic} dropped: no message on "
                 f"{info_topic} had their stamp; a driver stamps both alike"
             )
+        if trouble and trouble != self._trouble:  # said once, not every few seconds
+            self.get_logger().warning(trouble)
+        self._trouble = trouble
 
     def _work(self) -> None:
         """Localize the newest frame, again and again, until the node closes."""
