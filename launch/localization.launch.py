@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
@@ -48,7 +49,7 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Return the nodes for the arguments given."""
     given = context.launch_configurations
     overrides = {
-        name: ParameterValue(given[name], value_type=kind)
+        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
         for name, kind in OVERRIDES.items()
         if given[name]
     }
