@@ -1,0 +1,164 @@
+"""Textured rectangles and the boxes made of them: everything in the demo room is these.
+
+A `Workshop` collects them. Furniture is built in the coordinates of its `Place`: stand in front of it and
+x goes right, y away from you, z up; so a wall's own pieces lie at y < 0 and their fronts face you.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from distill_training.room.textures import Material
+
+SIDES = ("front", "back", "left", "right", "top", "bottom")
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """A one-sided rectangle: `corner_3` is its top left, seen from the visible side (m, map frame)."""
+
+    corner_3: np.ndarray
+    right_3: np.ndarray  # along the upper edge
+    down_3: np.ndarray  # along the left edge
+    material: Material
+    glow: float = 0.0  # light it gives off by itself, 1 = its albedo as it is
+
+    @property
+    def normal_3(self) -> np.ndarray:
+        """Unit normal, towards the visible side."""
+        normal_3 = np.cross(self.down_3, self.right_3)
+        return normal_3 / np.linalg.norm(normal_3)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The volume of a box: what blocks light and robots."""
+
+    centre_3: np.ndarray
+    half_3: np.ndarray
+    turn: float  # rad, about z
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Builds rectangles and boxes at a place of the room."""
+
+    x: float = 0.0
+    y: float = 0.0
+    z: float = 0.0
+    turn: float = 0.0  # rad, about z
+    rectangles: list[Rectangle] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+
+    def at(self, x: float, y: float, z: float = 0.0, degrees: float = 0.0) -> "Workshop":
+        """The same workshop at a place given in this one's coordinates."""
+        origin_3 = self._point(x, y, z)
+        return replace(
+            self,
+            x=origin_3[0],
+            y=origin_3[1],
+            z=origin_3[2],
+            turn=self.turn + float(np.radians(degrees)),
+        )
+
+    def _vector(self, x: float, y: float, z: float) -> np.ndarray:
+        cos, sin = np.cos(self.turn), np.sin(self.turn)
+        return np.array([cos * x - sin * y, sin * x + cos * y, z])
+
+    def _point(self, x: float, y: float, z: float) -> np.ndarray:
+        return self._vector(x, y, z) + (self.x, self.y, self.z)
+
+    def rectangle(
+        self,
+        corner: tuple[float, float, float],
+        right: tuple[float, float, float],
+        down: tuple[float, float, float],
+        material: Material,
+        glow: float = 0.0,
+    ) -> None:
+        """Adds one rectangle: top left corner, upper edge, left edge."""
+        self.rectangles.append(
+            Rectangle(
+                self._point(*corner), self._vector(*right), self._vector(*down), material, glow
+            )
+        )
+
+    def box(
+        self,
+        corner: tuple[float, float, float],
+        size: tuple[float, float, float],
+        material: Material,
+        *,
+        skip: str = "",
+        glow: float = 0.0,
+        **sides: Material,
+    ) -> None:
+        """Adds a box: lowest (x, y, z) corner and size; `front=`... give a side its own material.
+
+        `skip` names the sides that nobody can see.
+        """
+        (x, y, z), (w, d, h) = corner, size
+        faces = {
+            "front": ((x, y, z + h), (w, 0, 0), (0, 0, -h)),
+            "back": ((x + w, y + d, z + h), (-w, 0, 0), (0, 0, -h)),
+            "left": ((x, y + d, z + h), (0, -d, 0), (0, 0, -h)),
+            "right": ((x + w, y, z + h), (0, d, 0), (0, 0, -h)),
+            "top": ((x, y + d, z + h), (w, 0, 0), (0, -d, 0)),
+            "bottom": ((x, y, z), (w, 0, 0), (0, d, 0)),
+        }
+        for side in SIDES:
+            if side not in skip.split():
+                self.rectangle(*faces[side], sides.get(side, material), glow)
+        half_3 = np.array([w, d, h]) / 2.0
+        centre_3 = self._point(x + w / 2.0, y + d / 2.0, z + h / 2.0)
+        self.blocks.append(Block(centre_3, half_3, self.turn))
+
+    def round(
+        self,
+        centre: tuple[float, float, float],
+        radius: float,
+        height: float,
+        material: Material,
+        *,
+        facets: int = 10,
+        upper: float = 1.0,
+        glow: float = 0.0,
+        top: Material | None = None,
+    ) -> None:
+        """Adds a pot, shade or jar: a prism on `centre`, `upper` = upper radius / lower radius."""
+        x, y, z = centre
+        angles = np.arange(facets + 1) * 2.0 * np.pi / facets
+        low, high = radius, radius * upper
+        for here, there in zip(angles[:-1], angles[1:], strict=True):
+            # Rectangles cannot taper: each takes the mean width and leans with the wall.
+            middle, mean = (here + there) / 2.0, (low + high) / 2.0
+            along = np.array([-np.sin(middle), np.cos(middle)])
+            out = np.array([np.cos(middle), np.sin(middle)])
+            width = 2.0 * mean * np.sin((there - here) / 2.0)
+            reach = np.cos((there - here) / 2.0)
+            start = out * high * reach - along * width / 2.0
+            lean = out * (low - high) * reach
+            self.rectangle(
+                (x + start[0], y + start[1], z + height),
+                (along[0] * width, along[1] * width, 0.0),
+                (lean[0], lean[1], -height),
+                material,
+                glow,
+            )
+        if top is not None:
+            side = high * 0.92 * np.sqrt(2.0)
+            corner = (x - side / 2.0, y + side / 2.0, z + height * 0.96)
+            self.rectangle(corner, (side, 0, 0), (0, -side, 0), top, glow)
+        reach = max(low, high) * 0.8
+        self.blocks.append(
+            Block(self._point(x, y, z + height / 2.0), np.array([reach, reach, height / 2.0]), 0.0)
+        )
+
+    def panel(
+        self, centre: tuple[float, float, float], width: float, height: float, material: Material
+    ) -> None:
+        """Adds an upright two-sided panel that faces along y: a leaf, a sheet."""
+        x, y, z = centre
+        left, top = x - width / 2.0, z + height
+        self.rectangle((left, y, top), (width, 0, 0), (0, 0, -height), material)
+        self.rectangle((left + width, y, top), (-width, 0, 0), (0, 0, -height), material)
