@@ -1,4 +1,4 @@
-"""Cameras: calibrations as ROS writes them, and the view of a live camera as the map's own camera saw it."""
+"""Cameras: calibrations as ROS writes them, and live images as the map's own camera sees them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,17 @@ DISTORTION_MODELS = {
     "rational_polynomial": (0, 8, 12, 14),
     "equidistant": (0, 4),
 }
+_CALIBRATE = (
+    "calibrate it (ros2 run camera_calibration cameracalibrator), or have its driver load the "
+    "calibration"
+)
 _MAX_SIDE_PX = 16384
 _MAX_CALIBRATION_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera: image size, pinhole and distortion. Pixel (0, 0) is the centre of the first pixel."""
+    """An image size, a pinhole and its distortion. Pixel (0, 0) is the first pixel's centre."""
 
     width: int  # px
     height: int  # px
@@ -36,14 +40,14 @@ class Camera:
         """Refuse what no camera can have."""
         if not (0 < self.width <= _MAX_SIDE_PX and 0 < self.height <= _MAX_SIDE_PX):
             raise CameraError(
-                f"found an image size of {self.width}x{self.height} px, expected 1 to {_MAX_SIDE_PX}"
+                f"found an image size of {self.width}x{self.height} px, "
+                f"expected 1 to {_MAX_SIDE_PX}"
             )
         numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
         if not np.isfinite(numbers).all() or self.fx <= 0 or self.fy <= 0:
             raise CameraError(
-                f"found focal lengths {self.fx:g}, {self.fy:g} px, principal point {self.cx:g}, {self.cy:g} "
-                "px, expected finite values and focal lengths above 0; an uncalibrated camera publishes "
-                "zeros: calibrate it (ros2 run camera_calibration cameracalibrator)"
+                f"found focal lengths {self.fx:g}, {self.fy:g} px, principal point {self.cx:g}, "
+                f"{self.cy:g} px, expected finite values and focal lengths above 0; {_CALIBRATE}"
             )
         if self.distortion_model not in DISTORTION_MODELS:
             raise CameraError(
@@ -52,8 +56,9 @@ class Camera:
             )
         if len(self.distortion) not in DISTORTION_MODELS[self.distortion_model]:
             raise CameraError(
-                f"found {len(self.distortion)} coefficients of distortion model {self.distortion_model}, "
-                f"expected one of {DISTORTION_MODELS[self.distortion_model]}"
+                f"found {len(self.distortion)} coefficients of distortion model "
+                f"{self.distortion_model}, expected one of "
+                f"{DISTORTION_MODELS[self.distortion_model]}"
             )
 
     @classmethod
@@ -77,8 +82,7 @@ class Camera:
         K = K.reshape(3, 3)
         if not K.any():
             raise CameraError(
-                "found a camera matrix K of zeros: the camera is not calibrated; calibrate it "
-                "(ros2 run camera_calibration cameracalibrator) or have its driver load the calibration"
+                f"found a camera matrix K of zeros: the camera is not calibrated; {_CALIBRATE}"
             )
         if not np.allclose(K[[0, 1, 2, 2, 2], [1, 0, 0, 1, 2]], (0, 0, 0, 0, 1), atol=1e-6):
             raise CameraError(f"found K = {K.tolist()}, expected [fx 0 cx; 0 fy cy; 0 0 1]")
@@ -88,9 +92,12 @@ class Camera:
         return cls(
             int(width),
             int(height),
-            *(float(K[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2))),
-            distortion_model=distortion_model or "plumb_bob",
-            distortion=coefficients,
+            float(K[0, 0]),
+            float(K[1, 1]),
+            float(K[0, 2]),
+            float(K[1, 2]),
+            distortion_model or "plumb_bob",
+            coefficients,
         )
 
     @property
@@ -99,7 +106,7 @@ class Camera:
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]])
 
     def resized(self, width: int, height: int) -> "Camera":
-        """Return the camera of the same view at another image size; pixel centres stay pixel centres."""
+        """Return the camera of the same view at another image size, in px."""
         sx, sy = width / self.width, height / self.height
         return Camera(
             width,
@@ -118,8 +125,7 @@ class Camera:
         return np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1)
 
     def project(self, rays: np.ndarray) -> np.ndarray:
-        """Return the distorted pixels (..., 2) of camera-frame points (..., 3) in front of the
-        camera.
+        """Return the distorted pixels (..., 2) of camera-frame points (..., 3), z above 0.
 
         Models: the OpenCV pinhole and fisheye models, which plumb_bob, rational_polynomial and
             equidistant name in ROS.
@@ -135,8 +141,7 @@ class Camera:
 
 
 def read_camera_info(path: Path | str) -> Camera:
-    """Read a camera calibration in the YAML form that camera_calibration and camera_info_manager
-    write.
+    """Read a calibration in the YAML form of camera_calibration and camera_info_manager.
 
     Raises:
         CameraError: The file is missing, is no such YAML, or holds no usable calibration.
@@ -166,13 +171,14 @@ def read_camera_info(path: Path | str) -> Camera:
         raise CameraError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CameraError(
-            f"{path}: {error!r} while reading; expected the keys image_width, image_height, camera_matrix.data, "
-            "distortion_model, distortion_coefficients.data, as camera_calibration writes them"
+            f"{path}: {error!r} while reading; expected the keys image_width, image_height, "
+            "camera_matrix.data, distortion_model, distortion_coefficients.data, as "
+            "camera_calibration writes them"
         ) from error
 
 
 def cell_pixels(width: int, height: int, stride: int) -> np.ndarray:
-    """Return the pixel (x, y) at which each cell of a pointmap stands, (height/stride, width/stride, 2)."""
+    """Return the pixels (height/stride, width/stride, 2) at which a pointmap's cells stand."""
     half = (stride - 1) / 2
     x = stride * np.arange(width // stride) + half
     y = stride * np.arange(height // stride) + half
@@ -180,8 +186,7 @@ def cell_pixels(width: int, height: int, stride: int) -> np.ndarray:
 
 
 class CanonicalView:
-    """Shows a live camera's images as the map's canonical camera would see them, through one remap
-    table.
+    """Shows a live camera's images as the map's canonical camera would see them.
 
     A live camera of higher resolution is first shrunk by whole-pixel area averaging, so that the
     table never skips pixels and the student sees no aliasing it was not trained on.
@@ -208,8 +213,9 @@ class CanonicalView:
         inside = ((source >= -0.5) & (source <= np.array(self._size) - 0.5)).all(axis=-1)
         if not inside.any():
             raise CameraError(
-                f"the camera ({live.width}x{live.height} px, fx {live.fx:g}) sees nothing of what the map's camera "
-                f"({canonical.width}x{canonical.height} px, fx {canonical.fx:g}) sees: check its calibration"
+                f"the camera ({live.width}x{live.height} px, fx {live.fx:g}) sees nothing of what "
+                f"the map's camera ({canonical.width}x{canonical.height} px, fx {canonical.fx:g}) "
+                "sees: check its calibration"
             )
         source = source.astype(np.float32)
         self._table = cv2.convertMaps(source[..., 0], source[..., 1], cv2.CV_16SC2)
@@ -225,8 +231,8 @@ class CanonicalView:
         expected = (self.live.height, self.live.width, 3)
         if image_hw3.shape != expected or image_hw3.dtype != np.uint8:
             raise ImageError(
-                f"found an image of shape {image_hw3.shape} {image_hw3.dtype}, expected {expected} uint8 by its "
-                "camera calibration; image and CameraInfo do not belong together"
+                f"found an image of shape {image_hw3.shape} {image_hw3.dtype}, expected {expected} "
+                "uint8 by its camera calibration; image and CameraInfo do not belong together"
             )
         if self._size != (self.live.width, self.live.height):
             image_hw3 = image_hw3[: self._crop[1], : self._crop[0]]
@@ -235,8 +241,7 @@ class CanonicalView:
 
 
 def canonical_camera(live: Camera, width: int, stride: int) -> Camera:
-    """Return the undistorted camera of about the live camera's view, `width` px wide, that maps are
-    made for.
+    """Return the undistorted camera, `width` px wide, that a live camera's maps are made for.
 
     Scale is the same along both axes; what exceeds a whole number of cells is cut off evenly at top
     and bottom.

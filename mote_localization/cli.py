@@ -38,10 +38,11 @@ class Inspect:
         described = {
             "scene": info.scene,
             "size": f"{len(map_file.model) / 2**20:.1f} MiB, map format {info.format_version}",
-            "canonical camera": f"{camera.width}x{camera.height} px, fx {camera.fx:.1f} fy {camera.fy:.1f} "
-            f"cx {camera.cx:.1f} cy {camera.cy:.1f}",
+            "canonical camera": f"{camera.width}x{camera.height} px, "
+            f"fx {camera.fx:.1f} fy {camera.fy:.1f} cx {camera.cx:.1f} cy {camera.cy:.1f}",
             "pointmap": f"{columns}x{rows} cells, stride {info.stride} px",
-            "bounds": f"{info.bounds_min} to {info.bounds_max} m ({' x '.join(f'{s:.1f}' for s in size_m)} m)",
+            "bounds": f"{info.bounds_min} to {info.bounds_max} m "
+            f"({' x '.join(f'{s:.1f}' for s in size_m)} m)",
             "teacher": info.teacher,
             "licence of the teacher": info.teacher_licence or "none",
             "student": info.student,

@@ -1,4 +1,4 @@
-"""How both command lines run: parse, do, and end with one clear line where the input is at fault."""
+"""How both command lines run: parse, do, and one clear line where the input is at fault."""
 
 import logging
 import sys

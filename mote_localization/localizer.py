@@ -156,7 +156,10 @@ class Localizer:
         """Return why a pose is not to be believed; empty when it is."""
         config = self.config
         if len(pixels_n2) < config.min_inliers:
-            return f"{len(pixels_n2)} cells of sigma under {config.max_sigma_m:g} m, expected {config.min_inliers}"
+            return (
+                f"{len(pixels_n2)} cells of sigma under {config.max_sigma_m:g} m, "
+                f"expected {config.min_inliers}"
+            )
         if solution is None:
             return "no pose explains the cells"
         inliers = int(solution.inliers_n.sum())
@@ -171,7 +174,10 @@ class Localizer:
         if spread < config.min_spread:
             return f"inliers on {spread:.0%} of the image, expected {config.min_spread:.0%}"
         if solution.reprojection_px > config.max_reprojection_px:
-            return f"reprojection {solution.reprojection_px:.1f} px, expected {config.max_reprojection_px:g}"
+            return (
+                f"reprojection {solution.reprojection_px:.1f} px, "
+                f"expected {config.max_reprojection_px:g}"
+            )
         position = solution.T_map_cam[:3, 3]
         margin = config.bounds_margin_m
         low, high = np.array(self.info.bounds_min) - margin, np.array(self.info.bounds_max) + margin

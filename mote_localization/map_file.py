@@ -119,8 +119,8 @@ def read_map(path: Path | str) -> MapFile:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's DecodeError has no stable import path
         raise MapFileError(
-            f"{path}: is no ONNX file or is truncated ({size} bytes); copy it again, or make it anew with "
-            "`mote-distill map`"
+            f"{path}: is no ONNX file or is truncated ({size} bytes); copy it again, or make it "
+            "anew with `mote-distill map`"
         ) from error
     properties = {
         entry.key.removeprefix(_PREFIX): entry.value
@@ -129,8 +129,8 @@ def read_map(path: Path | str) -> MapFile:
     }
     if "format_version" not in properties:
         raise MapFileError(
-            f"{path}: has no `{_PREFIX}format_version`: an ONNX file, but not a map, or a truncated one; expected "
-            "a map made by `mote-distill map`"
+            f"{path}: has no `{_PREFIX}format_version`: an ONNX file, but not a map, or a "
+            "truncated one; expected a map made by `mote-distill map`"
         )
     info = _from_properties(properties, path)
     _check_graph(model, info, f"{path}")
@@ -155,8 +155,8 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
         )
     if int(version) > FORMAT_VERSION:
         raise MapFileError(
-            f"{path}: is a map of format version {version}, this Mote reads up to {FORMAT_VERSION}: "
-            "update mote_localization on this machine"
+            f"{path}: is a map of format version {version}, this Mote reads up to "
+            f"{FORMAT_VERSION}: update mote_localization on this machine"
         )
     try:
         values = {
@@ -201,7 +201,8 @@ def _check_graph(model: onnx.ModelProto, info: MapInfo, where: str) -> None:
         or model.functions
     ):
         raise MapFileError(
-            f"{where}: found operator sets {opsets}, expected the standard one, {_MIN_OPSET} or later"
+            f"{where}: found operator sets {opsets}, expected the standard one, "
+            f"{_MIN_OPSET} or later"
         )
     forbidden = sorted({node.op_type for node in model.graph.node} & _CONTROL_FLOW)
     if forbidden:

@@ -1,5 +1,4 @@
-"""Absolute pose from 2-D to 3-D matches: RANSAC by a library, then our own refinement and
-covariance.
+"""Absolute pose from 2-D to 3-D matches: RANSAC by a library, refinement and covariance here.
 
 Both solvers, PoseLib and OpenCV's USAC, only start the refinement, so both end at the same pose.
 """
@@ -30,9 +29,7 @@ class PoseConfig:
     confidence: float = 0.9999  # probability of having drawn one clean sample when RANSAC stops
     refine_steps: int = 8  # Gauss-Newton steps
     robust_px: float = 1.5  # residual at which a match's weight is halved, at the median sigma
-    cluster_px: float = (
-        40.0  # side of the image blocks whose errors are taken as one in the covariance
-    )
+    cluster_px: float = 40.0  # side of the image blocks whose errors the covariance takes as one
 
 
 @dataclass(frozen=True)

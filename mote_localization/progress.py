@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def progress_bar(*columns: str) -> Progress:
-    """Return a progress bar on stderr: description, bar, count, times, then text columns of task fields."""
+    """Return a progress bar on stderr: description, bar, count, times, then `columns`."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

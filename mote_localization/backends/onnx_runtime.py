@@ -33,6 +33,6 @@ class OnnxRuntimeBackend:
             raise BackendError(f"{map_file.path}: ONNX Runtime cannot load it ({error})") from error
 
     def predict(self, image_hw3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Predict points_hw3 (m, map frame) and sigma_hw (m) of one canonical image; see `Backend`."""
+        """Predict points_hw3 and sigma_hw of one canonical image; see `Backend.predict`."""
         points_bhw3, sigma_bhw = self._session.run(["points", "sigma"], {"image": image_hw3[None]})
         return points_bhw3[0], sigma_bhw[0]

@@ -1,4 +1,4 @@
-"""Recorded scenes: frames of one place, with poses and depth where they are known. The trainer and evaluation read them."""
+"""Recorded scenes: frames of one place, with poses and depth where they are known."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -30,7 +30,10 @@ class Frame(ABC):
         """
 
     def depth(self) -> np.ndarray | None:
-        """Return depth_hw, float32 metres along the optical axis, 0 = none; None where the scene has none."""
+        """Return depth_hw, float32 metres along the optical axis, 0 = none.
+
+        None where the scene has no depth.
+        """
         return None
 
 

@@ -46,7 +46,8 @@ class FolderFrame(Frame):
         depth = self._read(self.depth_path, cv2.IMREAD_UNCHANGED)
         if depth.dtype != np.uint16 or depth.ndim != 2:
             raise SceneError(
-                f"{self.depth_path}: found {depth.dtype} with {depth.ndim} dimensions, expected 16-bit millimetres"
+                f"{self.depth_path}: found {depth.dtype} with {depth.ndim} dimensions, expected "
+                "16-bit millimetres"
             )
         return depth.astype(np.float32) / 1000
 
@@ -62,7 +63,7 @@ class FolderFrame(Frame):
 
 
 class FolderScene(Scene):
-    """A scene folder. Names, camera and poses are read and checked at once; images when asked for."""
+    """A scene folder. Names, camera and poses are read and checked at once, images on demand."""
 
     def __init__(self, path: Path | str) -> None:
         """Open the folder.
@@ -103,8 +104,8 @@ class FolderScene(Scene):
             if split == "test":
                 return []
             raise SceneError(
-                f"{path}: is missing; expected a scene folder with camera-intrinsics.txt, data/, train.txt and "
-                "test.txt, or a rosbag2 recording"
+                f"{path}: is missing; expected a scene folder with camera-intrinsics.txt, data/, "
+                "train.txt and test.txt, or a rosbag2 recording"
             )
         names = _read_text(path).split()
         if any(Path(name).name != name or name.startswith(".") for name in names):
@@ -143,7 +144,8 @@ class FolderScene(Scene):
             if path.exists():
                 return path
         raise SceneError(
-            f"{self.path}/data/{name}.color.jpg (or .png): is missing, but train.txt or test.txt names it"
+            f"{self.path}/data/{name}.color.jpg (or .png): is missing, but train.txt or test.txt "
+            "names it"
         )
 
 
@@ -172,8 +174,7 @@ def _read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image file as RGB uint8 (H, W, 3), pixels as the sensor had them: EXIF rotation is
-    not applied.
+    """Read an image file as RGB uint8 (H, W, 3), as the sensor had it: EXIF is not applied.
 
     Raises:
         SceneError: The file is missing, damaged, or no image.
