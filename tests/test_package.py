@@ -39,11 +39,25 @@ def imported(path: Path) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-def python_without(modules: tuple[str, ...], code: str) -> subprocess.CompletedProcess:
-    """Run code where importing any of the modules fails, as if it were not installed."""
-    hide = f"import sys; sys.modules.update(dict.fromkeys({modules!r}))"
+WITHOUT_TORCH_AND_ROS = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "rclpy"):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def run_without_torch_and_ros(code: str) -> subprocess.CompletedProcess:
+    """Run code as if neither were installed."""
     return subprocess.run(
-        [sys.executable, "-c", f"{hide}\n{code}"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", WITHOUT_TORCH_AND_ROS + code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -113,8 +127,7 @@ def test_rooms_import_only_what_they_may():
 
 
 def test_runtime_imports_without_torch_and_ros():
-    run = python_without(
-        ("torch", "rclpy"),
+    run = run_without_torch_and_ros(
         "import pkgutil, importlib, mote_localization\n"
         "for found in pkgutil.walk_packages(mote_localization.__path__, 'mote_localization.'):\n"
         "    if not found.name.startswith('mote_localization.nodes'):\n"
@@ -125,8 +138,8 @@ def test_runtime_imports_without_torch_and_ros():
 
 @pytest.mark.parametrize("command", ["mote_localization.cli", "distill_training.cli"])
 def test_commands_start_without_torch_and_ros(command):
-    run = python_without(
-        ("torch", "rclpy"), f"import {command}; sys.argv[1:] = ['--help']; {command}.main()"
+    run = run_without_torch_and_ros(
+        f"import {command}; sys.argv[1:] = ['--help']; {command}.main()"
     )
     assert run.returncode == 0, run.stderr
 

@@ -95,8 +95,10 @@ fi
 
 case $stage in
   runtime)
-    echo "Setting up .venv: $("$python" --version), $ros"
-    [ -x "$venv/bin/pip" ] || step "virtual environment" "$python" -m venv "${venv_options[@]}" "$venv"
+    version=$("$python" --version)
+    echo "Setting up .venv: $version, $ros"
+    [ "$version" = "$("$venv/bin/python" --version 2>/dev/null)" ] ||
+      step "virtual environment" "$python" -m venv --clear "${venv_options[@]}" "$venv"
     step "runtime libraries" install setuptools -r requirements/runtime.txt "${ros_requirements[@]}"
     step "mote, editable" install --no-deps --no-build-isolation --editable .
     link_for_ament
