@@ -270,12 +270,13 @@ class BagScene(Scene):
             topics = [(c.topic, c.msgtype, c.msgcount) for c in reader.connections]
             self.image_topic = self._choose_image(topics, image_topic)
             beside = f"{self.image_topic.rsplit('/', 1)[0]}/camera_info"
-            self.info_topic = self._choose(topics, _INFO, info_topic, "info_topic", beside)
-            if self.info_topic is None:
+            chosen = self._choose(topics, _INFO, info_topic, "info_topic", beside)
+            if chosen is None:
                 raise BagError(
                     f"{self.path}: no {_INFO} topic beside {self.image_topic}; "
                     "record the camera's calibration with its images"
                 )
+            self.info_topic = chosen
             self.pose_topic = self._choose(topics, _POSE, pose_topic, "pose_topic", POSE_TOPIC)
             self._count = sum(n for topic, _, n in topics if topic == self.image_topic)
             self._infos: list[tuple[int, Camera]] = []

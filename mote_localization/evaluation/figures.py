@@ -1,0 +1,392 @@
+"""The report's figures, as SVG text that takes the page's colours, light or dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mote_localization.camera import Camera
+from mote_localization.evaluation.metrics import PERCENTILES, Answer, errors
+from mote_localization.geometry import invert, transform
+from mote_localization.localizer import Localization
+
+# Stand-ins that `_svg` turns into the page's CSS variables.
+_INK, _MUTED, _RULE = "#010203", "#020304", "#030405"
+_VARIABLES = {_INK: "var(--ink)", _MUTED: "var(--muted)", _RULE: "var(--rule)"}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _MUTED,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "legend.frameon": False,
+    "savefig.facecolor": "none",
+}
+# Okabe and Ito's colours, told apart with any colour vision; bounds are those of the table.
+_BINS = (
+    (2.0, "under 2 cm", "#009E73"),
+    (5.0, "2 to 5 cm", "#56B4E9"),
+    (10.0, "5 to 10 cm", "#E69F00"),
+    (np.inf, "10 cm or more", "#D55E00"),
+)
+_LOST = "#D55E00"
+_MARK = "#2F8FD0"
+_WIDTH_IN = 7.2
+_BREAK = 5.0  # a surface breaks where neighbours are that many cell widths apart
+_FINE = 4  # parts a cell's side is cut into for drawing
+_MANY = 2000  # marks beyond which a figure holds them as pixels
+
+
+def trajectory(answers: Sequence[Answer]) -> tuple[str, str]:
+    """Draw the positions from above.
+
+    Returns:
+        The SVG, and in words: how it was projected, and what lies outside it.
+    """
+    known = [a for a in answers if a.T_map_cam_true is not None]
+    found = [a.T_map_cam for a in answers if a.T_map_cam is not None]
+    poses = np.array([a.T_map_cam_true for a in known] or found)
+    axes_23, labels, words = _from_above(poses)
+    truth = poses[:, :3, 3] @ axes_23.T
+    metres, _ = errors(answers)
+    with rc_context(_STYLE):
+        low, high = truth.min(0), truth.max(0)
+        margin = max(0.05, 0.12 * float((high - low).max()))
+        width, height = high - low + 2 * margin
+        figure = Figure((_WIDTH_IN, float(np.clip(6.4 * height / width, 1.6, 5.6)) + 0.9))
+        axes = figure.subplots()
+        if known:
+            stamps = np.array([a.stamp_s for a in known])
+            axes.add_collection(
+                LineCollection(_runs(truth, stamps), colors=_MUTED, linewidths=1.0, zorder=1)
+            )
+            axes.plot([], [], color=_MUTED, linewidth=1.0, label="ground truth")
+        _scatter(axes, answers, metres, axes_23)
+        missing = [a.T_map_cam_true for a in known if a.T_map_cam is None]
+        if missing:
+            where = np.array(missing)[:, :3, 3] @ axes_23.T
+            axes.plot(*where.T, "x", color=_LOST, ms=5, mew=1.1, label="lost (true place)")
+        axes.set_aspect("equal", adjustable="box")
+        axes.set_xlim(low[0] - margin, high[0] + margin)
+        axes.set_ylim(low[1] - margin, high[1] + margin)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.grid(color=_RULE, linewidth=0.5)
+        axes.set_axisbelow(True)
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="outside upper left", ncols=6, fontsize=8,
+            handletextpad=0.3, columnspacing=1.2, handlelength=1.4,
+        )  # fmt: skip
+        figure.set_layout_engine("constrained")
+        estimates = np.array(found).reshape(-1, 4, 4)[:, :3, 3] @ axes_23.T
+        outside = int(((estimates < low - margin) | (estimates > high + margin)).any(-1).sum())
+        if outside:
+            words += f"; {outside} estimate{'s' * (outside > 1)} outside the figure"
+        return _svg(figure, "trajectory", "Trajectory from above"), words
+
+
+def _scatter(
+    axes: Axes, answers: Sequence[Answer], metres: np.ndarray, axes_23: np.ndarray
+) -> None:
+    """Draw the estimates, coloured by their error where it is known, and joined to the truth."""
+    pairs = [
+        (a.T_map_cam_true[:3, 3] @ axes_23.T, a.T_map_cam[:3, 3] @ axes_23.T)
+        for a in answers
+        if a.T_map_cam is not None and a.T_map_cam_true is not None
+    ]
+    axes.add_collection(LineCollection(pairs, colors=_MUTED, linewidths=0.5, zorder=2))
+    lower = 0.0
+    for upper, label, colour in _BINS:
+        chosen = [
+            a.T_map_cam[:3, 3] @ axes_23.T
+            for a, m in zip(answers, metres, strict=True)
+            if a.T_map_cam is not None and lower <= 100 * m < upper
+        ]
+        if chosen:
+            x, y = np.array(chosen).T
+            axes.scatter(x, y, s=9, c=colour, label=label, zorder=3, linewidths=0,
+                         rasterized=len(answers) > _MANY)  # fmt: skip
+        lower = upper
+    unknown = [
+        a.T_map_cam[:3, 3] @ axes_23.T
+        for a in answers
+        if a.T_map_cam is not None and a.T_map_cam_true is None
+    ]
+    if unknown:
+        x, y = np.array(unknown).T
+        axes.scatter(x, y, s=9, c=_BINS[1][2], label="estimate", zorder=3, linewidths=0,
+                     rasterized=len(answers) > _MANY)  # fmt: skip
+
+
+def _from_above(poses: np.ndarray) -> tuple[np.ndarray, tuple[str, str], str]:
+    """Choose the plane seen from above.
+
+    No map says which way is up. Cameras are held upright, so the mean of their upward axes tells;
+    the nearest axis of the map frame is taken where one is within 35 degrees, otherwise the plane
+    in which the camera moved most.
+
+    Args:
+        poses: (n, 4, 4).
+
+    Returns:
+        Rows (2, 3): map directions to the right and upward in the figure; their labels; in words.
+    """
+    up = -poses[:, :3, 1].mean(0)
+    axis = int(np.abs(up).argmax())
+    if np.abs(up[axis]) > np.cos(np.radians(35)) * np.linalg.norm(up):
+        upward = np.sign(up[axis]) * np.eye(3)[axis]
+        right = np.eye(3)[1 if axis == 0 else 0]
+        rows = np.stack([right, np.cross(upward, right)])
+        names = [("-" if row.sum() < 0 else "") + "xyz"[np.abs(row).argmax()] for row in rows]
+        sign = "+" if up[axis] > 0 else "−"
+        words = f"seen from above, the map's {sign}{'xyz'[axis]} axis towards the reader"
+        labels = [f"{name.replace('-', '−')} (m)" for name in names]
+        return rows, (labels[0], labels[1]), words
+    centred = poses[:, :3, 3] - poses[:, :3, 3].mean(0)
+    rows = np.linalg.svd(centred, full_matrices=True)[2][:2]
+    words = "seen across the plane of most motion (its principal axes), no map axis being upright"
+    return rows, ("first principal axis (m)", "second principal axis (m)"), words
+
+
+def _runs(points: np.ndarray, stamps: np.ndarray) -> list[np.ndarray]:
+    """Split a path (n, 2) where time jumps, so that no line joins what was not travelled."""
+    if len(points) < 2:
+        return [points]
+    steps = np.diff(stamps)
+    cuts = np.flatnonzero(steps > 5 * np.median(steps)) + 1
+    return np.split(points, cuts)
+
+
+def error_over_time(answers: Sequence[Answer]) -> str:
+    """Draw position (cm) and rotation (deg) errors over time, with bands where no pose came."""
+    metres, degrees = errors(answers)
+    stamps = np.array([a.stamp_s for a in answers])
+    seconds = stamps - stamps[0]
+    step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
+    lost = np.array([a.T_map_cam is None for a in answers])
+    with rc_context(_STYLE):
+        figure = Figure((_WIDTH_IN, 3.6))
+        panels = figure.subplots(2, sharex=True)
+        for axes, values, bound, label in zip(
+            panels,
+            (100 * metres, degrees),
+            (5.0, 5.0),
+            ("position error (cm)", "rotation error (°)"),
+            strict=True,
+        ):
+            shown = np.where(lost, np.nan, values)
+            usual = np.nanpercentile(shown, 97) if np.isfinite(shown).any() else bound
+            top = max(1.5 * float(usual), 1.2 * bound if usual > bound / 3 else 0.0, 0.1)
+            over = shown > top
+            few = len(answers) <= _MANY
+            axes.plot(
+                seconds, np.where(over, np.nan, shown), ".", ms=4.5, color=_MARK,
+                mew=0, rasterized=not few,
+            )  # fmt: skip
+            if over.any():
+                axes.plot(
+                    seconds[over], np.full(over.sum(), 0.97 * top), "^", ms=4.5, color=_LOST, mew=0
+                )
+                axes.annotate(
+                    f"▲ above, up to {np.nanmax(shown):.3g}",
+                    (1, 1.02), xycoords="axes fraction", ha="right", va="bottom",
+                    fontsize=8, color=_MUTED,
+                )  # fmt: skip
+            if bound < top:
+                axes.axhline(bound, color=_MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
+            for first, last in _spans(lost):
+                axes.axvspan(
+                    seconds[first] - step / 2,
+                    seconds[last] + step / 2,
+                    color=_LOST,
+                    alpha=0.22,
+                    lw=0,
+                )
+            axes.set_ylim(0, top)
+            axes.set_ylabel(label)
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.grid(axis="y", color=_RULE, linewidth=0.5)
+            axes.set_axisbelow(True)
+        panels[-1].set_xlabel("time since the first frame (s)")
+        panels[-1].set_xlim(-step, seconds[-1] + step)
+        figure.align_ylabels()
+        figure.set_layout_engine("constrained")
+        return _svg(figure, "errors", "Errors over time")
+
+
+def _spans(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Return first and last index of each run of True."""
+    edges = np.flatnonzero(np.diff(np.r_[0, flags.astype(int), 0]))
+    return [(int(a), int(b) - 1) for a, b in edges.reshape(-1, 2)]
+
+
+def times(milliseconds: np.ndarray, label: str, period_ms: float | None) -> str:
+    """Draw how the times of all frames are distributed.
+
+    Args:
+        milliseconds: (n,).
+        label: of the axis.
+        period_ms: time between images, drawn where it is in view; None: unknown.
+    """
+    top = float(np.percentile(milliseconds, 99.5)) * 1.15
+    if period_ms is not None and period_ms < 3 * top:
+        top = max(top, 1.08 * period_ms)
+    with rc_context(_STYLE):
+        figure = Figure((_WIDTH_IN, 2.3))
+        axes = figure.subplots()
+        axes.hist(
+            milliseconds.clip(0, top),
+            bins=np.linspace(0, top, 61).tolist(),
+            color=_MARK,
+            alpha=0.85,
+        )
+        height = axes.get_ylim()[1]
+        axes.set_ylim(0, 1.42 * height)
+        marks = [(np.percentile(milliseconds, p), f"p{p}", _INK) for p in PERCENTILES]
+        if period_ms is not None and period_ms <= top:
+            marks.append((period_ms, "next image", _LOST))
+        # Levels descend to the right, so that no mark crosses the label of one before it.
+        for i, (value, name, colour) in enumerate(sorted(marks, reverse=True)):
+            level = (1.02 + 0.1 * i) * height
+            axes.plot([value, value], [0, level], color=colour, linewidth=0.8)
+            axes.annotate(
+                f"{name} {value:.1f}", (value, level), xytext=(3, 0), textcoords="offset points",
+                fontsize=8, color=colour, va="center",
+            )  # fmt: skip
+        axes.set_xlim(0, top)
+        axes.set_xlabel(label)
+        axes.set_ylabel("frames")
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        figure.set_layout_engine("constrained")
+        return _svg(figure, "times", label)
+
+
+def prediction(found: Localization, camera: Camera) -> str:
+    """Draw one image, the expected error of its cells, and the cloud the network predicts for it.
+
+    Args:
+        found: a localized answer.
+        camera: the map's canonical camera.
+    """
+    sigma_cm = np.where(found.covered_hw, 100 * found.sigma_hw, np.nan)
+    with rc_context(_STYLE):
+        figure = Figure((_WIDTH_IN, 6.9))
+        grid = figure.add_gridspec(2, 3, height_ratios=(1, 1.6), width_ratios=(1, 1, 0.04))
+        picture, certainty, scale = (figure.add_subplot(grid[0, i]) for i in range(3))
+        picture.imshow(found.image_hw3)
+        picture.set_title("image, as the network sees it", fontsize=9)
+        shown = certainty.imshow(
+            sigma_cm, cmap="viridis", interpolation="nearest", vmin=0,
+            vmax=float(np.nanpercentile(sigma_cm, 98)),
+            extent=(-0.5, camera.width - 0.5, camera.height - 0.5, -0.5),
+        )  # fmt: skip
+        certainty.set_title("expected error of each cell", fontsize=9)
+        bar = figure.colorbar(shown, cax=scale)
+        bar.set_label("σ (cm)")
+        bar.outline.set_linewidth(0)
+        scale.set_box_aspect(17)
+        for axes in (picture, certainty):
+            axes.set_xlabel("column (px)")
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+        picture.set_ylabel("row (px)")
+        certainty.set_yticklabels([])
+        _cloud(figure.add_subplot(grid[1, :]), found, camera)
+        figure.set_layout_engine("constrained")
+        return _svg(figure, "prediction", "An image and its predicted cloud")
+
+
+def _cloud(axes: Axes, found: Localization, camera: Camera) -> None:
+    """Draw the cloud and the camera from behind and above, in orthographic projection."""
+    assert found.T_map_cam is not None
+    points_hw3 = transform(invert(found.T_map_cam), found.points_hw3.astype(float))
+    certain = found.covered_hw & np.isfinite(points_hw3).all(-1)
+    certain &= found.sigma_hw <= np.percentile(found.sigma_hw[certain], 90)
+    depth = float(np.median(points_hw3[certain][:, 2]))
+    yaw, pitch = np.radians(30), np.radians(28)
+    turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
+    tilt = np.array(
+        [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
+    )
+    view = tilt @ turn
+    # Four cells span a tile, unless the surface breaks there; it is cut fine for the image's colours.
+    corners_4 = [np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, 1:], np.s_[1:, :-1]]
+    tiles_hw43 = np.stack([points_hw3[c] for c in corners_4], axis=2)
+    edges = np.linalg.norm(tiles_hw43 - np.roll(tiles_hw43, 1, axis=2), axis=-1).max(-1)
+    stride = camera.width // found.sigma_hw.shape[1]
+    whole = np.logical_and.reduce([certain[c] for c in corners_4])
+    whole &= edges < _BREAK * stride / camera.fx * tiles_hw43[..., 2].mean(-1)
+    whole = whole.repeat(_FINE, 0).repeat(_FINE, 1)
+    rows, columns = np.mgrid[: whole.shape[0] + 1, : whole.shape[1] + 1].astype(np.float32) / _FINE
+    seen_hw3 = cv2.remap((points_hw3 @ view.T).astype(np.float32), columns, rows, cv2.INTER_LINEAR)
+    tiles = np.stack([seen_hw3[c] for c in corners_4], axis=2)[whole]
+    middle = stride * 0.5 / _FINE + (stride - 1) / 2
+    colours_hw3 = cv2.remap(
+        found.image_hw3, stride * columns[:-1, :-1] + middle, stride * rows[:-1, :-1] + middle,
+        cv2.INTER_LINEAR,
+    )  # fmt: skip
+    order = np.argsort(-tiles[..., 2].mean(-1))
+    axes.add_collection(
+        PolyCollection(
+            list(tiles[order][..., :2] * (1, -1)), facecolors=colours_hw3[whole][order] / 255,
+            linewidths=0, antialiased=False, rasterized=True,
+        )
+    )  # fmt: skip
+    seen = points_hw3[certain] @ view.T
+    corners = camera.rays(
+        np.array([[0, 0], [camera.width, 0], [camera.width, camera.height], [0, camera.height]])
+        - 0.5
+    )
+    outline = 0.25 * depth * corners
+    lines = [[outline[i], outline[(i + 1) % 4]] for i in range(4)]
+    lines += [[np.zeros(3), corner] for corner in outline]
+    drawn = np.array(lines) @ view.T
+    axes.add_collection(
+        LineCollection(list(drawn[..., :2] * (1, -1)), colors=_LOST, linewidths=1.2, zorder=3)
+    )
+    axes.set_aspect("equal")
+    drawn = np.vstack([np.percentile(seen, (1, 99), axis=0), drawn.reshape(-1, 3)])
+    low, high = drawn.min(0), drawn.max(0)
+    axes.set_xlim(low[0] - 0.1 * depth, high[0] + 0.1 * depth)
+    axes.set_ylim(-high[1] - 0.1 * depth, -low[1] + 0.1 * depth)
+    axes.set_axis_off()
+    axes.set_title("predicted points and the camera found from them", fontsize=9)
+    left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+    axes.plot([left, left + 1], [bottom, bottom], color=_INK, linewidth=1.5)
+    axes.text(left + 0.5, bottom, "1 m", ha="center", va="bottom", fontsize=8)
+
+
+def _svg(figure: Figure, name: str, title: str) -> str:
+    """Return a figure as SVG for inlining: page colours, ids of its own, no metadata."""
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for stand_in, variable in _VARIABLES.items():
+        text = text.replace(stand_in, variable)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
