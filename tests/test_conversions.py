@@ -1,0 +1,158 @@
+"""Messages to arrays and back, without a node."""
+
+from array import array
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 messages")
+
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticStatus
+from make_map import CAMERA, T_MAP_CAM, write_constant_map
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from mote_localization.errors import CameraError, ImageError
+from mote_localization.geometry import pose_from
+from mote_localization.localizer import Localizer
+from mote_localization.nodes import conversions
+
+HEADER = Header(stamp=Time(sec=7, nanosec=8), frame_id="map")
+RGB_HW3 = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+
+
+def message(encoding: str, pixels: np.ndarray, padding: int = 0) -> Image:
+    """Return an image message of pixels (h, w) or (h, w, channels), rows padded by some bytes."""
+    height, width = pixels.shape[:2]
+    rows = np.pad(pixels.reshape(height, -1), ((0, 0), (0, padding)), constant_values=99)
+    data = array("B", rows.tobytes())
+    return Image(
+        encoding=encoding, height=height, width=width, step=rows.shape[1], data=data, header=HEADER
+    )
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A localization whose camera covers only the middle of the map's view."""
+    path = write_constant_map(tmp_path_factory.mktemp("map") / "room.onnx")
+    narrow = CAMERA.from_K(
+        320, 240, CAMERA.K_33 * [[1.5], [1.5], [1]] - [[0, 0, 79.75], [0, 0, 59.75], [0, 0, 0]]
+    )
+    image_hw3 = np.full((240, 320, 3), (200, 100, 50), np.uint8)
+    return Localizer.open(path, threads=1).localize(image_hw3, narrow)
+
+
+def test_an_rgb_image_is_not_copied():
+    image = message("rgb8", RGB_HW3)
+    assert np.shares_memory(conversions.image_array(image), np.frombuffer(image.data, np.uint8))
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize(
+    ("encoding", "channels"),
+    [("rgb8", [0, 1, 2]), ("bgr8", [2, 1, 0]), ("rgba8", [0, 1, 2, 0]), ("bgra8", [2, 1, 0, 0])],
+)
+def test_channels_and_padding(encoding, channels, padding):
+    image = message(encoding, RGB_HW3[..., channels], padding)
+    np.testing.assert_array_equal(conversions.image_array(image), RGB_HW3)
+
+
+@pytest.mark.parametrize("encoding", ["", "rgb9", "32FC1", "x" * 1000])
+def test_an_unknown_encoding_is_named(encoding):
+    with pytest.raises(ImageError, match=f"encoding '{encoding[:10]}"):
+        conversions.image_array(message(encoding, RGB_HW3))
+
+
+@pytest.mark.parametrize(
+    "encoding", ["bgr8", "bgra8", "mono8", "mono16", "bayer_rggb8", "bayer_gbrg8"]
+)
+def test_cv_bridge_agrees(encoding):
+    cv_bridge = pytest.importorskip("cv_bridge", reason="cv_bridge comes with a ROS 2 installation")
+    channels = {"bgr8": 3, "bgra8": 4}.get(encoding, 1)
+    kind = np.uint16 if encoding.endswith("16") else np.uint8
+    pixels = np.random.default_rng(1).integers(0, np.iinfo(kind).max, (6, 8, channels), kind)
+    image = message(encoding, pixels.view(np.uint8))
+    image.width = 8
+    expected = cv_bridge.CvBridge().imgmsg_to_cv2(image, "rgb8")
+    np.testing.assert_allclose(conversions.image_array(image), expected, atol=1)
+
+
+def test_camera_info_keeps_every_coefficient():
+    coefficients = [0.1, -0.2, 0.001, 0.002, 0.03, 0.1, 0.02, 0.01]
+    info = CameraInfo(
+        width=320, height=240, k=CAMERA.K_33.reshape(9), d=coefficients,
+        distortion_model="rational_polynomial",
+    )  # fmt: skip
+    camera = conversions.camera(info)
+    assert camera.distortion == tuple(coefficients)
+    assert (camera.width, camera.height, camera.fx, camera.cx) == (320, 240, CAMERA.fx, CAMERA.cx)
+
+
+def test_camera_info_without_calibration_is_refused():
+    with pytest.raises(CameraError, match="not calibrated"):
+        conversions.camera(CameraInfo(width=320, height=240))
+
+
+def test_pose_and_transform_say_the_same():
+    covariance_66 = np.arange(36.0).reshape(6, 6)
+    pose = conversions.pose_message(HEADER, T_MAP_CAM, covariance_66)
+    moved = conversions.transform_message(pose, "camera")
+    p, q = pose.pose.pose.position, pose.pose.pose.orientation
+    np.testing.assert_allclose(
+        pose_from([p.x, p.y, p.z], [q.x, q.y, q.z, q.w]), T_MAP_CAM, atol=1e-12
+    )
+    assert moved.transform.rotation == q
+    assert (moved.transform.translation.x, moved.transform.translation.z) == (p.x, p.z)
+    assert (moved.header, moved.child_frame_id) == (HEADER, "camera")
+    np.testing.assert_array_equal(pose.pose.covariance, covariance_66.reshape(36))
+
+
+def test_the_cloud_is_organized_and_marks_what_is_not_seen(found):
+    cloud = conversions.cloud_message(HEADER, found)
+    rows, columns = found.covered_hw.shape
+    assert (cloud.height, cloud.width, cloud.row_step, cloud.is_dense) == (
+        rows,
+        columns,
+        16 * columns,
+        False,
+    )
+    assert 0 < found.covered_hw.sum() < found.covered_hw.size
+    cells = np.frombuffer(cloud.data, np.float32).reshape(rows, columns, 4)
+    np.testing.assert_array_equal(np.isfinite(cells[..., :3]).all(-1), found.covered_hw)
+    np.testing.assert_array_equal(cells[found.covered_hw, :3], found.points_hw3[found.covered_hw])
+    colours = np.unique(
+        cells.view(np.uint32)[rows // 3 : -rows // 3, columns // 3 : -columns // 3, 3]
+    )
+    assert colours.tolist() == [200 << 16 | 100 << 8 | 50]
+
+
+def test_colours_lie_in_the_cells_they_were_seen_in(found):
+    rows, columns = found.covered_hw.shape
+    image_hw3 = np.zeros_like(found.image_hw3)
+    image_hw3[: image_hw3.shape[0] // 2, :, 0] = 255  # upper half red
+    image_hw3[:, : image_hw3.shape[1] // 2, 2] = 255  # left half blue
+    painted = type(found)(**{**vars(found), "image_hw3": image_hw3})
+    cells = np.frombuffer(conversions.cloud_message(HEADER, painted).data, np.uint32)
+    rgb_hw = cells.reshape(rows, columns, 4)[..., 3]
+    corners = rgb_hw[0, 0], rgb_hw[0, -1], rgb_hw[-1, 0], rgb_hw[-1, -1]
+    assert corners == (0xFF00FF, 0xFF0000, 0x0000FF, 0)
+
+
+def test_sensor_msgs_py_reads_the_cloud(found):
+    reader = pytest.importorskip(
+        "sensor_msgs_py.point_cloud2", reason="comes with a ROS 2 installation"
+    )
+    points = reader.read_points_numpy(conversions.cloud_message(HEADER, found), ["x", "y", "z"])
+    expected = np.where(found.covered_hw[..., None], found.points_hw3, np.nan)
+    np.testing.assert_array_equal(points.reshape(-1, 3), expected.reshape(-1, 3))
+
+
+def test_status_of_a_localized_and_of_a_refused_image(found):
+    good = conversions.status_message(HEADER.stamp, "localizer", "room", found)
+    assert good.header.stamp == HEADER.stamp
+    assert (good.status[0].level, good.status[0].message) == (DiagnosticStatus.OK, "localized")
+    keys = {value.key for value in good.status[0].values}
+    assert keys >= {"inliers", "cells", "reprojection_px", "remap_ms", "network_ms", "pose_ms"}
+    bad = conversions.status_message(HEADER.stamp, "localizer", "room", None, "it is empty")
+    assert (bad.status[0].level, bad.status[0].message) == (DiagnosticStatus.ERROR, "it is empty")
