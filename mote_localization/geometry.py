@@ -1,7 +1,6 @@
 """Rigid transforms. `T_a_b` takes points of frame b to frame a; adjacent frames cancel."""
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from mote_localization.errors import SceneError
 
@@ -25,22 +24,43 @@ def transform(T_44: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def rotation_angle(R_33: np.ndarray) -> float:
     """Return the angle of a rotation in radians, in [0, pi]."""
-    return float(Rotation.from_matrix(R_33).magnitude())
+    # From sine and cosine: the arc cosine alone loses half of the digits near 0 and pi.
+    sine = np.linalg.norm(R_33[[2, 0, 1], [1, 2, 0]] - R_33[[1, 2, 0], [2, 0, 1]]) / 2
+    return float(np.arctan2(sine, (np.trace(R_33) - 1) / 2))
 
 
 def quaternion_xyzw(R_33: np.ndarray) -> np.ndarray:
     """Return the unit quaternion (x, y, z, w) of a rotation, the order of ROS messages."""
-    return Rotation.from_matrix(R_33).as_quat()
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = R_33
+    # 4 q q^T; its longest row is the best conditioned (Shepperd 1978).
+    rows = np.array(
+        [
+            [1 + xx - yy - zz, xy + yx, xz + zx, zy - yz],
+            [xy + yx, 1 - xx + yy - zz, yz + zy, xz - zx],
+            [xz + zx, yz + zy, 1 - xx - yy + zz, yx - xy],
+            [zy - yz, xz - zx, yx - xy, 1 + xx + yy + zz],
+        ]
+    )
+    longest = rows[rows.diagonal().argmax()]
+    return longest / np.linalg.norm(longest)
 
 
 def rotation_matrix(q_xyzw: np.ndarray) -> np.ndarray:
-    """Return the rotation (3, 3) of a quaternion (x, y, z, w), which need not be normalized."""
-    return Rotation.from_quat(q_xyzw).as_matrix()
+    """Return the rotation (3, 3) of a quaternion (x, y, z, w) of any length above 0."""
+    x, y, z, w = q_xyzw / np.linalg.norm(q_xyzw)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
 
 
 def exp_rotation(omega_3: np.ndarray) -> np.ndarray:
     """Return the rotation (3, 3) by |omega| radians about omega."""
-    return Rotation.from_rotvec(omega_3).as_matrix()
+    half = np.linalg.norm(omega_3) / 2
+    return rotation_matrix(np.append(omega_3 * np.sinc(half / np.pi) / 2, np.cos(half)))
 
 
 def pose_from(position_3: np.ndarray, q_xyzw: np.ndarray) -> np.ndarray:
