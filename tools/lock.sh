@@ -13,4 +13,5 @@ lock() { # output, then requirement files
 }
 
 lock constraints.txt runtime.txt ros.txt train.txt dev.txt
-lock constraints-numpy1.txt runtime.txt train.txt dev.txt --constraints <(echo 'numpy<2')
+# Python 3.13 has no NumPy 1: without the marker, libraries of all versions would be held back to please it
+lock constraints-numpy1.txt runtime.txt train.txt dev.txt --constraints <(echo 'numpy<2; python_version < "3.13"')
