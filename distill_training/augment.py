@@ -84,9 +84,10 @@ class FrameViews:
         """Look up the points of cells that stand at given pixels of the unaugmented image."""
         rows, columns = self._depth_hw.shape
         grid = (pixels_hw2 - (self._stride - 1) / 2) / self._stride
-        inside = ((grid > -0.5) & (grid < (columns - 0.5, rows - 0.5))).all(axis=-1)
-        grid = grid.clip(0, (columns - 1, rows - 1))
-        corner = np.minimum(np.floor(grid).astype(int), (columns - 2, rows - 2))
+        limits = np.array([columns, rows]) - 0.5
+        inside = np.all((grid > -0.5) & (grid < limits), axis=-1)
+        # Half a cell beyond the outermost cells is extrapolated: fractions from -0.5 to 1.5.
+        corner = np.floor(grid).astype(int).clip(0, (columns - 2, rows - 2))
         fraction = (grid - corner).astype(np.float32)
         j, i = corner[..., 0], corner[..., 1]
         near = np.stack([self._depth_hw[i + di, j + dj] for di in (0, 1) for dj in (0, 1)], axis=-1)

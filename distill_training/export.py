@@ -55,7 +55,7 @@ def to_onnx(network: nn.Module, info: MapInfo) -> onnx.ModelProto:
     torch.onnx.export(
         network,
         (image_bhw3,),
-        buffer,
+        buffer,  # type: ignore[arg-type]  # the exporter takes open files
         input_names=["image"],
         output_names=["points", "sigma"],
         opset_version=_OPSET,

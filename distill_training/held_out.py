@@ -1,7 +1,7 @@
 """The error on frames kept from training, by the robot's own Localizer: models are chosen by it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,10 @@ class HeldOutError:
     within_5cm_5deg: float  # share of all frames
     cell_median_cm: float  # of the points, against the teacher's
     cells_within_2_sigma: float  # share of the points
+
+    def figures(self) -> dict[str, float]:
+        """Return what is finite of it, by name."""
+        return {name: round(v, 4) for name, v in asdict(self).items() if math.isfinite(v)}
 
     def __str__(self) -> str:
         """Return the short form shown while training."""

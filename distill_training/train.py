@@ -3,6 +3,8 @@
 import logging
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,16 +17,18 @@ from torch.utils.tensorboard import SummaryWriter
 
 from distill_training.checkpoint import identity, load_checkpoint, save_checkpoint
 from distill_training.config import TrainConfig
-from distill_training.held_out import measure_held_out, split_held_out
+from distill_training.held_out import HeldOutError, measure_held_out, split_held_out
 from distill_training.losses import distillation_loss, reprojection_loss
 from distill_training.reconstruction import Reconstruction
 from distill_training.students import create_student
+from distill_training.students.head import SceneFrame
 from distill_training.views import FrameStore, random_batches, scene_frame
 from mote_localization.map_file import MapInfo
 from mote_localization.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 _CHECKS = 20  # times over a training that the held-out error is measured and a checkpoint written
+_CURVE_STEPS = 20  # steps between points of the loss curves
 
 
 def train(
@@ -51,21 +55,11 @@ def train(
         ReconstructionError: The reconstruction cannot be read or holds no point.
     """
     training, held_out = split_held_out(list(reconstruction.poses), config.held_out)
-    place, bounds_min, bounds_max = scene_frame(reconstruction, training)
-    info = MapInfo(
-        scene=reconstruction.scene,
-        camera=reconstruction.camera,
-        stride=reconstruction.stride,
-        bounds_min=tuple(bounds_min.round(3).tolist()),
-        bounds_max=tuple(bounds_max.round(3).tolist()),
-        teacher=reconstruction.teacher,
-        teacher_licence=reconstruction.teacher_licence,
-        student=family,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
+    place, info = _describe(reconstruction, training, family)
     torch.manual_seed(config.seed)
     fabric = Fabric(devices=1, precision=_precision(config.precision))
-    network = create_student(family, place, **settings).to(memory_format=torch.channels_last)
+    network = create_student(family, place, **settings)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
@@ -84,28 +78,19 @@ def train(
 
     store = FrameStore(reconstruction)
     K_33 = torch.from_numpy(reconstruction.camera.K_33).float().to(fabric.device)
-    batches = random_batches(store, training, config.batch, config.augment, config.seed, step)
-    budget = config.steps or config.minutes * 60
     done = _share_done(step, elapsed_s, config)
     checks = math.floor(done * _CHECKS)
     error = measure_held_out(network, info, reconstruction, store, held_out)
     clock = time.perf_counter() - elapsed_s
-    with (
-        SummaryWriter(folder) as curves,
-        progress_bar("loss {task.fields[loss]:.3f}", "held-out {task.fields[error]}") as bar,
-    ):
-        task = bar.add_task(
-            "distill, steps" if config.steps else "distill, s",
-            total=budget,
-            loss=math.nan,
-            error=error,
-        )
+    draw = random_batches(store, training, config.batch, config.augment, config.seed, step)
+    with SummaryWriter(folder) as curves, closing(draw) as batches, _bar(config, error) as show:
         while done < 1:
             network.train()
             batch = {key: value.to(fabric.device) for key, value in next(batches).items()}
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * one_cycle(done, config.warm_up)
-            losses = _losses(*student(batch["image_hw3"]), batch, K_33, config, done)
+            points_bhw3, sigma_bhw = student(batch["image_hw3"])
+            losses = _losses(points_bhw3, sigma_bhw, batch, K_33, config, done)
             optimizer.zero_grad()
             fabric.backward(losses["total"])
             fabric.clip_gradients(student, optimizer, max_norm=1.0)
@@ -113,20 +98,17 @@ def train(
             step += 1
             elapsed_s = time.perf_counter() - clock
             done = _share_done(step, elapsed_s, config)
-            if step % 20 == 0:
+            if step % _CURVE_STEPS == 0:
                 for name, value in losses.items():
                     curves.add_scalar(f"loss/{name}", value.item(), step)
-                bar.update(task, loss=losses["total"].item())
+                show(done, losses["total"].item(), error)
             if math.floor(done * _CHECKS) > checks or done >= 1:
                 checks = math.floor(done * _CHECKS)
                 error = measure_held_out(network, info, reconstruction, store, held_out)
-                for name, value in asdict(error).items():
-                    curves.add_scalar(f"held_out/{name}", value, step)
+                for name, figure in error.figures().items():
+                    curves.add_scalar(f"held_out/{name}", figure, step)
                 save_checkpoint(folder, fingerprint, network, optimizer, step, elapsed_s)
-            bar.update(
-                task, completed=min(step if config.steps else elapsed_s, budget), error=error
-            )
-    batches.close()
+                show(done, losses["total"].item(), error)
     figures: dict[str, float | int | str] = {
         "steps": step,
         "minutes": round(elapsed_s / 60, 2),
@@ -135,11 +117,45 @@ def train(
         "precision": _precision(config.precision),
         "loss": config.loss,
         "seed": config.seed,
-        **{f"held_out_{name}": round(value, 4) for name, value in asdict(error).items()},
+        **{f"held_out_{name}": value for name, value in error.figures().items()},
     }
-    return network.eval().cpu().to(memory_format=torch.contiguous_format), replace(
-        info, training=figures
+    network.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network, replace(info, training=figures)
+
+
+def _describe(
+    reconstruction: Reconstruction, training: list[str], family: str
+) -> tuple[SceneFrame, MapInfo]:
+    """Return where the place lies, and its map's description without figures."""
+    place, bounds_min, bounds_max = scene_frame(reconstruction, training)
+    info = MapInfo(
+        scene=reconstruction.scene,
+        camera=reconstruction.camera,
+        stride=reconstruction.stride,
+        bounds_min=tuple(bounds_min.round(3).tolist()),
+        bounds_max=tuple(bounds_max.round(3).tolist()),
+        teacher=reconstruction.teacher,
+        teacher_licence=reconstruction.teacher_licence,
+        student=family,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+    return place, info
+
+
+@contextmanager
+def _bar(
+    config: TrainConfig, error: HeldOutError
+) -> Iterator[Callable[[float, float, HeldOutError], None]]:
+    """Show a progress bar; give the function that moves it: share done, loss, held-out error."""
+    budget = config.steps or 60 * config.minutes
+    with progress_bar("loss {task.fields[loss]:.3f}", "held-out {task.fields[error]}") as bar:
+        name = "distill, steps" if config.steps else "distill, s"
+        task = bar.add_task(name, total=budget, loss=math.nan, error=error)
+
+        def show(done: float, loss: float, error: HeldOutError) -> None:
+            bar.update(task, completed=min(done, 1) * budget, loss=loss, error=error)
+
+        yield show
 
 
 def one_cycle(done: float, warm_up: float) -> float:

@@ -1,7 +1,7 @@
 """Training examples: frames of a reconstruction in bounded memory, batches of random views."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import lru_cache
@@ -34,7 +34,7 @@ class FrameStore:
 
 def random_batches(
     store: FrameStore, names: list[str], batch: int, augment: AugmentConfig, seed: int, step: int
-) -> Iterator[dict[str, Tensor]]:
+) -> Generator[dict[str, Tensor], None, None]:
     """Give batches of random views for ever, made one step ahead in a thread.
 
     Every frame comes once an epoch. Seed and step alone decide what is drawn, so that a resumed

@@ -13,8 +13,8 @@ class CnnConfig:
     """Sizes of the network."""
 
     stem: int = 32  # channels at stride 2; twice as many at stride 4
-    fine: int = 128  # channels at stride 8
-    coarse: int = 160  # channels at stride 16, where context is cheap
+    fine: int = 96  # channels at stride 8
+    coarse: int = 128  # channels at stride 16, where context is cheap
     coarse_blocks: int = 2  # residual blocks at stride 16
     fine_blocks: int = 2  # residual blocks at stride 8, after the context is joined in
 

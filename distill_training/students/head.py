@@ -33,7 +33,7 @@ class CoordinateHead(nn.Module):
         super().__init__()
         self.out = nn.Conv2d(channels, 4, 1)
         nn.init.normal_(self.out.weight, std=0.01)
-        nn.init.zeros_(self.out.bias)
+        self.out.bias = nn.Parameter(torch.zeros(4))
         self.register_buffer("mean", torch.tensor(frame.mean))
         self.register_buffer("spread", torch.tensor(frame.spread))
 

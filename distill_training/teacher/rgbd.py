@@ -22,7 +22,7 @@ class RgbdConfig:
 
     width: int = 320  # px, width of the canonical camera
     stride: int = 8  # px of the canonical image per cell side
-    window_px: int = 5  # px, side of the depth window whose median stands for a cell
+    window_px: int = 4  # px of the depth image, side of the window whose median stands for a cell
     min_depth_m: float = 0.1  # m, nearer is taken as no measurement
     max_depth_m: float = 20.0  # m, farther is taken as no measurement
 
@@ -77,7 +77,7 @@ class _DepthSampler:
             cell_pixels(canonical.width, canonical.height, config.stride)
         )
         offsets = np.arange(config.window_px) - (config.window_px - 1) / 2
-        # Cells stand between pixels where the scale is even, so the window is laid before rounding.
+        # Laid before rounding: at an even scale a cell stands between pixels, an even window about it.
         window = np.stack(np.meshgrid(offsets, offsets), axis=-1).reshape(-1, 2)
         pixels = np.floor(live.project(self._rays_hw3)[..., None, :] + window + 0.5).astype(int)
         size = (live.width, live.height)

@@ -1,0 +1,159 @@
+"""Reconstruction folders and the RGB-D teacher."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from distill_training.reconstruction import (
+    ReconstructedFrame,
+    Reconstruction,
+    open_reconstruction,
+)
+from distill_training.teacher.rgbd import RgbdConfig, reconstruct
+from mote_localization.camera import Camera, cell_pixels
+from mote_localization.errors import ReconstructionError, SceneError
+from mote_localization.geometry import invert, pose_from, transform
+from mote_localization.scenes.folder import FolderScene
+
+LIVE = Camera(128, 96, 100.0, 100.0, 63.5, 47.5)
+CONFIG = RgbdConfig(width=64, stride=8)
+
+
+def write_plane_scene(
+    folder: Path, names: tuple[str, ...] = ("a", "b"), depth: bool = True
+) -> None:
+    """Write a scene that looks at the slanted plane z = 2 + 0.2 x of each camera."""
+    (folder / "data").mkdir(parents=True)
+    np.savetxt(folder / "camera-intrinsics.txt", LIVE.K_33)
+    (folder / "train.txt").write_text("\n".join(names))
+    x = (np.arange(LIVE.width) - LIVE.cx) / LIVE.fx
+    z_hw = np.broadcast_to(2 / (1 - 0.2 * x), (LIVE.height, LIVE.width))
+    for i, name in enumerate(names):
+        image = np.random.default_rng(i).integers(0, 255, (LIVE.height, LIVE.width, 3), np.uint8)
+        cv2.imwrite(str(folder / f"data/{name}.color.png"), image)
+        if depth:
+            millimetres = (1000 * z_hw).round().astype(np.uint16)
+            cv2.imwrite(str(folder / f"data/{name}.depth.png"), millimetres)
+        pose = pose_from(np.array([i, 2.0, 3.0]), np.array([0.1, 0.2, 0.3, 0.9]))
+        np.savetxt(folder / f"data/{name}.pose.txt", pose)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    write_plane_scene(tmp_path / "scene")
+    return tmp_path / "scene"
+
+
+def test_rgbd_points_lie_on_the_plane_and_on_the_rays_of_their_cells(scene: Path, tmp_path: Path):
+    reconstruction = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+    camera = reconstruction.camera
+    assert (camera.width, camera.height) == (64, 48)
+    for name, T_map_cam in reconstruction.poses.items():
+        points = transform(invert(T_map_cam), reconstruction.read_frame(name).points_hw3)
+        x, _, z = np.moveaxis(points, -1, 0)
+        np.testing.assert_allclose(z, 2 + 0.2 * x, atol=0.002)
+        np.testing.assert_allclose(camera.project(points), cell_pixels(64, 48, 8), atol=1e-3)
+
+
+def test_cells_without_depth_have_no_point(scene: Path, tmp_path: Path):
+    path = scene / "data/a.depth.png"
+    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    depth[:, : LIVE.width // 2] = 0
+    cv2.imwrite(str(path), depth)
+    frame = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG).read_frame("a")
+    known = np.isfinite(frame.points_hw3).all(axis=-1)
+    assert not known[:, :3].any() and known[:, 5:].all()
+
+
+def test_a_scene_without_depth_is_refused(tmp_path: Path):
+    write_plane_scene(tmp_path / "scene", depth=False)
+    with pytest.raises(SceneError, match="frame a: has no depth"):
+        reconstruct(FolderScene(tmp_path / "scene"), tmp_path / "r", CONFIG)
+
+
+def test_an_interrupted_reconstruction_is_completed_and_not_done_twice(scene: Path, tmp_path: Path):
+    reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+    kept, lost = (tmp_path / f"r/frames/{name}.npz" for name in "ab")
+    lost.unlink()
+    before = kept.stat().st_mtime_ns
+    with pytest.raises(ReconstructionError, match="1 of 2 frames are missing"):
+        open_reconstruction(tmp_path / "r")
+    reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+    assert lost.exists() and kept.stat().st_mtime_ns == before
+    assert list(open_reconstruction(tmp_path / "r").poses) == ["a", "b"]
+
+
+def test_a_folder_of_other_settings_is_not_mixed_in(scene: Path, tmp_path: Path):
+    reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+    with pytest.raises(ReconstructionError, match="other frames or settings"):
+        reconstruct(FolderScene(scene), tmp_path / "r", replace(CONFIG, width=32))
+
+
+def test_a_reopened_reconstruction_says_what_was_written(scene: Path, tmp_path: Path):
+    written = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+    read = open_reconstruction(tmp_path / "r")
+    assert (read.scene, read.teacher, read.camera) == ("scene", "rgbd", written.camera)
+    np.testing.assert_allclose(read.poses["b"], written.poses["b"], atol=1e-12)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Reconstruction:
+    camera = Camera(32, 16, 30.0, 30.0, 15.5, 7.5)
+    reconstruction = Reconstruction(tmp_path / "r", "s", "rgbd", "", camera, 8, {"a": np.eye(4)})
+    reconstruction.begin()
+    frame = ReconstructedFrame(
+        np.zeros((16, 32, 3), np.uint8),
+        np.ones((2, 4, 3), np.float32),
+        np.ones((2, 4), np.float32),
+    )
+    reconstruction.write_frame("a", frame)
+    return reconstruction
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "format version 2"),
+        ({"frames": [{"name": "../a", "T_map_cam": np.eye(4).tolist()}]}, "plain name"),
+        ({"frames": [{"name": "a", "T_map_cam": np.ones((4, 4)).tolist()}]}, "not a rotation"),
+        ({"camera": {"width": 1}}, "damaged"),
+        ({"frames": []}, "frames are missing"),
+    ],
+)
+def test_a_damaged_index_is_refused(small: Reconstruction, change: dict, message: str):
+    path = small.folder / "reconstruction.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ReconstructionError, match=message):
+        open_reconstruction(small.folder)
+
+
+def test_a_torn_frame_is_refused(small: Reconstruction):
+    path = small.folder / "frames/a.npz"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ReconstructionError, match="missing or damaged"):
+        small.read_frame("a")
+
+
+def test_a_frame_that_would_fill_memory_is_refused_before_it_is_read(small: Reconstruction):
+    zeros = np.zeros((1000, 1000), np.float32)
+    np.savez_compressed(
+        small.folder / "frames/a.npz", image_hw3=zeros, points_hw3=zeros, sigma_hw=zeros
+    )
+    with pytest.raises(ReconstructionError, match="larger than a frame"):
+        small.read_frame("a")
+
+
+def test_pickled_frames_are_not_executed(small: Reconstruction):
+    objects = np.array([print], dtype=object)
+    np.savez(small.folder / "frames/a.npz", image_hw3=objects, points_hw3=objects, sigma_hw=objects)
+    with pytest.raises(ReconstructionError, match="missing or damaged"):
+        small.read_frame("a")
+
+
+def test_no_reconstruction_is_one_clear_error(tmp_path: Path):
+    with pytest.raises(ReconstructionError, match="expected a folder made by"):
+        open_reconstruction(tmp_path / "nothing")

@@ -1,0 +1,281 @@
+"""Views, losses, students, training and export."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+import torch  # noqa: E402
+
+from distill_training.augment import AugmentConfig, FrameViews  # noqa: E402
+from distill_training.config import TrainConfig  # noqa: E402
+from distill_training.export import export_map  # noqa: E402
+from distill_training.held_out import split_held_out  # noqa: E402
+from distill_training.losses import distillation_loss, reprojection_loss  # noqa: E402
+from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
+from distill_training.students import create_student  # noqa: E402
+from distill_training.students.head import SceneFrame  # noqa: E402
+from distill_training.train import one_cycle, train  # noqa: E402
+from mote_localization.backends import create_backend  # noqa: E402
+from mote_localization.camera import Camera, cell_pixels  # noqa: E402
+from mote_localization.errors import CheckpointError, MapFileError, MoteError  # noqa: E402
+from mote_localization.geometry import invert, pose_from, transform  # noqa: E402
+from mote_localization.map_file import MapInfo, read_map  # noqa: E402
+
+pytestmark = pytest.mark.train
+CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
+SMALL = {"stem": 8, "fine": 16, "coarse": 16, "coarse_blocks": 1, "fine_blocks": 1}
+QUICK = TrainConfig(steps=6, batch=2, held_out=0, precision="fp32")
+
+
+def wall_frame(T_map_cam: np.ndarray, seed: int = 0) -> ReconstructedFrame:
+    """A frame that looks at the plane z = 2 + 0.1 x - 0.2 y of its camera."""
+    rays = CAMERA.rays(cell_pixels(64, 48, 8))
+    z = 2 / (1 - 0.1 * rays[..., 0] + 0.2 * rays[..., 1])
+    points = transform(T_map_cam, rays * z[..., None]).astype(np.float32)
+    image = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), np.uint8)
+    return ReconstructedFrame(image, points, np.full((6, 8), 0.01, np.float32))
+
+
+POSE = pose_from(np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.2, 0.3, 0.9]))
+
+
+@pytest.fixture
+def reconstruction(tmp_path: Path) -> Reconstruction:
+    poses = {
+        f"f{i}": pose_from(np.array([0.1 * i, 0, 0]), np.array([0, 0, 0, 1.0])) for i in range(4)
+    }
+    made = Reconstruction(tmp_path / "r", "wall", "rgbd", "", CAMERA, 8, poses)
+    made.begin()
+    for i, (name, pose) in enumerate(poses.items()):
+        made.write_frame(name, wall_frame(pose, i))
+    return made
+
+
+def test_augmented_points_stay_on_the_surface_and_on_their_rays():
+    frame = FrameViews(wall_frame(POSE), POSE, CAMERA, 8)
+    for seed in range(20):
+        view = frame.draw(np.random.default_rng(seed), AugmentConfig())
+        x, y, z = transform(view.T_cam_map, view.points_hw3)[view.valid_hw].T
+        np.testing.assert_allclose(z, 2 + 0.1 * x - 0.2 * y, atol=1e-4)
+        seen = CAMERA.project(transform(view.T_cam_map, view.points_hw3)[view.valid_hw])
+        np.testing.assert_allclose(seen, view.pixels_hw2[view.valid_hw], atol=1e-2)
+
+
+def test_augmented_image_moves_with_its_pixels():
+    """A bright dot is found at the cell whose `pixels_hw2` names its place in the original."""
+    frame = wall_frame(POSE)
+    frame.image_hw3[:] = 0
+    frame.image_hw3[20:26, 30:36] = 255
+    config = AugmentConfig(brightness=0, contrast=0, colour=0)
+    for seed in range(5):
+        view = FrameViews(frame, POSE, CAMERA, 8).draw(np.random.default_rng(seed), config)
+        cells = cell_pixels(64, 48, 8).reshape(-1, 2)
+        A = np.linalg.lstsq(np.c_[cells, np.ones(48)], view.pixels_hw2.reshape(-1, 2), rcond=None)[
+            0
+        ]
+        inside = np.zeros((48, 64), bool)
+        rows, columns = np.nonzero((view.image_hw3 == 255).all(axis=-1))
+        source = np.c_[columns, rows, np.ones(len(rows))] @ A
+        known = (np.abs(source - (32.5, 22.5)) < 4).all(axis=1)
+        border = (source < 0).any(axis=1) | (source > (63, 47)).any(axis=1)
+        assert known[~border].all() and known.any(), inside
+
+
+def test_depth_edges_are_not_bridged():
+    frame = wall_frame(np.eye(4))
+    rays = CAMERA.rays(cell_pixels(64, 48, 8))
+    frame.points_hw3[:] = rays * np.where(np.arange(8) < 4, 1.0, 3.0)[None, :, None]
+    for seed in range(20):
+        view = FrameViews(frame, np.eye(4), CAMERA, 8).draw(
+            np.random.default_rng(seed), AugmentConfig()
+        )
+        z = view.points_hw3[view.valid_hw][:, 2]
+        assert (np.isclose(z, 1) | np.isclose(z, 3)).all()
+
+
+def test_sigma_of_least_loss_is_the_expected_distance():
+    target = torch.randn(1, 40, 50, 3)
+    distance = target.norm(dim=-1).mean()
+    valid = torch.ones(1, 40, 50, dtype=torch.bool)
+
+    def loss(sigma: float) -> float:
+        points = torch.zeros_like(target)
+        return distillation_loss(points, torch.full((1, 40, 50), sigma), target, valid).item()
+
+    assert loss(distance) < min(loss(0.9 * distance), loss(1.1 * distance))
+
+
+def test_invalid_cells_neither_count_nor_pull():
+    points = torch.zeros(1, 1, 2, 3, requires_grad=True)
+    target = torch.tensor([[[[1.0, 0, 0], [torch.nan] * 3]]])
+    loss = distillation_loss(points, torch.ones(1, 1, 2), target, torch.tensor([[[True, False]]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(1.0, abs=1e-3)
+    assert points.grad[0, 0, 1].abs().sum() == 0 and points.grad[0, 0, 0, 0] != 0
+
+
+def test_reprojection_is_the_pixel_distance_while_far_below_its_bound():
+    frame = FrameViews(wall_frame(POSE), POSE, CAMERA, 8).plain()
+    points = torch.from_numpy(frame.points_hw3)[None]
+    pixels = torch.from_numpy(frame.pixels_hw2)[None] + torch.tensor([3.0, 4.0])
+    pose = torch.from_numpy(invert(POSE)).float()[None]
+    K, valid = torch.from_numpy(CAMERA.K_33).float(), torch.ones(1, 6, 8, dtype=torch.bool)
+    assert reprojection_loss(points, pixels, pose, K, valid, 1e4).item() == pytest.approx(
+        5, abs=0.02
+    )
+    assert reprojection_loss(points, pixels, pose, K, valid, 1.0).item() == pytest.approx(
+        1, abs=0.02
+    )
+
+
+@pytest.mark.parametrize("size", [(240, 320), (208, 320), (216, 328)])
+def test_student_gives_one_point_a_cell(size: tuple[int, int]):
+    student = create_student("cnn", SceneFrame((1, 2, 3), 1.5), **SMALL).eval()
+    image = torch.randint(0, 255, (2, *size, 3), dtype=torch.uint8)
+    points, sigma = student(image)
+    assert points.shape == (2, size[0] // 8, size[1] // 8, 3) and sigma.shape == points.shape[:3]
+    assert (sigma > 0).all()
+
+
+def test_unknown_student_is_one_clear_error():
+    with pytest.raises(MoteError, match="expected one of cnn"):
+        create_student("vgg", SceneFrame((0, 0, 0), 1))
+
+
+def test_default_cnn_fits_the_size_promised():
+    parameters = sum(
+        p.numel() for p in create_student("cnn", SceneFrame((0, 0, 0), 1)).parameters()
+    )
+    assert 1e6 < parameters < 4e6
+
+
+def test_held_out_frames_are_contiguous_blocks_apart_from_training():
+    names = [f"{i:03}" for i in range(100)]
+    training, held_out = split_held_out(names, 0.2)
+    assert sorted(training + held_out) == names and len(held_out) == 20
+    jumps = np.diff([int(n) for n in held_out])
+    assert (jumps > 1).sum() == 3
+    assert split_held_out(names, 0.0) == (names, [])
+
+
+def test_learning_rate_rises_to_one_and_falls_to_almost_nothing():
+    rates = [one_cycle(done, 0.05) for done in np.linspace(0, 1, 101)]
+    assert max(rates) == pytest.approx(1, abs=1e-3) and rates[5] == max(rates)
+    assert rates[-1] < 1e-3 and rates[0] < 0.1
+
+
+def test_training_repeats_exactly(reconstruction: Reconstruction, tmp_path: Path):
+    first, _ = train(reconstruction, tmp_path / "1", "cnn", SMALL, QUICK)
+    second, _ = train(reconstruction, tmp_path / "2", "cnn", SMALL, QUICK)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
+
+
+def test_training_lowers_the_loss(reconstruction: Reconstruction, tmp_path: Path):
+    frame = FrameViews(
+        reconstruction.read_frame("f0"), reconstruction.poses["f0"], CAMERA, 8
+    ).plain()
+
+    def error(steps: int) -> float:
+        config = replace(QUICK, steps=steps, augment=AugmentConfig(0, 1, 0, 0, 0, 0))
+        student, _ = train(reconstruction, tmp_path / str(steps), "cnn", SMALL, config)
+        points, _ = student(torch.from_numpy(frame.image_hw3)[None])
+        return float(np.linalg.norm(points[0].detach().numpy() - frame.points_hw3, axis=-1).mean())
+
+    assert error(60) < 0.5 * error(1)
+
+
+def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstruction, tmp_path: Path):
+    whole, _ = train(reconstruction, tmp_path / "whole", "cnn", SMALL, QUICK)
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "import distill_training.train as t\n"
+        "from distill_training.reconstruction import open_reconstruction\n"
+        "save = t.save_checkpoint\n"
+        "def save_then_die(folder, identity, network, optimizer, step, elapsed):\n"
+        "    save(folder, identity, network, optimizer, step, elapsed)\n"
+        "    if step == 3: os._exit(9)\n"
+        "t.save_checkpoint = save_then_die\n"
+        "config = t.TrainConfig(steps=6, batch=2, held_out=0, precision='fp32')\n"
+        f"t.train(open_reconstruction(sys.argv[1]), Path(sys.argv[2]), 'cnn', {SMALL}, config)\n"
+    )
+    folder = tmp_path / "resumed"
+    command = [sys.executable, "-c", script, str(reconstruction.folder), str(folder)]
+    root = str(Path(__file__).resolve().parent.parent)
+    run = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True)
+    assert run.returncode == 9, run.stderr.decode()
+    resumed, info = train(reconstruction, folder, "cnn", SMALL, QUICK)
+    assert info.training["steps"] == 6
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(reconstruction: Reconstruction, tmp_path: Path):
+    train(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
+    with pytest.raises(CheckpointError, match="other settings"):
+        train(reconstruction, tmp_path / "t", "cnn", SMALL, replace(QUICK, seed=1))
+
+
+def test_a_torn_checkpoint_is_refused(reconstruction: Reconstruction, tmp_path: Path):
+    train(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
+    path = tmp_path / "t/checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        train(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
+
+
+def test_a_checkpoint_cannot_run_code(reconstruction: Reconstruction, tmp_path: Path):
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    (tmp_path / "t").mkdir()
+    torch.save({"identity": Attack()}, tmp_path / "t/checkpoint.pt")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        train(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_an_exported_map_predicts_what_the_student_does(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    student, info = train(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
+    images = np.random.default_rng(0).integers(0, 255, (2, 48, 64, 3), np.uint8)
+    export_map(student, info, images, tmp_path / "wall.onnx")
+    read = read_map(tmp_path / "wall.onnx")
+    assert read.info == info
+    points, sigma = create_backend(read).predict(images[0])
+    with torch.inference_mode():
+        expected_points, expected_sigma = student(torch.from_numpy(images[:1]))
+    np.testing.assert_allclose(points, expected_points[0], atol=1e-3)
+    np.testing.assert_allclose(sigma, expected_sigma[0], rtol=1e-3)
+
+
+def test_an_unequal_export_is_not_written(reconstruction: Reconstruction, tmp_path: Path):
+    class Restless(torch.nn.Module):
+        """Adds 5 mm to its points outside of export."""
+
+        def __init__(self, student: torch.nn.Module) -> None:
+            super().__init__()
+            self.student = student
+
+        def forward(self, image):
+            points, sigma = self.student(image)
+            return points + (0.0 if torch.onnx.is_in_onnx_export() else 0.005), sigma
+
+    student = Restless(create_student("cnn", SceneFrame((0.0, 0.0, 0.0), 1.0), **SMALL)).eval()
+    info = MapInfo("s", CAMERA, 8, (0, 0, 0), (1, 1, 1), "rgbd", "", "cnn")
+    path = tmp_path / "wall.onnx"
+    path.write_bytes(b"the old map")
+    with pytest.raises(MapFileError, match="differ from the student's by 5.00 mm"):
+        export_map(student, info, np.zeros((1, 48, 64, 3), np.uint8), path)
+    assert path.read_bytes() == b"the old map"
