@@ -329,7 +329,7 @@ def _cloud(axes: Axes, found: Localization, camera: Camera) -> None:
         [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
     )
     view = tilt @ turn
-    # Four cells span a tile, unless the surface breaks there; it is cut fine for the image's colours.
+    # Four cells span a tile, unless the surface breaks there; it is cut for the image's colours.
     corners_4 = [np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, 1:], np.s_[1:, :-1]]
     tiles_hw43 = np.stack([points_hw3[c] for c in corners_4], axis=2)
     edges = np.linalg.norm(tiles_hw43 - np.roll(tiles_hw43, 1, axis=2), axis=-1).max(-1)

@@ -191,10 +191,9 @@ class _Starter:
             "ROS_DOMAIN_ID": str(_free_domain()),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             "FASTDDS_DEFAULT_PROFILES_FILE": profile,
+            "FASTRTPS_DEFAULT_PROFILES_FILE": profile,  # its name before Fast DDS 3
             "PYTHONUNBUFFERED": "1",
         }
-        if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy"):
-            self._env["FASTRTPS_DEFAULT_PROFILES_FILE"] = profile  # its name before Fast DDS 3
         source = Path(__file__).resolve().parents[2]
         if source.name not in ("site-packages", "dist-packages"):
             inherited = os.environ.get("PYTHONPATH")
@@ -215,7 +214,7 @@ def _free_domain() -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 # DDSI-RTPS 9.6.1: 7400 + 250 a domain, + 10 for the first participant
-                probe.bind(("127.0.0.1", 7410 + 250 * domain))
+                probe.bind(("", 7410 + 250 * domain))
             except OSError:
                 continue
             return domain

@@ -1,0 +1,401 @@
+"""Metrics, evaluations without and over ROS, the report."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from evo.tools import file_interface
+from make_map import CAMERA, T_MAP_CAM, write_constant_map
+from rich.console import Console
+
+from mote_localization.errors import MapFileError, MoteError, SceneError
+from mote_localization.evaluation import over_ros
+from mote_localization.evaluation.evaluate import Evaluate, localize, tables
+from mote_localization.evaluation.metrics import (
+    Answer,
+    Transport,
+    accuracy_rows,
+    errors,
+    summarize,
+    write_tum,
+)
+from mote_localization.evaluation.report import write_report
+from mote_localization.geometry import exp_rotation
+from mote_localization.localizer import Localizer
+from mote_localization.scenes import open_scene
+from mote_localization.scenes.bag import BagWriter
+
+SHIFT_M = 0.5  # how far the tiny map's answer moves with the image's colour
+DARK = {3, 4}  # frames that show nothing
+
+
+def moved(T_44, metres=(0, 0, 0), degrees=0.0):
+    T = T_44.copy()
+    T[:3, 3] += metres
+    T[:3, :3] = exp_rotation(np.radians([0, 0, degrees])) @ T[:3, :3]
+    return T
+
+
+def answer(index=0, metres=None, degrees=0.0, **fields):
+    """An answer off by so much along x; None: lost."""
+    estimate = None if metres is None else moved(T_MAP_CAM, (metres, 0, 0), degrees)
+    default = dict(
+        name=f"{index}", stamp_s=index / 30, T_map_cam_true=T_MAP_CAM, T_map_cam=estimate,
+        reason="" if estimate is not None else "12 inliers, expected 40", inliers=100,
+        seconds=dict(remap=0.001, network=0.01 * (index + 1), pose=0.002),
+    )  # fmt: skip
+    return Answer(**{**default, **fields})
+
+
+def colour(index):
+    return np.array([35 * index, 255 - 30 * index, 100]) if index not in DARK else np.zeros(3)
+
+
+def image(index):
+    return np.full((CAMERA.height, CAMERA.width, 3), colour(index), np.uint8)
+
+
+def truth(index):
+    """The true pose: 1 cm beside what the tiny map answers."""
+    return moved(T_MAP_CAM, SHIFT_M * colour(index) / 255 + (0, 0.01, 0))
+
+
+@pytest.fixture(scope="module")
+def tiny_map(tmp_path_factory):
+    return write_constant_map(tmp_path_factory.mktemp("map") / "a map.onnx", colour_shift_m=SHIFT_M)
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bag") / "drive"
+    with BagWriter(path) as bag:
+        for i in range(8):
+            bag.write(5 * 10**9 + i * 33_333_333, image(i), CAMERA, truth(i))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scene") / "room"
+    (path / "data").mkdir(parents=True)
+    np.savetxt(path / "camera-intrinsics.txt", CAMERA.K_33)
+    for i in range(8):
+        cv2.imwrite(str(path / f"data/f{i}.color.png"), image(i)[..., ::-1])
+        np.savetxt(path / f"data/f{i}.pose.txt", truth(i))
+    (path / "train.txt").write_text("f0\n")
+    (path / "test.txt").write_text("".join(f"f{i}\n" for i in range(1, 8)))
+    return path
+
+
+def test_errors_of_a_known_offset():
+    metres, degrees = errors([answer(metres=0.03, degrees=4.0), answer(metres=0.0)])
+    np.testing.assert_allclose(metres, [0.03, 0], atol=1e-9)
+    np.testing.assert_allclose(degrees, [4, 0], atol=1e-5)
+
+
+def test_position_error_is_that_of_the_camera_centre():
+    turned = answer(T_map_cam=moved(T_MAP_CAM, degrees=170.0))
+    metres, degrees = errors([turned])
+    assert metres[0] == pytest.approx(0, abs=1e-12)
+    assert degrees[0] == pytest.approx(170)
+
+
+def test_a_lost_frame_is_infinitely_wrong_and_an_unknown_truth_no_error():
+    metres, degrees = errors([answer(), answer(metres=0.0, T_map_cam_true=None)])
+    assert metres[0] == np.inf
+    assert degrees[0] == 180
+    assert np.isnan([metres[1], degrees[1]]).all()
+
+
+def test_shares_count_lost_frames_against():
+    offsets = (0.005, 0.015, 0.04, 0.08, 0.3)
+    found = [answer(i, metres=m, degrees=0.5) for i, m in enumerate(offsets)]
+    summary = summarize([*found, answer(5), answer(6), answer(7)])
+    assert list(summary.within.values()) == [4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    assert (summary.localized, summary.lost, summary.unanswered) == (5, 3, 0)
+    assert summary.worst_cm == pytest.approx(30)
+    # sorted: .5 1.5 4 8 30 inf inf inf
+    assert summary.median_cm == pytest.approx((8 + 30) / 2)
+
+
+def test_both_bounds_must_hold():
+    summary = summarize([answer(metres=0.01, degrees=6.0)])
+    assert summary.within["10 cm, 5 deg"] == 0
+
+
+def test_more_lost_than_found_has_no_median():
+    summary = summarize([answer(metres=0.01), answer(), answer()])
+    assert summary.median_cm == np.inf
+    assert ("median error", "lost, 180.00°") in accuracy_rows(summary)
+
+
+def test_times_are_percentiles_of_the_frames():
+    summary = summarize([answer(i, metres=0.0) for i in range(101)])
+    assert summary.milliseconds["network"] == pytest.approx({"p50": 510, "p95": 960, "p99": 1000})
+    assert summary.milliseconds["total"]["p50"] == pytest.approx(513)
+    assert "image to pose" not in summary.milliseconds
+
+
+def test_unanswered_frames_are_not_lost_but_count_against():
+    transport = Transport(pose_rate_hz=30.0, node_peak_mb=200.0, rate=1.0)
+    dropped = answer(1, answered=False, reason="", seconds={})
+    summary = summarize([answer(metres=0.0, latency_s=0.02), dropped], transport)
+    assert (summary.lost, summary.unanswered) == (0, 1)
+    assert summary.within["5 cm, 5 deg"] == 0.5
+    assert dict(accuracy_rows(summary))["images answered"] == "50.0 %"
+    assert summary.milliseconds["image to pose"]["p50"] == pytest.approx(20)
+
+
+def test_alike_reasons_are_counted_together():
+    reasons = [
+        "3 inliers, expected 40",
+        "17 inliers, expected 40",
+        "inlier ratio 0.02, expected 0.1",
+    ]
+    summary = summarize([answer(i, reason=reason) for i, reason in enumerate(reasons)])
+    assert list(summary.lost_reasons.values()) == [2, 1]
+
+
+def test_without_ground_truth_only_times_and_losses_are_told():
+    summary = summarize([answer(metres=0.0, T_map_cam_true=None), answer(T_map_cam_true=None)])
+    rows = dict(accuracy_rows(summary))
+    assert rows["median error"] == "no ground truth"
+    assert rows["lost"] == "50.0 %"
+    assert not any(name.startswith("within") for name in rows)
+
+
+def test_nothing_to_evaluate():
+    with pytest.raises(MoteError, match="no frames"):
+        summarize([])
+
+
+def test_tum_file_is_read_by_evo(tmp_path):
+    write_tum(tmp_path / "poses.tum", [answer(0, metres=0.1), answer(1), answer(2, metres=0.2)])
+    read = file_interface.read_tum_trajectory_file(tmp_path / "poses.tum")
+    np.testing.assert_allclose(read.timestamps, [0, 2 / 30], atol=1e-9)
+    np.testing.assert_allclose(read.poses_se3[1], moved(T_MAP_CAM, (0.2, 0, 0)), atol=1e-8)
+
+
+def test_tum_file_of_nothing(tmp_path):
+    write_tum(tmp_path / "poses.tum", [answer()])
+    assert (tmp_path / "poses.tum").read_text() == ""
+
+
+def test_evaluation_of_a_recording(tmp_path, tiny_map, drive, capsys):
+    figures = tmp_path / "figures.json"
+    Evaluate(drive, tiny_map, json=figures, output=tmp_path / "poses.tum").run()
+    printed = capsys.readouterr().out
+    assert "drive, test frames, without ROS" in printed
+    assert re.search(r"within 5 cm, 5°\D+75.0 %", printed)
+    assert re.search(r"lost\D+25.0 %", printed)
+    content = json.loads(figures.read_text())
+    assert [frame["localized"] for frame in content["frames"]] == [i not in DARK for i in range(8)]
+    found = [frame["error_cm"] for frame in content["frames"] if frame["localized"]]
+    np.testing.assert_allclose(found, 1.0, atol=0.05)
+    assert content["frames"][3]["error_cm"] is None
+    assert len((tmp_path / "poses.tum").read_text().splitlines()) == 6
+
+
+def test_evaluation_takes_the_split_asked_for(tiny_map, folder, capsys):
+    Evaluate(folder, tiny_map, split="train").run()
+    assert re.search(r"frames\s*│\s*1 ", capsys.readouterr().out)
+    (folder / "empty").mkdir(exist_ok=True)
+
+
+def test_neither_depth_nor_truth_is_used(tiny_map, folder):
+    class Blind:
+        def __init__(self, frame):
+            self.name, self.stamp_s, self.camera = frame.name, frame.stamp_s, frame.camera
+            self.image, self.T_map_cam = frame.image, None
+
+        def depth(self):
+            raise AssertionError("depth was read")
+
+    localizer = Localizer.open(tiny_map)
+    frames = list(open_scene(folder).frames("test"))
+    seen = list(localize(localizer, frames))
+    blind = list(localize(localizer, [Blind(frame) for frame in frames]))
+    for one, other in zip(seen, blind, strict=True):
+        np.testing.assert_array_equal(one.T_map_cam, other.T_map_cam)
+
+
+def test_what_cannot_be_evaluated(tmp_path, tiny_map, folder, drive):
+    with pytest.raises(MapFileError):
+        Evaluate(folder, tmp_path / "none.onnx").run()
+    with pytest.raises(SceneError, match="does not exist"):
+        Evaluate(tmp_path / "nowhere", tiny_map).run()
+    with pytest.raises(SceneError, match="no train frames"):
+        Evaluate(drive, tiny_map, split="train").run()
+
+
+def test_tables_fit_a_terminal():
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for table in tables(summarize([answer(metres=0.01), answer()]), "kitchen"):
+        console.print(table)
+    assert max(map(len, console.export_text().splitlines())) <= 80
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, tiny_map, drive):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    Evaluate(drive, tiny_map, report=path).run()
+    return path
+
+
+def test_report_is_one_file_without_references(report):
+    page = report.read_text()
+    assert len(page) < 3e6
+    assert not re.search(r"<script|<iframe|@import|<link(?! rel=\"icon\" href=\"data:,\")", page)
+    references = re.findall(r"""(?:src|href)=["']([^"']*)""", page) + re.findall(
+        r"url\(([^)]*)\)", page
+    )
+    assert references
+    assert all(r.startswith(("#", "data:")) for r in references)
+
+
+def test_report_shows_the_figures(report):
+    page = report.read_text()
+    assert page.count("<figure>") == 4
+    for words in ("75.0 %", "25.0 %", "x (m)", "y (m)", "position error (cm)", "σ (cm)", "1 m"):
+        assert words in page
+    assert "0 cells of sigma under 0.5 m" in page
+
+
+def test_report_figures_are_well_formed_and_share_no_ids(report):
+    page = report.read_text()
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(svg)
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    figures = {name.split("-")[0] for name in ids}
+    assert figures == {"trajectory", "errors", "times", "prediction"}
+
+
+def test_report_text_is_escaped(tmp_path, tiny_map, drive):
+    answers = [answer(0, metres=0.01, name="<b>"), answer(1, reason="<script>alert(1)</script>")]
+    subject = dict(scene="<i>", split="test", map="&.onnx", backend="b", date="today")
+    frames = [f for f in open_scene(drive).frames("test") if f.name == "000000"]
+    answers[0] = answer(0, metres=0.01, name="000000")
+    path = tmp_path / "report.html"
+    write_report(path, subject, summarize(answers), answers, Localizer.open(tiny_map), frames)
+    page = path.read_text()
+    assert "<script" not in page
+    assert "<i>" not in page
+    assert "&amp;.onnx" in page
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [answer(i) for i in range(3)],
+        [answer(metres=0.01)],
+        [answer(i, metres=0.01, T_map_cam_true=None, name="other") for i in range(3)],
+        [answer(0, T_map_cam_true=None)],
+        [answer(i, metres=50.0 * (i == 1)) for i in range(30)],
+    ],
+    ids=["all lost", "one frame", "no truth", "nothing known", "one far off"],
+)
+def test_report_of_poor_runs(tmp_path, tiny_map, drive, answers):
+    first = next(open_scene(drive).frames("test"))
+    frames = [Named(first, a.name) for a in answers]
+    subject = dict(scene="s", split="test", map="m.onnx", backend="b", date="today")
+    path = tmp_path / "report.html"
+    write_report(path, subject, summarize(answers), answers, Localizer.open(tiny_map), frames)
+    page = path.read_text()
+    assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+class Named:
+    """A frame under another name."""
+
+    def __init__(self, frame, name):
+        self.name, self.camera, self.image = name, frame.camera, frame.image
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.slow
+def test_a_browser_shows_the_report(tmp_path, report):
+    picture = tmp_path / "report.png"
+    done = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            "--no-first-run", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--hide-scrollbars",
+            "--window-size=900,3200", "--enable-logging=stderr", f"--screenshot={picture}",
+            report.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr
+    shown = cv2.imread(str(picture))
+    assert shown.shape == (3200, 900, 3)
+    assert (shown[400:2000] != shown[0, 0]).any(-1).mean() > 0.02
+
+
+@pytest.mark.ros
+def test_over_ros_gives_the_same_poses(tmp_path, tiny_map, folder, capsys):
+    Evaluate(folder, tiny_map, output=tmp_path / "without.tum").run()
+    Evaluate(
+        folder, tiny_map, ros=True, rate=0.1, output=tmp_path / "over.tum",
+        json=tmp_path / "over.json", report=tmp_path / "report.html",
+    ).run()  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "room, test frames, over ROS 2" in printed
+    assert re.search(r"images answered\D+100.0 %", printed)
+    without, over = (np.loadtxt(tmp_path / f"{name}.tum") for name in ("without", "over"))
+    np.testing.assert_allclose(over[:, 1:4], without[:, 1:4], atol=1e-3)
+    content = json.loads((tmp_path / "over.json").read_text())
+    assert [frame["name"] for frame in content["frames"]] == [f"f{i}" for i in range(1, 8)]
+    assert content["frames"][2]["reason"].startswith("0 cells of sigma")
+    assert 50 < content["summary"]["transport"]["node_peak_mb"] < 400
+    latencies = [frame["latency_ms"] for frame in content["frames"] if frame["localized"]]
+    assert len(latencies) == 5
+    assert 0 < min(latencies)
+    assert "image to pose" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.ros
+def test_over_ros_of_a_recording_with_topics_of_its_own(tiny_map, drive):
+    scene = open_scene(drive)
+    answers, transport = over_ros.replay(scene, "test", tiny_map, "onnxruntime", 1, 0.125)
+    assert [a.T_map_cam is not None for a in answers] == [i not in DARK for i in range(8)]
+    assert transport.rate == 0.125
+
+
+@pytest.mark.ros
+def test_a_node_that_dies_is_told_with_its_log(tmp_path, drive):
+    scene = open_scene(drive)
+    (tmp_path / "broken.onnx").write_bytes(b"no map")
+    with pytest.raises(over_ros.ReplayError, match=r"(?s)the localizer ended.*code 1.*broken.onnx"):
+        over_ros.replay(scene, "test", tmp_path / "broken.onnx", "onnxruntime", 1, 1.0)
+    assert not own_children("mote_localization.nodes")
+
+
+def own_children(words):
+    """Command lines of this process's children that hold these words."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = process.joinpath("stat").read_text().rpartition(")")[2].split()[1]
+            command = process.joinpath("cmdline").read_text()
+        except OSError:
+            continue
+        if parent == str(os.getpid()) and words in command:
+            found.append(command)
+    return found
+
+
+def test_a_speed_that_is_none(tiny_map, drive):
+    with pytest.raises(over_ros.ReplayError, match="--rate 0"):
+        over_ros.replay(open_scene(drive), "test", tiny_map, "onnxruntime", 1, 0.0)
