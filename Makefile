@@ -13,11 +13,6 @@ ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
-# DDS stays on this machine, with shared memory that holds whole images (the second name is that of Jazzy and earlier)
-export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
-export FASTDDS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds_loopback.xml
-export FASTRTPS_DEFAULT_PROFILES_FILE := $(FASTDDS_DEFAULT_PROFILES_FILE)
-
 .PHONY: help demo test format demo-map clean
 .DELETE_ON_ERROR:
 

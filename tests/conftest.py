@@ -4,6 +4,7 @@ import importlib.util
 import os
 import random
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,19 +48,18 @@ def scene(shared_data: Path, name: str) -> Path:
     return path
 
 
-@pytest.fixture
-def ros_env(monkeypatch) -> dict[str, str]:
-    """Environment for ROS processes: DDS on the loopback, in a domain of this test alone.
-
-    It holds in the test's own process too, until the test ends.
-    """
+@pytest.fixture(scope="module")
+def ros_env() -> Iterator[None]:
+    """DDS on the loopback, in a domain of this module alone: here and in its processes."""
     profile = str(ROOT / "config" / "fastdds_loopback.xml")
-    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", profile)
-    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", profile)  # its name in Jazzy and earlier
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain()))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    return dict(os.environ)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", profile)
+        patch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", profile)  # its name before Fast DDS 3
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        patch.setenv("ROS_DOMAIN_ID", str(free_domain()))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        yield
 
 
 def free_domain() -> int:
