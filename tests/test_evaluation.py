@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from evo.tools import file_interface
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
 from rich.console import Console
 
-from mote_localization.errors import MapFileError, MoteError, SceneError
+from mote_localization.errors import BagError, MapFileError, MoteError, SceneError
 from mote_localization.evaluation import over_ros
 from mote_localization.evaluation.evaluate import Evaluate, localize, tables
 from mote_localization.evaluation.metrics import (
@@ -206,7 +208,6 @@ def test_evaluation_of_a_recording(tmp_path, tiny_map, drive, capsys):
 def test_evaluation_takes_the_split_asked_for(tiny_map, folder, capsys):
     Evaluate(folder, tiny_map, split="train").run()
     assert re.search(r"frames\s*│\s*1 ", capsys.readouterr().out)
-    (folder / "empty").mkdir(exist_ok=True)
 
 
 def test_neither_depth_nor_truth_is_used(tiny_map, folder):
@@ -233,6 +234,8 @@ def test_what_cannot_be_evaluated(tmp_path, tiny_map, folder, drive):
         Evaluate(tmp_path / "nowhere", tiny_map).run()
     with pytest.raises(SceneError, match="no train frames"):
         Evaluate(drive, tiny_map, split="train").run()
+    with pytest.raises(BagError, match="no topic /left"):
+        Evaluate(drive, tiny_map, image_topic="/left").run()
 
 
 def test_tables_fit_a_terminal():
@@ -379,20 +382,41 @@ def test_a_node_that_dies_is_told_with_its_log(tmp_path, drive):
     (tmp_path / "broken.onnx").write_bytes(b"no map")
     with pytest.raises(over_ros.ReplayError, match=r"(?s)the localizer ended.*code 1.*broken.onnx"):
         over_ros.replay(scene, "test", tmp_path / "broken.onnx", "onnxruntime", 1, 1.0)
-    assert not own_children("mote_localization.nodes")
+    assert not children_of(os.getpid(), "mote_localization.nodes")
 
 
-def own_children(words):
-    """Command lines of this process's children that hold these words."""
+@pytest.mark.ros
+def test_nothing_is_left_running_after_sigterm(tmp_path, tiny_map, drive):
+    code = (
+        "from pathlib import Path; from mote_localization.evaluation.evaluate import Evaluate; "
+        f"Evaluate(Path({str(drive)!r}), Path({str(tiny_map)!r}), ros=True, rate=0.01).run()"
+    )
+    tmp = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | tmp) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("mote-*/published.jsonl")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        children = children_of(process.pid, "mote_localization.nodes")
+        assert len(children) == 3
+        process.terminate()
+        assert process.wait(30) == 143
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    assert not list(tmp_path.glob("mote-*"))
+
+
+def children_of(parent, words):
+    """Ids of a process's children whose command line holds these words."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            parent = process.joinpath("stat").read_text().rpartition(")")[2].split()[1]
+            its_parent = process.joinpath("stat").read_text().rpartition(")")[2].split()[1]
             command = process.joinpath("cmdline").read_text()
         except OSError:
             continue
-        if parent == str(os.getpid()) and words in command:
-            found.append(command)
+        if its_parent == str(parent) and words in command:
+            found.append(process.name)
     return found
 
 

@@ -27,8 +27,10 @@ from mote_localization.evaluation.metrics import (
 from mote_localization.files import atomic_write
 from mote_localization.localizer import Localizer
 from mote_localization.progress import track
-from mote_localization.scenes import Frame, open_scene
+from mote_localization.scenes import Frame, Scene, open_scene
+from mote_localization.scenes.bag import BagScene
 
+_Topic = Annotated[str | None, tyro.conf.arg(metavar="TOPIC")]
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
 
@@ -47,6 +49,8 @@ class Evaluate:
     # replay the frames over DDS to a localizer node and evaluate its answers
     ros: tyro.conf.FlagCreatePairsOff[bool] = False
     rate: float = 1.0  # speed of the replay; 1: as recorded, folders at 30 Hz
+    image_topic: _Topic = None  # images of a recording that has several such topics
+    pose_topic: _Topic = None  # true camera poses of a recording that has several such topics
     report: _File = None  # write a report there, one self-contained HTML file
     output: _File = None  # write the poses there, a TUM trajectory
     json: _File = None  # write the figures and every frame's errors there
@@ -59,7 +63,7 @@ class Evaluate:
                 cannot be written.
         """
         localizer = Localizer.open(self.map, self.backend, self.threads)
-        scene = open_scene(self.scene)
+        scene = self._open()
         if not scene.count(self.split):
             raise SceneError(f"{self.scene}: has no {self.split} frames; try another --split")
         started = time.time()
@@ -91,6 +95,12 @@ class Evaluate:
             subject = self._subject(scene.name, started)
             write_report(self.report, subject, summary, answers, localizer, frames)
             console.print(f"report: {self.report}")
+
+    def _open(self) -> Scene:
+        """Return the scene; named topics are those of a recording."""
+        if self.image_topic or self.pose_topic:
+            return BagScene(self.scene, image_topic=self.image_topic, pose_topic=self.pose_topic)
+        return open_scene(self.scene)
 
     def _subject(self, scene: str, started: float) -> dict[str, str]:
         """Return what was evaluated, for the files."""

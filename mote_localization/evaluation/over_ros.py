@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def replay(
         published = folder / "published.jsonl"
         answered = folder / "answered.jsonl"
         parameters = {"map": str(map_path.resolve()), "backend": backend, "threads": threads}
-        with ExitStack() as stack:
+        with _ended_by_sigterm(), ExitStack() as stack:
             start = _Starter(folder, stack)
             node = start(
                 "localizer",
@@ -96,7 +97,8 @@ def replay(
             _wait_until_recording(recorder, node)
             player = start(
                 "player",
-                [str(played.bag), "--rate", f"{rate:g}", "--log", str(published)],
+                [str(played.bag), "--rate", f"{rate:g}", "--wait", f"{_READY_S:g}"]
+                + ["--log", str(published)],
             )
             _wait_until_played(player, [node, recorder], published, len(played.frames))
             _wait_until_quiet(answered, len(played.frames))
@@ -104,6 +106,23 @@ def replay(
             for process in (node, recorder):
                 process.end()
         return _answers(played, _lines(published), _lines(answered), peak_mb, rate)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process as an exception does, so that its children end first."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _recording(scene: Scene, split: Split, folder: Path) -> _Played:
@@ -131,11 +150,9 @@ class _Process:
         self.name, self.log = name, log
         command = [sys.executable, "-m", f"mote_localization.nodes.{name}", *arguments]
         with log.open("wb") as output:
-            # A session of its own: an interrupt at the terminal comes to us, and we end it.
             self._child = subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True,
-            )  # fmt: skip
+                command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
 
     def finished(self) -> bool:
         """Return whether it ended well; what ended otherwise is an error."""

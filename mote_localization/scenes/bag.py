@@ -382,7 +382,7 @@ class BagScene(Scene):
         if len(found) > 1:
             raise BagError(
                 f"{self.path}: several topics of type {kind} ({', '.join(found)}); "
-                f"choose one with {option}"
+                f"choose one by {option}"
             )
         return found[0] if found else None
 
