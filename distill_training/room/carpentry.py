@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from distill_training.room.textures import Material
+from distill_training.room.textures import Material, wrapped
 
 SIDES = ("front", "back", "left", "right", "top", "bottom")
 
@@ -120,45 +120,37 @@ class Workshop:
         height: float,
         material: Material,
         *,
-        facets: int = 10,
-        upper: float = 1.0,
+        facets: int = 12,
         glow: float = 0.0,
         top: Material | None = None,
     ) -> None:
-        """Adds a pot, shade or jar: a prism on `centre`, `upper` = upper radius / lower radius."""
+        """Adds a pot, shade or jar: a prism on `centre`, the material wrapped around it once."""
         x, y, z = centre
-        angles = np.arange(facets + 1) * 2.0 * np.pi / facets
-        low, high = radius, radius * upper
-        for here, there in zip(angles[:-1], angles[1:], strict=True):
-            # Rectangles cannot taper: each takes the mean width and leans with the wall.
-            middle, mean = (here + there) / 2.0, (low + high) / 2.0
-            along = np.array([-np.sin(middle), np.cos(middle)])
-            out = np.array([np.cos(middle), np.sin(middle)])
-            width = 2.0 * mean * np.sin((there - here) / 2.0)
-            reach = np.cos((there - here) / 2.0)
-            start = out * high * reach - along * width / 2.0
-            lean = out * (low - high) * reach
-            self.rectangle(
-                (x + start[0], y + start[1], z + height),
-                (along[0] * width, along[1] * width, 0.0),
-                (lean[0], lean[1], -height),
-                material,
-                glow,
-            )
+        half = np.pi / facets
+        width, reach = 2.0 * radius * np.sin(half), radius * np.cos(half)
+        for facet, strip in enumerate(wrapped(material, facets)):
+            cos, sin = np.cos(2.0 * half * facet), np.sin(2.0 * half * facet)
+            start = (x + cos * reach + sin * width / 2.0, y + sin * reach - cos * width / 2.0)
+            right = (-sin * width, cos * width, 0.0)
+            self.rectangle((*start, z + height), right, (0.0, 0.0, -height), strip, glow)
         if top is not None:
-            side = high * 0.92 * np.sqrt(2.0)
+            side = radius * 1.3
             corner = (x - side / 2.0, y + side / 2.0, z + height * 0.96)
             self.rectangle(corner, (side, 0, 0), (0, -side, 0), top, glow)
-        reach = max(low, high) * 0.8
-        self.blocks.append(
-            Block(self._point(x, y, z + height / 2.0), np.array([reach, reach, height / 2.0]), 0.0)
-        )
+        half_3 = np.array([radius * 0.8, radius * 0.8, height / 2.0])
+        self.blocks.append(Block(self._point(x, y, z + height / 2.0), half_3, 0.0))
 
-    def panel(
-        self, centre: tuple[float, float, float], width: float, height: float, material: Material
+    def blade(
+        self,
+        foot: tuple[float, float, float],
+        lean: tuple[float, float],
+        width: float,
+        height: float,
+        material: Material,
     ) -> None:
-        """Adds an upright two-sided panel that faces along y: a leaf, a sheet."""
-        x, y, z = centre
-        left, top = x - width / 2.0, z + height
-        self.rectangle((left, y, top), (width, 0, 0), (0, 0, -height), material)
-        self.rectangle((left + width, y, top), (-width, 0, 0), (0, 0, -height), material)
+        """Adds a leaf that faces along y and leans sideways and away (m at its tip), seen from both sides."""
+        x, y, z = foot
+        tip = (x + lean[0] - width / 2.0, y + lean[1], z + height)
+        down = (-lean[0], -lean[1], -height)
+        self.rectangle(tip, (width, 0, 0), down, material)
+        self.rectangle((tip[0] + width, *tip[1:]), (-width, 0, 0), down, material)

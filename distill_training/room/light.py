@@ -12,7 +12,7 @@ import numpy as np
 
 from distill_training.room.carpentry import Block, Rectangle
 
-SOFT_CELL_M = 0.12  # grid of the soft light
+SOFT_CELL_M = 0.11  # grid of the soft light
 SUN_CELL_M = 0.03  # grid of the sun patch
 AMBIENT_REACH_M = 1.1  # an obstacle farther than this darkens nothing
 SHADOW_AREA_M2 = 0.1  # blocks with a smaller side cast no shadow
@@ -106,7 +106,7 @@ def _grid(rectangle: Rectangle, cell_m: float) -> tuple[np.ndarray, tuple[int, i
 def _soft(
     points: np.ndarray, normals: np.ndarray, blocks: Sequence[Block], lighting: Lighting
 ) -> np.ndarray:
-    """Irradiance (n, 3) of ambient light and lamps."""
+    """Irradiance (n, 3) of ambient light and lamps; NaN inside a block."""
     helper = np.where(np.abs(normals[:, 2:]) < 0.9, (0.0, 0.0, 1.0), (1.0, 0.0, 0.0))
     tangents = np.cross(helper, normals)
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
@@ -114,9 +114,11 @@ def _soft(
     frames = np.stack([tangents, bitangents, normals], 1).astype(np.float32)
     total = np.zeros_like(points)
     rays = _hemisphere(24)
+    buried = np.zeros(len(points), bool)
     for ray in rays:
         hit = _chunked_hit(blocks, points, np.einsum("k,nkj->nj", ray, frames))
-        open_n = np.minimum(hit / AMBIENT_REACH_M, 1.0) ** 0.6
+        buried |= hit <= 0.0
+        open_n = np.minimum(hit / AMBIENT_REACH_M, 1.0) ** 0.8
         total += (open_n / len(rays))[:, None] * np.float32(lighting.ambient_3)
     for lamp in lighting.lamps:
         for light_3 in lamp.points_n3.astype(np.float32):
@@ -130,7 +132,19 @@ def _soft(
             falloff[bright] *= hit > 0.97
             share = falloff / len(lamp.points_n3)
             total += share[:, None] * np.float32(lamp.power_3)
+    total[buried] = np.nan
     return total
+
+
+def _filled(light_hw3: np.ndarray) -> np.ndarray:
+    """Light with the nodes inside furniture (NaN) taken from their neighbours, so no dark rim shows."""
+    while (known_hw := ~np.isnan(light_hw3[..., 0])).any() and not known_hw.all():
+        weight_hw = cv2.blur(known_hw.astype(np.float32), (3, 3), borderType=cv2.BORDER_CONSTANT)
+        sum_hw3 = cv2.blur(np.nan_to_num(light_hw3), (3, 3), borderType=cv2.BORDER_CONSTANT)
+        with np.errstate(invalid="ignore"):
+            spread_hw3 = sum_hw3 / weight_hw[..., None]
+        light_hw3 = np.where(known_hw[..., None], light_hw3, spread_hw3)
+    return np.nan_to_num(light_hw3)
 
 
 def _sunlit(points: np.ndarray, blocks: Sequence[Block], sun: Sun) -> np.ndarray:
@@ -167,7 +181,7 @@ def light_up(
             points, fine = _grid(rectangle, SUN_CELL_M)
             lit = _sunlit(points, blocks, lighting.sun) * np.float32(facing)
             sun = lit.reshape(fine) if lit.any() else None
-        result.append((piece.reshape(*shape, 3), sun))
+        result.append((_filled(piece.reshape(*shape, 3)), sun))
     return result
 
 

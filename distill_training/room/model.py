@@ -1,17 +1,17 @@
 """The demo room, 6 x 5 x 2.7 m: where everything stands.
 
-                north                        x east, y north, z up, origin in the south-west
-      +---------------------------+ 5        corner of the floor.
-      | books   sofa, three  lamp |
-      |         paintings   plant |          Each wall is a place of its own (see `carpentry.py`):
-    w |                           | e        stand before it, x runs along it to the right and
-    e | dining   low table      w | a        y = 0 is its face. So north starts in the west,
-    s | table    on a rug       i | s        east in the north, south in the east, west in
-    t |                         n | t        the south.
-      |               armchair    |
-      | kitchen   fridge     door |
-      +---------------------------+ 0
-      0         south             6
+            north                        x east, y north, z up, origin in the south-west
+  +---------------------------+ 5        corner of the floor.
+  | books   sofa, three  lamp |
+  |         paintings   plant |          Each wall is a place of its own (see `carpentry.py`):
+w |                           | e        stand before it, x runs along it to the right and
+e | dining   low table      w | a        y = 0 is its face. So north starts in the west,
+s | table    on a rug       i | s        east in the north, south in the east, west in
+t |                         n | t        the south.
+  |               armchair    |
+  | kitchen   fridge     door |
+  +---------------------------+ 0
+  0         south             6
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import numpy as np
 from distill_training.room.carpentry import Block, Rectangle, Workshop
 from distill_training.room.light import Lamp, Lighting, Sun, expose, light_up
 from distill_training.room.pictures import (
+    MUTED,
     VIVID,
     abstract,
     bouquet,
@@ -89,7 +90,7 @@ def build() -> Workshop:
     paintings(north)
     sofa(north.at(2.75, -0.06), width=2.05)
     floor_lamp(room.at(5.1, 4.62))
-    plant(room.at(5.62, 4.6), rng, leaves=13, tall=1.1)
+    plant(room.at(5.62, 4.6), rng, leaves=22, tall=1.05)
 
     window(east)
     cabinet(east.at(0.75, 0.0), rng)
@@ -120,14 +121,14 @@ def lighting() -> Lighting:
     window_points = np.stack([np.full(y.size, 5.88), y.ravel(), z.ravel()], axis=1)
     sun_3 = np.array([0.80, -0.16, 0.58])
     return Lighting(
-        ambient_3=(0.60, 0.58, 0.56),
+        ambient_3=(0.74, 0.71, 0.68),
         lamps=(
             Lamp(window_points, (3.3, 3.5, 3.8), facing_3=(-1.0, 0.0, 0.0)),
             Lamp(np.array([[3.3, 2.5, 2.45], [2.9, 2.7, 2.45]]), (1.9, 1.75, 1.5)),
             Lamp(np.array([[0.95, 2.2, 1.5]]), (0.55, 0.44, 0.28)),
             Lamp(np.array([[5.1, 4.62, 1.75]]), (0.42, 0.32, 0.2)),
         ),
-        sun=Sun(tuple(sun_3 / np.linalg.norm(sun_3)), 5.86, PANES, (2.4, 2.1, 1.6)),
+        sun=Sun(tuple(sun_3 / np.linalg.norm(sun_3)), 5.86, PANES, (7.0, 6.1, 4.7)),
     )
 
 
@@ -136,7 +137,7 @@ def floor_and_ceiling(room: Workshop) -> None:
     x, y, z = SIZE_M
     floor = planks(((176, 128, 84), (164, 116, 74), (190, 144, 98), (148, 104, 68)))
     room.rectangle((0, y, 0), (x, 0, 0), (0, -y, 0), floor)
-    room.rectangle((0, 0, z), (x, 0, 0), (0, y, 0), plaster((228, 224, 214), 0.03, COARSE))
+    room.rectangle((0, 0, z), (x, 0, 0), (0, y, 0), plaster((234, 230, 220), 0.014, COARSE))
     for beam, wide in ((0.9, 0.16), (2.35, 0.19), (4.05, 0.15), (5.3, 0.17)):
         room.box((beam, 0, z - 0.14), (wide, y, 0.14), wood(WALNUT, 0.16), skip="top front back")
     for corner, size in (
@@ -162,15 +163,15 @@ def frame(
     place: Workshop, x: float, z: float, w: float, h: float, picture: Material, colour: Colour
 ) -> None:
     """A framed picture, its lower left corner at (x, z) on the wall."""
-    rim = wood(colour, 0.1)
-    for corner, size in (
-        ((x - 0.035, -0.035, z - 0.035), (w + 0.07, 0.035, 0.035)),
-        ((x - 0.035, -0.035, z + h), (w + 0.07, 0.035, 0.035)),
-        ((x - 0.035, -0.035, z), (0.035, 0.035, h)),
-        ((x + w, -0.035, z), (0.035, 0.035, h)),
+    rim, deep = wood(colour, 0.1), 0.022
+    for corner, size, inner in (
+        ((x - 0.035, -deep, z - 0.035), (w + 0.07, deep, 0.035), "top"),
+        ((x - 0.035, -deep, z + h), (w + 0.07, deep, 0.035), "bottom"),
+        ((x - 0.035, -deep, z), (0.035, deep, h), "right"),
+        ((x + w, -deep, z), (0.035, deep, h), "left"),
     ):
-        place.box(corner, size, rim, skip="back")
-    place.rectangle((x, -0.012, z + h), (w, 0, 0), (0, 0, -h), picture)
+        place.box(corner, size, rim, skip=f"back {inner}")
+    place.rectangle((x, 0.0005 - deep, z + h), (w, 0, 0), (0, 0, -h), picture)
 
 
 def paintings(north: Workshop) -> None:
@@ -193,7 +194,7 @@ def books(place: Workshop, rng: np.random.Generator, width: float, room_m: float
             for _ in range(int(rng.integers(2, 4))):
                 thick = rng.uniform(0.025, 0.05)
                 place.box((x, 0, z), (0.2, 0.16, thick), spine(), skip="back bottom",
-                          top=plain(VIVID[rng.integers(len(VIVID))]))  # fmt: skip
+                          top=plain(MUTED[rng.integers(len(MUTED))]))  # fmt: skip
                 z += thick
             x += 0.22
             continue
@@ -203,8 +204,8 @@ def books(place: Workshop, rng: np.random.Generator, width: float, room_m: float
         thick = min(rng.uniform(0.018, 0.055), width - x)
         tall, deep = rng.uniform(0.55, 0.92) * room_m, rng.uniform(0.15, 0.22)
         place.box((x, 0.22 - deep, 0), (thick, deep, tall), spine(), skip="back bottom",
-                  left=plain(VIVID[rng.integers(len(VIVID))]),
-                  right=plain(VIVID[rng.integers(len(VIVID))]),
+                  left=plain(MUTED[rng.integers(len(MUTED))]),
+                  right=plain(MUTED[rng.integers(len(MUTED))]),
                   top=plain((226, 216, 190)))  # fmt: skip
         x += thick
 
@@ -219,7 +220,7 @@ def bookcase(place: Workshop, rng: np.random.Generator, width: float) -> None:
     place.box((width - 0.03, -deep, 0), (0.03, deep, height), board, skip="back bottom")
     place.box((0.98, -deep, 0), (0.025, deep, height), board, skip="back bottom")
     place.box((0.0, -deep, height), (width, deep, 0.03), board, skip="back")
-    place.box((0.0, -deep, 0), (width, deep, 0.08), board, skip="back bottom top")
+    place.box((0.0, -deep, 0), (width, deep, 0.08), board, skip="back bottom")
     for level, above in zip(levels, (*levels[1:], height), strict=True):
         place.box((0.03, -deep + 0.005, level - 0.025), (width - 0.06, deep, 0.025), board,
                   skip="back left right")  # fmt: skip
@@ -230,14 +231,14 @@ def bookcase(place: Workshop, rng: np.random.Generator, width: float) -> None:
     jar(place.at(0.75, -0.17, 1.24), (92, 132, 148), 0.07, 0.2)
     jar(place.at(1.5, -0.17, 0.5), (196, 146, 62), 0.09, 0.26)
     jar(place.at(1.75, -0.16, 0.5), (164, 72, 56), 0.08, 0.17)
-    plant(place.at(0.45, -0.16, height + 0.03), rng, leaves=7, tall=0.3, pot=RUST)
+    plant(place.at(0.45, -0.16, height + 0.03), rng, leaves=12, tall=0.3, pot=RUST)
     place.box((1.1, -0.3, height + 0.03), (0.42, 0.28, 0.2), cloth((196, 174, 136)), skip="back")
     place.box((1.56, -0.28, height + 0.03), (0.3, 0.24, 0.13), label((120, 150, 168)), skip="back")
 
 
 def jar(place: Workshop, colour: Colour, radius: float, height: float) -> None:
     """A painted pot."""
-    place.round((0, 0, 0), radius, height, label(colour), top=plain((60, 48, 42)), upper=0.85)
+    place.round((0, 0, 0), radius, height, label(colour), top=plain((60, 48, 42)))
 
 
 def plant(
@@ -247,16 +248,16 @@ def plant(
     tall: float,
     pot: Colour = (206, 196, 178),
 ) -> None:
-    """A mother-in-law's tongue: upright leaves in a pot."""
-    size = 0.1 + 0.08 * tall
-    place.round((0, 0, 0), size, 1.7 * size, label(pot), top=plain((70, 52, 40)), upper=1.12)
-    for _ in range(leaves):
-        angle, away = rng.uniform(0.0, 360.0), size * 0.7 * np.sqrt(rng.random())
-        x, y = away * np.cos(np.radians(angle)), away * np.sin(np.radians(angle))
-        blade = place.at(x, y, 1.55 * size, rng.uniform(0.0, 180.0))
-        height = tall * rng.uniform(0.55, 1.0)
-        green = leaf((62, 104, 62), (188, 188, 102))
-        blade.panel((0, 0, 0), 0.035 + 0.04 * tall * rng.uniform(0.6, 1.0), height, green)
+    """A mother-in-law's tongue: long leaves in a pot, the outer ones leaning."""
+    size = 0.05 + 0.1 * tall
+    place.round((0, 0, 0), size, 1.6 * size, label(pot), top=plain((70, 52, 40)))
+    for index in range(leaves):
+        turn, away = 137.5 * index, 0.6 * size * np.sqrt(index / leaves)
+        blade = place.at(0.0, 0.0, 1.5 * size, turn + rng.normal(0.0, 12.0))
+        height, width = tall * rng.uniform(0.5, 1.0), 0.02 + 0.035 * tall
+        lean = tall * rng.uniform(0.1, 0.6) * (index + 2) / leaves
+        green = leaf((70, 116, 66), (178, 186, 98))
+        blade.blade((0, away, 0), (rng.normal(0, 0.06) * tall, lean), width, height, green)
 
 
 def sofa(place: Workshop, width: float) -> None:
@@ -268,8 +269,7 @@ def sofa(place: Workshop, width: float) -> None:
     place.box((width - 0.2, -0.88, 0.32), (0.2, 0.64, 0.26), body, skip="bottom back")
     seat = (width - 0.4) / 2.0
     for x in (0.2, 0.2 + seat):
-        place.box((x + 0.005, -0.9, 0.32), (seat - 0.01, 0.66, 0.14), cloth((96, 120, 134)),
-                  skip="bottom back")  # fmt: skip
+        place.box((x, -0.9, 0.32), (seat, 0.66, 0.14), cloth((96, 120, 134)), skip="bottom back")
     for x, turn, colour, inks in (
         (0.28, 14, (214, 168, 66), (CREAM, RUST)),
         (0.86, -6, (226, 216, 196), (NAVY, SAGE, RUST)),
@@ -286,7 +286,7 @@ def floor_lamp(place: Workshop) -> None:
     place.round((0, 0, 0), 0.15, 0.03, plain(BLACK), top=plain(BLACK))
     place.round((0, 0, 0.03), 0.014, 1.5, plain(BRASS), facets=5)
     shade = curtain((244, 222, 176), ((230, 200, 148), (250, 236, 202)))
-    place.round((0, 0, 1.45), 0.22, 0.3, shade, upper=0.72, glow=1.4, top=plain(CREAM))
+    place.round((0, 0, 1.45), 0.22, 0.3, shade, glow=1.4, top=plain(CREAM))
 
 
 def window(east: Workshop) -> None:
@@ -312,7 +312,7 @@ def window(east: Workshop) -> None:
         east.box((x0 + 0.12 + fin * 0.105, -0.13, 0.17), (0.075, 0.1, 0.56), plain(WHITE, 0.02),
                  skip="back bottom")  # fmt: skip
     for x, colour in ((x0 + 0.1, RUST), (x0 + 0.6, (66, 96, 122)), (x1 - 0.2, (206, 180, 90))):
-        plant(east.at(x, -0.11, z0 - 0.07), np.random.default_rng(int(1e3 * x)), 6, 0.16, colour)
+        plant(east.at(x, -0.11, z0 - 0.07), np.random.default_rng(int(1e3 * x)), 10, 0.22, colour)
 
 
 def cabinet(place: Workshop, rng: np.random.Generator) -> None:
@@ -374,8 +374,15 @@ def fridge(place: Workshop) -> None:
 def kitchen(place: Workshop, rng: np.random.Generator) -> None:
     """Counter, oven, sink, tiled splash back, wall cupboards and an open shelf with jars."""
     width = 2.58
-    glazes: tuple[Colour, ...] = ((232, 228, 212), (214, 224, 220), (150, 184, 190), (226, 206, 160))
-    place.rectangle((0, -0.008, 1.5), (width, 0, 0), (0, 0, -0.6), tiles(glazes, 0.125, ornate=0.45))
+    glazes: tuple[Colour, ...] = (
+        (232, 228, 212),
+        (214, 224, 220),
+        (150, 184, 190),
+        (226, 206, 160),
+    )
+    place.rectangle(
+        (0, -0.008, 1.5), (width, 0, 0), (0, 0, -0.6), tiles(glazes, 0.125, ornate=0.45)
+    )
     front = panelled((226, 214, 184), 1, 1)
     place.box((0, -0.54, 0), (width, 0.5, 0.09), plain(BLACK), skip="back top bottom")
     for x, wide, kind in (
@@ -409,7 +416,7 @@ def kitchen(place: Workshop, rng: np.random.Generator) -> None:
     for z, top in ((1.77, 0.26), (2.11, 0.22)):
         for x in np.arange(0.72, 1.82, 0.145):
             tall, size = rng.uniform(0.45, 1.0) * top, rng.uniform(0.042, 0.066)
-            shade = VIVID[rng.integers(len(VIVID))]
+            shade = MUTED[rng.integers(len(MUTED))]
             jar(place.at(x + rng.normal(0.0, 0.012), -0.15, z), shade, size, tall)
 
 
@@ -421,7 +428,7 @@ def sideboard(place: Workshop, rng: np.random.Generator) -> None:
         place.box((x, -0.4, 0), (0.05, 0.05, 0.16), plain(BRASS), skip="top bottom")
     place.round((0.1, -0.22, 0.72), 0.07, 0.26, label(NAVY))
     shade = curtain((226, 196, 150), ((206, 160, 104), (240, 220, 180)))
-    place.round((0.1, -0.22, 0.98), 0.17, 0.2, shade, upper=0.7, top=plain(CREAM), glow=1.1)
+    place.round((0.1, -0.22, 0.98), 0.17, 0.2, shade, top=plain(CREAM), glow=1.1)
     books(place.at(0.42, -0.32, 0.72), rng, 0.48, 0.3)
     jar(place.at(1.05, -0.2, 0.72), (70, 120, 116), 0.09, 0.32)
     jar(place.at(1.26, -0.24, 0.72), (214, 140, 70), 0.06, 0.14)
@@ -443,14 +450,14 @@ def west_wall(west: Workshop) -> None:
 
 def dining_table(place: Workshop, rng: np.random.Generator) -> None:
     """A pine table with a runner, a laptop, a bowl and papers."""
-    place.box((-0.64, -0.38, 0.71), (1.28, 0.76, 0.035), wood(PINE, 0.13))
+    place.box((-0.64, -0.38, 0.71), (1.28, 0.76, 0.035), wood(PINE, 0.08))
     for x in (-0.58, 0.52):
         for y in (-0.33, 0.27):
             place.box((x, y, 0), (0.06, 0.06, 0.71), wood(PINE), skip="top bottom")
     place.box((-0.55, -0.33, 0.62), (1.1, 0.66, 0.09), wood(PINE), skip="top bottom")
     place.rectangle((-0.2, 0.36, 0.748), (0.34, 0, 0), (0, -0.72, 0),
                     rug(RUST, (CREAM, NAVY), VIVID, 1))  # fmt: skip
-    place.round((-0.04, 0.02, 0.748), 0.1, 0.07, label((74, 112, 120)), upper=1.3)
+    place.round((-0.04, 0.02, 0.748), 0.1, 0.07, label((74, 112, 120)))
     for x, y, colour in ((-0.08, 0.0, (206, 66, 40)), (0.01, 0.05, (224, 170, 50)),
                          (0.0, -0.05, (128, 150, 54))):  # fmt: skip
         place.round((x, y, 0.79), 0.042, 0.06, plain(colour, 0.1), facets=7, top=plain(colour))
@@ -488,7 +495,7 @@ def low_table(place: Workshop, rng: np.random.Generator) -> None:
     place.box((0.02, -0.14, 0.405), (0.36, 0.26, 0.02), tiles(((62, 110, 118), CREAM), 0.06, 0.7))
     jar(place.at(0.11, 0.0, 0.425), (226, 214, 190), 0.035, 0.09)
     jar(place.at(0.24, -0.05, 0.425), (66, 88, 120), 0.035, 0.09)
-    plant(place.at(0.02, 0.2, 0.405), rng, leaves=8, tall=0.22, pot=(84, 124, 120))
+    plant(place.at(0.02, 0.2, 0.405), rng, leaves=14, tall=0.3, pot=(84, 124, 120))
     books(place.at(-0.4, -0.2, 0.145), rng, 0.5, 0.2)
 
 
@@ -499,7 +506,7 @@ def rugs(room: Workshop) -> None:
         (room.at(1.45, 0.98, degrees=1.5), 1.5, 0.55, SAGE, ((86, 62, 54), (222, 190, 130)), 4),
         (room.at(5.02, 0.42, degrees=-2), 0.8, 0.5, (150, 122, 82), (BLACK, (180, 150, 100)), 1),
     ):
-        carpet = rug(ground, edge, (*VIVID, CREAM), count)
+        carpet = rug(ground, edge, (*MUTED, CREAM), count)
         place.box((-w / 2, -d / 2, 0), (w, d, 0.008), cloth(edge[0]), top=carpet, skip="bottom")
 
 
@@ -526,7 +533,7 @@ def pouf(place: Workshop) -> None:
 def ceiling_lights(room: Workshop) -> None:
     """A pendant over the dining table and a paper drum in the middle of the room."""
     room.round((0.95, 2.2, 1.9), 0.008, 0.8, plain(BLACK), facets=4)
-    room.round((0.95, 2.2, 1.62), 0.2, 0.28, plain(RUST, 0.06), upper=0.35, top=plain(BLACK))
+    room.round((0.95, 2.2, 1.62), 0.2, 0.28, plain(RUST, 0.06), top=plain(RUST), glow=0.5)
     room.round((3.15, 2.6, 2.45), 0.24, 0.14, curtain(CREAM, ((236, 226, 200),)), glow=1.6)
     square = ((3.15 - 0.2, 2.6 - 0.2, 2.455), (0.4, 0, 0), (0, 0.4, 0))
     room.rectangle(*square, plain((250, 244, 226)), glow=1.8)

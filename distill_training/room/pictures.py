@@ -33,6 +33,22 @@ VIVID: tuple[Colour, ...] = (
     (40, 46, 58),
     (146, 160, 74),
 )
+MUTED: tuple[Colour, ...] = (
+    (122, 46, 42),
+    (58, 78, 102),
+    (74, 96, 74),
+    (212, 196, 160),
+    (176, 132, 72),
+    (92, 66, 52),
+    (228, 220, 204),
+    (52, 56, 66),
+    (150, 92, 66),
+    (112, 128, 132),
+    (160, 62, 52),
+    (196, 164, 104),
+    (84, 62, 88),
+    (40, 82, 88),
+)
 _WORDS = (
     "atlas", "mote", "kitchen", "garden", "stars", "algebra", "sea", "dust", "light", "maps",
     "winter", "bread", "clay", "robots", "rivers", "birds", "optics", "wool", "tea", "north",
@@ -192,12 +208,21 @@ def poster(ground: Colour, ink: Colour, accent: Colour, lines: Sequence[str]) ->
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, ground, FINE)
         height, width = image.shape[:2]
-        spot = (round(width * rng.uniform(0.35, 0.65)), round(height * 0.38))
-        for ring in range(7, 0, -1):
-            colour = (ink, ground, accent)[ring % 3]
-            cv2.circle(image, spot, round(width * 0.055 * ring), colour, -1, cv2.LINE_AA)
-        start = (round(width * 0.1), round(height * rng.uniform(0.5, 0.66)))
-        cv2.line(image, start, (round(width * 0.9), round(height * 0.12)), ink, 4, cv2.LINE_AA)
+        spot = (round(width * rng.uniform(0.35, 0.65)), round(height * rng.uniform(0.3, 0.4)))
+        if rng.random() < 0.5:
+            for ring in range(7, 0, -1):
+                colour = (ink, ground, accent)[ring % 3]
+                cv2.circle(image, spot, round(width * 0.055 * ring), colour, -1, cv2.LINE_AA)
+        else:
+            for ray in range(14):
+                angle = ray * 2.0 * np.pi / 14 + np.array([0.0, rng.uniform(0.1, 0.4)])
+                tips = spot + height * 0.32 * np.stack([np.cos(angle), np.sin(angle)], 1)
+                wedge = np.vstack([tips, np.array(spot)]).astype(np.int32)
+                cv2.fillConvexPoly(image, wedge, (ink, accent)[ray % 2], cv2.LINE_AA)
+            cv2.circle(image, spot, round(width * 0.12), ground, -1, cv2.LINE_AA)
+        start = (round(width * 0.1), round(height * rng.uniform(0.5, 0.64)))
+        end = (round(width * 0.9), round(height * rng.uniform(0.08, 0.3)))
+        cv2.line(image, start, end, ink, 4, cv2.LINE_AA)
         row = round(height * 0.68)
         for index, line in enumerate(lines):
             tall = round(height * (0.11 if index == 0 else 0.042))
@@ -250,7 +275,11 @@ def view() -> Material:
         drift = clouds(rng, image.shape, (0.4 * width, 0.14 * height), 4) - 0.2
         cover = np.clip(drift, 0.0, 1.0)[..., None]
         image[:] = image * (1.0 - cover) + 250.0 * cover
-        for level, colour in ((0.52, (128, 158, 178)), (0.6, (104, 140, 120)), (0.7, (118, 152, 74))):
+        for level, colour in (
+            (0.52, (128, 158, 178)),
+            (0.6, (104, 140, 120)),
+            (0.7, (118, 152, 74)),
+        ):
             _ridge(rng, image, level, 0.025, colour)
         for _ in range(9):
             left, foot = int(rng.integers(0, width)), int(height * rng.uniform(0.66, 0.76))
@@ -262,19 +291,30 @@ def view() -> Material:
             cv2.fillConvexPoly(image, np.array(roof), vary(rng, (172, 76, 50), 0.1), cv2.LINE_AA)
             cv2.rectangle(image, (left + 5, foot - 12), (left + 9, foot - 6), (70, 84, 100), -1)
         _ridge(rng, image, 0.82, 0.02, (92, 132, 58))
-        for _ in range(170):
-            foot = np.array([rng.normal(0.2 * width, 0.10 * width), height * rng.normal(0.72, 0.13)])
-            if rng.random() < 0.4:
-                foot = np.array([rng.uniform(0, width), height * rng.normal(0.95, 0.03)])
-            spot = (round(foot[0]), round(foot[1]))
-            ink = pick(rng, ((54, 94, 44), (84, 122, 52), (118, 146, 62)), 0.12)
-            cv2.circle(image, spot, int(rng.integers(6, 16)), ink, -1, cv2.LINE_AA)
+        for trunk, foot, size in ((0.16, 0.9, 0.2), (0.33, 0.82, 0.11), (0.78, 0.86, 0.14)):
+            _tree(rng, image, np.array([trunk * width, foot * height]), size * height)
+        for _ in range(24):
+            spot = np.array([rng.uniform(0.0, width), height * rng.uniform(0.93, 1.05)])
+            _tree(rng, image, spot, 0.04 * height)
         return shaded(image, grain(rng, image.shape, 0.01))
 
     return paint
 
 
-def spine(palette: Sequence[Colour] = VIVID) -> Material:
+def _tree(rng: np.random.Generator, image: np.ndarray, foot_2: np.ndarray, size_px: float) -> None:
+    """Draws a broad-leaved tree, lit from above."""
+    crown_2 = foot_2 - (0.0, 1.5 * size_px)
+    ends = [(round(x), round(y)) for x, y in (foot_2, crown_2)]
+    cv2.line(image, ends[0], ends[1], (84, 66, 50), max(2, round(size_px / 9.0)), cv2.LINE_AA)
+    leaves = rng.normal(0.0, 0.42, (130, 2)) * size_px
+    for leaf_2 in leaves[np.argsort(-leaves[:, 1])]:
+        light = 0.85 - 0.3 * leaf_2[1] / size_px + rng.normal(0.0, 0.09)
+        ink = tuple(float(c) for c in np.clip(np.array((84, 124, 54)) * light, 20, 220))
+        spot = (round(crown_2[0] + leaf_2[0]), round(crown_2[1] + leaf_2[1]))
+        cv2.circle(image, spot, max(2, round(size_px / 9.0)), ink, -1, cv2.LINE_AA)
+
+
+def spine(palette: Sequence[Colour] = MUTED + VIVID[:4]) -> Material:
     """The back of a book: colour, bands, a title along it."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
@@ -318,9 +358,7 @@ def label(ground: Colour, palette: Sequence[Colour] = VIVID) -> Material:
         word = _WORDS[rng.integers(len(_WORDS))]
         paper = (round(0.12 * width), round(0.32 * height))
         size = (round(0.76 * width), round(0.3 * height))
-        cv2.rectangle(
-            image, paper, (paper[0] + size[0], paper[1] + size[1]), (238, 232, 214), -1
-        )
+        cv2.rectangle(image, paper, (paper[0] + size[0], paper[1] + size[1]), (238, 232, 214), -1)
         inner = (paper[0] + 2, paper[1] + size[1] // 4, size[0] - 4, size[1] // 2)
         _text(image, word, inner, (50, 40, 38), 2)
         return shaded(image, 0.03 * clouds(rng, image.shape, 0.4 * width, 1))
@@ -335,16 +373,23 @@ def pinned(ground: Material, count: int) -> Material:
         image = np.clip(ground(rng, width_m, height_m), 0, 255).astype(np.uint8)
         height, width = image.shape[:2]
         scale = height / height_m
-        cards = (landscape(((120, 170, 210), (240, 214, 170)), VIVID[3:7], (250, 240, 210)),)
-        cards = (*cards, abstract((236, 228, 208), VIVID, 12), label((236, 220, 180)))
         for index in range(count):
+            inks = [pick(rng, MUTED, 0.15) for _ in range(5)]
+            cards = (
+                landscape((inks[0], inks[1]), inks[1:], inks[4]),
+                abstract(inks[0], VIVID, 12),
+                label(inks[3]),
+                city((inks[0], inks[1]), inks[2:4]),
+            )
             wide, tall = rng.uniform(0.08, 0.17), rng.uniform(0.08, 0.17)
             card = cards[index % len(cards)](rng, wide, tall)
             size = (max(4, round(wide * scale)), max(4, round(tall * scale)))
             card = cv2.resize(np.clip(card, 0, 255).astype(np.uint8), size, interpolation=3)
             card = cv2.copyMakeBorder(card, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(240, 236, 226))
             spot = rng.uniform((0.06, 0.05), (0.94, 0.6)) * (width, height)
-            turn = cv2.getRotationMatrix2D((card.shape[1] / 2, card.shape[0] / 2), rng.normal(0, 7), 1)
+            turn = cv2.getRotationMatrix2D(
+                (card.shape[1] / 2, card.shape[0] / 2), rng.normal(0, 7), 1
+            )
             turn[:, 2] += spot - (card.shape[1] / 2, 0.0)
             cv2.warpAffine(
                 card, turn, (width, height), dst=image, borderMode=cv2.BORDER_TRANSPARENT
@@ -371,7 +416,9 @@ def clock() -> Material:
             _text(image, str(hour), (*box, round(half * 0.24), round(half * 0.18)), (40, 40, 44), 1)
         for angle, length, thick in ((5.3, 0.45, 6), (1.05, 0.65, 4)):
             tip = half + length * half * np.array([np.sin(angle), -np.cos(angle)])
-            cv2.line(image, centre, (round(tip[0]), round(tip[1])), (30, 30, 34), thick, cv2.LINE_AA)
+            cv2.line(
+                image, centre, (round(tip[0]), round(tip[1])), (30, 30, 34), thick, cv2.LINE_AA
+            )
         return shaded(image, grain(rng, image.shape, 0.008))
 
     return paint
@@ -383,7 +430,12 @@ def hob() -> Material:
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, (34, 36, 40), FINE)
         height, width = image.shape[:2]
-        for x, y, size in ((0.27, 0.3, 0.2), (0.7, 0.28, 0.15), (0.29, 0.74, 0.15), (0.7, 0.7, 0.2)):
+        for x, y, size in (
+            (0.27, 0.3, 0.2),
+            (0.7, 0.28, 0.15),
+            (0.29, 0.74, 0.15),
+            (0.7, 0.7, 0.2),
+        ):
             spot = (round(x * width), round(y * height))
             for ring in (1.0, 0.8, 0.45):
                 cv2.circle(image, spot, round(size * ring * height), (150, 84, 70), 2, cv2.LINE_AA)

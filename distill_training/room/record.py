@@ -20,7 +20,9 @@ from mote_localization.progress import track
 from mote_localization.scenes.bag import BagWriter
 
 JPEG_QUALITY = 95
-_TEST_SEED = 1_000_003  # added to the seed: the scene's test frames are of another drive than the bag's
+_TEST_SEED = (
+    1_000_003  # added to the seed: the scene's test frames are of another drive than the bag's
+)
 
 
 @dataclass(frozen=True)

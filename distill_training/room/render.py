@@ -88,7 +88,7 @@ class Renderer:
         face_hw, inverse_hw = _cast(planes_n33, self._windows(seen, T_map_cam, camera), camera)
         depth_hw = 1.0 / inverse_hw
         image_hw3 = self._shade(face_hw, depth_hw, seen, planes_n33, distances, camera)
-        return _smooth_edges(image_hw3, face_hw), depth_hw
+        return _smooth_edges(image_hw3, face_hw, planes_n33), depth_hw
 
     def _project(
         self, T_map_cam: np.ndarray, camera: Camera
@@ -199,14 +199,53 @@ def _cast(
     return face_hw, inverse_hw
 
 
-def _smooth_edges(image_hw3: np.ndarray, face_hw: np.ndarray) -> np.ndarray:
-    """Softens the staircase where one rectangle ends and another begins."""
-    edge = np.zeros(face_hw.shape, bool)
-    across, along = face_hw[:, 1:] != face_hw[:, :-1], face_hw[1:] != face_hw[:-1]
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    edge[1:] |= along
-    edge[:-1] |= along
-    soft = cv2.GaussianBlur(image_hw3, (3, 3), 0.7)
-    np.copyto(image_hw3, soft, where=edge[..., None])
+def _smooth_edges(image_hw3: np.ndarray, face_hw: np.ndarray, planes_n33: np.ndarray) -> np.ndarray:
+    """Blends each pixel that an outline cuts with the neighbour beyond it, by the share cut off.
+
+    Geometry-based anti-aliasing (Persson 2011): the outlines are known exactly, so no sample is added.
+    """
+    height, width = face_hw.shape
+    faces = face_hw.ravel()
+    planes = planes_n33.astype(np.float32)
+    share = np.zeros(len(faces), np.float32)
+    source = np.zeros(len(faces), np.int64)
+    for step, differs_hw in (
+        (1, face_hw[:, 1:] != face_hw[:, :-1]),
+        (width, face_hw[1:] != face_hw[:-1]),
+    ):
+        row, column = np.nonzero(differs_hw)
+        here = row * width + column
+        there = here + step
+        cut = _crossing(planes, faces, here, there, width)
+        back = _crossing(planes, faces, there, here, width)
+        cut = np.where(np.isnan(cut), 1.0 - back, cut)  # from the near side or the far side
+        for pixel, other, weight in ((here, there, 0.5 - cut), (there, here, cut - 0.5)):
+            larger = weight > share[pixel]
+            share[pixel[larger]] = weight[larger]
+            source[pixel[larger]] = other[larger]
+    pixels = np.flatnonzero(share)
+    flat = image_hw3.reshape(-1, 3)
+    own, beyond = flat[pixels].astype(np.float32), flat[source[pixels]].astype(np.float32)
+    flat[pixels] = (own + share[pixels, None] * (beyond - own) + 0.5).astype(np.uint8)
     return image_hw3
+
+
+def _crossing(
+    planes_n33: np.ndarray, faces: np.ndarray, start: np.ndarray, end: np.ndarray, width: int
+) -> np.ndarray:
+    """Where between two pixels the face of the first one ends, as a share of the way; NaN if it does not."""
+    own, other = planes_n33[faces[start]], planes_n33[faces[end], 2]
+    margins = []
+    for pixel in (start, end):
+        u, v = (
+            (pixel % width).astype(np.float32)[:, None],
+            (pixel // width).astype(np.float32)[:, None],
+        )
+        s, t, inverse = (own[:, k, 0:1] * u + own[:, k, 1:2] * v + own[:, k, 2:3] for k in range(3))
+        ahead = inverse - (other[:, 0:1] * u + other[:, 1:2] * v + other[:, 2:3])
+        margins.append(np.concatenate([s, t, inverse - s, inverse - t, ahead], axis=1))
+    inside, outside = margins
+    ends = (outside < 0.0) & (inside >= 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(ends, inside / (inside - outside), np.inf).min(axis=1)
+    return np.where(np.isfinite(share), share, np.nan).astype(np.float32)

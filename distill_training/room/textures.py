@@ -5,6 +5,7 @@ sRGB image. The generator is the rectangle's own, so no two walls, boards or til
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -21,6 +22,18 @@ def canvas(width_m: float, height_m: float, colour: Colour, texels_per_m: float)
     """Uint8 image of one colour, at least 4 texels a side."""
     shape = [max(4, round(side * texels_per_m)) for side in (height_m, width_m)]
     return np.full((*shape, 3), colour, np.uint8)
+
+
+def wrapped(material: Material, strips: int) -> list[Material]:
+    """A material cut into strips of equal width, which belong side by side around something."""
+    whole: list[np.ndarray] = []
+
+    def paint(index: int, rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
+        if not whole:
+            whole.append(material(rng, width_m * strips, height_m))
+        return np.array_split(whole[0], strips, axis=1)[index]
+
+    return [partial(paint, index) for index in range(strips)]
 
 
 def clouds(
@@ -130,10 +143,10 @@ def planks(palette: Sequence[Colour], board_m: float = 0.15) -> Material:
                 left = right
         bend = clouds(rng, image.shape, (0.5 * COMMON, 0.06 * COMMON), 1)
         across = np.arange(height, dtype=np.float32)[:, None] / np.float32(COMMON)
-        rings = np.sin(across * 170.0 + bend * 2.6 + shift)
+        rings = np.sin(across * 150.0 + bend * 2.6 + shift)
         fibres = clouds(rng, image.shape, (0.11 * COMMON, 0.009 * COMMON), 2)
         wear = clouds(rng, image.shape, 0.5 * COMMON, 2)
-        return shaded(image, 0.06 * rings + 0.07 * fibres + 0.04 * wear) * seams[..., None]
+        return shaded(image, 0.045 * rings + 0.055 * fibres + 0.04 * wear) * seams[..., None]
 
     return paint
 
@@ -305,10 +318,10 @@ def rug(
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, border[0], COMMON)
         height, width = image.shape[:2]
-        inset = 0
+        inset, widest = 0, min(height, width) // (2 * len(border) + 5)
         for colour in (*border, ground):
             cv2.rectangle(image, (inset, inset), (width - inset, height - inset), colour, -1)
-            step = int(rng.integers(12, 26))
+            step = min(int(rng.integers(12, 26)), widest)
             for along in range(inset + 4, max(width, height) - inset - 4, step):
                 size = int(rng.integers(3, 7))
                 for spot in (
@@ -321,8 +334,8 @@ def rug(
             inset += step
         for _ in range(int(60 * width_m * height_m)):
             spot = rng.integers((inset, inset), (width - inset, height - inset))
-            points = spot + rng.normal(0.0, 0.035 * COMMON, (3, 2))
-            cv2.fillConvexPoly(image, points.astype(np.int32), pick(rng, figures, 0.1))
+            points = spot + rng.normal(0.0, 0.03 * COMMON, (4, 2))
+            cv2.fillPoly(image, [points.astype(np.int32)], pick(rng, figures, 0.1))
         for index in range(medallions):
             centre = (round(width * (index + 0.5) / medallions), height // 2)
             for ring in range(5, 0, -1):

@@ -15,19 +15,21 @@ SPEED_M_S = 0.45
 
 _CELL_M = 0.02
 _BODY_M = (0.05, 1.75)  # heights (m) in which the robot bumps into things; it drives over rugs
+_AHEAD_M = 1.8  # the camera looks where the path leads over this length
 _LOOP = (  # control points (m) of the drive: around the low table, past kitchen, books and window
-    (2.35, 1.35),
-    (3.25, 1.45),
-    (3.85, 1.95),
-    (4.55, 2.1),
-    (4.9, 2.75),
-    (4.75, 3.55),
-    (3.75, 3.6),
-    (2.75, 3.5),
-    (2.15, 3.85),
-    (1.7, 3.45),
-    (2.45, 2.85),
-    (2.5, 2.05),
+    (2.45, 2.15),
+    (2.35, 1.45),
+    (2.95, 1.2),
+    (3.6, 1.65),
+    (4.45, 2.05),
+    (4.95, 2.75),
+    (4.75, 3.6),
+    (3.75, 3.55),
+    (2.75, 3.4),
+    (2.2, 3.85),
+    (1.5, 4.1),
+    (1.2, 3.55),
+    (2.2, 3.15),
 )
 
 
@@ -116,8 +118,8 @@ def training_views(count: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def _closed_curve(points_n2: np.ndarray, samples: int) -> np.ndarray:
-    """Closed uniform cubic B-spline (C2) of the control points, (samples, 2), the first not repeated."""
-    place = np.arange(samples) * len(points_n2) / samples
+    """Closed uniform cubic B-spline (C2) of the control points, (samples, 2) at equal distances."""
+    place = np.arange(5000) * len(points_n2) / 5000
     knot = place.astype(int)
     t = (place - knot)[:, None]
     weights = (
@@ -126,14 +128,19 @@ def _closed_curve(points_n2: np.ndarray, samples: int) -> np.ndarray:
         -3.0 * t**3 + 3.0 * t**2 + 3.0 * t + 1.0,
         t**3,
     )
-    return sum(w * points_n2[(knot + k - 1) % len(points_n2)] / 6.0 for k, w in enumerate(weights))
+    curve = np.zeros((5000, 2))
+    for k, weight in enumerate(weights):
+        curve += weight * points_n2[(knot + k - 1) % len(points_n2)] / 6.0
+    curve = np.vstack([curve, curve[:1]])
+    travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(curve, axis=0), axis=1))])
+    wanted = np.arange(samples) * travelled[-1] / samples
+    return np.stack([np.interp(wanted, travelled, curve[:, k]) for k in (0, 1)], axis=1)
 
 
 def _loop(rng: np.random.Generator) -> np.ndarray:
-    """A closed path (n, 2) near the planned one that keeps its distance to everything."""
+    """A closed path (2000, 2) near the planned one that keeps its distance to everything."""
     for _ in range(200):
-        points_n2 = np.array(_LOOP) + rng.normal(0.0, 0.05, (len(_LOOP), 2))
-        path_n2 = _closed_curve(points_n2, 4000)
+        path_n2 = _closed_curve(np.array(_LOOP) + rng.normal(0.0, 0.04, (len(_LOOP), 2)), 2000)
         if clearance(path_n2).min() >= CLEARANCE_M:
             return path_n2
     raise AssertionError("the planned loop runs into the furniture")
@@ -148,30 +155,34 @@ def drive(
     """
     rng = np.random.default_rng(seed)
     path_n2 = _loop(rng)
-    closed_n2 = np.vstack([path_n2, path_n2[:1]])
-    steps = np.linalg.norm(np.diff(closed_n2, axis=0), axis=1)
-    travelled = np.concatenate([[0.0], np.cumsum(steps)])
-    tangents = np.roll(path_n2, -1, axis=0) - np.roll(path_n2, 1, axis=0)
-    headings = np.unwrap(np.arctan2(tangents[:, 1], tangents[:, 0]))
-    turn = np.round((headings[-1] - headings[0]) / (2.0 * np.pi)) * 2.0 * np.pi
+    spacing_m = float(np.linalg.norm(path_n2[1] - path_n2[0]))
+    window = round(_AHEAD_M / spacing_m)
+    # The mean direction of the way ahead turns gently where the path itself turns sharply.
+    steps_n2 = np.roll(path_n2, -1, axis=0) - path_n2
+    ahead_n2 = sum(np.roll(steps_n2, -shift, axis=0) for shift in range(-window // 4, window))
+    headings = np.unwrap(np.arctan2(ahead_n2[:, 1], ahead_n2[:, 0]))
+    turn = 2.0 * np.pi * np.round((headings[-1] - headings[0]) / (2.0 * np.pi))
     headings = np.append(headings, headings[0] + turn)
+    closed_n2 = np.vstack([path_n2, path_n2[:1]])
 
-    t = np.arange(int(round(seconds * rate_hz))) / rate_hz
+    t = np.arange(round(seconds * rate_hz)) / rate_hz
     phases = rng.uniform(0.0, 2.0 * np.pi, 6)
 
     def sway(amplitude: float, period_s: float, index: int) -> np.ndarray:
         return amplitude * np.sin(2.0 * np.pi * t / period_s + phases[index])
 
-    start = rng.uniform(0.0, travelled[-1])
-    along = start + SPEED_M_S * t + sway(0.1, 7.0, 0)
-    lap, along = np.divmod(along, travelled[-1])
-    x, y = (np.interp(along, travelled, closed_n2[:, k]) for k in (0, 1))
-    yaw = np.interp(along, travelled, headings) + lap * turn + np.radians(sway(28.0, 8.5, 1))
+    length_m = spacing_m * len(path_n2)
+    travelled = rng.uniform(0.0, length_m) + SPEED_M_S * t + sway(0.1, 7.0, 0)
+    lap, along = np.divmod(travelled, length_m)
+    place = along / spacing_m
+    x, y = (np.interp(place, np.arange(len(closed_n2)), closed_n2[:, k]) for k in (0, 1))
+    yaw = np.interp(place, np.arange(len(headings)), headings) + lap * turn
+    yaw += np.radians(sway(22.0, 9.0, 1))
     z = 1.0 + sway(0.012, 1.9, 2) + sway(0.02, 5.3, 3)
     pitch, roll = np.radians(-3.0 + sway(1.5, 3.7, 4)), np.radians(sway(0.9, 2.3, 5))
     poses = [
-        pose(np.array(place), *angles)
-        for place, angles in zip(
+        pose(np.array(spot), *angles)
+        for spot, angles in zip(
             zip(x, y, z, strict=True), zip(yaw, pitch, roll, strict=True), strict=True
         )
     ]
