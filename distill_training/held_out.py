@@ -4,16 +4,17 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
 
 from distill_training.reconstruction import Reconstruction
 from distill_training.views import FrameStore
-from mote_localization.geometry import rotation_angle
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import MapFile, MapInfo
 
+_CHI2_6_MEDIAN = 5.348  # median of a chi-square variable of 6 degrees of freedom
 _BLOCKS = 4  # contiguous pieces of the recording: a frame's neighbours would give it away
 
 
@@ -27,6 +28,8 @@ class HeldOutError:
     within_5cm_5deg: float  # share of all frames
     cell_median_cm: float  # of the points, against the teacher's
     cells_within_2_sigma: float  # share of the points
+    # median of e^T C^-1 e over its expectation: how much too small the poses' covariances are
+    covariance_scale: float
 
     def figures(self) -> dict[str, float]:
         """Return what is finite of it, by name."""
@@ -60,7 +63,7 @@ def measure_held_out(
 ) -> HeldOutError:
     """Localize held-out frames with a student in training; it is left in evaluation mode."""
     localizer = Localizer(MapFile(Path("training"), info, b""), _TorchBackend(network))
-    centimetres, degrees, cells, honest = [], [], [], []
+    centimetres, degrees, cells, honest, surprise = [], [], [], [], []
     for name in names:
         frame = store.frame(name)
         truth = frame.plain()
@@ -68,18 +71,16 @@ def measure_held_out(
         distance = np.linalg.norm(found.points_hw3 - truth.points_hw3, axis=-1)[truth.valid_hw]
         cells.append(100 * distance)
         honest.append(distance < 2 * found.sigma_hw[truth.valid_hw])
-        if found.T_map_cam is None:
+        if found.T_map_cam is None or found.covariance_66 is None:
             centimetres.append(math.inf)
             degrees.append(180.0)
-        else:
-            centimetres.append(
-                100 * float(np.linalg.norm(found.T_map_cam[:3, 3] - frame.T_map_cam[:3, 3]))
-            )
-            degrees.append(
-                math.degrees(rotation_angle(found.T_map_cam[:3, :3].T @ frame.T_map_cam[:3, :3]))
-            )
+            continue
+        error_6 = _pose_error(found.T_map_cam, frame.T_map_cam)
+        centimetres.append(100 * float(np.linalg.norm(error_6[:3])))
+        degrees.append(math.degrees(np.linalg.norm(error_6[3:])))
+        surprise.append(float(error_6 @ np.linalg.solve(found.covariance_66, error_6)))
     if not names:
-        return HeldOutError(0, math.nan, math.nan, math.nan, math.nan, math.nan)
+        return HeldOutError(0, *[math.nan] * 6)
     within = (np.array(centimetres) < 5) & (np.array(degrees) < 5)
     return HeldOutError(
         len(names),
@@ -88,7 +89,14 @@ def measure_held_out(
         float(within.mean()),
         float(np.median(np.concatenate(cells))),
         float(np.concatenate(honest).mean()),
+        float(np.median(surprise)) / _CHI2_6_MEDIAN if surprise else math.nan,
     )
+
+
+def _pose_error(T_map_cam: np.ndarray, truth_44: np.ndarray) -> np.ndarray:
+    """Return the error (6,) of a pose in the axes of its covariance: metres, radians, map frame."""
+    rotation_3 = cv2.Rodrigues(T_map_cam[:3, :3] @ truth_44[:3, :3].T)[0][:, 0]
+    return np.concatenate([T_map_cam[:3, 3] - truth_44[:3, 3], rotation_3])
 
 
 class _TorchBackend:

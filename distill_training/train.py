@@ -120,7 +120,8 @@ def train(
         **{f"held_out_{name}": value for name, value in error.figures().items()},
     }
     network.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return network, replace(info, training=figures)
+    scale = error.covariance_scale if math.isfinite(error.covariance_scale) else 1.0
+    return network, replace(info, training=figures, covariance_scale=round(max(scale, 1.0), 2))
 
 
 def _describe(

@@ -122,7 +122,7 @@ class Localizer:
             status=Status.LOCALIZED if believed else Status.LOST,
             reason=reason,
             T_map_cam=believed.T_map_cam if believed else None,
-            covariance_66=believed.covariance_66 if believed else None,
+            covariance_66=self.info.covariance_scale * believed.covariance_66 if believed else None,
             inliers=int(solution.inliers_n.sum()) if solution else 0,
             cells=len(chosen),
             reprojection_px=solution.reprojection_px if solution else float("nan"),

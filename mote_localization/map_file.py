@@ -38,6 +38,9 @@ class MapInfo:
     teacher: str  # who gave the 3-D points: rgbd, dust3r
     teacher_licence: str  # licence that the teacher puts on the map; empty: none
     student: str  # family of the network: cnn, mobilenet, vit
+    # by which a pose's covariance is multiplied to be as large as this student's errors: those of one
+    # image's cells are more alike than their residuals show; measured on frames kept from training
+    covariance_scale: float = 1.0
     training: dict[str, float | int | str] = field(default_factory=dict)  # figures of the training
     created: str = ""  # ISO 8601, UTC
     format_version: int = FORMAT_VERSION
@@ -52,6 +55,10 @@ class MapInfo:
         if self.camera.distortion:
             raise MapFileError(
                 "found a distorted canonical camera, expected an undistorted pinhole"
+            )
+        if not 0 < self.covariance_scale < np.inf:
+            raise MapFileError(
+                f"found covariance scale {self.covariance_scale}, expected a number above 0"
             )
         bounds = np.array([self.bounds_min, self.bounds_max], np.float64)
         if bounds.shape != (2, 3) or not np.isfinite(bounds).all() or (bounds[0] > bounds[1]).any():
