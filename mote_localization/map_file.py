@@ -38,8 +38,8 @@ class MapInfo:
     teacher: str  # who gave the 3-D points: rgbd, dust3r
     teacher_licence: str  # licence that the teacher puts on the map; empty: none
     student: str  # family of the network: cnn, mobilenet, vit
-    # by which a pose's covariance is multiplied to be as large as this student's errors: those of one
-    # image's cells are more alike than their residuals show; measured on frames kept from training
+    # multiplies a pose's covariance, to be as large as this student's errors on frames kept from
+    # training: the errors of one image's cells are more alike than they look
     covariance_scale: float = 1.0
     training: dict[str, float | int | str] = field(default_factory=dict)  # figures of the training
     created: str = ""  # ISO 8601, UTC
