@@ -98,6 +98,8 @@ def run(make_node: Callable[[], Node], arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] [%(name)s]: %(message)s")
     try:
         with ros(arguments):
+            if stopped():  # while it was importing
+                return 0
             node = _make(make_node)
             try:
                 with spinning(node) as thread:

@@ -1,0 +1,671 @@
+"""The nodes as processes, over real DDS: fed, lied to, flooded and interrupted."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from array import array
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+import rclpy
+from conftest import ROOT, free_domain
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from mote_localization.geometry import pose_from
+from mote_localization.nodes import process
+from mote_localization.nodes.localizer_node import PARAMETERS
+from mote_localization.nodes.matching import StampMatcher
+from mote_localization.scenes.bag import BagWriter
+
+pytestmark = pytest.mark.ros
+
+GREY = (100, 100, 100)
+TOPICS = ["-r", "image:=/camera/image_raw", "-r", "camera_info:=/camera/camera_info"]
+TIMEOUT_S = 30.0  # of what takes a second where nothing else runs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ros_env():
+    """DDS on the loopback, in a domain of this module alone, here and in its processes."""
+    profile = str(ROOT / "config" / "fastdds_loopback.xml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", profile)
+        patch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", profile)
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        patch.setenv("ROS_DOMAIN_ID", str(free_domain()))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="module")
+def room_map(tmp_path_factory) -> Path:
+    """A map whose answer moves with the image's colour."""
+    return write_constant_map(tmp_path_factory.mktemp("map") / "room.onnx", colour_shift_m=1.0)
+
+
+class Child:
+    """A node as a process, its output in a file."""
+
+    def __init__(self, log: Path, name: str, *arguments: object, **env: str):
+        self.log = log
+        command = [sys.executable, "-m", f"mote_localization.nodes.{name}", *map(str, arguments)]
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=output, env=os.environ | env, cwd=log.parent
+            )
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(TIMEOUT_S)
+
+    def code(self) -> int:
+        return self.process.wait(4 * TIMEOUT_S)
+
+
+@pytest.fixture
+def child(tmp_path):
+    """Start processes; those that still run at the end of the test are killed."""
+    started = []
+
+    def start(name: str, *arguments: object, **env: str) -> Child:
+        started.append(Child(tmp_path / f"{name}{len(started)}.log", name, *arguments, **env))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+@pytest.fixture(scope="module")
+def localizer(room_map, tmp_path_factory):
+    """The node under test: it serves all tests of this module and must end well after them."""
+    log = tmp_path_factory.mktemp("node") / "localizer.log"
+    one = Child(
+        log, "localizer", "--ros-args", "-p", f"map:={room_map}", "-p", "publish_tf:=true", *TOPICS
+    )
+    yield one
+    try:
+        assert one.end() == 0, one.text()
+        assert "Traceback" not in one.text()
+    finally:
+        one.process.kill()
+        one.process.wait()
+
+
+class Robot:
+    """The robot's side: publishes frames, keeps what comes back by stamp."""
+
+    def __init__(self, node):
+        self.node = node
+        self.images = node.create_publisher(Image, "/camera/image_raw", qos_profile_sensor_data)
+        self.infos = node.create_publisher(
+            CameraInfo, "/camera/camera_info", qos_profile_sensor_data
+        )
+        self.poses, self.statuses, self.clouds, self.transforms = {}, {}, {}, {}
+        node.create_subscription(PoseWithCovarianceStamped, "/localizer/pose", self.on_pose, 100)
+        node.create_subscription(DiagnosticArray, "/localizer/status", self.on_status, 100)
+        self.stamp = 0
+
+    def on_pose(self, pose):
+        self.poses[pose.header.stamp.sec] = pose
+
+    def on_status(self, status):
+        self.statuses[status.header.stamp.sec] = status.status[0]
+
+    def on_cloud(self, cloud):
+        self.clouds[cloud.header.stamp.sec] = cloud
+
+    def on_tf(self, tf):
+        self.transforms[tf.transforms[0].header.stamp.sec] = tf.transforms[0]
+
+    def frame(self, colour=GREY, camera=CAMERA):
+        """Return a new image of one colour, and its CameraInfo."""
+        self.stamp += 1
+        pixels = np.broadcast_to(np.uint8(colour), (camera.height, camera.width, 3))
+        image = Image(
+            encoding="rgb8", height=camera.height, width=camera.width, step=3 * camera.width,
+            data=array("B", pixels.tobytes()),
+        )  # fmt: skip
+        info = CameraInfo(width=camera.width, height=camera.height, k=camera.K_33.reshape(9))
+        for message in image, info:
+            message.header.stamp.sec = self.stamp
+            message.header.frame_id = "camera_optical"
+        return image, info
+
+    def send(self, image, info):
+        self.infos.publish(info)
+        self.images.publish(image)
+
+    def ask(self, image, info):
+        """Send a frame and return its status; up to thrice, as sensor data is best effort."""
+        stamp = image.header.stamp.sec
+        for _ in range(3):
+            self.send(image, info)
+            if wait_for(lambda: stamp in self.statuses, TIMEOUT_S / 10):
+                status = self.statuses[stamp]
+                if status.level == DiagnosticStatus.OK:
+                    assert wait_for(lambda: stamp in self.poses), "a status without its pose"
+                return status
+        pytest.fail(f"no answer to image {stamp}")
+
+    def position(self, colour=GREY, change=lambda image: None):
+        """Send a frame and return where the node says that it is."""
+        image, info = self.frame(colour)
+        change(image)
+        assert self.ask(image, info).message == "localized"
+        p = self.poses[self.stamp].pose.pose.position
+        return np.array([p.x, p.y, p.z])
+
+
+def wait_for(condition, seconds=TIMEOUT_S) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+@pytest.fixture(scope="module")
+def robot(localizer):
+    with process.ros():
+        node = rclpy.create_node("robot")
+        one = Robot(node)
+        with process.spinning(node):
+            matched = wait_for(
+                lambda: (
+                    one.images.get_subscription_count()
+                    and one.infos.get_subscription_count()
+                    and node.count_publishers("/localizer/status")
+                )
+            )
+            assert matched, localizer.text()
+            time.sleep(0.3)  # the other direction may match later
+            yield one
+        node.destroy_node()
+
+
+def expected_position(colour):
+    return T_MAP_CAM[:3, 3] + np.array(colour) / 255
+
+
+# ---- what the node answers
+
+
+def test_the_pose_is_exact_and_carries_the_stamp(robot):
+    image, info = robot.frame((51, 102, 204))
+    image.header.stamp.nanosec = info.header.stamp.nanosec = 123_456_789
+    robot.ask(image, info)
+    pose = robot.poses[robot.stamp]
+    assert pose.header.stamp == image.header.stamp
+    assert pose.header.frame_id == "map"
+    p, q = pose.pose.pose.position, pose.pose.pose.orientation
+    T_map_cam = pose_from(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
+    np.testing.assert_allclose(T_map_cam[:3, 3], expected_position((51, 102, 204)), atol=1e-3)
+    np.testing.assert_allclose(T_map_cam[:3, :3], T_MAP_CAM[:3, :3], atol=1e-3)
+    covariance_66 = pose.pose.covariance.reshape(6, 6)
+    np.testing.assert_allclose(covariance_66, covariance_66.T)
+    assert (np.linalg.eigvalsh(covariance_66) > 0).all()
+
+
+ENCODED = {  # one pixel (two of yuv) of the colour (40, 120, 200), and how exact it is
+    "bgr8": ([200, 120, 40], 1e-3),
+    "rgba8": ([40, 120, 200, 255], 1e-3),
+    "bgra8": ([200, 120, 40, 255], 1e-3),
+    "mono8": ([120], 1e-3),
+    "yuv422": ([128, 120, 128, 120], 0.05),
+    "yuv422_yuy2": ([120, 128, 120, 128], 0.05),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+@pytest.mark.parametrize("padding", [0, 12])
+def test_encodings_and_padded_rows(robot, encoding, padding):
+    values, tolerance = ENCODED[encoding]
+    pixels = 2 if encoding.startswith("yuv") else 1
+    row = bytes(values) * (CAMERA.width // pixels) + bytes(padding)
+
+    def encode(image):
+        image.encoding, image.step = encoding, len(row)
+        image.data = array("B", row * CAMERA.height)
+
+    colour = (40, 120, 200) if len(values) > 2 and pixels == 1 else GREY_120
+    found = robot.position(change=encode)
+    np.testing.assert_allclose(found, expected_position(colour), atol=tolerance)
+
+
+GREY_120 = (120, 120, 120)
+
+
+def test_either_message_may_come_first(robot):
+    for first in ("infos", "images"):
+        image, info = robot.frame()
+        pair = {"infos": info, "images": image}
+        getattr(robot, first).publish(pair.pop(first))
+        time.sleep(0.05)
+        ((name, message),) = pair.items()
+        getattr(robot, name).publish(message)
+        assert wait_for(lambda: robot.stamp in robot.poses), f"{first} first"
+
+
+def test_an_image_without_its_camera_info_waits(robot):
+    image, info = robot.frame()
+    info.header.stamp.nanosec = 1
+    robot.send(image, info)
+    robot.position()  # a later frame is answered ...
+    assert robot.stamp - 1 not in robot.statuses  # ... that one is not
+
+
+def test_a_lost_frame_gives_a_warning_and_no_pose(robot):
+    black = robot.frame((0, 0, 0))
+    status = robot.ask(*black)
+    assert status.level == DiagnosticStatus.WARN
+    assert "cells" in status.message
+    robot.position()
+    assert robot.stamp - 1 not in robot.poses
+
+
+def test_transform_is_the_pose(robot):
+    tf2_msgs = pytest.importorskip("tf2_msgs.msg", reason="needs tf2_msgs")
+    subscription = robot.node.create_subscription(tf2_msgs.TFMessage, "/tf", robot.on_tf, 100)
+    assert wait_for(lambda: robot.position() is not None and robot.stamp in robot.transforms)
+    moved, pose = robot.transforms[robot.stamp], robot.poses[robot.stamp]
+    robot.node.destroy_subscription(subscription)
+    assert (moved.header, moved.child_frame_id) == (pose.header, "camera_optical")
+    assert moved.transform.rotation == pose.pose.pose.orientation
+    assert moved.transform.translation.x == pose.pose.pose.position.x
+
+
+def test_the_cloud_is_what_the_map_predicts(robot):
+    colour = (50, 150, 250)
+    subscription = robot.node.create_subscription(
+        PointCloud2, "/localizer/points", robot.on_cloud, 10
+    )
+    assert wait_for(lambda: robot.position(colour) is not None and robot.stamp in robot.clouds)
+    cloud = robot.clouds[robot.stamp]
+    robot.node.destroy_subscription(subscription)
+    assert cloud.header == robot.poses[robot.stamp].header
+    assert [(f.name, f.offset) for f in cloud.fields] == [("x", 0), ("y", 4), ("z", 8), ("rgb", 12)]
+    cells = np.frombuffer(cloud.data, np.float32).reshape(cloud.height, cloud.width, 4)
+    expected = room_points(T_MAP_CAM, CAMERA, 8) + np.float32(colour) / 255
+    np.testing.assert_allclose(cells[..., :3], expected, atol=1e-4)
+    assert (cells.view(np.uint32)[..., 3] == (50 << 16 | 150 << 8 | 250)).all()
+
+
+# ---- what it is sent by mistake
+
+
+def no_data(image, info):
+    image.data = array("B")
+
+
+def short_data(image, info):
+    image.data = image.data[:-1]
+
+
+def no_pixels(image, info):
+    image.height = image.width = image.step = 0
+    image.data = array("B")
+
+
+def small_step(image, info):
+    image.step -= 1
+
+
+def unknown_encoding(image, info):
+    image.encoding = "rgb9"
+
+
+def depth_image(image, info):
+    image.encoding = "32FC1"
+
+
+def huge_image(image, info):
+    image.height = image.width = image.step = 2**32 - 1
+
+
+def odd_yuv(image, info):
+    image.encoding, image.width = "yuv422", 319
+
+
+def other_size(image, info):
+    info.width, info.height = 640, 480
+
+
+def no_calibration(image, info):
+    info.k = np.zeros(9)
+
+
+def broken_calibration(image, info):
+    info.k = np.full(9, np.nan)
+
+
+def unknown_distortion(image, info):
+    info.distortion_model, info.d = "thin_prism", [0.1]
+
+
+def wrong_coefficients(image, info):
+    info.distortion_model, info.d = "plumb_bob", [0.1, 0.2, 0.3]
+
+
+MISTAKES = {
+    no_data: "0 bytes",
+    short_data: "230399 bytes",
+    no_pixels: "empty",
+    small_step: "step is 959",
+    unknown_encoding: "encoding 'rgb9'",
+    depth_image: "encoding '32FC1'",
+    huge_image: "4294967295",
+    odd_yuv: "width 319 is odd",
+    other_size: "(480, 640, 3)",
+    no_calibration: "not calibrated",
+    broken_calibration: "nan",
+    unknown_distortion: "thin_prism",
+    wrong_coefficients: "3 coefficients",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.__name__)
+def test_a_bad_message_is_refused_and_the_node_lives_on(robot, localizer, mistake):
+    image, info = robot.frame()
+    mistake(image, info)
+    status = robot.ask(image, info)
+    assert status.level == DiagnosticStatus.ERROR
+    assert MISTAKES[mistake] in status.message
+    assert status.message.startswith(("/camera/image_raw: ", "/camera/camera_info: "))
+    assert status.message in localizer.text()
+    np.testing.assert_allclose(robot.position(), expected_position(GREY), atol=1e-3)
+    assert robot.stamp - 1 not in robot.poses
+
+
+def test_the_same_fault_is_not_logged_for_every_frame(robot, localizer):
+    for _ in range(20):
+        image, info = robot.frame()
+        image.encoding = "rgb10"
+        robot.ask(image, info)
+    assert localizer.text().count("rgb10") == 1
+
+
+def test_missing_camera_info_is_said(robot, localizer):
+    def send_and_look():
+        robot.images.publish(robot.frame()[0])
+        time.sleep(0.05)
+        return "but no camera_info on /camera/camera_info" in localizer.text()
+
+    assert wait_for(send_and_look)
+
+
+# ---- load, parameters, memory
+
+
+def test_the_newest_frame_wins(robot):
+    frames = [robot.frame((10 + i % 200, 100, 100)) for i in range(300)]
+    first, last = frames[0][0].header.stamp.sec, frames[-1][0].header.stamp.sec
+    for frame in frames[:-1]:
+        robot.send(*frame)
+    status = robot.ask(*frames[-1])
+    assert status.message == "localized"
+    answered = [stamp for stamp in robot.poses if first <= stamp <= last]
+    assert answered == sorted(answered)
+    assert len(answered) < 300  # nothing queued up
+    red = frames[-1][0].data[0]
+    assert robot.poses[last].pose.pose.position.x == pytest.approx(1 + red / 255, abs=1e-3)
+
+
+def test_the_gate_may_be_changed_while_it_runs(robot):
+    client = robot.node.create_client(SetParameters, "/localizer/set_parameters")
+    assert client.wait_for_service(TIMEOUT_S)
+
+    def change(name, value):
+        chosen = Parameter(
+            name=name,
+            value=ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value),
+        )
+        future = client.call_async(SetParameters.Request(parameters=[chosen]))
+        assert wait_for(future.done)
+        return future.result().results[0]
+
+    assert change("min_inliers", 5000).successful
+    assert "expected 5000" in robot.ask(*robot.frame()).message
+    assert not change("min_inliers", 1).successful  # out of range
+    assert not change("threads", 2).successful  # read only
+    assert change("min_inliers", 40).successful
+    robot.position()
+
+
+def test_memory_stays_small(robot, localizer):
+    robot.position()
+    status = Path(f"/proc/{localizer.process.pid}/status").read_text()
+    peak_kb = next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)
+    assert peak_kb * 1024 < 400e6
+
+
+# ---- how it starts and ends
+
+
+def broken_maps(folder: Path, room_map: Path) -> dict[str, tuple[Path, str]]:
+    """Return files that are no maps, and what is said of them."""
+    content = room_map.read_bytes()
+    key = b"mote.format_version\x12\x01"
+    assert content.count(key) == 1
+    files = {
+        "missing": (None, "cannot be read (No such file"),
+        "text": (b"this is not a map\n", "is no ONNX file"),
+        "empty": (b"", ""),
+        "truncated": (content[: len(content) // 2], "is no ONNX file or is truncated"),
+        "newer": (content.replace(key + b"1", key + b"9"), "is a map of format version 9"),
+    }
+    for name, (written, _) in files.items():
+        if written is not None:
+            (folder / f"{name}.onnx").write_bytes(written)
+    return {name: (folder / f"{name}.onnx", said) for name, (_, said) in files.items()}
+
+
+def test_what_cannot_start_says_why_in_one_line(child, tmp_path, room_map):
+    expected = {
+        f"map:={path}": f"{path.name}: {said}"
+        for path, said in broken_maps(tmp_path, room_map).values()
+    }
+    expected |= {"map:=''": "`map` is empty", "threads:=-1": "threads", "map:=3": "'map'"}
+    nodes = {argument: child("localizer", "--ros-args", "-p", argument) for argument in expected}
+    for argument, node in nodes.items():
+        assert node.code() == 1, argument
+        errors = [line for line in node.text().splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert expected[argument] in errors[0]
+        assert "Traceback" not in node.text()
+
+
+def test_sigterm_ends_it_well(child, room_map):
+    node = child("localizer", "--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other")
+    assert wait_for(lambda: "localizing" in node.text()), node.text()
+    assert node.end(signal.SIGTERM) == 0
+
+
+def test_sigint_while_it_starts_ends_it_well(child, room_map):
+    arguments = ["--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other"]
+    for node in [child("localizer", *arguments) for _ in range(3)]:
+        # before it holds its signals, Python itself is starting
+        assert wait_for(lambda node=node: "localizing" in node.text() or holds_sigint(node))
+        assert node.end() == 0  # one after the other: each is further in its start
+        assert "Traceback" not in node.text()
+
+
+def holds_sigint(node: Child) -> bool:
+    status = Path(f"/proc/{node.process.pid}/status").read_text()
+    blocked = next(line for line in status.splitlines() if "SigBlk" in line)
+    return bool(int(blocked.split()[1], 16) >> (signal.SIGINT - 1) & 1)
+
+
+def test_without_tf2_msgs_it_runs_and_says_so(child, room_map, tmp_path):
+    package = tmp_path / "hidden" / "tf2_msgs"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('not installed')")
+    path = os.pathsep.join([str(package.parent), os.environ["PYTHONPATH"]])
+    node = child(
+        "localizer", "--ros-args", "-p", f"map:={room_map}", "-p", "publish_tf:=true",
+        "-r", "__ns:=/other", PYTHONPATH=path,
+    )  # fmt: skip
+    assert wait_for(lambda: "localizing" in node.text()), node.text()
+    assert "tf2_msgs is not installed" in node.text()
+    assert node.end() == 0
+
+
+def test_parameter_file_lists_the_defaults():
+    content = yaml.safe_load((ROOT / "config" / "localizer.yaml").read_text())
+    assert content["/**"]["ros__parameters"] == {p.name: p.default for p in PARAMETERS}
+
+
+# ---- player and recorder
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory) -> Path:
+    """A recording of 20 frames at 5 Hz, one of them black."""
+    path = tmp_path_factory.mktemp("bag") / "drive"
+    with BagWriter(path) as bag:
+        for i in range(20):
+            colour = (0, 0, 0) if i == 10 else (100 + i, 100, 100)
+            image_hw3 = np.full((CAMERA.height, CAMERA.width, 3), colour, np.uint8)
+            bag.write(1_000_000_000 + i * 200_000_000, image_hw3, CAMERA)
+    return path
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("robot")
+def test_a_recording_comes_back_as_poses(child, drive, tmp_path):
+    recorder = child("recorder", tmp_path / "answers.jsonl")
+    assert wait_for(lambda: "recording" in recorder.text())
+    time.sleep(0.3)
+    player = child("player", drive, "--rate", 2, "--log", tmp_path / "published.jsonl")
+    assert player.code() == 0, player.text()
+    played, seconds = re.search(r"played (\d+) messages in ([\d.]+) s", player.text()).groups()
+    assert int(played) == 40
+    assert float(seconds) == pytest.approx(1.9, abs=0.5)  # 19 gaps of 0.2 s, twice as fast
+    answers = tmp_path / "answers.jsonl"
+    assert wait_for(lambda: len(lines(answers)) == 20), recorder.text()
+    assert recorder.end() == 0
+    published = {
+        line["stamp_ns"]: line["published_ns"] for line in lines(tmp_path / "published.jsonl")
+    }
+    assert list(published) == [1_000_000_000 + i * 200_000_000 for i in range(20)]
+    for i, answer in enumerate(lines(answers)):
+        assert answer["received_ns"] > published[answer["stamp_ns"]]
+        if i == 10:
+            assert answer["status"] == "lost" and "cells" in answer["reason"]
+            assert "position" not in answer
+        else:
+            assert answer["status"] == "localized" and answer["frame_id"] == "map"
+            expected = expected_position((100 + i, 100, 100))
+            np.testing.assert_allclose(answer["position"], expected, atol=1e-3)
+            assert len(answer["covariance"]) == 36
+
+
+def test_nobody_listens_to_the_player(child, drive):
+    player = child("player", drive, "--wait", 0.3, "--remap", "/camera/image_raw:=/nobody")
+    assert player.code() == 1
+    assert "nobody subscribed to /nobody for 0.3 s" in player.text()
+    assert "Traceback" not in player.text()
+
+
+def test_the_player_plays_on_until_interrupted(child, drive, tmp_path):
+    player = child(
+        "player", drive, "--loop", "--rate", 100, "--wait", 0, "--remap",
+        "/camera/image_raw:=/nobody", "/camera/camera_info:=/none", "--log", tmp_path / "log",
+    )  # fmt: skip
+    log = tmp_path / "log"
+    assert wait_for(lambda: log.exists() and len(lines(log)) > 30)  # more than one pass
+    assert player.end() == 0
+    assert int(player.text().split("played ")[1].split()[0]) > 60
+    assert "Traceback" not in player.text()
+
+
+def test_recordings_that_cannot_be_played(child, drive, tmp_path):
+    (tmp_path / "torn").mkdir()
+    for file in drive.iterdir():
+        content = file.read_bytes()
+        half = content[: len(content) // 2] if file.suffix == ".mcap" else content
+        (tmp_path / "torn" / file.name).write_bytes(half)
+    with BagWriter(tmp_path / "empty"):
+        pass
+    expected = {
+        (tmp_path / "nothing",): "no such recording",
+        (tmp_path / "torn",): "damaged",
+        (tmp_path / "empty",): "no images",
+        (drive, "--rate", 0): "--rate 0",
+        (drive, "--log", tmp_path / "no" / "log"): "cannot be written",
+    }
+    players = {words: child("player", *words, "--wait", 0) for words in expected}
+    for words, player in players.items():
+        assert player.code() == 1, words
+        assert expected[words] in player.text()
+        assert "Traceback" not in player.text()
+
+
+# ---- without ROS
+
+
+def test_pairs_by_equal_stamp_whichever_comes_first():
+    matcher = StampMatcher()
+    assert matcher.add_image(1, "image 1") is None
+    assert matcher.add_info(1, "info 1") == ("image 1", "info 1")
+    assert matcher.add_info(2, "info 2") is None
+    assert matcher.add_image(2, "image 2") == ("image 2", "info 2")
+    assert matcher.unmatched == 0
+
+
+def test_a_matched_image_makes_older_ones_stale():
+    matcher = StampMatcher()
+    for stamp in 1, 2, 3:
+        matcher.add_image(stamp, stamp)
+    assert matcher.add_info(2, "info") == (2, "info")
+    assert matcher.add_info(1, "info") is None
+    assert matcher.add_info(3, "info") == (3, "info")
+
+
+def test_few_are_kept_and_the_rest_is_counted():
+    matcher = StampMatcher(images=4, infos=30)
+    for stamp in range(10):
+        matcher.add_image(stamp, stamp)
+    assert matcher.unmatched == 6
+    for stamp in range(100, 200):
+        matcher.add_info(stamp, stamp)
+    assert matcher.add_image(100, "too late") is None
+    assert matcher.add_image(199, "image") == ("image", 199)
+
+
+def test_the_launch_file_loads():
+    pytest.importorskip("launch_ros", reason="launch comes with a ROS 2 installation")
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("localization", ROOT / "launch" / "localization.launch.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    described = module.generate_launch_description()
+    arguments = {a.name: a for a in described.get_launch_arguments()}
+    assert set(arguments) == {name for name, _, _ in module.ARGUMENTS}
+    assert not arguments["map"].default_value
+    assert all(argument.description for argument in arguments.values())
