@@ -21,16 +21,19 @@ step() { # title, command...
   printf '  %-44s' "$title"
   if ! "$@" >>"$log" 2>&1; then
     printf 'failed\n'
-    tail -n 25 "$log" >&2
+    tail -n 15 "$log" | cut -c -300 >&2
     stop "\"$title\" failed; the end of its output is above, all of it in ${log#"$PWD/"}"
   fi
   printf '%4d s\n' $((SECONDS - start))
 }
 
 install() {
+  "$venv/bin/python" -m pip install --progress-bar off --disable-pip-version-check "$@"
+}
+
+install_locked() {
   # as variables, constraints hold for the builds of source packages too: in older pips by the first, in newer by the second
-  PIP_CONSTRAINT=$constraints PIP_BUILD_CONSTRAINT=$constraints \
-    "$venv/bin/python" -m pip install --progress-bar off --disable-pip-version-check "$@"
+  PIP_CONSTRAINT=$constraints PIP_BUILD_CONSTRAINT=$constraints install "$@"
 }
 
 link_for_ament() { # what an editable install leaves out: the package's files and executables where ROS 2 looks for them
@@ -99,14 +102,14 @@ case $stage in
     echo "Setting up .venv: $version, $ros"
     [ "$version" = "$("$venv/bin/python" --version 2>/dev/null)" ] ||
       step "virtual environment" "$python" -m venv --clear "${venv_options[@]}" "$venv"
-    step "runtime libraries" install setuptools -r requirements/runtime.txt "${ros_requirements[@]}"
+    step "runtime libraries" install_locked setuptools -r requirements/runtime.txt "${ros_requirements[@]}"
     step "mote, editable" install --no-deps --no-build-isolation --editable .
     link_for_ament
     ((${#ros_requirements[@]} == 0)) || set_up_tf2_msgs
     ;;
   dev)
     echo "Adding training, tests and lint to .venv"
-    step "torch, pytest, ruff, mypy, colcon" install -r requirements/train.txt -r requirements/dev.txt
+    step "torch, pytest, ruff, mypy, colcon" install_locked -r requirements/train.txt -r requirements/dev.txt
     ;;
   *) stop "usage: tools/setup_venv.sh runtime|dev" ;;
 esac
