@@ -1,10 +1,11 @@
 """Textured rectangles and the boxes made of them: everything in the demo room is these.
 
-A `Workshop` collects them. Furniture is built in the coordinates of its `Place`: stand in front of it and
-x goes right, y away from you, z up; so a wall's own pieces lie at y < 0 and their fronts face you.
+A `Workshop` collects them. Furniture is built in its own coordinates: stand in front of it and x goes
+right, y away from you, z up; so what hangs on a wall lies at y < 0, and its front faces you.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -15,15 +16,15 @@ SIDES = ("front", "back", "left", "right", "top", "bottom")
 
 @dataclass(frozen=True)
 class Rectangle:
-    """A one-sided rectangle: `corner_3` is its top left, seen from the visible side (m, map frame)."""
+    """A one-sided rectangle (m, map frame); left and top are those of who sees it."""
 
-    corner_3: np.ndarray
+    corner_3: np.ndarray  # top left
     right_3: np.ndarray  # along the upper edge
     down_3: np.ndarray  # along the left edge
     material: Material
     glow: float = 0.0  # light it gives off by itself, 1 = its albedo as it is
 
-    @property
+    @cached_property
     def normal_3(self) -> np.ndarray:
         """Unit normal, towards the visible side."""
         normal_3 = np.cross(self.down_3, self.right_3)
@@ -34,9 +35,22 @@ class Rectangle:
 class Block:
     """The volume of a box: what blocks light and robots."""
 
-    centre_3: np.ndarray
-    half_3: np.ndarray
-    turn: float  # rad, about z
+    centre_3: np.ndarray  # m, map frame
+    half_3: np.ndarray  # m, along its own axes
+    turn: float = 0.0  # rad, about z
+
+    @classmethod
+    def placed(cls, centre_3: np.ndarray, half_3: np.ndarray, turn: float) -> "Block":
+        """A block turned by any angle; quarter turns swap its sides instead, which is faster to hit."""
+        quarters = round(turn / (np.pi / 2.0))
+        if abs(turn - quarters * np.pi / 2.0) > 1e-9:
+            return cls(centre_3, half_3, turn)
+        return cls(centre_3, half_3[[1, 0, 2]] if quarters % 2 else half_3)
+
+    def unturned(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A horizontal vector of the map in the block's own axes."""
+        cos, sin = np.float32(np.cos(self.turn)), np.float32(np.sin(self.turn))
+        return cos * x + sin * y, cos * y - sin * x
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,7 @@ class Workshop:
                 self.rectangle(*faces[side], sides.get(side, material), glow)
         half_3 = np.array([w, d, h]) / 2.0
         centre_3 = self._point(x + w / 2.0, y + d / 2.0, z + h / 2.0)
-        self.blocks.append(Block(centre_3, half_3, self.turn))
+        self.blocks.append(Block.placed(centre_3, half_3, self.turn))
 
     def round(
         self,
@@ -138,7 +152,7 @@ class Workshop:
             corner = (x - side / 2.0, y + side / 2.0, z + height * 0.96)
             self.rectangle(corner, (side, 0, 0), (0, -side, 0), top, glow)
         half_3 = np.array([radius * 0.8, radius * 0.8, height / 2.0])
-        self.blocks.append(Block(self._point(x, y, z + height / 2.0), half_3, 0.0))
+        self.blocks.append(Block(self._point(x, y, z + height / 2.0), half_3))
 
     def blade(
         self,
@@ -148,7 +162,7 @@ class Workshop:
         height: float,
         material: Material,
     ) -> None:
-        """Adds a leaf that faces along y and leans sideways and away (m at its tip), seen from both sides."""
+        """Adds a leaf, seen from both sides, that leans sideways and away (m at its tip)."""
         x, y, z = foot
         tip = (x + lean[0] - width / 2.0, y + lean[1], z + height)
         down = (-lean[0], -lean[1], -height)

@@ -1,7 +1,7 @@
 """Soft light of the demo room, computed once and baked into the textures.
 
-Each rectangle is lit at a coarse grid: ambient light from the rays that are not stopped nearby, the
-window and the lamps with shadows, and on a finer grid the patch of sun that falls through the window.
+Each rectangle is lit on a coarse grid: ambient light from the rays that are not stopped nearby, the
+window and the lamps with their shadows; and on a finer grid by the sun that falls through the window.
 """
 
 from collections.abc import Sequence
@@ -50,29 +50,32 @@ class Lighting:
 def first_hit(
     blocks: Sequence[Block], origins_n3: np.ndarray, directions_n3: np.ndarray
 ) -> np.ndarray:
-    """Distance in units of the direction to the first block; 0 inside one, inf where there is none.
+    """Distance (n,) in units of the direction to the first block; 0 inside one, inf where none is.
 
-    Slab test (Kay and Kajiya 1986) in the axes of each block.
+    Slab test (Kay and Kajiya 1986) in the axes of each block; float32 rays.
     """
     nearest_n = np.full(len(origins_n3), np.inf, np.float32)
+    inverses = [_inverse(directions_n3[:, k]) for k in range(3)]
     for block in blocks:
-        cos, sin = np.float32(np.cos(block.turn)), np.float32(np.sin(block.turn))
-        centre_3 = block.centre_3.astype(np.float32)
-        x, y = origins_n3[:, 0] - centre_3[0], origins_n3[:, 1] - centre_3[1]
-        dx, dy = directions_n3[:, 0], directions_n3[:, 1]
-        enter_n, leave_n = np.zeros_like(nearest_n), nearest_n
-        for start_n, step_n, half in (
-            (cos * x + sin * y, cos * dx + sin * dy, block.half_3[0]),
-            (cos * y - sin * x, cos * dy - sin * dx, block.half_3[1]),
-            (origins_n3[:, 2] - centre_3[2], directions_n3[:, 2], block.half_3[2]),
-        ):
-            inverse_n = 1.0 / np.where(np.abs(step_n) < 1e-7, np.float32(1e-7), step_n)
+        starts = [origins_n3[:, k] - np.float32(block.centre_3[k]) for k in range(3)]
+        steps = inverses
+        if block.turn:
+            starts = [*block.unturned(starts[0], starts[1]), starts[2]]
+            turned = block.unturned(directions_n3[:, 0], directions_n3[:, 1])
+            steps = [*map(_inverse, turned), inverses[2]]
+        enter_n, leave_n = np.float32(0.0), nearest_n
+        for start_n, inverse_n, half in zip(starts, steps, block.half_3, strict=True):
             reach_n = np.float32(half) * np.abs(inverse_n)
-            middle_n = -start_n * inverse_n
-            enter_n = np.maximum(enter_n, middle_n - reach_n)
-            leave_n = np.minimum(leave_n, middle_n + reach_n)
+            middle_n = start_n * inverse_n
+            enter_n = np.maximum(enter_n, -middle_n - reach_n)
+            leave_n = np.minimum(leave_n, reach_n - middle_n)
         nearest_n = np.where(enter_n < leave_n, enter_n, nearest_n)
     return nearest_n
+
+
+def _inverse(step_n: np.ndarray) -> np.ndarray:
+    """1 / step, finite also where the ray runs along a slab."""
+    return 1.0 / np.where(np.abs(step_n) < 1e-7, np.float32(1e-7), step_n)
 
 
 def _chunked_hit(blocks: Sequence[Block], origins: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -137,7 +140,7 @@ def _soft(
 
 
 def _filled(light_hw3: np.ndarray) -> np.ndarray:
-    """Light with the nodes inside furniture (NaN) taken from their neighbours, so no dark rim shows."""
+    """Light with the nodes inside furniture (NaN) taken from their neighbours: no dark rims."""
     while (known_hw := ~np.isnan(light_hw3[..., 0])).any() and not known_hw.all():
         weight_hw = cv2.blur(known_hw.astype(np.float32), (3, 3), borderType=cv2.BORDER_CONSTANT)
         sum_hw3 = cv2.blur(np.nan_to_num(light_hw3), (3, 3), borderType=cv2.BORDER_CONSTANT)
@@ -166,7 +169,7 @@ def _sunlit(points: np.ndarray, blocks: Sequence[Block], sun: Sun) -> np.ndarray
 def light_up(
     rectangles: Sequence[Rectangle], blocks: Sequence[Block], lighting: Lighting
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Light of each rectangle: soft irradiance (rows, columns, 3) and sun (rows, columns) or None."""
+    """Light of each rectangle on its grids: soft irradiance (h, w, 3), and sun (h, w) or None."""
     blocks = [b for b in blocks if 4.0 * np.prod(np.sort(b.half_3)[1:]) > SHADOW_AREA_M2]
     grids = [_grid(rectangle, SOFT_CELL_M) for rectangle in rectangles]
     counts = [len(points) for points, _ in grids]
@@ -206,5 +209,5 @@ def expose(
 
 
 def _tone(light: np.ndarray) -> np.ndarray:
-    """sRGB gain of a linear light, with a shoulder that keeps whites below clipping."""
+    """Gain (sRGB) of a linear light, with a shoulder that keeps whites below clipping."""
     return (light / (1.0 + 0.22 * light)) ** np.float32(1.0 / 2.2)

@@ -1,6 +1,6 @@
 """Procedural surfaces of the demo room: plaster, wood, bricks, tiles, cloth.
 
-A `Material` paints one rectangle: given a generator and a size in metres it returns the albedo as an
+A `Material` paints one rectangle: given a generator and a size in metres it returns the albedo, an
 sRGB image. The generator is the rectangle's own, so no two walls, boards or tiles are alike.
 """
 
@@ -10,7 +10,8 @@ from functools import partial
 import cv2
 import numpy as np
 
-Colour = tuple[float, float, float]
+from distill_training.room.palette import Colour
+
 Material = Callable[[np.random.Generator, float, float], np.ndarray]
 
 FINE = 480.0  # texels per metre of pictures and books
