@@ -531,9 +531,11 @@ def test_without_tf2_msgs_it_runs_and_says_so(child, room_map, tmp_path):
     assert node.end() == 0
 
 
-def test_parameter_file_lists_the_defaults():
+def test_every_parameter_is_in_file_and_page():
     content = yaml.safe_load((ROOT / "config" / "localizer.yaml").read_text())
     assert content["/**"]["ros__parameters"] == {p.name: p.default for p in PARAMETERS}
+    page = (ROOT / "docs" / "robot.md").read_text()
+    assert [p.name for p in PARAMETERS if f"| `{p.name}` |" not in page] == []
 
 
 # ---- player and recorder
