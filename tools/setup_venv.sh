@@ -52,6 +52,7 @@ build_tf2_msgs() {
   grep -rlZ --include='*.cmake' /opt/python/ "$venv/share" | xargs -0r sed -Ei \
     -e "s#/opt/python/[^/]+/include/python3\.[0-9]+#$include#g" \
     -e "s#/opt/python/[^/]+/lib/python3\.[0-9]+/site-packages#$site#g"
+  rm -rf build/tf2_msgs
   (
     export AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv LD_LIBRARY_PATH=$venv/lib PATH=$venv/bin:$PATH
     cmake -S tools/tf2_msgs -B build/tf2_msgs -DCMAKE_INSTALL_PREFIX="$venv" \
