@@ -135,7 +135,7 @@ def test_both_bounds_must_hold():
 def test_more_lost_than_found_has_no_median():
     summary = summarize([answer(metres=0.01), answer(), answer()])
     assert summary.median_cm == np.inf
-    assert ("median error", "lost, 180.00°") in accuracy_rows(summary)
+    assert ("median error", "lost") in accuracy_rows(summary)
 
 
 def test_times_are_percentiles_of_the_frames():
@@ -357,7 +357,7 @@ def test_over_ros_gives_the_same_poses(tmp_path, tiny_map, folder, capsys):
     assert "room, test frames, over ROS 2" in printed
     assert re.search(r"images answered\D+100.0 %", printed)
     without, over = (np.loadtxt(tmp_path / f"{name}.tum") for name in ("without", "over"))
-    np.testing.assert_allclose(over[:, 1:4], without[:, 1:4], atol=1e-3)
+    np.testing.assert_allclose(over[:, :4], without[:, :4], atol=1e-3)  # stamps too
     content = json.loads((tmp_path / "over.json").read_text())
     assert [frame["name"] for frame in content["frames"]] == [f"f{i}" for i in range(1, 8)]
     assert content["frames"][2]["reason"].startswith("0 cells of sigma")

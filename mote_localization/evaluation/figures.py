@@ -78,7 +78,12 @@ def trajectory(answers: Sequence[Answer]) -> tuple[str, str]:
         if known:
             stamps = np.array([a.stamp_s for a in known])
             axes.add_collection(
-                LineCollection(_runs(truth, stamps), colors=_MUTED, linewidths=1.0, zorder=1)
+                LineCollection(
+                    [truth[run] for run in _runs(stamps)],
+                    colors=_MUTED,
+                    linewidths=1.0,
+                    zorder=1,
+                )
             )
             axes.plot([], [], color=_MUTED, linewidth=1.0, label="ground truth")
         _scatter(axes, answers, metres, axes_23)
@@ -168,13 +173,11 @@ def _from_above(poses: np.ndarray) -> tuple[np.ndarray, tuple[str, str], str]:
     return rows, ("first principal axis (m)", "second principal axis (m)"), words
 
 
-def _runs(points: np.ndarray, stamps: np.ndarray) -> list[np.ndarray]:
-    """Split a path (n, 2) where time jumps, so that no line joins what was not travelled."""
-    if len(points) < 2:
-        return [points]
+def _runs(stamps: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of frames in runs, cut where time jumps: nothing joins across a gap."""
     steps = np.diff(stamps)
-    cuts = np.flatnonzero(steps > 5 * np.median(steps)) + 1
-    return np.split(points, cuts)
+    usual = np.median(steps) if len(steps) else 0.0
+    return np.split(np.arange(len(stamps)), np.flatnonzero(steps > 5 * usual) + 1)
 
 
 def error_over_time(answers: Sequence[Answer]) -> str:
@@ -184,6 +187,7 @@ def error_over_time(answers: Sequence[Answer]) -> str:
     seconds = stamps - stamps[0]
     step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
     lost = np.array([a.T_map_cam is None for a in answers])
+    bands = [seconds[list(span)] for run in _runs(stamps) for span in _spans(lost, run)]
     with rc_context(_STYLE):
         figure = Figure((_WIDTH_IN, 3.6))
         panels = figure.subplots(2, sharex=True)
@@ -214,14 +218,8 @@ def error_over_time(answers: Sequence[Answer]) -> str:
                 )  # fmt: skip
             if bound < top:
                 axes.axhline(bound, color=_MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
-            for first, last in _spans(lost):
-                axes.axvspan(
-                    seconds[first] - step / 2,
-                    seconds[last] + step / 2,
-                    color=_LOST,
-                    alpha=0.22,
-                    lw=0,
-                )
+            for first, last in bands:
+                axes.axvspan(first - step / 2, last + step / 2, color=_LOST, alpha=0.22, lw=0)
             axes.set_ylim(0, top)
             axes.set_ylabel(label)
             axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -234,10 +232,10 @@ def error_over_time(answers: Sequence[Answer]) -> str:
         return _svg(figure, "errors", "Errors over time")
 
 
-def _spans(flags: np.ndarray) -> list[tuple[int, int]]:
-    """Return first and last index of each run of True."""
-    edges = np.flatnonzero(np.diff(np.r_[0, flags.astype(int), 0]))
-    return [(int(a), int(b) - 1) for a, b in edges.reshape(-1, 2)]
+def _spans(flags: np.ndarray, run: np.ndarray) -> list[tuple[int, int]]:
+    """Return the first and last index of each stretch of flagged frames within a run of indices."""
+    edges = np.flatnonzero(np.diff(np.r_[0, flags[run].astype(int), 0]))
+    return [(int(run[a]), int(run[b - 1])) for a, b in edges.reshape(-1, 2)]
 
 
 def times(milliseconds: np.ndarray, label: str, period_ms: float | None) -> str:

@@ -153,15 +153,13 @@ def accuracy_rows(summary: Summary) -> list[tuple[str, str]]:
     if summary.median_cm is None or summary.median_deg is None:
         rows.append(("median error", "no ground truth"))
     else:
-        median = f"{centimetres(summary.median_cm)}, {degrees_text(summary.median_deg)}"
-        rows.append(("median error", median))
+        rows.append(("median error", _error(summary.median_cm, summary.median_deg)))
         rows += [
             (f"within {bound.replace(' deg', '°')}", percent(share))
             for bound, share in summary.within.items()
         ]
         if summary.worst_cm is not None and summary.worst_deg is not None:
-            worst = f"{centimetres(summary.worst_cm)}, {degrees_text(summary.worst_deg)}"
-            rows.append(("worst of the localized", worst))
+            rows.append(("worst of the localized", _error(summary.worst_cm, summary.worst_deg)))
     rows.append(("lost", percent(summary.lost / summary.frames)))
     if summary.transport:
         answered = 1 - summary.unanswered / summary.frames
@@ -169,6 +167,10 @@ def accuracy_rows(summary: Summary) -> list[tuple[str, str]]:
         rows.append(("pose rate", f"{summary.transport.pose_rate_hz:.1f} Hz"))
         rows.append(("node memory, peak", f"{summary.transport.node_peak_mb:.0f} MB"))
     return rows
+
+
+def _error(cm: float, deg: float) -> str:
+    return "lost" if math.isinf(cm) else f"{centimetres(cm)}, {degrees_text(deg)}"
 
 
 def percent(share: float) -> str:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from mote_localization.errors import MoteError
 from mote_localization.evaluation.metrics import STAGES, Answer, Transport
 from mote_localization.geometry import pose_from
 from mote_localization.progress import progress_bar, track
-from mote_localization.scenes import Scene, Split
+from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.bag import BagScene, BagWriter, stamp_seconds
 from mote_localization.share import share_file
 
@@ -50,7 +50,7 @@ class _Played:
     bag: Path
     image_topic: str
     info_topic: str
-    frames: list[tuple[str, float, np.ndarray | None]]  # name, stamp in s, true pose
+    frames: list[tuple[float, Frame]]  # stamp in the recording, s; its image is not kept
 
 
 def replay(
@@ -128,7 +128,9 @@ def _ended_by_sigterm() -> Iterator[None]:
 def _recording(scene: Scene, split: Split, folder: Path) -> _Played:
     """Return the scene as a recording; a folder of images is written to one first."""
     if isinstance(scene, BagScene):
-        found = [(f.name, f.stamp_s, f.T_map_cam) for f in scene.frames(split)]
+        found: list[tuple[float, Frame]] = [
+            (f.stamp_s, replace(f, message=None)) for f in scene.frames(split)
+        ]
         return _Played(scene.path, scene.image_topic, scene.info_topic, found)
     frames = []
     bag = folder / "recording"
@@ -137,7 +139,7 @@ def _recording(scene: Scene, split: Split, folder: Path) -> _Played:
         for index, frame in enumerate(scene_frames):
             stamp_ns = round((index + 1) / _FOLDER_RATE_HZ * 1e9)
             writer.write(stamp_ns, frame.image(), frame.camera)
-            frames.append((frame.name, stamp_seconds(stamp_ns), frame.T_map_cam))
+            frames.append((stamp_seconds(stamp_ns), frame))
     written = BagScene(bag)
     return _Played(bag, written.image_topic, written.info_topic, frames)
 
@@ -299,15 +301,15 @@ def _answers(
     }
     came = {stamp_seconds(line["stamp_ns"]): line for line in answered}
     answers = []
-    for name, stamp_s, T_map_cam_true in played.frames:
+    for stamp_s, frame in played.frames:
         line = came.get(stamp_s, {})
         values = line.get("values", {})
         localized = "position" in line
         answers.append(
             Answer(
-                name=name,
-                stamp_s=stamp_s,
-                T_map_cam_true=T_map_cam_true,
+                name=frame.name,
+                stamp_s=frame.stamp_s,
+                T_map_cam_true=frame.T_map_cam,
                 T_map_cam=pose_from(np.array(line["position"]), np.array(line["orientation"]))
                 if localized
                 else None,

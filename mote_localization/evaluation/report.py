@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Iterable, Sequence
@@ -162,7 +163,8 @@ def _headline(summary: Summary) -> str:
     cells = []
     if summary.median_cm is not None and summary.median_deg is not None:
         median = centimetres(summary.median_cm)
-        cells.append((median, f"median position error, {degrees_text(summary.median_deg)}"))
+        turned = "" if math.isinf(summary.median_cm) else f", {degrees_text(summary.median_deg)}"
+        cells.append((median, f"median position error{turned}"))
         cells.append((percent(summary.within["5 cm, 5 deg"]), "of frames within 5 cm and 5°"))
     lost = summary.frames - summary.localized
     cells.append((percent(lost / summary.frames), "of frames without a pose"))
