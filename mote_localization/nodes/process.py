@@ -68,19 +68,24 @@ def ros(arguments: Sequence[str] = ()) -> Iterator[None]:
 def spinning(node: Node) -> Iterator[threading.Thread]:
     """Run a node's callbacks in a thread, which is joined before the node may be destroyed."""
     from rclpy.executors import SingleThreadedExecutor
-    from rclpy.task import Future
 
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    end: Future = Future()
-    thread = threading.Thread(
-        target=executor.spin_until_future_complete, args=(end,), name="callbacks"
-    )
+    ending = threading.Event()
+    # A callback of its own wakes the executor: to shut it down while it waits is a race.
+    wake = node.create_guard_condition(lambda: None)
+
+    def spin() -> None:
+        while not ending.is_set():
+            executor.spin_once()
+
+    thread = threading.Thread(target=spin, name="callbacks")
     thread.start()
     try:
         yield thread
     finally:
-        end.set_result(None)
+        ending.set()
+        wake.trigger()
         thread.join()
         executor.shutdown()
 
