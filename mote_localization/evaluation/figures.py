@@ -90,7 +90,7 @@ def trajectory(answers: Sequence[Answer]) -> tuple[str, str]:
         missing = [a.T_map_cam_true for a in known if a.T_map_cam is None]
         if missing:
             where = np.array(missing)[:, :3, 3] @ axes_23.T
-            axes.plot(*where.T, "x", color=_LOST, ms=5, mew=1.1, label="lost (true place)")
+            axes.plot(*where.T, "x", color=_LOST, ms=5, mew=1.1, label="no pose (true place)")
         axes.set_aspect("equal", adjustable="box")
         axes.set_xlim(low[0] - margin, high[0] + margin)
         axes.set_ylim(low[1] - margin, high[1] + margin)
