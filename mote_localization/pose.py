@@ -4,12 +4,14 @@ Both solvers, PoseLib and OpenCV's USAC, only start the refinement, so both end 
 """
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 
 from mote_localization.camera import Camera
-from mote_localization.geometry import exp_rotation, invert, transform
+from mote_localization.errors import BackendError
+from mote_localization.geometry import exp_rotation, invert
 
 try:
     import poselib
@@ -17,19 +19,23 @@ except ImportError:  # it has no wheel for aarch64
     poselib = None
 
 _SOLVER_MINIMUM = 4  # matches; fewer have no unique pose
+_CONVERGED = 1e-5  # m and rad; a smaller step is the last
+_SINGULAR = 1e-9  # least eigenvalue of a Hessian scaled to unit diagonal; below, it has no inverse
+_FLOOR_PX = 0.5  # least error expected of a match: the network sees no better than its pixels
 
 
 @dataclass(frozen=True)
 class PoseConfig:
     """How a pose is searched and refined. Pixels are those of the canonical camera."""
 
-    solver: str = "auto"  # poselib, opencv, or auto: poselib where it is installed
-    inlier_px: float = 5.0  # reprojection error up to which a match is an inlier
+    solver: Literal["auto", "poselib", "opencv"] = "auto"  # auto: poselib where it is installed
+    inlier_px: float = 10.0  # reprojection error up to which a match is an inlier
     max_iterations: int = 2000  # RANSAC hypotheses at most
     confidence: float = 0.9999  # probability of having drawn one clean sample when RANSAC stops
-    refine_steps: int = 8  # Gauss-Newton steps
-    robust_px: float = 1.5  # residual at which a match's weight is halved, at the median sigma
-    cluster_px: float = 40.0  # side of the image blocks whose errors the covariance takes as one
+    refine_steps: int = 20  # Gauss-Newton steps at most
+    refine_reach: float = 3.0  # times inlier_px: matches within it have a part in the refinement
+    robust_sigmas: float = 1.0  # residual, in expected errors, at which a match's weight is halved
+    block_px: float = 64.0  # side of the image blocks whose errors the covariance takes as one
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,15 @@ def solve_pose(
     Args:
         points_n3: Points in the map frame, metres.
         pixels_n2: Where each is seen, pixels of the undistorted camera.
-        sigma_n: Expected error of each point, metres; only their ratios matter.
+        sigma_n: Expected error of each point, metres.
         camera: The undistorted camera.
         config: Search and refinement settings.
 
     Returns:
-        The pose, or None where no pose has enough inliers to be determined.
+        The pose, or None where the matches do not determine one.
+
+    Raises:
+        BackendError: The solver asked for is unknown or not installed.
     """
     points = np.ascontiguousarray(points_n3, np.float64)
     pixels = np.ascontiguousarray(pixels_n2, np.float64)
@@ -67,12 +76,15 @@ def solve_pose(
         return None
     # The mean is taken off: maps far from their origin lose digits otherwise.
     origin = points.mean(axis=0)
-    T_cam_local = _ransac(points - origin, pixels, camera, config)
+    points -= origin
+    T_cam_local = _ransac(points, pixels, camera, config)
     if T_cam_local is None or not np.isfinite(T_cam_local).all():
         return None
-    T_map_cam = invert(T_cam_local)
-    T_map_cam[:3, 3] += origin
-    return _refine(T_map_cam, points, pixels, np.asarray(sigma_n, np.float64), camera, config)
+    sigma = np.asarray(sigma_n, np.float64)
+    solution = _refine(invert(T_cam_local), points, pixels, sigma, camera, config)
+    if solution is not None:
+        solution.T_map_cam[:3, 3] += origin
+    return solution
 
 
 def _ransac(
@@ -81,6 +93,12 @@ def _ransac(
     """Return T_cam_map of the best hypothesis, or None."""
     if config.solver == "opencv" or (config.solver == "auto" and poselib is None):
         return _ransac_opencv(points, pixels, camera, config)
+    if config.solver not in ("auto", "poselib"):
+        raise BackendError(f"found pose solver '{config.solver}', expected auto, poselib or opencv")
+    if poselib is None:
+        raise BackendError(
+            "pose solver poselib: not installed; install it (pip install poselib) or choose opencv"
+        )
     return _ransac_poselib(points, pixels, camera, config)
 
 
@@ -102,7 +120,7 @@ def _ransac_poselib(
         "seed": 0,
     }
     pose, info = poselib.estimate_absolute_pose(
-        pixels, points, pinhole, ransac, {"max_iterations": 10}
+        pixels, points, pinhole, ransac, {"max_iterations": 0}
     )
     if info["num_inliers"] < _SOLVER_MINIMUM:
         return None
@@ -142,84 +160,115 @@ def _refine(
 ) -> PoseSolution | None:
     """Minimize robust, sigma-weighted reprojection errors by Gauss-Newton from a close start.
 
-    A match counts by what its sigma means in pixels, f sigma / z, relative to the median match, and
-    by a Cauchy weight of its residual. The covariance is the cluster-robust sandwich H^-1 B H^-1
-    (Liang and Zeger 1986): neighbouring cells share their errors, so those of one image block count
-    as one observation, not as many.
+    The matches that take part are chosen anew at every step and reach far beyond the inliers: so
+    the end does not depend on the start, nor on where the line of the inliers is drawn.
     """
     T = T_map_cam.copy()
-    focal = np.array([camera.fx, camera.fy])
-    inliers = _reprojection_errors(T, points, pixels, camera) < config.inlier_px
-    if inliers.sum() < _SOLVER_MINIMUM:
-        return None
-    points_m3, pixels_m2 = points[inliers], pixels[inliers]
-    depth = transform(invert(T), points_m3)[:, 2]
-    expected_px = np.maximum(sigma[inliers], 1e-6) / depth
-    precision = np.clip(np.median(expected_px) / expected_px, 0.2, 5.0) ** 2
-
-    def linearize() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return residuals (m, 2), Jacobian (m, 2, 6) and weights (m,) at T."""
-        R, offset = T[:3, :3], points_m3 - T[:3, 3]
-        x, y, z = (offset @ R).T
-        residual = np.stack([x / z, y / z], axis=-1) * focal + (camera.cx, camera.cy) - pixels_m2
-        zero = np.zeros_like(z)
-        along = np.stack(
-            [np.stack([1 / z, zero, -x / z**2], -1), np.stack([zero, 1 / z, -y / z**2], -1)], 1
-        )
-        d_point = (along * focal[:, None]) @ R.T  # pixels per metre of the point, map axes
-        # p -> p + d moves the point by -d; R -> Exp(w) R moves it by offset x w.
-        J = np.concatenate([-d_point, np.cross(d_point, offset[:, None])], axis=-1)
-        weight = precision / (1 + precision * (residual**2).sum(-1) / config.robust_px**2)
-        return residual, J, np.where(z > 0, weight, 0)
-
     for _ in range(config.refine_steps):
-        residual, J, weight = linearize()
-        H, g = _normal_equations(J, residual, weight)
+        cost = _linearize(T, points, pixels, sigma, camera, config)
+        if cost is None:
+            return None
         try:
-            step = -np.linalg.solve(H, g)
+            step = -np.linalg.solve(cost.hessian_66, cost.scores_6m.sum(axis=1))
         except np.linalg.LinAlgError:
             return None
-        T[:3, 3] += step[:3]
-        T[:3, :3] = exp_rotation(step[3:]) @ T[:3, :3]
-        if np.abs(step).max() < 1e-6:
+        T[:3, 3] += T[:3, :3] @ step[:3]
+        T[:3, :3] = T[:3, :3] @ exp_rotation(step[3:])
+        if np.abs(step).max() < _CONVERGED:
             break
-
-    residual, J, weight = linearize()
-    H, _ = _normal_equations(J, residual, weight)
-    scores = np.einsum("m,mij,mi->mj", weight, J, residual)
-    blocks = (pixels_m2 // config.cluster_px).astype(int)
-    _, block = np.unique(blocks @ (1, 1 + camera.width), return_inverse=True)
-    count = block.max() + 1
-    block_scores = np.zeros((count, 6))
-    np.add.at(block_scores, block, scores)
-    try:
-        H_inverse = np.linalg.inv(H)
-    except np.linalg.LinAlgError:
+    cost = _linearize(T, points, pixels, sigma, camera, config)
+    if cost is None:
         return None
-    small_sample = count / max(count - 3, 1)  # 6 parameters, two observations a block
-    covariance = small_sample * H_inverse @ (block_scores.T @ block_scores) @ H_inverse
-    errors = _reprojection_errors(T, points, pixels, camera)
-    kept = errors < config.inlier_px
-    if not kept.any() or not np.isfinite(T).all() or not np.isfinite(covariance).all():
+    covariance_66 = _covariance(cost, pixels[cost.used_m], config)
+    inliers_n = cost.errors_px_n < config.inlier_px
+    if covariance_66 is None or inliers_n.sum() < _SOLVER_MINIMUM:
         return None
-    return PoseSolution(T, (covariance + covariance.T) / 2, kept, float(np.median(errors[kept])))
+    to_map_66 = np.kron(np.eye(2), T[:3, :3])
+    return PoseSolution(
+        T,
+        to_map_66 @ covariance_66 @ to_map_66.T,
+        inliers_n,
+        float(np.median(cost.errors_px_n[inliers_n])),
+    )
 
 
-def _normal_equations(
-    J: np.ndarray, residual: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return J^T W J (6, 6) and J^T W r (6,)."""
-    J_flat, r_flat = J.reshape(-1, 6), residual.reshape(-1)
-    weighted = J_flat * np.repeat(weight, 2)[:, None]
-    return weighted.T @ J_flat, weighted.T @ r_flat
+class _Cost(NamedTuple):
+    """The robust cost around one pose, by the camera's motion: x y z rotX rotY rotZ of its axes."""
+
+    errors_px_n: np.ndarray  # reprojection errors; infinite behind the camera
+    used_m: np.ndarray  # indices of the matches that take part
+    J_u_6m: np.ndarray  # derivative of each one's reprojection, pixels
+    J_v_6m: np.ndarray
+    weight_m: np.ndarray
+    scores_6m: np.ndarray  # gradient of each one's cost
+    hessian_66: np.ndarray  # of the sum, with the weights held (Gauss-Newton)
 
 
-def _reprojection_errors(
-    T_map_cam: np.ndarray, points: np.ndarray, pixels: np.ndarray, camera: Camera
-) -> np.ndarray:
-    """Return each match's distance in pixels; infinite behind the camera."""
-    x, y, z = transform(invert(T_map_cam), points).T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        u = camera.fx * x / z + camera.cx
-        v = camera.fy * y / z + camera.cy
-        return np.where(z > 0, np.hypot(u - pixels[:, 0], v - pixels[:, 1]), np.inf)
+def _linearize(
+    T_map_cam: np.ndarray,
+    points: np.ndarray,
+    pixels: np.ndarray,
+    sigma: np.ndarray,
+    camera: Camera,
+    config: PoseConfig,
+) -> _Cost | None:
+    """Return the cost around a pose; None where next to nothing is seen from it.
+
+    A match counts by what its sigma means in pixels, f sigma / z, and by a Cauchy weight of its
+    residual.
+    """
+    x, y, z = ((points - T_map_cam[:3, 3]) @ T_map_cam[:3, :3]).T
+    ahead = z > 0
+    per_z = np.divide(1, z, out=np.zeros_like(z), where=ahead)
+    a, b = x * per_z, y * per_z
+    du = camera.fx * a + camera.cx - pixels[:, 0]
+    dv = camera.fy * b + camera.cy - pixels[:, 1]
+    errors_px_n = np.where(ahead, np.hypot(du, dv), np.inf)
+    used = np.flatnonzero(errors_px_n < config.refine_reach * config.inlier_px)
+    if len(used) < _SOLVER_MINIMUM:
+        return None
+    a, b, per_z, du, dv = (v[used] for v in (a, b, per_z, du, dv))
+    precision = 1 / ((camera.fx * sigma[used] * per_z) ** 2 + _FLOOR_PX**2)
+    weight = precision / (1 + precision * (du**2 + dv**2) / config.robust_sigmas**2)
+    zero, ab = np.zeros_like(a), a * b
+    # To a camera moved by d and turned by w, a point q is at q - d - w x q.
+    J_u = camera.fx * np.array([-per_z, zero, a * per_z, ab, -1 - a * a, b])
+    J_v = camera.fy * np.array([zero, -per_z, b * per_z, 1 + b * b, -ab, -a])
+    hessian_66 = (weight * J_u) @ J_u.T + (weight * J_v) @ J_v.T
+    scores_6m = weight * (du * J_u + dv * J_v)
+    return _Cost(errors_px_n, used, J_u, J_v, weight, scores_6m, hessian_66)
+
+
+def _covariance(cost: _Cost, pixels_m2: np.ndarray, config: PoseConfig) -> np.ndarray | None:
+    """Return the covariance (6, 6) of the pose that minimizes the cost; None where it has none.
+
+    It is the jackknife over image blocks (Efron and Stein 1981), one Newton step each: how far the
+    pose moves when a block is left out. Neighbouring cells share their errors, so those of a block
+    count as one observation, not as many.
+    """
+    block_2m = (pixels_m2 // config.block_px).astype(int)
+    _, block_m = np.unique(block_2m @ (1, 1 << 16), return_inverse=True)
+    count = block_m.max() + 1
+    in_block_mk = (block_m[:, None] == np.arange(count)).astype(np.float64)
+    J_u, J_v, scores = cost.J_u_6m, cost.J_v_6m, cost.scores_6m
+    hessians_66m = cost.weight_m * (J_u[:, None] * J_u + J_v[:, None] * J_v)
+    held_k66 = cost.hessian_66 - np.moveaxis(hessians_66m @ in_block_mk, -1, 0)
+    # Cauchy weights fall as residuals grow: the cost is flatter than with the weights held.
+    fall_66m = 2 / config.robust_sigmas**2 * scores[:, None] * scores
+    fall_k66 = fall_66m.sum(axis=-1) - np.moveaxis(fall_66m @ in_block_mk, -1, 0)
+    # Where residuals are far beyond their sigma, the quadratic form has no minimum: weights held.
+    definite_k = _are_definite(held_k66 - fall_k66)
+    others_k66 = held_k66 - np.where(definite_k[:, None, None], fall_k66, 0)
+    if not _are_definite(others_k66).all():  # one block alone holds the pose
+        return None
+    moves_k6 = np.linalg.solve(others_k66, (scores @ in_block_mk).T[..., None])[..., 0]
+    return (count - 1) / count * moves_k6.T @ moves_k6
+
+
+def _are_definite(symmetric_k66: np.ndarray) -> np.ndarray:
+    """Return which matrices are positive definite, whatever the units of their rows; bool (k,)."""
+    diagonal_k6 = np.diagonal(symmetric_k66, axis1=1, axis2=2)
+    positive_k = (diagonal_k6 > 0).all(axis=1)
+    scale_k6 = 1 / np.sqrt(np.where(positive_k[:, None], diagonal_k6, 1))
+    scaled_k66 = symmetric_k66 * scale_k6[:, :, None] * scale_k6[:, None, :]
+    return positive_k & (np.linalg.eigvalsh(scaled_k66)[:, 0] > _SINGULAR)
