@@ -1,4 +1,4 @@
-"""A synthetic furnished room, rendered exactly: scenes and recordings with perfect depth and poses."""
+"""A synthetic furnished room, rendered exactly: scenes and recordings with true depth and poses."""
 
 from functools import cache
 
@@ -24,7 +24,7 @@ def render(T_map_cam: np.ndarray, camera: Camera = CAMERA) -> tuple[np.ndarray, 
     """Photographs the demo room; the first call builds it, which takes some seconds.
 
     Args:
-        T_map_cam: camera pose (4, 4), the map frame's origin in the room's south-west floor corner, z up.
+        T_map_cam: camera pose (4, 4); the map frame is in the room's south-west floor corner, z up.
         camera: a pinhole camera.
 
     Returns:

@@ -1,7 +1,7 @@
 """Textured rectangles and the boxes made of them: everything in the demo room is these.
 
-A `Workshop` collects them. Furniture is built in its own coordinates: stand in front of it and x goes
-right, y away from you, z up; so what hangs on a wall lies at y < 0, and its front faces you.
+A `Workshop` collects them. Furniture is built in its own coordinates: stand in front of it and x
+goes right, y away from you, z up; so what hangs on a wall lies at y < 0, and its front faces you.
 """
 
 from dataclasses import dataclass, field, replace
@@ -41,7 +41,7 @@ class Block:
 
     @classmethod
     def placed(cls, centre_3: np.ndarray, half_3: np.ndarray, turn: float) -> "Block":
-        """A block turned by any angle; quarter turns swap its sides instead, which is faster to hit."""
+        """A block turned by any angle; quarter turns swap its sides, which is faster to hit."""
         quarters = round(turn / (np.pi / 2.0))
         if abs(turn - quarters * np.pi / 2.0) > 1e-9:
             return cls(centre_3, half_3, turn)

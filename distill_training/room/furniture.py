@@ -53,7 +53,7 @@ def frame(
 
 
 def books(place: Workshop, rng: np.random.Generator, width: float, room_m: float) -> None:
-    """A row of books from x = 0, some leaning stacks between them."""
+    """A row of books from x = 0, some in lying stacks."""
     x = 0.0
     while x < width - 0.05:
         if rng.random() < 0.07 and width - x > 0.25:
@@ -289,7 +289,7 @@ def sideboard(place: Workshop, rng: np.random.Generator) -> None:
     jar(place.at(1.26, -0.24, 0.72), (214, 140, 70), 0.06, 0.14)
 
 
-def dining_table(place: Workshop, rng: np.random.Generator) -> None:
+def dining_table(place: Workshop) -> None:
     """A pine table with a runner, a laptop, a bowl and papers."""
     place.box((-0.64, -0.38, 0.71), (1.28, 0.76, 0.035), wood(PINE, 0.08))
     for x in (-0.58, 0.52):

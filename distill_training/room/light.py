@@ -1,7 +1,7 @@
 """Soft light of the demo room, computed once and baked into the textures.
 
 Each rectangle is lit on a coarse grid: ambient light from the rays that are not stopped nearby, the
-window and the lamps with their shadows; and on a finer grid by the sun that falls through the window.
+window and the lamps with their shadows; and on a finer grid by the sun that comes in at the window.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Lamp:
 class Sun:
     """Parallel light through panes (low and high corners) in the wall at x = `wall_x`."""
 
-    towards_3: tuple[float, float, float]  # unit vector to the sun
+    towards_3: np.ndarray  # unit vector to the sun
     wall_x: float
     panes: tuple[tuple[float, float, float, float], ...]  # y0, z0, y1, z1
     power_3: tuple[float, float, float]
@@ -122,19 +122,19 @@ def _soft(
         hit = _chunked_hit(blocks, points, np.einsum("k,nkj->nj", ray, frames))
         buried |= hit <= 0.0
         open_n = np.minimum(hit / AMBIENT_REACH_M, 1.0) ** 0.8
-        total += (open_n / len(rays))[:, None] * np.float32(lighting.ambient_3)
+        total += (open_n / len(rays))[:, None] * np.array(lighting.ambient_3, np.float32)
     for lamp in lighting.lamps:
         for light_3 in lamp.points_n3.astype(np.float32):
             away = light_3 - points
             distance = np.linalg.norm(away, axis=1) + 1e-3
             falloff = np.maximum((away * normals).sum(1), 0.0) / distance / (distance**2 + 0.15)
             if lamp.facing_3 is not None:
-                falloff *= np.maximum(-(away @ np.float32(lamp.facing_3)), 0.0) / distance
+                falloff *= np.maximum(-(away @ np.array(lamp.facing_3, np.float32)), 0.0) / distance
             bright = falloff > 1e-3
             hit = _chunked_hit(blocks, points[bright], away[bright])
             falloff[bright] *= hit > 0.97
             share = falloff / len(lamp.points_n3)
-            total += share[:, None] * np.float32(lamp.power_3)
+            total += share[:, None] * np.array(lamp.power_3, np.float32)
     total[buried] = np.nan
     return total
 
@@ -152,7 +152,7 @@ def _filled(light_hw3: np.ndarray) -> np.ndarray:
 
 def _sunlit(points: np.ndarray, blocks: Sequence[Block], sun: Sun) -> np.ndarray:
     """Share of sun (n,) at each point: 1 where the ray to the sun leaves through a pane."""
-    towards = np.float32(sun.towards_3)
+    towards = sun.towards_3.astype(np.float32)
     way = (np.float32(sun.wall_x) - points[:, 0]) / towards[0]
     crossing = points + way[:, None] * towards
     inside = np.zeros(len(points), bool)
@@ -178,7 +178,7 @@ def light_up(
     pieces = np.split(soft, np.cumsum(counts)[:-1])
     result: list[tuple[np.ndarray, np.ndarray | None]] = []
     for rectangle, (_, shape), piece in zip(rectangles, grids, pieces, strict=True):
-        facing = float(rectangle.normal_3 @ np.asarray(lighting.sun.towards_3))
+        facing = float(rectangle.normal_3 @ lighting.sun.towards_3)
         sun = None
         if facing > 0.05:
             points, fine = _grid(rectangle, SUN_CELL_M)
@@ -203,7 +203,7 @@ def expose(
         light = cv2.resize(soft_hw3, size, interpolation=cv2.INTER_LINEAR)
         smooth = cv2.GaussianBlur(sun_hw, (0, 0), 0.8)
         smooth = cv2.resize(smooth, size, interpolation=cv2.INTER_LINEAR)
-        gain = _tone(light + smooth[..., None] * np.float32(sun_power_3))
+        gain = _tone(light + smooth[..., None] * np.array(sun_power_3, np.float32))
     image = albedo_hw3 * gain
     return np.clip(image + 0.5, 0, 255, out=image).astype(np.uint8)
 

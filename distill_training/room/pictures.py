@@ -1,4 +1,4 @@
-"""What hangs on the walls of the demo room: paintings, prints, a map, a view. Procedural, as `textures.py`."""
+"""What hangs on the walls of the demo room: paintings, prints, a map, a view; all procedural."""
 
 from collections.abc import Sequence
 
@@ -289,8 +289,8 @@ def view() -> Material:
             cv2.fillConvexPoly(image, np.array(roof), vary(rng, (172, 76, 50), 0.1), cv2.LINE_AA)
             cv2.rectangle(image, (left + 5, foot - 12), (left + 9, foot - 6), (70, 84, 100), -1)
         _ridge(rng, image, 0.82, 0.02, (92, 132, 58))
-        for trunk, foot, size in ((0.16, 0.9, 0.2), (0.33, 0.82, 0.11), (0.78, 0.86, 0.14)):
-            _tree(rng, image, np.array([trunk * width, foot * height]), size * height)
+        for trunk, ground, size in ((0.16, 0.9, 0.2), (0.33, 0.82, 0.11), (0.78, 0.86, 0.14)):
+            _tree(rng, image, np.array([trunk * width, ground * height]), size * height)
         for _ in range(24):
             spot = np.array([rng.uniform(0.0, width), height * rng.uniform(0.93, 1.05)])
             _tree(rng, image, spot, 0.04 * height)

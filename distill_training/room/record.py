@@ -63,7 +63,7 @@ def write_scene(
     test_poses: Sequence[np.ndarray] = (),
     workers: int = 1,
 ) -> None:
-    """Writes images, depth (millimetres), poses and the split; the folder appears when it is complete.
+    """Writes images, depth (mm), poses and the split; the folder appears when it is complete.
 
     Args:
         folder: the scene folder to create.
@@ -132,7 +132,8 @@ def _write_frame(data: Path, camera: Camera, job: tuple[str, np.ndarray]) -> Non
         (".depth.png", millimetres_hw, ()),
     ):
         # imencode and write_bytes: imwrite reports a full disk by False at most.
-        (data / f"{name}{suffix}").write_bytes(cv2.imencode(suffix[-4:], pixels, options)[1])
+        encoded = cv2.imencode(suffix[-4:], pixels, options)[1]
+        (data / f"{name}{suffix}").write_bytes(encoded.tobytes())
     np.savetxt(data / f"{name}.pose.txt", T_map_cam, fmt="%.17g")
 
 

@@ -1,9 +1,9 @@
 """Renders textured rectangles: exact ray casting, one inverse-depth plane a rectangle.
 
-The ray of pixel (u, v) (integer = pixel centre) meets the plane of a rectangle with corner p, edges a and b
-(camera frame) where s a + t b + p = z d, d = K^-1 (u, v, 1). With M = [a b p] that is
-(s, t, 1) / z = M^-1 d: three functions affine in the pixel. 1/z is the depth buffer, 0 <= s, t <= 1 the
-outline, and s, t the place in the texture; nothing is approximated and nothing is clipped.
+The ray of pixel (u, v) (integer = pixel centre) meets the plane of a rectangle with corner p and
+edges a and b (camera frame) where s a + t b + p = z d, d = K^-1 (u, v, 1). With M = [a b p] that is
+(s, t, 1) / z = M^-1 d: three functions affine in the pixel. 1/z is the depth buffer, 0 <= s, t <= 1
+the outline, and s, t the place in the texture; nothing is approximated and nothing is clipped.
 """
 
 from collections.abc import Sequence
@@ -76,6 +76,8 @@ class Renderer:
     def render(self, T_map_cam: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 RGB (h, w, 3) and z depth float32 (h, w) in metres of a pinhole camera.
 
+        Where nothing is, outside of the room, the image is black and the depth 0.
+
         Raises:
             CameraError: the camera has lens distortion.
         """
@@ -84,72 +86,53 @@ class Renderer:
                 f"the room is rendered with a pinhole, the camera has {camera.distortion_model} "
                 f"distortion {camera.distortion}; leave the distortion empty"
             )
-        seen, planes_n33, distances = self._project(T_map_cam, camera)
-        face_hw, inverse_hw = _cast(planes_n33, self._windows(seen, T_map_cam, camera), camera)
-        depth_hw = 1.0 / inverse_hw
-        image_hw3 = self._shade(face_hw, depth_hw, seen, planes_n33, distances, camera)
-        return _smooth_edges(image_hw3, face_hw, planes_n33), depth_hw
-
-    def _project(
-        self, T_map_cam: np.ndarray, camera: Camera
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rectangles that face the camera: index, M^-1 K^-1, distance of the plane (m)."""
-        R_33, position_3 = T_map_cam[:3, :3], T_map_cam[:3, 3]
-        offsets_n3 = position_3 - self.edges_n33[:, :, 2]
-        distances = (offsets_n3 * self.normals_n3).sum(1)
+        offsets_n3 = T_map_cam[:3, 3] - self.edges_n33[:, :, 2]
+        distances_n = (offsets_n3 * self.normals_n3).sum(axis=1)
         M_n33 = self.edges_n33.copy()
         M_n33[:, :, 2] = -offsets_n3
-        M_n33 = R_33.T @ M_n33
+        M_n33 = T_map_cam[:3, :3].T @ M_n33
         ahead_n = _corners(M_n33)[:, :, 2].max(axis=1) > NEAR_M
-        seen = np.flatnonzero((distances > 1e-4) & ahead_n)
-        return seen, np.linalg.inv(M_n33[seen]) @ np.linalg.inv(camera.K_33), distances[seen]
+        seen = np.flatnonzero((distances_n > 1e-4) & ahead_n)
 
-    def _windows(self, seen: np.ndarray, T_map_cam: np.ndarray, camera: Camera) -> np.ndarray:
-        """Screen box (columns and rows, half open) around each rectangle, clipped to the image."""
-        M_n33 = self.edges_n33[seen].copy()
-        M_n33[:, :, 2] -= T_map_cam[:3, 3]
-        corners = _corners(T_map_cam[:3, :3].T @ M_n33)
-        following = np.roll(corners, -1, axis=1)
-        # Where an edge passes the near plane its crossing stands in for the corner behind it.
-        z, z_next = corners[..., 2], following[..., 2]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.clip((NEAR_M - z) / (z_next - z), 0.0, 1.0)
-        crossing = corners + np.nan_to_num(share)[..., None] * (following - corners)
-        points = np.concatenate([corners, crossing], axis=1)
-        ahead = points[..., 2] >= NEAR_M * 0.999
-        points = points @ camera.K_33.T
-        pixels = points[..., :2] / np.where(ahead, points[..., 2], 1.0)[..., None]
-        low = np.where(ahead[..., None], pixels, np.inf).min(axis=1)
-        high = np.where(ahead[..., None], pixels, -np.inf).max(axis=1)
-        size = np.array([camera.width, camera.height])
-        first = np.clip(np.ceil(low - 0.01), 0, size)
-        last = np.clip(np.floor(high + 0.01) + 1, 0, size)
-        return np.concatenate([first, last], axis=1).astype(int)
+        planes_n33 = np.linalg.inv(M_n33[seen]) @ np.linalg.inv(camera.K_33)
+        planes_n33 = planes_n33.astype(np.float32)
+        face_hw, inverse_hw = _cast(planes_n33, _windows(M_n33[seen], camera), camera)
+        missed_hw = inverse_hw == 0.0
+        if missed_hw.all():
+            return np.zeros((*missed_hw.shape, 3), np.uint8), inverse_hw
+        inverse_hw[missed_hw] = 1.0
+        depth_hw = 1.0 / inverse_hw
+
+        # A pixel covers z / f by z^2 / (f distance) metres; take 3/4 of the way to the longer side.
+        focal_px = np.sqrt(camera.fx * camera.fy)
+        sharpness_n = np.log2(self.texels_per_m_n[seen] / focal_px * distances_n[seen] ** -0.75)
+        level_hw = np.log2(depth_hw) * 1.75 + sharpness_n.astype(np.float32).take(face_hw)
+        image_hw3 = self._shade(seen, planes_n33, face_hw, depth_hw, level_hw)
+        _smooth_edges(image_hw3, face_hw, planes_n33)
+        image_hw3[missed_hw] = 0
+        depth_hw[missed_hw] = 0.0
+        return image_hw3, depth_hw
 
     def _shade(
         self,
-        face_hw: np.ndarray,
-        depth_hw: np.ndarray,
         seen: np.ndarray,
         planes_n33: np.ndarray,
-        distances: np.ndarray,
-        camera: Camera,
+        face_hw: np.ndarray,
+        depth_hw: np.ndarray,
+        level_hw: np.ndarray,
     ) -> np.ndarray:
         """Looks up the texture of each pixel between the two mip levels that fit it."""
-        x = np.arange(camera.width, dtype=np.float32)
-        y = np.arange(camera.height, dtype=np.float32)[:, None]
-        planes = planes_n33.astype(np.float32)
+        height, width = face_hw.shape
+        x = np.arange(width, dtype=np.float32)
+        y = np.arange(height, dtype=np.float32)[:, None]
         right, down = (
-            (planes[:, k, 0].take(face_hw) * x + planes[:, k, 1].take(face_hw) * y)
-            + planes[:, k, 2].take(face_hw)
+            (
+                (planes_n33[:, k, 0].take(face_hw) * x + planes_n33[:, k, 1].take(face_hw) * y)
+                + planes_n33[:, k, 2].take(face_hw)
+            )
+            * depth_hw
             for k in (0, 1)
         )
-        right *= depth_hw
-        down *= depth_hw
-        # A pixel covers z / f by z^2 / (f distance) metres of the plane; 3/4 of the way to the longer.
-        focal = np.sqrt(camera.fx * camera.fy)
-        sharpness = np.log2(self.texels_per_m_n[seen] / focal * distances**-0.75)
-        level_hw = np.log2(depth_hw) * 1.75 + sharpness.astype(np.float32).take(face_hw)
         top = (self.atlas.levels_n[seen] - 1).take(face_hw)
         level_hw = np.clip(level_hw, 0, top)
         lower = level_hw.astype(np.int32)
@@ -171,17 +154,37 @@ def _corners(M_n33: np.ndarray) -> np.ndarray:
     return np.stack([corner, corner + right, corner + right + down, corner + down], axis=1)
 
 
+def _windows(M_n33: np.ndarray, camera: Camera) -> np.ndarray:
+    """Columns and rows (n, 4; first and last, half open) that hold each rectangle in the image."""
+    corners = _corners(M_n33)
+    following = np.roll(corners, -1, axis=1)
+    # Where an edge passes the near plane its crossing stands in for the corner behind it.
+    z, z_next = corners[..., 2], following[..., 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.clip((NEAR_M - z) / (z_next - z), 0.0, 1.0)
+    crossing = corners + np.nan_to_num(share)[..., None] * (following - corners)
+    points = np.concatenate([corners, crossing], axis=1)
+    ahead = points[..., 2] >= NEAR_M * 0.999
+    points = points @ camera.K_33.T
+    pixels = points[..., :2] / np.where(ahead, points[..., 2], 1.0)[..., None]
+    low = np.where(ahead[..., None], pixels, np.inf).min(axis=1)
+    high = np.where(ahead[..., None], pixels, -np.inf).max(axis=1)
+    size = np.array([camera.width, camera.height])
+    first = np.clip(np.ceil(low - 0.01), 0, size)
+    last = np.clip(np.floor(high + 0.01) + 1, 0, size)
+    return np.concatenate([first, last], axis=1).astype(int)
+
+
 def _cast(
     planes_n33: np.ndarray, windows_n4: np.ndarray, camera: Camera
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest rectangle and 1/z (1/m) at each pixel."""
-    inverse_hw = np.full((camera.height, camera.width), 1e-6, np.float32)
+    """Nearest rectangle and 1/z (1/m; 0 where none is) at each pixel."""
+    inverse_hw = np.zeros((camera.height, camera.width), np.float32)
     face_hw = np.zeros((camera.height, camera.width), np.int32)
     x = np.arange(camera.width, dtype=np.float32)
     y = np.arange(camera.height, dtype=np.float32)[:, None]
-    planes = planes_n33.astype(np.float32)
     for face, ((left, top, right, bottom), plane) in enumerate(
-        zip(windows_n4.tolist(), planes, strict=True)
+        zip(windows_n4.tolist(), planes_n33, strict=True)
     ):
         if right <= left or bottom <= top:
             continue
@@ -199,14 +202,13 @@ def _cast(
     return face_hw, inverse_hw
 
 
-def _smooth_edges(image_hw3: np.ndarray, face_hw: np.ndarray, planes_n33: np.ndarray) -> np.ndarray:
-    """Blends each pixel that an outline cuts with the neighbour beyond it, by the share cut off.
+def _smooth_edges(image_hw3: np.ndarray, face_hw: np.ndarray, planes_n33: np.ndarray) -> None:
+    """Blends each pixel that an outline cuts with the neighbour beyond, by the share cut; in place.
 
-    Geometry-based anti-aliasing (Persson 2011): the outlines are known exactly, so no sample is added.
+    Geometry-based anti-aliasing (Persson 2011): outlines are known exactly, no sample is added.
     """
     height, width = face_hw.shape
     faces = face_hw.ravel()
-    planes = planes_n33.astype(np.float32)
     share = np.zeros(len(faces), np.float32)
     source = np.zeros(len(faces), np.int64)
     for step, differs_hw in (
@@ -216,8 +218,8 @@ def _smooth_edges(image_hw3: np.ndarray, face_hw: np.ndarray, planes_n33: np.nda
         row, column = np.nonzero(differs_hw)
         here = row * width + column
         there = here + step
-        cut = _crossing(planes, faces, here, there, width)
-        back = _crossing(planes, faces, there, here, width)
+        cut = _crossing(planes_n33, faces, here, there, width)
+        back = _crossing(planes_n33, faces, there, here, width)
         cut = np.where(np.isnan(cut), 1.0 - back, cut)  # from the near side or the far side
         for pixel, other, weight in ((here, there, 0.5 - cut), (there, here, cut - 0.5)):
             larger = weight > share[pixel]
@@ -227,13 +229,12 @@ def _smooth_edges(image_hw3: np.ndarray, face_hw: np.ndarray, planes_n33: np.nda
     flat = image_hw3.reshape(-1, 3)
     own, beyond = flat[pixels].astype(np.float32), flat[source[pixels]].astype(np.float32)
     flat[pixels] = (own + share[pixels, None] * (beyond - own) + 0.5).astype(np.uint8)
-    return image_hw3
 
 
 def _crossing(
     planes_n33: np.ndarray, faces: np.ndarray, start: np.ndarray, end: np.ndarray, width: int
 ) -> np.ndarray:
-    """Where between two pixels the face of the first one ends, as a share of the way; NaN if it does not."""
+    """How far from one pixel to the next the face of the first one reaches (0-1); NaN: beyond."""
     own, other = planes_n33[faces[start]], planes_n33[faces[end], 2]
     margins = []
     for pixel in (start, end):

@@ -45,7 +45,7 @@ def clouds(
 ) -> np.ndarray:
     """Smooth value noise (h, w) float32 of about unit variance; `cell_px` is its grain (x, y)."""
     height, width = shape[:2]
-    cell_x, cell_y = (cell_px, cell_px) if np.isscalar(cell_px) else cell_px
+    cell_x, cell_y = cell_px if isinstance(cell_px, tuple) else (cell_px, cell_px)
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         rows, columns = int(height / cell_y) + 3, int(width / cell_x) + 3
@@ -82,7 +82,7 @@ def vary(rng: np.random.Generator, colour: Colour, amount: float) -> Colour:
 
 def pick(rng: np.random.Generator, palette: Sequence[Colour], amount: float = 0.06) -> Colour:
     """One colour of a palette, varied."""
-    return vary(rng, palette[rng.integers(len(palette))], amount)
+    return vary(rng, palette[int(rng.integers(len(palette)))], amount)
 
 
 def plaster(colour: Colour, mottling: float = 0.022, texels_per_m: float = COMMON) -> Material:
@@ -334,16 +334,16 @@ def rug(
                     cv2.circle(image, spot, size, pick(rng, figures, 0.1), -1, cv2.LINE_AA)
             inset += step
         for _ in range(int(60 * width_m * height_m)):
-            spot = rng.integers((inset, inset), (width - inset, height - inset))
-            points = spot + rng.normal(0.0, 0.03 * COMMON, (4, 2))
+            middle = rng.integers((inset, inset), (width - inset, height - inset))
+            points = middle + rng.normal(0.0, 0.03 * COMMON, (4, 2))
             cv2.fillPoly(image, [points.astype(np.int32)], pick(rng, figures, 0.1))
         for index in range(medallions):
             centre = (round(width * (index + 0.5) / medallions), height // 2)
             for ring in range(5, 0, -1):
                 corners = int(rng.integers(5, 11))
                 angle = np.arange(corners) * 2.0 * np.pi / corners + rng.uniform(0.0, 6.0)
-                size = 0.062 * ring * height * rng.uniform(0.9, 1.15)
-                points = np.stack([np.cos(angle), np.sin(angle)], 1) * size + centre
+                reach = 0.062 * ring * height * rng.uniform(0.9, 1.15)
+                points = np.stack([np.cos(angle), np.sin(angle)], 1) * reach + centre
                 cv2.fillPoly(image, [points.astype(np.int32)], pick(rng, figures, 0.12))
         knots = grain(rng, image.shape, 0.07) + 0.05 * clouds(rng, image.shape, 0.25 * COMMON, 2)
         return shaded(image, knots)

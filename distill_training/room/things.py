@@ -1,4 +1,4 @@
-"""What stands and lies in the demo room: books, jars, notes, dials. Procedural, as `textures.py`."""
+"""What stands and lies in the demo room: books, jars, notes, dials; all procedural."""
 
 from collections.abc import Sequence
 

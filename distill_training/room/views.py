@@ -1,4 +1,4 @@
-"""Where a robot's camera may be in the demo room: views to learn from, and a drive to be found on."""
+"""Where a robot's camera may be in the demo room: views to learn from, a drive to be found on."""
 
 from functools import cache
 
@@ -14,6 +14,7 @@ START_S = 1_750_000_000.0  # stamp of the first frame of every drive
 SPEED_M_S = 0.45
 
 _CELL_M = 0.02
+_CANDIDATES = 512  # training views looked at together
 _BODY_M = (0.05, 1.75)  # heights (m) in which the robot bumps into things; it drives over rugs
 _AHEAD_M = 1.8  # the camera looks where the path leads over this length
 _LOOP = (  # control points (m) of the drive: around the low table, past kitchen, books and window
@@ -34,7 +35,7 @@ _LOOP = (  # control points (m) of the drive: around the low table, past kitchen
 
 
 def pose(position_3: np.ndarray, yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """T_map_cam of a camera that looks along `yaw` (rad, from x to y), up by `pitch`, turned by `roll`."""
+    """T_map_cam of a camera that looks along `yaw` (from x to y), up by `pitch`; all rad."""
     cos_yaw, sin_yaw, cos_pitch, sin_pitch = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     forward_3 = np.array([cos_yaw * cos_pitch, sin_yaw * cos_pitch, sin_pitch])
     level_3 = np.array([sin_yaw, -cos_yaw, 0.0])
@@ -49,7 +50,7 @@ def pose(position_3: np.ndarray, yaw: float, pitch: float, roll: float) -> np.nd
 
 @cache
 def _clearance_map() -> np.ndarray:
-    """Distance (m) from each cell of the floor (rows y, columns x) to the nearest obstacle; 0 out of reach."""
+    """Distance (m) of each cell of the floor (rows y, columns x) to obstacles; 0 out of reach."""
     columns, rows = (round(side / _CELL_M) for side in SIZE_M[:2])
     free = np.ones((rows, columns), np.uint8)
     for block in demo_blocks():
@@ -69,21 +70,23 @@ def _clearance_map() -> np.ndarray:
 
 
 def clearance(positions_n2: np.ndarray) -> np.ndarray:
-    """Distance (n,) in metres from places on the floor to the nearest obstacle; 0 outside the room."""
+    """Distance (n,) in metres of places on the floor to the nearest obstacle; 0 out of reach."""
     distances = _clearance_map()
     cells = np.floor(np.asarray(positions_n2)[:, :2] / _CELL_M).astype(int)
-    inside = ((cells >= 0) & (cells < distances.shape[::-1])).all(axis=1)
+    inside = np.all((cells >= 0) & (cells < distances.shape[::-1]), axis=1)
     column, row = np.where(inside[:, None], cells, 0).T
     return np.where(inside, distances[row, column], 0.0)
 
 
-def _open_view(T_map_cam: np.ndarray) -> bool:
-    """Whether the camera does not stare at something close."""
+def open_views(poses_n44: np.ndarray) -> np.ndarray:
+    """Which cameras (n,) do not stare at something close."""
     x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(-0.55, 0.55, 6), (-0.35, 0.0, 0.35)))
-    rays_n3 = np.stack([x, y, np.ones_like(x)], axis=1) @ T_map_cam[:3, :3].T
-    origins_n3 = np.broadcast_to(T_map_cam[:3, 3], rays_n3.shape)
-    hits = first_hit(demo_blocks(), origins_n3.astype(np.float32), rays_n3.astype(np.float32))
-    return bool(np.median(hits) >= OPEN_VIEW_M)
+    rays_k3 = np.stack([x, y, np.ones_like(x)], axis=1)
+    rays_nk3 = rays_k3 @ poses_n44[:, :3, :3].transpose(0, 2, 1)
+    origins_nk3 = np.broadcast_to(poses_n44[:, None, :3, 3], rays_nk3.shape)
+    rays, origins = (a.reshape(-1, 3).astype(np.float32) for a in (rays_nk3, origins_nk3))
+    depths_nk = first_hit(demo_blocks(), origins, rays).reshape(len(poses_n44), -1)
+    return np.median(depths_nk, axis=1) >= OPEN_VIEW_M
 
 
 def training_views(count: int, seed: int = 0) -> list[np.ndarray]:
@@ -98,23 +101,21 @@ def training_views(count: int, seed: int = 0) -> list[np.ndarray]:
         root = (1.0 + root) ** (1.0 / 7.0)  # x^7 = x + 1, the golden ratio of six dimensions
     step_6 = root ** -np.arange(1.0, 7.0)
     poses: list[np.ndarray] = []
-    index = 0
+    index = 1
     while len(poses) < count:
-        index += 1
-        x, y, heading, height, pitch, roll = (start_6 + index * step_6) % 1.0
-        spot_2 = np.array([x, y]) * SIZE_M[:2]
-        if clearance(spot_2[None])[0] < CLEARANCE_M:
-            continue
+        candidates_n6 = (start_6 + np.arange(index, index + _CANDIDATES)[:, None] * step_6) % 1.0
+        index += _CANDIDATES
+        candidates_n6[:, :2] *= SIZE_M[:2]
+        candidates_n6 = candidates_n6[clearance(candidates_n6) >= CLEARANCE_M]
+        x, y, heading, height, pitch, roll = candidates_n6.T
         z = np.interp(height, (0.0, 0.2, 0.8, 1.0), (0.5, 0.95, 1.2, 1.6))
-        T_map_cam = pose(
-            np.array([*spot_2, z]),
-            2.0 * np.pi * heading,
-            np.radians(np.interp(pitch, (0.0, 1.0), (-15.0, 10.0))),
-            np.radians(np.interp(roll, (0.0, 0.2, 0.8, 1.0), (-6.0, -2.0, 2.0, 6.0))),
-        )
-        if _open_view(T_map_cam):
-            poses.append(T_map_cam)
-    return poses
+        yaw = 2.0 * np.pi * heading
+        pitch = np.radians(np.interp(pitch, (0.0, 1.0), (-15.0, 10.0)))
+        roll = np.radians(np.interp(roll, (0.0, 0.2, 0.8, 1.0), (-6.0, -2.0, 2.0, 6.0)))
+        rows = np.stack([x, y, z, yaw, pitch, roll], axis=1)
+        views_n44 = np.array([pose(row[:3], *row[3:]) for row in rows])
+        poses.extend(views_n44[open_views(views_n44)])
+    return poses[:count]
 
 
 def _closed_curve(points_n2: np.ndarray, samples: int) -> np.ndarray:
@@ -159,7 +160,8 @@ def drive(
     window = round(_AHEAD_M / spacing_m)
     # The mean direction of the way ahead turns gently where the path itself turns sharply.
     steps_n2 = np.roll(path_n2, -1, axis=0) - path_n2
-    ahead_n2 = sum(np.roll(steps_n2, -shift, axis=0) for shift in range(-window // 4, window))
+    shifts = range(-window // 4, window)
+    ahead_n2 = np.sum([np.roll(steps_n2, -shift, axis=0) for shift in shifts], axis=0)
     headings = np.unwrap(np.arctan2(ahead_n2[:, 1], ahead_n2[:, 0]))
     turn = 2.0 * np.pi * np.round((headings[-1] - headings[0]) / (2.0 * np.pi))
     headings = np.append(headings, headings[0] + turn)
