@@ -57,7 +57,7 @@ build_tf2_msgs() {
     export AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv LD_LIBRARY_PATH=$venv/lib PATH=$venv/bin:$PATH
     cmake -S tools/tf2_msgs -B build/tf2_msgs -DCMAKE_INSTALL_PREFIX="$venv" \
       -DPython3_EXECUTABLE="$venv/bin/python" -DBUILD_TESTING=OFF
-    cmake --build build/tf2_msgs --parallel --target install
+    cmake --build build/tf2_msgs --parallel "$(nproc)" --target install
   )
 }
 
