@@ -20,6 +20,7 @@ _CALIBRATE = (
     "calibration"
 )
 _MAX_SIDE_PX = 16384
+_FOLD_STEPS, _FOLD_DIRECTIONS = 512, 8
 _MAX_CALIBRATION_BYTES = 1 << 20
 
 
@@ -157,7 +158,7 @@ def read_camera_info(path: Path | str) -> Camera:
         raise CameraError(
             f"{path}: cannot be read ({error.strerror}), expected a camera_info YAML"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise CameraError(f"{path}: is no YAML text ({str(error).splitlines()[0]})") from error
     try:
         return Camera.from_K(
@@ -169,7 +170,7 @@ def read_camera_info(path: Path | str) -> Camera:
         )
     except CameraError as error:
         raise CameraError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise CameraError(
             f"{path}: {error!r} while reading; expected the keys image_width, image_height, "
             "camera_matrix.data, distortion_model, distortion_coefficients.data, as "
@@ -210,14 +211,17 @@ class CanonicalView:
         columns, rows = np.meshgrid(np.arange(canonical.width), np.arange(canonical.height))
         rays = canonical.rays(np.stack([columns, rows], axis=-1).astype(np.float64))
         source = (live.project(rays) + 0.5) / shrink - 0.5
-        inside = ((source >= -0.5) & (source <= np.array(self._size) - 0.5)).all(axis=-1)
+        last = np.array(self._size) - 1
+        inside = ((source >= -0.5) & (source <= last + 0.5)).all(axis=-1)
+        inside &= np.hypot(rays[..., 0], rays[..., 1]) < np.tan(_fold_angle(live, rays))
         if not inside.any():
             raise CameraError(
                 f"the camera ({live.width}x{live.height} px, fx {live.fx:g}) sees nothing of what "
                 f"the map's camera ({canonical.width}x{canonical.height} px, fx {canonical.fx:g}) "
                 "sees: check its calibration"
             )
-        source = source.astype(np.float32)
+        # The outer half of border pixels is drawn like their centres, what is not seen black.
+        source = np.where(inside[..., None], source.clip(0, last), -2).astype(np.float32)
         self._table = cv2.convertMaps(source[..., 0], source[..., 1], cv2.CV_16SC2)
         cells = cell_pixels(canonical.width, canonical.height, stride).round().astype(int)
         self.covered_hw: np.ndarray = inside[cells[..., 1], cells[..., 0]]
@@ -238,6 +242,23 @@ class CanonicalView:
             image_hw3 = image_hw3[: self._crop[1], : self._crop[0]]
             image_hw3 = cv2.resize(image_hw3, self._size, interpolation=cv2.INTER_AREA)
         return cv2.remap(image_hw3, *self._table, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+def _fold_angle(camera: Camera, rays: np.ndarray) -> float:
+    """Return the angle from the axis, rad, up to which the lens model maps rays one to one.
+
+    Calibrated polynomials hold inside the image; some fold back farther out, so that rays the
+    camera cannot see seem to land in it.
+    """
+    widest = np.arctan(np.hypot(rays[..., 0], rays[..., 1]).max())
+    angles = np.linspace(0, 1.01 * widest, _FOLD_STEPS)
+    around = np.linspace(0, 2 * np.pi, _FOLD_DIRECTIONS, endpoint=False)
+    directions = np.stack([np.cos(around), np.sin(around)], axis=-1)
+    fan = np.tan(angles)[:, None, None] * directions  # (angles, directions, 2)
+    pixels = camera.project(np.concatenate([fan, np.ones_like(fan[..., :1])], axis=-1))
+    radii = np.linalg.norm((pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy), axis=-1)
+    folded = ~(np.diff(radii, axis=0) > 0).all(axis=1)  # not a number counts as folded
+    return float(angles[folded.argmax()]) if folded.any() else np.pi / 2
 
 
 def canonical_camera(live: Camera, width: int, stride: int) -> Camera:

@@ -29,9 +29,9 @@ class LocalizerConfig:
     max_cells: int = 800  # cells offered to the pose solver, those of least sigma
     max_sigma_m: float = 0.5  # m, cells expected to be worse than this are not used
     min_inliers: int = 40  # gate: cells that agree with the pose
-    min_inlier_ratio: float = 0.15  # gate: agreeing cells among those used
+    min_inlier_ratio: float = 0.2  # gate: agreeing cells among those used
     min_spread: float = 0.25  # gate: share of a 4 x 3 grid over the image that holds inliers
-    max_reprojection_px: float = 3.0  # gate: median error of the inliers, canonical pixels
+    max_reprojection_px: float = 7.0  # gate: median error of the inliers, canonical pixels
     bounds_margin_m: float = 1.0  # m, gate: how far outside the mapped volume the camera may stand
     pose: PoseConfig = field(default_factory=PoseConfig)
 
@@ -157,11 +157,11 @@ class Localizer:
         config = self.config
         if len(pixels_n2) < config.min_inliers:
             return (
-                f"{len(pixels_n2)} cells of sigma under {config.max_sigma_m:g} m, "
+                f"{len(pixels_n2)} cells seen with sigma under {config.max_sigma_m:g} m, "
                 f"expected {config.min_inliers}"
             )
         if solution is None:
-            return "no pose explains the cells"
+            return "the cells determine no pose"
         inliers = int(solution.inliers_n.sum())
         if inliers < config.min_inliers:
             return f"{inliers} inliers, expected {config.min_inliers}"

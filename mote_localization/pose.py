@@ -70,13 +70,13 @@ def solve_pose(
     Raises:
         BackendError: The solver asked for is unknown or not installed.
     """
-    points = np.ascontiguousarray(points_n3, np.float64)
+    points = np.asarray(points_n3, np.float64)
     pixels = np.ascontiguousarray(pixels_n2, np.float64)
     if len(points) < _SOLVER_MINIMUM:
         return None
     # The mean is taken off: maps far from their origin lose digits otherwise.
     origin = points.mean(axis=0)
-    points -= origin
+    points = points - origin
     T_cam_local = _ransac(points, pixels, camera, config)
     if T_cam_local is None or not np.isfinite(T_cam_local).all():
         return None
@@ -268,7 +268,7 @@ def _covariance(cost: _Cost, pixels_m2: np.ndarray, config: PoseConfig) -> np.nd
 def _are_definite(symmetric_k66: np.ndarray) -> np.ndarray:
     """Return which matrices are positive definite, whatever the units of their rows; bool (k,)."""
     diagonal_k6 = np.diagonal(symmetric_k66, axis1=1, axis2=2)
-    positive_k = (diagonal_k6 > 0).all(axis=1)
+    positive_k = diagonal_k6.min(axis=1) > 0
     scale_k6 = 1 / np.sqrt(np.where(positive_k[:, None], diagonal_k6, 1))
     scaled_k66 = symmetric_k66 * scale_k6[:, :, None] * scale_k6[:, None, :]
     return positive_k & (np.linalg.eigvalsh(scaled_k66)[:, 0] > _SINGULAR)
