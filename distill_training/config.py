@@ -16,6 +16,9 @@ class TrainConfig:
     learning_rate: float = 3e-3  # AdamW, highest of the one-cycle schedule
     weight_decay: float = 1e-2  # AdamW
     warm_up: float = 0.05  # share of the training in which the learning rate rises
+    # share of the training after which batch statistics stay as they are, so that what is trained
+    # to the end is what the map will hold
+    fix_statistics: float = 0.6
     loss: Literal["distill", "distill+reprojection"] = "distill"  # what is minimized
     reprojection_weight: float = 0.1  # of the reprojection loss, per canonical px
     reprojection_bound_px: tuple[float, float] = (

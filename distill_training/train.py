@@ -85,7 +85,7 @@ def train(
     draw = random_batches(store, training, config.batch, config.augment, config.seed, step)
     with SummaryWriter(folder) as curves, closing(draw) as batches, _bar(config, error) as show:
         while done < 1:
-            network.train()
+            _train_mode(network, fix_statistics=done >= config.fix_statistics)
             batch = {key: value.to(fabric.device) for key, value in next(batches).items()}
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * one_cycle(done, config.warm_up)
@@ -169,6 +169,15 @@ def one_cycle(done: float, warm_up: float) -> float:
     return (
         1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (min(done, 1) - warm_up) / (1 - warm_up))) / 2
     )
+
+
+def _train_mode(network: nn.Module, fix_statistics: bool) -> None:
+    """Put a student in training mode, batch normalization in evaluation mode where it is fixed."""
+    network.train()
+    if fix_statistics:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
 
 
 def _losses(

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from distill_training.students.head import CoordinateHead, ImageInput, SceneFrame
 
+_MOMENTUM = 0.01  # of batch statistics: averaged over about 100 steps, batches are small
+
 
 @dataclass(frozen=True)
 class CnnConfig:
@@ -54,7 +56,7 @@ class Cnn(nn.Module):
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
+        nn.BatchNorm2d(outputs, momentum=_MOMENTUM),
         nn.ReLU(inplace=True),
     )
 
@@ -67,7 +69,7 @@ class _Residual(nn.Module):
         self.body = nn.Sequential(
             _conv(channels, channels),
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
+            nn.BatchNorm2d(channels, momentum=_MOMENTUM),
         )
 
     def forward(self, x: Tensor) -> Tensor:
