@@ -1,0 +1,234 @@
+"""Calibrations as users have them, and the canonical view against images that are known exactly."""
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from mote_localization.camera import (
+    Camera,
+    CanonicalView,
+    canonical_camera,
+    cell_pixels,
+    read_camera_info,
+)
+from mote_localization.errors import CameraError, ImageError
+
+CANONICAL = Camera(160, 120, 130.0, 130.0, 79.5, 59.5)
+LENSES = {
+    "plumb_bob": (-0.25, 0.08, 0.002, -0.001, -0.01),
+    "rational_polynomial": (0.4, 0.05, 0.001, -0.0005, 0.002, 0.7, 0.12, 0.01),
+    "equidistant": (-0.03, 0.01, -0.004, 0.0005),
+}
+
+
+def scenery(rays):
+    """Return the colours (..., 3), 0 to 255, of a smooth pattern at infinity, z = 1."""
+    x, y = rays[..., 0], rays[..., 1]
+    waves = [np.sin(9 * x + 2 * y), np.cos(7 * y - x), np.sin(5 * (x + y) + 1)]
+    return 127.5 + 100 * np.stack(waves, axis=-1)
+
+
+def photograph(camera):
+    """Return image_hw3 uint8 of the scenery: each pixel's ray by OpenCV's own inverse models."""
+    pixels = cell_pixels(camera.width, camera.height, 1)
+    D = np.array(camera.distortion or (0.0,) * 4)
+    flat = pixels.reshape(-1, 1, 2)
+    if camera.distortion_model == "equidistant" and camera.distortion:
+        xy = cv2.fisheye.undistortPoints(flat, camera.K_33, D)
+    else:
+        criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 200, 1e-12)
+        xy = cv2.undistortPointsIter(flat, camera.K_33, D, np.eye(3), np.eye(3), criteria)
+    return scenery(xy.reshape(pixels.shape)).round().astype(np.uint8)
+
+
+def seen(view):
+    """Return how far, 0 to 255, the view of the scenery is from what the canonical camera sees."""
+    expected = scenery(CANONICAL.rays(cell_pixels(160, 120, 1)))
+    return np.abs(view.warp(photograph(view.live)) - expected).max(axis=-1)
+
+
+@pytest.mark.parametrize("model", LENSES)
+def test_a_distorted_camera_sees_what_the_canonical_camera_sees(model):
+    view = CanonicalView(
+        Camera(480, 360, 260, 261, 236.2, 183.7, model, LENSES[model]), CANONICAL, 8
+    )
+    assert view.covered_hw.all()
+    assert seen(view)[1:-1, 1:-1].max() < 3  # of 255: rounding, and 1/32 px of the remap table
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_shrinking_keeps_pixel_centres(factor):
+    live = CANONICAL.resized(160 * factor, 120 * factor)
+    error = seen(CanonicalView(live, CANONICAL, 8))
+    assert error.max() < 2.5  # a shift by half a live pixel gives over 4
+
+
+def test_the_canonical_camera_itself_passes_unchanged():
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    assert np.array_equal(CanonicalView(CANONICAL, CANONICAL, 8).warp(image), image)
+
+
+def test_channels_in_reverse_order_need_no_copy_by_the_caller():
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    view = CanonicalView(CANONICAL, CANONICAL, 8)
+    assert np.array_equal(view.warp(image[..., ::-1]), image[..., ::-1])
+
+
+def test_a_camera_of_higher_resolution_is_averaged_not_sampled():
+    view = CanonicalView(CANONICAL.resized(640, 480), CANONICAL, 8)
+    checkers = (np.indices((480, 640)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    assert np.abs(view.warp(np.dstack([checkers] * 3)).astype(int) - 127.5).max() <= 1
+
+
+def test_cells_that_a_narrower_camera_does_not_see_are_masked_and_black():
+    narrow = Camera(80, 120, 130.0, 130.0, 39.5, 59.5)  # the middle half of the columns
+    view = CanonicalView(narrow, CANONICAL, 8)
+    assert view.covered_hw[:, 5:15].all()
+    assert not view.covered_hw[:, :5].any() and not view.covered_hw[:, 15:].any()
+    image = view.warp(np.full((120, 80, 3), 255, np.uint8))
+    assert (image[:, 40:120] == 255).all() and not image[:, :40].any() and not image[:, 120:].any()
+
+
+def test_rays_beyond_the_fold_of_a_lens_polynomial_are_not_covered():
+    # x (1 - 0.4 r^2) turns back at r = 0.91, where it reaches 0.61
+    live = Camera(320, 240, 200.0, 200.0, 159.5, 119.5, "plumb_bob", (-0.4, 0.0, 0.0, 0.0))
+    wide = Camera(320, 240, 80.0, 80.0, 159.5, 119.5)
+    radius = np.linalg.norm(wide.rays(cell_pixels(320, 240, 8))[..., :2], axis=-1)
+    folded = live.project(wide.rays(cell_pixels(320, 240, 8)))
+    assert ((folded > 0) & (folded < (320, 240))).all(axis=-1)[radius > 0.95].any()
+    covered_hw = CanonicalView(live, wide, 8).covered_hw
+    assert not covered_hw[radius > 0.95].any()
+    assert covered_hw[radius < 0.6].all()
+
+
+def test_a_camera_that_sees_none_of_it_is_refused():
+    aside = Camera(160, 120, 130.0, 130.0, 5000.0, 59.5)
+    with pytest.raises(CameraError, match="sees nothing"):
+        CanonicalView(aside, CANONICAL, 8)
+
+
+@pytest.mark.parametrize("shape", [(120, 161, 3), (160, 120, 3), (120, 160), (120, 160, 4)])
+def test_an_image_of_another_size_is_refused(shape):
+    view = CanonicalView(CANONICAL, CANONICAL, 8)
+    with pytest.raises(ImageError, match="do not belong together"):
+        view.warp(np.zeros(shape, np.uint8))
+
+
+def test_an_image_of_another_depth_is_refused():
+    with pytest.raises(ImageError, match="uint16"):
+        CanonicalView(CANONICAL, CANONICAL, 8).warp(np.zeros((120, 160, 3), np.uint16))
+
+
+def test_cells_stand_in_the_middle_of_their_pixels():
+    pixels = cell_pixels(16, 24, 8)
+    assert pixels.shape == (3, 2, 2)
+    assert np.array_equal(pixels[0, 0], [3.5, 3.5]) and np.array_equal(pixels[2, 1], [11.5, 19.5])
+
+
+def test_a_resized_camera_sees_the_same_at_image_corners():
+    large = CANONICAL.resized(640, 480)
+    corner = CANONICAL.rays(np.array([-0.5, 119.5]))
+    assert np.allclose(large.project(corner), [-0.5, 479.5], atol=1e-9)
+
+
+def test_the_canonical_camera_of_a_camera_cuts_whole_cells_off_evenly():
+    live = Camera(540, 360, 495.6, 495.5, 269.5, 169.2, "plumb_bob", (0.1, 0.0, 0.0, 0.0))
+    canonical = canonical_camera(live, 320, 8)
+    assert (canonical.width, canonical.height, canonical.distortion) == (320, 208, ())
+    cut = (360 * 320 / 540 - 208) / 2
+    assert canonical.cy == pytest.approx((169.2 + 0.5) * 320 / 540 - 0.5 - cut)
+    assert canonical.fx / canonical.fy == pytest.approx(495.6 / 495.5)
+
+
+@pytest.mark.parametrize("size", [(322, 8), (320, 640)])
+def test_a_canonical_camera_without_whole_cells_is_refused(size):
+    with pytest.raises(CameraError):
+        canonical_camera(CANONICAL, *size)
+
+
+K = [[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]
+
+
+def test_cameras_compare_by_value():
+    assert Camera.from_K(640, 480, np.array(K), "plumb_bob", (0.0,) * 5) == Camera(
+        640, 480, 500.0, 500.0, 320.0, 240.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((640, 480, np.zeros(9)), "calibrat"),
+        ((640, 480, np.full((3, 3), np.nan)), "expected"),
+        ((640, 480, -np.array(K)), "expected"),
+        ((640, 480, np.transpose(K)), "fx 0 cx"),
+        ((640, 480, np.eye(4)), "16 values"),
+        ((0, 480, K), "0x480"),
+        ((640, 10**6, K), "1000000 px"),
+        ((640, 480, K, "brown", (0.1, 0.0, 0.0, 0.0)), "brown"),
+        ((640, 480, K, "plumb_bob", (0.1,)), "1 coefficients"),
+        ((640, 480, K, "equidistant", (0.1, 0.0, 0.0, np.inf)), "finite"),
+    ],
+)
+def test_what_no_camera_has_is_refused(arguments, complaint):
+    with pytest.raises(CameraError, match=complaint):
+        Camera.from_K(*arguments)
+
+
+CALIBRATION = """\
+image_width: 640
+image_height: 480
+camera_name: head
+camera_matrix: {rows: 3, cols: 3, data: [500.0, 0, 320, 0, 501, 240, 0, 0, 1]}
+distortion_model: plumb_bob
+distortion_coefficients: {rows: 1, cols: 5, data: [-0.2, 0.05, 0.001, 0, 0]}
+rectification_matrix: {rows: 3, cols: 3, data: [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+projection_matrix: {rows: 3, cols: 4, data: [480, 0, 320, 0, 0, 480, 240, 0, 0, 0, 1, 0]}
+"""
+
+
+def test_a_calibration_is_read_as_camera_calibration_writes_it(tmp_path):
+    path = tmp_path / "head.yaml"
+    path.write_text(CALIBRATION)
+    assert read_camera_info(path) == Camera(
+        640, 480, 500.0, 501.0, 320.0, 240.0, "plumb_bob", (-0.2, 0.05, 0.001, 0.0, 0.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_width", None),
+        ("image_width", "wide"),
+        ("image_width", float("inf")),
+        ("camera_matrix", None),
+        ("camera_matrix", {"data": [0.0] * 9}),
+        ("camera_matrix", {"data": "500 0 320"}),
+        ("camera_matrix", {"data": [[1.0], [2.0, 3.0]]}),
+        ("distortion_model", ["plumb_bob"]),
+        ("distortion_model", "fov"),
+        ("distortion_coefficients", {"data": 0.1}),
+        ("distortion_coefficients", [0.1]),
+    ],
+)
+def test_a_damaged_calibration_is_one_error_that_names_the_file(tmp_path, key, value):
+    path = tmp_path / "head.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(CALIBRATION), key: value}))
+    with pytest.raises(CameraError, match="^" + str(path)):
+        read_camera_info(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00\xff\x89PNG", b"just words", b"a: [1", b"[" * 2_000, b" " * 2_000_000]
+)
+def test_what_is_no_calibration_is_one_error_that_names_the_file(tmp_path, content):
+    path = tmp_path / "head.yaml"
+    path.write_bytes(content)
+    with pytest.raises(CameraError, match="^" + str(path)):
+        read_camera_info(path)
+
+
+def test_a_missing_calibration_is_one_error(tmp_path):
+    with pytest.raises(CameraError, match="cannot be read"):
+        read_camera_info(tmp_path / "none.yaml")
