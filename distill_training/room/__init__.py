@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 
 from distill_training.room.model import demo_room
-from distill_training.room.render import Renderer
+from distill_training.room.renderer import Renderer
 from distill_training.room.views import drive, training_views
 from mote_localization.camera import Camera
 
