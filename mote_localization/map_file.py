@@ -8,8 +8,10 @@ Inputs and outputs (fixed shapes, W x H the canonical camera's size, s the strid
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,9 +22,10 @@ from mote_localization.files import atomic_write
 
 FORMAT_VERSION = 1
 _PREFIX = "mote."
-_MAX_MAP_BYTES = 512 << 20
+_MAX_MAP_BYTES = 128 << 20
+_MAX_PROPERTY_CHARS = 1 << 16
 _MIN_OPSET = 17
-_CONTROL_FLOW = {"If", "Loop", "Scan"}
+_DOMAINS = {"", "ai.onnx"}  # of the standard operators
 _TENSOR_TYPES = {"image": onnx.TensorProto.UINT8}  # the others are float32
 
 
@@ -156,7 +159,7 @@ def _to_properties(info: MapInfo) -> dict[str, str]:
 def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
     """Return the description that `_to_properties` wrote."""
     version = properties["format_version"]
-    if not version.isdecimal() or int(version) < 1:
+    if not version.isdecimal() or len(version) > 9 or int(version) < 1:
         raise MapFileError(
             f"{path}: found format version '{version[:20]}', expected {FORMAT_VERSION}"
         )
@@ -166,22 +169,67 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
             f"{FORMAT_VERSION}: update mote_localization on this machine"
         )
     try:
-        values = {
-            f.name: properties[f.name] if f.type in (str, "str") else json.loads(properties[f.name])
-            for f in fields(MapInfo)
-        }
-        camera = values["camera"]
-        values["camera"] = Camera(**{**camera, "distortion": tuple(camera["distortion"])})
-        for corner in "bounds_min", "bounds_max":
-            values[corner] = tuple(float(x) for x in values[corner])
-        values["stride"] = int(values["stride"])
-        return MapInfo(**values)
+        long = [name for name, text in properties.items() if len(text) > _MAX_PROPERTY_CHARS]
+        if long:
+            raise ValueError(f"{long[0]} has over {_MAX_PROPERTY_CHARS} characters")
+        camera = json.loads(properties["camera"])
+        return MapInfo(
+            scene=properties["scene"],
+            camera=Camera(
+                _whole(camera["width"]),
+                _whole(camera["height"]),
+                _number(camera["fx"]),
+                _number(camera["fy"]),
+                _number(camera["cx"]),
+                _number(camera["cy"]),
+                camera["distortion_model"],
+                tuple(_number(d) for d in camera["distortion"]),
+            ),
+            stride=_whole(json.loads(properties["stride"])),
+            bounds_min=_corner(json.loads(properties["bounds_min"])),
+            bounds_max=_corner(json.loads(properties["bounds_max"])),
+            teacher=properties["teacher"],
+            teacher_licence=properties["teacher_licence"],
+            student=properties["student"],
+            covariance_scale=_number(json.loads(properties["covariance_scale"])),
+            training=_figures(json.loads(properties["training"])),
+            created=properties["created"],
+            format_version=int(version),
+        )
     except (MapFileError, CameraError) as error:
         raise MapFileError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except KeyError as error:
         raise MapFileError(
-            f"{path}: its description is damaged ({error!r}); make the map anew"
+            f"{path}: its description lacks {error}: truncated, or not made by Mote; copy it "
+            "again, or make the map anew"
         ) from error
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise MapFileError(
+            f"{path}: its description is damaged ({error}); copy it again, or make the map anew"
+        ) from error
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"found {str(value)[:40]!r}, expected a number")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"found {str(value)[:40]!r}, expected a whole number")
+    return value
+
+
+def _corner(value: Any) -> tuple[float, float, float]:
+    x, y, z = value
+    return _number(x), _number(y), _number(z)
+
+
+def _figures(value: Any) -> dict[str, float | int | str]:
+    if type(value) is not dict or any(type(v) not in (int, float, str) for v in value.values()):
+        raise TypeError(f"found {str(value)[:40]!r}, expected names and figures")
+    return value
 
 
 def _check_graph(model: onnx.ModelProto, info: MapInfo, where: str) -> None:
@@ -196,28 +244,44 @@ def _check_graph(model: onnx.ModelProto, info: MapInfo, where: str) -> None:
     found = {}
     for value in (*(i for i in model.graph.input if i.name not in weights), *model.graph.output):
         tensor = value.type.tensor_type
-        shape = tuple(d.dim_value for d in tensor.shape.dim)
+        shape: tuple[int | str, ...] = tuple(d.dim_param or d.dim_value for d in tensor.shape.dim)
         right_type = tensor.elem_type == _TENSOR_TYPES.get(value.name, onnx.TensorProto.FLOAT)
         found[value.name] = shape if right_type else (*shape, "of another type")
     if found != expected:
         raise MapFileError(f"{where}: found inputs and outputs {found}, expected {expected}")
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    if (
-        set(opsets) - {"", "ai.onnx"}
-        or max(opsets.values(), default=0) < _MIN_OPSET
-        or model.functions
-    ):
+    domains = {*opsets, *(node.domain for node in model.graph.node)}
+    if domains - _DOMAINS or max(opsets.values(), default=0) < _MIN_OPSET or model.functions:
         raise MapFileError(
-            f"{where}: found operator sets {opsets}, expected the standard one, "
-            f"{_MIN_OPSET} or later"
+            f"{where}: found operator sets {opsets or domains}, expected the standard one, "
+            f"{_MIN_OPSET} or later, and no functions"
         )
-    forbidden = sorted({node.op_type for node in model.graph.node} & _CONTROL_FLOW)
-    if forbidden:
+    branching = sorted(
+        {
+            node.op_type
+            for node in model.graph.node
+            for attribute in node.attribute
+            if attribute.HasField("g") or attribute.graphs
+        }
+    )
+    if branching:
         raise MapFileError(
-            f"{where}: found control flow ({', '.join(forbidden)}), expected a plain graph"
+            f"{where}: found control flow ({', '.join(branching)}), expected a plain graph"
         )
-    external = (onnx.external_data_helper.uses_external_data(t) for t in model.graph.initializer)
-    if any(external):
+    if any(onnx.external_data_helper.uses_external_data(t) for t in _tensors(model.graph)):
         raise MapFileError(
             f"{where}: its weights lie in another file; expected one self-contained file"
         )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Go through all tensors that a graph without subgraphs holds."""
+    attributes = [a for node in graph.node for a in node.attribute]
+    yield from graph.initializer
+    for attribute in attributes:
+        yield attribute.t
+        yield from attribute.tensors
+    sparse = [*graph.sparse_initializer, *(a.sparse_tensor for a in attributes)]
+    for tensor in (*sparse, *(t for a in attributes for t in a.sparse_tensors)):
+        yield tensor.values
+        yield tensor.indices

@@ -1,0 +1,303 @@
+"""The map file: what is written is read; all else is one MapFileError that names the file."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from make_map import CAMERA, write_constant_map
+from onnx import TensorProto, helper
+
+from mote_localization.camera import Camera
+from mote_localization.errors import MapFileError
+from mote_localization.map_file import FORMAT_VERSION, MapInfo, read_map, write_map
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return write_constant_map(tmp_path_factory.mktemp("map") / "room.onnx")
+
+
+def refused(path, complaint):
+    with pytest.raises(MapFileError, match=complaint) as caught:
+        read_map(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def changed(good, tmp_path, change):
+    """Write the good map after `change` has had its model."""
+    model = onnx.load(good)
+    change(model)
+    (tmp_path / "changed.onnx").write_bytes(model.SerializeToString())
+    return tmp_path / "changed.onnx"
+
+
+def described(good, tmp_path, **properties):
+    """Write the good map with other metadata; None takes an entry out."""
+
+    def change(model):
+        entries = {p.key: p.value for p in model.metadata_props}
+        entries.update({f"mote.{name}": value for name, value in properties.items()})
+        helper.set_model_props(model, {k: v for k, v in entries.items() if v is not None})
+
+    return changed(good, tmp_path, change)
+
+
+def test_what_is_written_is_read(good, tmp_path):
+    info = MapInfo(
+        scene="küche",
+        camera=CAMERA,
+        stride=8,
+        bounds_min=(-1.5, 0.0, 0.25),
+        bounds_max=(6.0, 5.0, 3.0),
+        teacher="rgbd",
+        teacher_licence="CC BY-NC-SA 4.0",
+        student="cnn",
+        covariance_scale=4.2,
+        training={"minutes": 25.5, "seed": 0, "loss": "distill"},
+        created="2026-01-01T00:00:00+00:00",
+    )
+    write_map(tmp_path / "new" / "kitchen.onnx", onnx.load(good), info)
+    read = read_map(tmp_path / "new" / "kitchen.onnx")
+    assert read.info == info
+    assert onnx.load_model_from_string(read.model).graph == onnx.load(good).graph
+
+
+def test_a_map_opens_in_any_onnx_tool(good):
+    onnx.checker.check_model(onnx.load(good), full_check=True)
+
+
+def test_every_truncation_is_refused(good, tmp_path):
+    content = good.read_bytes()
+    path = tmp_path / "truncated.onnx"
+    ends = {
+        *range(0, len(content), len(content) // 40),
+        *range(len(content) - 900, len(content), 11),
+    }
+    for end in sorted(ends):
+        path.write_bytes(content[:end])
+        refused(path, "truncated|damaged")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a map", b"\x89PNG\r\n\x1a\n", b"\x08" * 1000])
+def test_what_is_no_onnx_file_is_refused(tmp_path, content):
+    (tmp_path / "a.onnx").write_bytes(content)
+    refused(tmp_path / "a.onnx", "no ONNX file|not a map")
+
+
+def test_a_missing_map_and_a_folder_are_refused(tmp_path):
+    refused(tmp_path / "none.onnx", "cannot be read")
+    refused(tmp_path, "is no file")
+
+
+def test_a_huge_file_is_refused_unread(tmp_path):
+    with open(tmp_path / "a.onnx", "wb") as file:
+        file.truncate(1 << 40)
+    refused(tmp_path / "a.onnx", "1048576 MiB")
+
+
+def test_a_foreign_onnx_file_is_refused(good, tmp_path):
+    path = changed(good, tmp_path, lambda model: model.ClearField("metadata_props"))
+    refused(path, "not a map")
+
+
+def test_a_newer_format_says_to_update(good, tmp_path):
+    path = described(good, tmp_path, format_version=str(FORMAT_VERSION + 1))
+    refused(path, f"format version {FORMAT_VERSION + 1}.*update")
+
+
+@pytest.mark.parametrize("version", ["", "0", "-1", "1.0", "one", "9" * 5000])
+def test_what_is_no_format_version_is_refused(good, tmp_path, version):
+    refused(described(good, tmp_path, format_version=version), "format version")
+
+
+CAMERA_JSON = {
+    "width": 320,
+    "height": 240,
+    "fx": 260.0,
+    "fy": 260.0,
+    "cx": 159.5,
+    "cy": 119.5,
+    "distortion_model": "plumb_bob",
+    "distortion": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("camera", []),
+        ("camera", "wide"),
+        ("camera", None),
+        ("camera", {}),
+        *(
+            ("camera", {**CAMERA_JSON, **wrong})
+            for wrong in (
+                {"width": 320.0},
+                {"width": "320"},
+                {"width": True},
+                {"width": 10**30},
+                {"height": -240},
+                {"fx": "260"},
+                {"fx": 0},
+                {"cx": float("nan")},
+                {"cy": 10**400},
+                {"distortion": 0},
+                {"distortion": [0.1, 0, 0, 0]},
+                {"distortion": ["a"]},
+                {"distortion_model": []},
+                {"distortion_model": "fov"},
+            )
+        ),
+        *(("stride", wrong) for wrong in (8.0, "8", 0, -8, 7, 10**30, True, [8], None)),
+        *(
+            ("bounds_min", wrong)
+            for wrong in ("abc", [0, 0], [0, 0, "0"], [0, 0, float("nan")], [7, 0, 0], 5, None)
+        ),
+        *(("covariance_scale", wrong) for wrong in (0, -1, "1", float("inf"), float("nan"), [])),
+        *(("training", wrong) for wrong in ([], "much", {"a": []}, {"a": None})),
+    ],
+)
+def test_a_wrong_description_is_refused(good, tmp_path, name, value):
+    refused(described(good, tmp_path, **{name: json.dumps(value)}), "found|damaged|lacks")
+
+
+@pytest.mark.parametrize("text", ["{", "", "[" * 50_000, "[0," * 50_000, "9" * 10_000, "\u0000"])
+def test_json_bombs_and_scraps_are_refused(good, tmp_path, text):
+    refused(described(good, tmp_path, camera=text), "damaged")
+
+
+@pytest.mark.parametrize("name", ["scene", "camera", "stride", "bounds_max", "training", "created"])
+def test_a_description_that_lacks_something_is_refused(good, tmp_path, name):
+    refused(described(good, tmp_path, **{name: None}), name)
+
+
+def resize_output(model):
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 31
+
+
+def make_symbolic(model):
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def make_float(model):
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def drop_sigma(model):
+    del model.graph.output[1]
+
+
+def age(model):
+    model.opset_import[0].version = 11
+
+
+def use_custom_operator(model):
+    model.graph.node[1].domain = "com.example"
+
+
+def import_other_operators(model):
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def branch(model):
+    part = helper.make_graph([], "part", [], [])
+    model.graph.node.append(helper.make_node("If", ["x"], ["y"], then_branch=part))
+
+
+def reach_outside(model):
+    tensor = model.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+
+
+def reach_outside_by_constant(model):
+    tensor = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[1])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../weights.bin")
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (resize_output, "found inputs and outputs .*31"),
+        (make_symbolic, "found inputs and outputs .*batch"),
+        (make_float, "another type"),
+        (drop_sigma, "expected .*sigma"),
+        (age, "operator sets"),
+        (use_custom_operator, "operator sets"),
+        (import_other_operators, "operator sets"),
+        (branch, "control flow"),
+        (reach_outside, "self-contained"),
+        (reach_outside_by_constant, "self-contained"),
+    ],
+)
+def test_a_graph_that_is_not_of_a_maps_form_is_refused(good, tmp_path, change, complaint):
+    refused(changed(good, tmp_path, change), complaint)
+
+
+def test_a_graph_that_is_not_of_a_maps_form_is_not_written(good, tmp_path):
+    model = onnx.load(good)
+    resize_output(model)
+    with pytest.raises(MapFileError, match="inputs and outputs"):
+        write_map(tmp_path / "a.onnx", model, read_map(good).info)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stride": 7},
+        {"camera": Camera(320, 240, 260.0, 260.0, 159.5, 119.5, distortion=(0.1, 0.0, 0.0, 0.0))},
+        {"bounds_min": (0.0, np.inf, 0.0)},
+        {"bounds_max": (-1.0, 5.0, 3.0)},
+        {"covariance_scale": 0.0},
+    ],
+)
+def test_a_description_that_no_map_can_have_cannot_be_made(wrong):
+    right = {
+        "scene": "room",
+        "camera": CAMERA,
+        "stride": 8,
+        "bounds_min": (0.0, 0.0, 0.0),
+        "bounds_max": (6.0, 5.0, 3.0),
+        "teacher": "none",
+        "teacher_licence": "",
+        "student": "constant",
+    }
+    with pytest.raises(MapFileError):
+        MapInfo(**{**right, **wrong})
+
+
+def test_a_full_disk_keeps_the_old_map(good, tmp_path):
+    path = write_constant_map(tmp_path / "room.onnx", sigma_m=0.5)
+    before = path.read_bytes()
+    script = (
+        "import sys, onnx; from mote_localization.map_file import read_map, write_map\n"
+        "write_map(sys.argv[1], onnx.load(sys.argv[2]), read_map(sys.argv[2]).info)"
+    )
+
+    def fill_disk():
+        # writing past the limit gives EFBIG where a full disk gives ENOSPC
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)
+
+    root = Path(__file__).resolve().parent.parent
+    ended = subprocess.run(
+        [sys.executable, "-B", "-c", script, path, good],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        preexec_fn=fill_disk,
+        capture_output=True,
+        text=True,
+    )
+    assert "MapFileError" in ended.stderr and "untouched" in ended.stderr
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["room.onnx"]
