@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from rcl_interfaces.msg import (
@@ -114,6 +115,9 @@ class LocalizerNode(Node):
             values["threads"],
             LocalizerConfig(**config),
         )
+        seen = self._localizer.info.camera
+        # The first image of all is slow: let it be none of the robot's.
+        self._localizer.localize(np.zeros((seen.height, seen.width, 3), np.uint8), seen)
         self._map_frame = values["map_frame"]
         self._camera_frame = values["camera_frame"]
         self.add_on_set_parameters_callback(self._on_parameters)
