@@ -49,6 +49,7 @@ class Evaluate:
     # replay the frames over DDS to a localizer node and evaluate its answers
     ros: tyro.conf.FlagCreatePairsOff[bool] = False
     rate: float = 1.0  # speed of the replay; 1: as recorded, folders at 30 Hz
+    repeat: int = 1  # with --ros: play the frames so many times over, at 30 Hz, for a long run
     image_topic: _Topic = None  # images of a recording that has several such topics
     pose_topic: _Topic = None  # true camera poses of a recording that has several such topics
     report: _File = None  # write a report there, one self-contained HTML file
@@ -72,7 +73,7 @@ class Evaluate:
             from mote_localization.evaluation.over_ros import replay
 
             answers, transport = replay(
-                scene, self.split, self.map, self.backend, self.threads, self.rate
+                scene, self.split, self.map, self.backend, self.threads, self.rate, self.repeat
             )
         else:
             frames = track(scene.frames(self.split), "localizing", scene.count(self.split))

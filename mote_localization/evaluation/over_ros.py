@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from mote_localization.evaluation.metrics import STAGES, Answer, Transport
 from mote_localization.geometry import pose_from
 from mote_localization.progress import progress_bar, track
 from mote_localization.scenes import Frame, Scene, Split
-from mote_localization.scenes.bag import BagScene, BagWriter, stamp_seconds
+from mote_localization.scenes.bag import BagFrame, BagScene, BagWriter, stamp_seconds
 from mote_localization.share import share_file
 
 _FOLDER_RATE_HZ = 30.0  # at which the frames of a scene folder are played
@@ -54,12 +55,18 @@ class _Played:
 
 
 def replay(
-    scene: Scene, split: Split, map_path: Path, backend: str, threads: int, rate: float
+    scene: Scene,
+    split: Split,
+    map_path: Path,
+    backend: str,
+    threads: int,
+    rate: float = 1.0,
+    repeat: int = 1,
 ) -> tuple[list[Answer], Transport]:
     """Play frames to a localizer node and collect what it publishes.
 
-    DDS stays on the loopback, in a domain of its own. The frames of a scene folder are first
-    written to a temporary recording, one after the other at 30 Hz.
+    DDS stays on the loopback, in a domain of its own. The frames of a scene folder, and those to be
+    repeated, are first written to a temporary recording, one after the other at 30 Hz.
 
     Args:
         scene: where the frames come from.
@@ -68,9 +75,10 @@ def replay(
         backend: what runs the network in the node.
         threads: CPU threads of the network; 0: one per core.
         rate: speed of the replay; 1: as recorded.
+        repeat: how many times over the frames are played.
 
     Returns:
-        An answer for each frame, and what the transport showed.
+        An answer for each frame played, and what the transport showed.
 
     Raises:
         ReplayError: a process failed; the end of its log is in the message.
@@ -78,9 +86,11 @@ def replay(
     """
     if not 0 < rate < float("inf"):
         raise ReplayError(f"--rate {rate:g}: expected a number above 0")
+    if repeat < 1:
+        raise ReplayError(f"--repeat {repeat}: expected 1 or more")
     with tempfile.TemporaryDirectory(prefix="mote-") as name:
         folder = Path(name)
-        played = _recording(scene, split, folder)
+        played = _recording(scene, split, repeat, folder)
         published = folder / "published.jsonl"
         answered = folder / "answered.jsonl"
         parameters = {"map": str(map_path.resolve()), "backend": backend, "threads": threads}
@@ -125,9 +135,9 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _recording(scene: Scene, split: Split, folder: Path) -> _Played:
-    """Return the scene as a recording; a folder of images is written to one first."""
-    if isinstance(scene, BagScene):
+def _recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _Played:
+    """Return the scene as a recording; images of a folder, or to be repeated, are written first."""
+    if isinstance(scene, BagScene) and repeat == 1:
         found: list[tuple[float, Frame]] = [
             (f.stamp_s, replace(f, message=None)) for f in scene.frames(split)
         ]
@@ -135,10 +145,13 @@ def _recording(scene: Scene, split: Split, folder: Path) -> _Played:
     frames = []
     bag = folder / "recording"
     with BagWriter(bag) as writer:
-        scene_frames = track(scene.frames(split), "writing the recording", scene.count(split))
-        for index, frame in enumerate(scene_frames):
+        repeated = chain.from_iterable(scene.frames(split) for _ in range(repeat))
+        total = repeat * scene.count(split)
+        for index, frame in enumerate(track(repeated, "writing the recording", total)):
             stamp_ns = round((index + 1) / _FOLDER_RATE_HZ * 1e9)
             writer.write(stamp_ns, frame.image(), frame.camera)
+            if isinstance(frame, BagFrame):
+                frame = replace(frame, message=None)  # the image, which would fill the memory
             frames.append((stamp_seconds(stamp_ns), frame))
     written = BagScene(bag)
     return _Played(bag, written.image_topic, written.info_topic, frames)
