@@ -37,7 +37,7 @@ class FolderFrame(Frame):
 
     def image(self) -> np.ndarray:
         """Return image_hw3 RGB uint8; see `Frame.image`."""
-        return self._read(self.image_path, cv2.IMREAD_COLOR)[..., ::-1]
+        return cv2.cvtColor(self._read(self.image_path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
     def depth(self) -> np.ndarray | None:
         """Return depth_hw in metres, or None; see `Frame.depth`."""
@@ -73,20 +73,19 @@ class FolderScene(Scene):
         """
         self.path = Path(path)
         self.name = self.path.resolve().name
-        splits = {split: self._names(split) for split in ("train", "test")}
-        both = set(splits["train"]) & set(splits["test"])
+        splits = {split: set(self._names(split)) for split in ("train", "test")}
+        both = splits["train"] & splits["test"]
         if both:
             raise SceneError(
                 f"{self.path}: frame {min(both)} is in train.txt and in test.txt, expected in one"
             )
-        ordered = sorted([*splits["train"], *splits["test"]])
+        ordered = sorted(splits["train"] | splits["test"])
         if not ordered:
             raise SceneError(f"{self.path}: train.txt and test.txt name no frame")
         camera = self._camera(ordered[0])
         frames = [self._frame(i / _NOMINAL_RATE_HZ, name, camera) for i, name in enumerate(ordered)]
         self._frames: dict[str, list[FolderFrame]] = {
-            "train": [f for f in frames if f.name in set(splits["train"])],
-            "test": [f for f in frames if f.name in set(splits["test"])],
+            **{split: [f for f in frames if f.name in names] for split, names in splits.items()},
             "all": frames,
         }
 
@@ -112,7 +111,7 @@ class FolderScene(Scene):
             raise SceneError(
                 f"{path}: holds a name with a folder in it, expected plain frame names"
             )
-        return list(dict.fromkeys(names))
+        return names
 
     def _camera(self, first: str) -> Camera:
         path = self.path / "camera-intrinsics.txt"
@@ -127,7 +126,8 @@ class FolderScene(Scene):
         path = self.path / f"data/{name}.pose.txt"
         if not path.exists():
             raise SceneError(
-                f"{path}: is missing; expected a 4x4 camera-to-map pose for every frame"
+                f"{path}: is missing; expected a 4x4 camera-to-map pose for every frame; take "
+                "frames without one out of train.txt and test.txt"
             )
         return FolderFrame(
             name,
@@ -153,7 +153,7 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > _MAX_TEXT_BYTES:
             raise SceneError(f"{path}: over {_MAX_TEXT_BYTES >> 20} MiB, expected a text file")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SceneError(f"{path}: cannot be read as text ({error})") from error
 
@@ -179,7 +179,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         SceneError: The file is missing, damaged, or no image.
     """
-    return _decode(path, cv2.IMREAD_COLOR)[..., ::-1]
+    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def _decode(path: Path, flags: int) -> np.ndarray:
@@ -190,7 +190,10 @@ def _decode(path: Path, flags: int) -> np.ndarray:
         content = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
-    image = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION) if content.size else None
+    try:
+        image = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # empty, or of more pixels than OpenCV takes
+        image = None
     if image is None:
         raise SceneError(f"{path}: is damaged or no image ({content.size} bytes)")
     return image

@@ -1,0 +1,235 @@
+"""Scene folders: what is read, and one clear error for each thing that can be wrong with one."""
+
+import cv2
+import numpy as np
+import pytest
+
+from mote_localization.camera import Camera
+from mote_localization.errors import SceneError
+from mote_localization.scenes import open_scene
+from mote_localization.scenes.folder import FolderScene, read_image
+
+NAMES = ["frame-000003", "frame-000001", "frame-000002"]
+POSE = np.array([[0.0, 0, 1, 0.5], [-1, 0, 0, 1.5], [0, -1, 0, 1.2], [0, 0, 0, 1]])
+COLOUR = np.array([200, 100, 50], np.uint8)  # RGB
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A scene of three frames; the last is for testing."""
+    data = tmp_path / "den" / "data"
+    data.mkdir(parents=True)
+    np.savetxt(
+        tmp_path / "den" / "camera-intrinsics.txt", [[50, 0, 31.5], [0, 50, 23.5], [0, 0, 1]]
+    )
+    for number, name in enumerate(NAMES):
+        image_hw3 = np.broadcast_to(COLOUR[::-1], (48, 64, 3)) + np.uint8(number)
+        cv2.imwrite(str(data / f"{name}.color.png"), image_hw3)
+        cv2.imwrite(str(data / f"{name}.depth.png"), np.full((48, 64), 1500 + number, np.uint16))
+        np.savetxt(data / f"{name}.pose.txt", POSE)
+    (tmp_path / "den" / "train.txt").write_text("\n".join(NAMES[:2]))
+    (tmp_path / "den" / "test.txt").write_text(f"{NAMES[2]}\n")
+    return tmp_path / "den"
+
+
+def refused(folder, complaint):
+    with pytest.raises(SceneError, match=complaint) as caught:
+        scene = open_scene(folder)
+        for frame in scene.frames("all"):
+            frame.image()
+            frame.depth()
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_frames_come_by_name_and_split(folder):
+    scene = open_scene(folder)
+    assert scene.name == "den"
+    assert [f.name for f in scene.frames("all")] == sorted(NAMES)
+    assert [f.name for f in scene.frames("train")] == ["frame-000001", "frame-000003"]
+    assert [f.name for f in scene.frames("test")] == ["frame-000002"]
+    assert [scene.count(split) for split in ("train", "test", "all")] == [2, 1, 3]
+
+
+def test_a_frame_has_image_depth_pose_and_camera(folder):
+    frame = next(iter(open_scene(folder).frames("test")))
+    assert np.array_equal(frame.image(), np.broadcast_to(COLOUR + 2, (48, 64, 3)))
+    assert frame.image().flags["C_CONTIGUOUS"]
+    assert frame.depth().dtype == np.float32 and np.allclose(frame.depth(), 1.502)
+    assert np.array_equal(frame.T_map_cam, POSE)
+    assert frame.camera == Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
+
+
+def test_stamps_rise_by_the_nominal_rate(folder):
+    stamps = [f.stamp_s for f in open_scene(folder).frames("all")]
+    assert np.allclose(np.diff(stamps), 1 / 30)
+
+
+def test_a_scene_without_test_frames_or_depth_is_a_scene(folder):
+    (folder / "test.txt").unlink()
+    for path in folder.glob("data/*.depth.png"):
+        path.unlink()
+    scene = open_scene(folder)
+    assert scene.count("test") == 0
+    assert all(frame.depth() is None for frame in scene.frames("train"))
+
+
+def test_a_real_scene_is_read(kitchen):
+    scene = FolderScene(kitchen)
+    frame = next(iter(scene.frames("test")))
+    assert (scene.count("train"), scene.count("test")) == (240, 100)
+    assert frame.image().shape == (480, 640, 3)
+    assert 0.3 < np.median(frame.depth()[frame.depth() > 0]) < 5
+
+
+def pose_file(folder):
+    return folder / "data" / f"{NAMES[1]}.pose.txt"
+
+
+def without_poses(folder):
+    for path in folder.glob("data/*.pose.txt"):
+        path.unlink()
+
+
+def without_one_pose(folder):
+    pose_file(folder).unlink()
+
+
+def with_a_scaled_pose(folder):
+    np.savetxt(pose_file(folder), np.diag([2.0, 2, 2, 1]))
+
+
+def with_a_mirrored_pose(folder):
+    np.savetxt(pose_file(folder), np.diag([1.0, 1, -1, 1]))
+
+
+def with_nan(folder):
+    np.savetxt(pose_file(folder), POSE * np.nan)
+
+
+def with_a_lost_pose(folder):
+    np.savetxt(pose_file(folder), np.full((4, 4), -np.inf))  # 12Scenes writes these
+
+
+def with_a_short_pose(folder):
+    np.savetxt(pose_file(folder), POSE[:3])
+
+
+def with_words_for_a_pose(folder):
+    pose_file(folder).write_text("tracking lost")
+
+
+def with_ragged_rows(folder):
+    pose_file(folder).write_text("1 0 0 0\n0 1 0\n")
+
+
+def with_bytes_for_a_pose(folder):
+    pose_file(folder).write_bytes(b"\xff\xfe\x00")
+
+
+def without_an_image(folder):
+    (folder / "data" / f"{NAMES[1]}.color.png").unlink()
+
+
+def with_an_empty_image(folder):
+    (folder / "data" / f"{NAMES[1]}.color.png").write_bytes(b"")
+
+
+def with_a_damaged_image(folder):
+    path = folder / "data" / f"{NAMES[1]}.color.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def with_an_image_of_another_size(folder):
+    path = folder / "data" / f"{NAMES[2]}.color.png"
+    cv2.imwrite(str(path), np.zeros((24, 32, 3), np.uint8))
+
+
+def with_a_folder_for_an_image(folder):
+    path = folder / "data" / f"{NAMES[2]}.color.png"
+    path.unlink()
+    path.mkdir()
+
+
+def with_damaged_depth(folder):
+    path = folder / "data" / f"{NAMES[2]}.depth.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def with_depth_of_8_bits(folder):
+    path = folder / "data" / f"{NAMES[2]}.depth.png"
+    cv2.imwrite(str(path), np.ones((48, 64), np.uint8))
+
+
+def with_depth_of_another_size(folder):
+    path = folder / "data" / f"{NAMES[2]}.depth.png"
+    cv2.imwrite(str(path), np.ones((24, 32), np.uint16))
+
+
+def without_intrinsics(folder):
+    (folder / "camera-intrinsics.txt").unlink()
+
+
+def with_zero_intrinsics(folder):
+    np.savetxt(folder / "camera-intrinsics.txt", np.zeros((3, 3)))
+
+
+def without_train(folder):
+    (folder / "train.txt").unlink()
+
+
+def with_empty_splits(folder):
+    (folder / "train.txt").write_text("\n")
+    (folder / "test.txt").write_text("")
+
+
+def with_a_frame_in_both(folder):
+    (folder / "test.txt").write_text(NAMES[0])
+
+
+def with_a_path_for_a_name(folder):
+    (folder / "train.txt").write_text("../../secret")
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (without_poses, "pose.txt: is missing.*take frames without one out"),
+        (without_one_pose, f"{NAMES[1]}.pose.txt: is missing"),
+        (with_a_scaled_pose, f"{NAMES[1]}.pose.txt: .*not a rotation"),
+        (with_a_mirrored_pose, "not a rotation"),
+        (with_nan, "NaN"),
+        (with_a_lost_pose, "NaN or infinity"),
+        (with_a_short_pose, r"\(3, 4\), expected \(4, 4\)"),
+        (with_words_for_a_pose, "4x4 matrix as text"),
+        (with_ragged_rows, "4x4 matrix as text"),
+        (with_bytes_for_a_pose, "cannot be read as text"),
+        (without_an_image, f"{NAMES[1]}.color.*is missing"),
+        (with_an_empty_image, "is damaged or no image"),
+        (with_a_damaged_image, "is damaged or no image"),
+        (with_an_image_of_another_size, "is 32x24 px.*64x48"),
+        (with_a_folder_for_an_image, "cannot be read"),
+        (with_damaged_depth, "depth.png: is damaged"),
+        (with_depth_of_8_bits, "uint8.*16-bit"),
+        (with_depth_of_another_size, "depth.png: is 32x24"),
+        (without_intrinsics, "camera-intrinsics.txt"),
+        (with_zero_intrinsics, "camera-intrinsics.txt: .*calibrat"),
+        (without_train, "train.txt: is missing"),
+        (with_empty_splits, "name no frame"),
+        (with_a_frame_in_both, "in train.txt and in test.txt"),
+        (with_a_path_for_a_name, "plain frame names"),
+    ],
+)
+def test_a_damaged_scene_is_one_error_that_names_the_file(folder, damage, complaint):
+    damage(folder)
+    refused(folder, complaint)
+
+
+def test_a_missing_scene_is_refused(tmp_path):
+    refused(tmp_path / "none", "does not exist")
+
+
+def test_images_are_read_as_the_sensor_had_them(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
+    assert np.array_equal(read_image(tmp_path / "a.png"), image)
