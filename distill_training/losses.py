@@ -22,7 +22,7 @@ def distillation_loss(
     target_bhw3 = torch.where(valid_bhw[..., None], target_bhw3, 0)
     distance_bhw = (points_bhw3 - target_bhw3).square().sum(-1).add(1e-8).sqrt()
     loss_bhw = sigma_bhw.log() + distance_bhw / sigma_bhw
-    return loss_bhw[valid_bhw].mean()
+    return _mean(loss_bhw, valid_bhw)
 
 
 def reprojection_loss(
@@ -55,4 +55,9 @@ def reprojection_loss(
         ((u - pixels_bhw2[..., 0]).square() + (v - pixels_bhw2[..., 1]).square()).add(1e-4).sqrt()
     )
     bounded = bound_px * torch.tanh(error_bhw / bound_px)
-    return torch.where(z > 0.1, bounded, bound_px)[valid_bhw].mean()
+    return _mean(torch.where(z > 0.1, bounded, bound_px), valid_bhw)
+
+
+def _mean(loss_bhw: Tensor, valid_bhw: Tensor) -> Tensor:
+    """Return the mean over valid cells; 0 where there is none."""
+    return loss_bhw[valid_bhw].sum() / valid_bhw.sum().clamp(min=1)

@@ -20,9 +20,10 @@ from distill_training.config import TrainConfig
 from distill_training.held_out import HeldOutError, measure_held_out, split_held_out
 from distill_training.losses import distillation_loss, reprojection_loss
 from distill_training.reconstruction import Reconstruction
-from distill_training.students import create_student
+from distill_training.students import STRIDE, create_student
 from distill_training.students.head import SceneFrame
 from distill_training.views import FrameStore, random_batches, scene_frame
+from mote_localization.errors import ReconstructionError
 from mote_localization.map_file import MapInfo
 from mote_localization.progress import progress_bar
 
@@ -52,8 +53,14 @@ def train(
 
     Raises:
         CheckpointError: The folder holds a damaged checkpoint or one of another training.
-        ReconstructionError: The reconstruction cannot be read or holds no point.
+        ReconstructionError: The reconstruction cannot be read, holds no point, or is of another
+            stride than the students'.
     """
+    if reconstruction.stride != STRIDE:
+        raise ReconstructionError(
+            f"{reconstruction.folder}: has a point every {reconstruction.stride} px, students give "
+            f"one every {STRIDE} px; reconstruct with --stride {STRIDE}"
+        )
     training, held_out = split_held_out(list(reconstruction.poses), config.held_out)
     place, info = _describe(reconstruction, training, family)
     torch.manual_seed(config.seed)

@@ -24,7 +24,12 @@ from distill_training.students.head import SceneFrame  # noqa: E402
 from distill_training.train import one_cycle, train  # noqa: E402
 from mote_localization.backends import create_backend  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
-from mote_localization.errors import CheckpointError, MapFileError, MoteError  # noqa: E402
+from mote_localization.errors import (  # noqa: E402
+    CheckpointError,
+    MapFileError,
+    MoteError,
+    ReconstructionError,
+)
 from mote_localization.geometry import invert, pose_from, transform  # noqa: E402
 from mote_localization.map_file import MapInfo, read_map  # noqa: E402
 
@@ -119,6 +124,16 @@ def test_invalid_cells_neither_count_nor_pull():
     loss.backward()
     assert loss.item() == pytest.approx(1.0, abs=1e-3)
     assert points.grad[0, 0, 1].abs().sum() == 0 and points.grad[0, 0, 0, 0] != 0
+
+
+def test_a_batch_without_a_valid_cell_costs_nothing():
+    points = torch.ones(1, 1, 2, 3, requires_grad=True)
+    nothing = torch.zeros(1, 1, 2, dtype=torch.bool)
+    loss = distillation_loss(
+        points, torch.ones(1, 1, 2), torch.full((1, 1, 2, 3), torch.nan), nothing
+    )
+    loss.backward()
+    assert loss.item() == 0 and points.grad.abs().sum() == 0
 
 
 def test_reprojection_is_the_pixel_distance_while_far_below_its_bound():
@@ -217,6 +232,13 @@ def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstructio
     assert info.training["steps"] == 6
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_reconstruction_of_another_stride_is_refused(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    with pytest.raises(ReconstructionError, match="reconstruct with --stride 8"):
+        train(replace(reconstruction, stride=16), tmp_path / "t", "cnn", SMALL, QUICK)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(reconstruction: Reconstruction, tmp_path: Path):

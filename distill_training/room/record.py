@@ -20,6 +20,7 @@ from mote_localization.progress import track
 from mote_localization.scenes.bag import BagWriter
 
 JPEG_QUALITY = 95
+_TEST_DRIVE_S = 30.0  # about one and a half laps
 _TEST_SEED = (
     1_000_003  # added to the seed: the scene's test frames are of another drive than the bag's
 )
@@ -36,7 +37,7 @@ class Room:
     seconds: float = 12.0  # s, length of the recorded drive
     rate: float = 30.0  # Hz, frame rate of the recorded drive
     seed: int = 0  # other seeds give other views and drives; the room stays the same
-    workers: int = os.cpu_count() or 1  # processes that render
+    workers: int = min(os.cpu_count() or 1, 8)  # processes that render, each of about 300 MB
 
     def run(self) -> None:
         """Write what was asked for.
@@ -48,8 +49,9 @@ class Room:
             raise SceneError("nothing to write: give --scene FOLDER, --bag FOLDER or both")
         if self.scene is not None:
             train = room.training_views(self.views, self.seed)
-            _, path = room.drive(30.0, 10.0, self.seed + _TEST_SEED)
-            test = path[:: max(1, len(path) // max(1, self.test_views))][: self.test_views]
+            _, test = room.drive(
+                _TEST_DRIVE_S, self.test_views / _TEST_DRIVE_S, self.seed + _TEST_SEED
+            )
             write_scene(self.scene, train, room.CAMERA, test, self.workers)
         if self.bag is not None:
             stamps_s, poses = room.drive(self.seconds, self.rate, self.seed)

@@ -9,7 +9,7 @@ from distill_training.students.cnn import Cnn, CnnConfig
 from distill_training.students.head import SceneFrame
 from mote_localization.errors import MoteError
 
-STRIDE = 8
+STRIDE = 8  # px of the image per cell side, of every student
 _FAMILIES = {"cnn": (Cnn, CnnConfig)}
 
 
