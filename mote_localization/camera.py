@@ -104,7 +104,7 @@ class Camera:
     @property
     def K_33(self) -> np.ndarray:
         """The pinhole matrix (3, 3) in pixels."""
-        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]])
+        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], np.float64)
 
     def resized(self, width: int, height: int) -> "Camera":
         """Return the camera of the same view at another image size, in px."""

@@ -1,0 +1,222 @@
+"""From image to believed pose: every rule of belief, and that a lost frame has no pose."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
+
+from mote_localization.backends import create_backend
+from mote_localization.camera import Camera
+from mote_localization.errors import BackendError, CameraError, ImageError
+from mote_localization.localizer import Localizer, LocalizerConfig, Status
+from mote_localization.map_file import MapFile, MapInfo, read_map
+
+BRIGHT = np.full((CAMERA.height, CAMERA.width, 3), 128, np.uint8)
+DARK = np.zeros_like(BRIGHT)
+POINTS = room_points(T_MAP_CAM, CAMERA, 8)
+
+
+@pytest.fixture(scope="module")
+def map_file(tmp_path_factory):
+    return read_map(write_constant_map(tmp_path_factory.mktemp("map") / "room.onnx"))
+
+
+@pytest.fixture(scope="module")
+def localizer(map_file):
+    return Localizer(map_file, create_backend(map_file, threads=1))
+
+
+class Prediction:
+    """A backend that predicts one pointmap, whatever it is shown."""
+
+    def __init__(self, points_hw3, sigma_hw):
+        self.answer = points_hw3.astype(np.float32), sigma_hw.astype(np.float32)
+
+    def predict(self, image_hw3):
+        return self.answer
+
+
+def localize(map_file, points_hw3=POINTS, sigma_hw=None, camera=CAMERA, **config):
+    """Localize by a given prediction."""
+    sigma_hw = np.full(POINTS.shape[:2], 0.02) if sigma_hw is None else sigma_hw
+    localizer = Localizer(map_file, Prediction(points_hw3, sigma_hw), LocalizerConfig(**config))
+    return localizer.localize(np.zeros((camera.height, camera.width, 3), np.uint8), camera)
+
+
+def assert_lost(found, reason):
+    assert found.status is Status.LOST
+    assert reason in found.reason
+    assert found.T_map_cam is None and found.covariance_66 is None
+
+
+def assert_there(found):
+    assert found.status is Status.LOCALIZED and found.reason == ""
+    assert np.allclose(found.T_map_cam, T_MAP_CAM, atol=1e-3)
+
+
+def test_an_image_gives_the_pose_and_what_supports_it(localizer):
+    found = localizer.localize(BRIGHT, CAMERA)
+    assert_there(found)
+    assert found.covariance_66.shape == (6, 6)
+    assert found.inliers == found.cells == localizer.config.max_cells
+    assert found.reprojection_px < 0.01
+    assert found.points_hw3.shape == (30, 40, 3) and found.sigma_hw.shape == (30, 40)
+    assert found.covered_hw.all()
+    assert np.array_equal(found.image_hw3, BRIGHT)
+    assert set(found.seconds) == {"remap", "network", "pose"}
+
+
+def test_a_camera_of_other_size_and_lens_gives_the_same_pose(localizer):
+    lens = ("rational_polynomial", (0.1, 0.0, 0.001, 0.0, 0.0, 0.2, 0.0, 0.0))
+    live = Camera(640, 480, 480.0, 480.0, 320.0, 230.0, *lens)
+    assert_there(localizer.localize(np.full((480, 640, 3), 128, np.uint8), live))
+
+
+def test_a_change_of_camera_is_followed(localizer):
+    half = CAMERA.resized(160, 120)
+    assert_there(localizer.localize(BRIGHT, CAMERA))
+    assert_there(localizer.localize(BRIGHT[::2, ::2], half))
+    assert_there(localizer.localize(BRIGHT, CAMERA))
+
+
+def test_the_remap_table_is_kept_while_the_camera_stays(localizer):
+    localizer.localize(BRIGHT, CAMERA)
+    view = localizer._view
+    localizer.localize(BRIGHT, replace(CAMERA))
+    assert localizer._view is view
+
+
+def test_the_same_image_gives_the_same_pose(localizer):
+    one, other = (localizer.localize(BRIGHT, CAMERA) for _ in range(2))
+    assert np.array_equal(one.T_map_cam, other.T_map_cam)
+
+
+def test_the_covariance_is_scaled_by_what_the_map_says(map_file):
+    noise = 0.02 * np.random.default_rng(0).normal(size=POINTS.shape)
+    wide = replace(map_file, info=replace(map_file.info, covariance_scale=4.0))
+    one, other = (localize(m, POINTS + noise) for m in (map_file, wide))
+    assert np.allclose(other.covariance_66, 4 * one.covariance_66)
+
+
+def test_a_black_image_is_lost(localizer):
+    assert_lost(localizer.localize(DARK, CAMERA), "0 cells seen with sigma under 0.5 m")
+
+
+def test_cells_that_the_camera_does_not_see_are_not_used(map_file):
+    narrow = Camera(120, 240, 260.0, 260.0, 59.5, 119.5)
+    found = localize(map_file, camera=narrow)
+    assert found.covered_hw.sum() == 15 * 30
+    assert found.cells == 15 * 30
+    assert_there(found)
+
+
+def test_a_camera_that_sees_too_little_of_the_map_is_lost(map_file):
+    sliver = Camera(16, 120, 260.0, 260.0, 7.5, 59.5)
+    assert_lost(localize(map_file, camera=sliver), "30 cells seen")
+
+
+def test_cells_of_least_sigma_are_taken(map_file):
+    points = POINTS.copy()
+    points[:, 20:] = 0
+    sigma = np.full(POINTS.shape[:2], 0.02)
+    sigma[:, 20:] = 0.4
+    found = localize(map_file, points, sigma, max_cells=300)
+    assert found.cells == found.inliers == 300
+
+
+def test_points_that_are_not_finite_are_not_used(map_file):
+    points, sigma = POINTS.copy(), np.full(POINTS.shape[:2], 0.02)
+    points[:10, :, 0] = np.nan
+    points[10, :, 1] = np.inf
+    sigma[11] = np.nan
+    found = localize(map_file, points, sigma, max_cells=5000)
+    assert found.cells == 18 * 40
+    assert_there(found)
+
+
+def with_outliers(share):
+    random = np.random.default_rng(0)
+    wrong = random.random(POINTS.shape[:2]) < share
+    return np.where(wrong[..., None], random.uniform(0, 5, POINTS.shape), POINTS)
+
+
+def test_points_that_fit_no_pose_are_lost(map_file):
+    assert_lost(localize(map_file, with_outliers(1.0)), "inlier")
+
+
+def test_a_low_inlier_ratio_is_lost(map_file):
+    points = with_outliers(0.7)
+    assert_there(localize(map_file, points))
+    assert_lost(localize(map_file, points, min_inlier_ratio=0.5), "inlier ratio 0.3")
+
+
+def test_few_inliers_are_lost(map_file):
+    assert_lost(localize(map_file, with_outliers(0.5), min_inliers=700), "inliers, expected 700")
+
+
+def test_inliers_in_one_corner_are_lost(map_file):
+    sigma = np.full(POINTS.shape[:2], 9.0)
+    sigma[:13, :13] = 0.02
+    assert_lost(localize(map_file, sigma_hw=sigma, min_spread=0.5), "inliers on 33% of the image")
+
+
+def test_a_large_reprojection_error_is_lost(map_file):
+    points = POINTS + 0.05 * np.random.default_rng(0).normal(size=POINTS.shape)
+    assert_lost(localize(map_file, points, max_reprojection_px=2.0), "px, expected 2")
+
+
+def test_a_position_outside_the_mapped_volume_is_lost(map_file):
+    assert_lost(localize(map_file, POINTS + (0, 10, 0)), "outside the mapped volume")
+    assert localize(map_file, POINTS + (0, 10, 0), bounds_margin_m=10).reason == ""
+
+
+def test_points_that_determine_no_pose_are_lost(map_file):
+    assert_lost(localize(map_file, np.zeros_like(POINTS)), "no pose")
+
+
+def test_an_image_of_another_size_than_its_camera_is_refused(localizer):
+    with pytest.raises(ImageError, match=r"found an image of shape \(240, 319, 3\)"):
+        localizer.localize(BRIGHT[:, 1:], CAMERA)
+
+
+def test_a_camera_that_looks_elsewhere_is_refused(localizer):
+    aside = Camera(320, 240, 260.0, 260.0, 9000.0, 119.5)
+    with pytest.raises(CameraError, match="sees nothing"):
+        localizer.localize(BRIGHT, aside)
+    assert_there(localizer.localize(BRIGHT, CAMERA))
+
+
+def test_a_view_of_640_by_480_is_built_within_a_frame_or_two(map_file):
+    live = Camera(640, 480, 520.0, 520.0, 320.0, 240.0, "plumb_bob", (-0.1, 0.01, 0.0, 0.0, 0.0))
+    began = time.thread_time()
+    localize(map_file, camera=live)
+    assert time.thread_time() - began < 0.3
+
+
+def test_an_unknown_backend_is_refused(map_file):
+    with pytest.raises(BackendError, match="found backend 'cuda', expected: onnxruntime"):
+        create_backend(map_file, "cuda")
+
+
+def test_a_graph_that_the_backend_cannot_run_is_one_error(map_file):
+    model = onnx.load_model_from_string(map_file.model)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    broken = MapFile(map_file.path, map_file.info, model.SerializeToString())
+    with pytest.raises(BackendError, match="ONNX Runtime cannot load it") as caught:
+        create_backend(broken)
+    assert str(caught.value).startswith(str(map_file.path))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_backend_predicts_in_the_given_shapes(map_file):
+    points_hw3, sigma_hw = create_backend(map_file, threads=2).predict(BRIGHT)
+    assert points_hw3.dtype == sigma_hw.dtype == np.float32
+    assert np.allclose(points_hw3, POINTS) and np.allclose(sigma_hw, 0.02)
+
+
+def test_a_map_tells_its_cells(map_file):
+    info: MapInfo = map_file.info
+    assert info.cells_hw == (30, 40)
