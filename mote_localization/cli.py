@@ -7,10 +7,11 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mote_localization.camera import read_camera_info
 from mote_localization.commands import run_command
-from mote_localization.errors import MoteError
+from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.evaluate import Evaluate
 from mote_localization.geometry import quaternion_xyzw
 from mote_localization.localizer import Localization, Localizer
@@ -34,15 +35,16 @@ class Inspect:
         map_file = read_map(self.map)
         info, camera = map_file.info, map_file.info.camera
         rows, columns = info.cells_hw
-        size_m = np.subtract(info.bounds_max, info.bounds_min)
+        bounds = zip("xyz", info.bounds_min, info.bounds_max, strict=True)
         described = {
             "scene": info.scene,
-            "size": f"{len(map_file.model) / 2**20:.1f} MiB, map format {info.format_version}",
+            "file": f"{len(map_file.model) / 2**20:.1f} MiB, map format {info.format_version}",
             "canonical camera": f"{camera.width}x{camera.height} px, "
             f"fx {camera.fx:.1f} fy {camera.fy:.1f} cx {camera.cx:.1f} cy {camera.cy:.1f}",
             "pointmap": f"{columns}x{rows} cells, stride {info.stride} px",
-            "bounds": f"{info.bounds_min} to {info.bounds_max} m "
-            f"({' x '.join(f'{s:.1f}' for s in size_m)} m)",
+            "bounds": ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, low, high in bounds)
+            + " m",
+            "covariance scale": f"{info.covariance_scale:g}",
             "teacher": info.teacher,
             "licence of the teacher": info.teacher_licence or "none",
             "student": info.student,
@@ -52,10 +54,7 @@ class Inspect:
                 for name, value in info.training.items()
             },
         }
-        table = Table(show_header=False, title=str(self.map), title_justify="left")
-        for name, value in described.items():
-            table.add_row(name, value)
-        Console().print(table)
+        _print(described, title=str(self.map))
 
 
 @dataclass(frozen=True)
@@ -77,37 +76,43 @@ class Localize:
         camera = read_camera_info(self.camera)
         localizer = Localizer.open(self.map, self.backend, self.threads)
         image_hw3 = read_image(self.image)
-        localizer.localize(
-            image_hw3, camera
-        )  # builds tables and warms up, so that the times below are a robot's
-        found = localizer.localize(image_hw3, camera)
+        try:
+            localizer.localize(image_hw3, camera)  # builds the table: what is timed is a robot's
+            found = localizer.localize(image_hw3, camera)
+        except (CameraError, ImageError) as error:
+            raise type(error)(f"{self.image} by {self.camera}: {error}") from error
         if found.T_map_cam is None or found.covariance_66 is None:
             raise MoteError(f"{self.image}: lost: {found.reason}")
-        Console().print(_table(found, found.T_map_cam, found.covariance_66))
+        _print(_describe(found, found.T_map_cam, found.covariance_66))
 
 
-def _table(found: Localization, T_map_cam: np.ndarray, covariance_66: np.ndarray) -> Table:
+def _describe(
+    found: Localization, T_map_cam: np.ndarray, covariance_66: np.ndarray
+) -> dict[str, str]:
     """Return what is known of one image's pose."""
     deviation = np.sqrt(np.diag(covariance_66))
-    table = Table(show_header=False)
-    table.add_row("position x y z", " ".join(f"{v:.4f}" for v in T_map_cam[:3, 3]) + " m")
-    table.add_row("standard deviation", " ".join(f"{v:.4f}" for v in deviation[:3]) + " m")
-    table.add_row(
-        "orientation x y z w", " ".join(f"{v:.5f}" for v in quaternion_xyzw(T_map_cam[:3, :3]))
-    )
-    table.add_row(
-        "standard deviation",
-        " ".join(f"{v:.3f}" for v in np.degrees(deviation[3:])) + " deg about x y z",
-    )
-    covariance = "\n".join(" ".join(f"{value: .2e}" for value in row) for row in covariance_66)
-    table.add_row("covariance\nx y z rotX rotY rotZ\nm, rad, map frame", covariance)
-    table.add_row(
-        "inliers",
-        f"{found.inliers} of {found.cells} cells, median error {found.reprojection_px:.2f} px",
-    )
-    times = ", ".join(f"{stage} {1000 * seconds:.1f}" for stage, seconds in found.seconds.items())
-    table.add_row("milliseconds", times)
-    return table
+    quaternion = quaternion_xyzw(T_map_cam[:3, :3])
+    return {
+        "position x y z": " ".join(f"{v:.4f}" for v in T_map_cam[:3, 3]) + " m",
+        "standard deviation": " ".join(f"{v:.4f}" for v in deviation[:3]) + " m",
+        "orientation x y z w": " ".join(f"{v:.5f}" for v in quaternion),
+        "standard deviation ": " ".join(f"{v:.3f}" for v in np.degrees(deviation[3:]))
+        + " deg about x y z",
+        "covariance\nx y z rotX rotY rotZ\nm, rad, map frame": "\n".join(
+            " ".join(f"{value: .1e}" for value in row) for row in covariance_66
+        ),
+        "inliers": f"{found.inliers} of {found.cells} cells, "
+        f"median error {found.reprojection_px:.2f} px",
+        "milliseconds": ", ".join(f"{k} {1000 * s:.1f}" for k, s in found.seconds.items()),
+    }
+
+
+def _print(described: dict[str, str], title: str | None = None) -> None:
+    """Print names and values as a table, whatever characters they are of."""
+    table = Table(show_header=False, title=Text(title) if title else None, title_justify="left")
+    for name, value in described.items():
+        table.add_row(Text(name), Text(value))
+    Console().print(table)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ class PoseConfig:
 
     solver: Literal["auto", "poselib", "opencv"] = "auto"  # auto: poselib where it is installed
     inlier_px: float = 10.0  # reprojection error up to which a match is an inlier
-    max_iterations: int = 2000  # RANSAC hypotheses at most
+    max_iterations: int = 1000  # RANSAC hypotheses at most
     confidence: float = 0.9999  # probability of having drawn one clean sample when RANSAC stops
     refine_steps: int = 20  # Gauss-Newton steps at most
     refine_reach: float = 3.0  # times inlier_px: matches within it have a part in the refinement

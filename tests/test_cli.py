@@ -1,0 +1,129 @@
+"""The command line as a user meets it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from make_map import T_MAP_CAM, write_constant_map
+
+from mote_localization.cli import main
+
+CALIBRATION = """\
+image_width: 320
+image_height: 240
+camera_matrix: {rows: 3, cols: 3, data: [260.0, 0, 159.5, 0, 260, 119.5, 0, 0, 1]}
+distortion_model: plumb_bob
+distortion_coefficients: {rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}
+"""
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A map, a calibration, and a bright, a dark and a small image, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    write_constant_map("room.onnx")
+    Path("head.yaml").write_text(CALIBRATION)
+    cv2.imwrite("bright.png", np.full((240, 320, 3), 128, np.uint8))
+    cv2.imwrite("dark.png", np.zeros((240, 320, 3), np.uint8))
+    cv2.imwrite("small.png", np.full((120, 160, 3), 128, np.uint8))
+
+
+@pytest.fixture
+def mote(monkeypatch, capsys):
+    """Run `mote` with arguments; return exit status, output and errors."""
+
+    def run(arguments):
+        monkeypatch.setattr(sys, "argv", ["mote", *arguments.split()])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+            status = 1 if isinstance(end.code, str) else end.code or 0
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_inspect_prints_what_a_map_is(files, mote):
+    status, output, _ = mote("inspect room.onnx")
+    assert status == 0
+    for what in (
+        "box room",
+        "320x240 px",
+        "40x30 cells, stride 8 px",
+        "x 0.00 to 6.00",
+        "constant",
+    ):
+        assert what in output
+
+
+def test_localize_prints_the_pose(files, mote):
+    status, output, _ = mote("localize bright.png --map room.onnx --camera head.yaml")
+    assert status == 0
+    x, y, z = T_MAP_CAM[:3, 3]
+    assert f"{x:.4f} {y:.4f} {z:.4f} m" in output
+    assert "800 of 800 cells" in output and "network" in output
+
+
+def test_a_covariance_fits_a_terminal_of_80_columns(files, mote):
+    _, output, _ = mote("localize bright.png --map room.onnx --camera head.yaml")
+    assert max(map(len, output.splitlines())) <= 80
+    assert sum(line.count("e-") >= 6 for line in output.splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("inspect none.onnx", "none.onnx: cannot be read"),
+        ("inspect head.yaml", "head.yaml: is no ONNX file"),
+        ("localize none.png --map room.onnx --camera head.yaml", "none.png: cannot be read"),
+        ("localize head.yaml --map room.onnx --camera head.yaml", "head.yaml: is damaged or no"),
+        ("localize bright.png --map none.onnx --camera head.yaml", "none.onnx: cannot be read"),
+        ("localize bright.png --map room.onnx --camera none.yaml", "none.yaml: cannot be read"),
+        ("localize bright.png --map room.onnx --camera dark.png", "dark.png: is no YAML text"),
+        ("localize small.png --map room.onnx --camera head.yaml", "small.png by head.yaml: found"),
+        ("localize dark.png --map room.onnx --camera head.yaml", "dark.png: lost: 0 cells"),
+        ("localize bright.png --map room.onnx --camera head.yaml --backend x", "backend 'x'"),
+        ("localize bright.png --map room.onnx --camera head.yaml --threads -1", "-1 threads"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_1(files, mote, arguments, complaint):
+    status, output, errors = mote(arguments)
+    assert status == 1 and output == ""
+    assert errors.startswith("error: ") and complaint in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", ["", "fly", "inspect", "localize bright.png"])
+def test_a_wrong_command_line_is_explained_with_exit_status_2(mote, arguments):
+    status, _, errors = mote(arguments)
+    assert status == 2 and errors
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(files, mote):
+    Path("room.onnx").rename("[red]room.onnx")
+    status, output, _ = mote("inspect [red]room.onnx")
+    assert status == 0 and "[red]room.onnx" in output
+
+
+def test_help_comes_at_once_and_loads_nothing_heavy():
+    script = (
+        "import sys; sys.argv = ['mote', '--help']\n"
+        "from mote_localization.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'scipy', 'matplotlib', 'rclpy', 'onnxruntime', 'evo'}\n"
+        "sys.exit(f'loaded {heavy & sys.modules.keys()}' if heavy & sys.modules.keys() else 0)"
+    )
+    root = Path(__file__).resolve().parent.parent
+    began = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root)
+    assert ended.returncode == 0, ended.stderr
+    assert "localize" in ended.stdout
+    assert time.monotonic() - began < 5  # a second on a quiet machine
