@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import tyro
 from rich.console import Console
 
-from mote_localization.errors import BagError, MoteError
+from mote_localization.errors import BagError
 from mote_localization.nodes import process
 from mote_localization.progress import progress_bar
+from mote_localization.scenes.bag import open_bag
 
 if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.publisher import Publisher
     from rosbags.interfaces import Connection
-    from rosbags.rosbag2 import Reader
 
 _IMAGE = "sensor_msgs/msg/Image"
 _AHEAD = 16  # messages read before they are due
@@ -78,7 +78,7 @@ class Replay:
 
     def _connections(self) -> list[Connection]:
         """Return what is in the recording."""
-        with _open(self.bag) as reader:
+        with open_bag(self.bag) as reader:
             connections = list(reader.connections)
         if not any(c.msgtype == _IMAGE and c.msgcount for c in connections):
             topics = ", ".join(sorted({f"{c.topic} ({c.msgtype})" for c in connections}))
@@ -132,7 +132,7 @@ class Replay:
 
     def _messages(self, topics: set[str]) -> Iterator[tuple[str, int, bytes]]:
         """Yield (topic, time of recording in ns, serialized message)."""
-        with _open(self.bag) as reader:
+        with open_bag(self.bag) as reader:
             chosen = [c for c in reader.connections if c.topic in topics]
             for connection, recorded_ns, raw in reader.messages(chosen):
                 yield connection.topic, recorded_ns, bytes(raw)
@@ -193,21 +193,6 @@ def _read_ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Reader]:
-    """Open a recording; whatever rosbags raises on a damaged one becomes a `BagError`."""
-    from rosbags.rosbag2 import Reader
-
-    if not path.exists():
-        raise BagError(f"{path}: no such recording")
-    try:
-        with Reader(path) as reader:
-            yield reader
-    except Exception as error:  # struct, zstd, apsw, yaml, assertions: no common base
-        detail = str(error) or type(error).__name__
-        raise BagError(f"{path}: damaged or no rosbag2 recording ({detail})") from error
-
-
-@contextmanager
 def _open_log(path: Path) -> Iterator[TextIO]:
     try:
         file = path.open("w", encoding="utf-8", buffering=1)
@@ -217,15 +202,5 @@ def _open_log(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def main() -> int:
-    """Play the recording named on the command line; return the exit code."""
-    try:
-        tyro.cli(Replay).run()
-    except MoteError as error:
-        process.fail(error)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process.main(Replay))

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mote_localization.errors import MoteError
 
@@ -118,11 +118,23 @@ def run(make_node: Callable[[], Node], arguments: Sequence[str]) -> int:
                     close()
                 node.destroy_node()
     except MoteError as error:
-        fail(error)
+        _fail(error)
         return 1
 
 
-def fail(error: MoteError) -> None:
+def main(command: type[Any]) -> int:
+    """Run the command that a dataclass with `run()` describes; return the exit code."""
+    import tyro
+
+    try:
+        tyro.cli(command).run()
+    except MoteError as error:
+        _fail(error)
+        return 1
+    return 0
+
+
+def _fail(error: MoteError) -> None:
     """Write an error where the user sees it, whether or not ROS 2 runs."""
     with suppress(BrokenPipeError):
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import tyro
 
-from mote_localization.errors import MoteError
 from mote_localization.nodes import process
 
 if TYPE_CHECKING:
@@ -115,15 +114,5 @@ class _Answers:
         self.file.write(json.dumps({"stamp_ns": stamp_ns, **answer}) + "\n")
 
 
-def main() -> int:
-    """Record into the file named on the command line; return the exit code."""
-    try:
-        tyro.cli(Record).run()
-    except MoteError as error:
-        process.fail(error)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process.main(Record))

@@ -207,6 +207,33 @@ def _info_message(header: Any, camera: Camera) -> Any:
     )
 
 
+@contextmanager
+def open_bag(path: Path) -> Iterator[Reader]:
+    """Open a recording; whatever rosbags raises on a damaged one becomes a `BagError`.
+
+    Args:
+        path: the recording's folder, or one .mcap or .db3 file.
+
+    Raises:
+        BagError: the recording is missing, incomplete or damaged.
+    """
+    if not path.exists():
+        raise BagError(f"{path}: no such recording")
+    if path.is_dir() and not (path / "metadata.yaml").exists():
+        raise BagError(
+            f"{path}: no metadata.yaml, so no complete rosbag2 recording; "
+            f"if its recorder was killed: ros2 bag reindex {path}"
+        )
+    try:
+        with Reader(path) as reader:
+            yield reader
+    except MoteError:
+        raise
+    except Exception as error:  # struct, zstd, apsw, yaml, assertions: no common base
+        detail = str(error) or type(error).__name__
+        raise BagError(f"{path}: damaged or no rosbag2 recording ({detail})") from error
+
+
 @dataclass(frozen=True)
 class BagFrame(Frame):
     """A frame that holds its image as it was recorded, until it is dropped."""
@@ -266,7 +293,7 @@ class BagScene(Scene):
         """
         self.path = Path(path)
         self.name = self.path.stem if self.path.is_file() else self.path.resolve().name
-        with self._reader() as reader:
+        with open_bag(self.path) as reader:
             topics = [(c.topic, c.msgtype, c.msgcount) for c in reader.connections]
             self.image_topic = self._choose_image(topics, image_topic)
             beside = f"{self.image_topic.rsplit('/', 1)[0]}/camera_info"
@@ -301,7 +328,7 @@ class BagScene(Scene):
         """
         if split == "train":
             return
-        with self._reader() as reader:
+        with open_bag(self.path) as reader:
             for index, (_, message) in enumerate(self._messages(reader, self.image_topic)):
                 stamp_ns = _stamp_ns(message)
                 name = f"{index:06d}"
@@ -317,25 +344,6 @@ class BagScene(Scene):
     def count(self, split: Split) -> int:
         """Return how many frames a split has, without reading them."""
         return 0 if split == "train" else self._count
-
-    @contextmanager
-    def _reader(self) -> Iterator[Reader]:
-        """Open the recording; whatever rosbags raises on a damaged one becomes a `BagError`."""
-        if not self.path.exists():
-            raise BagError(f"{self.path}: no such recording")
-        if self.path.is_dir() and not (self.path / "metadata.yaml").exists():
-            raise BagError(
-                f"{self.path}: no metadata.yaml, so no complete rosbag2 recording; "
-                f"if its recorder was killed: ros2 bag reindex {self.path}"
-            )
-        try:
-            with Reader(self.path) as reader:
-                yield reader
-        except MoteError:
-            raise
-        except Exception as error:  # struct, zstd, apsw, yaml, assertions: no common base
-            detail = str(error) or type(error).__name__
-            raise BagError(f"{self.path}: damaged or no rosbag2 recording ({detail})") from error
 
     def _messages(self, reader: Reader, *topics: str | None) -> Iterator[tuple[str, Any]]:
         """Yield (topic, message) of the chosen topics in recorded order."""
