@@ -78,7 +78,8 @@ def measure_held_out(
         error_6 = _pose_error(found.T_map_cam, frame.T_map_cam)
         centimetres.append(100 * float(np.linalg.norm(error_6[:3])))
         degrees.append(math.degrees(np.linalg.norm(error_6[3:])))
-        surprise.append(float(error_6 @ np.linalg.solve(found.covariance_66, error_6)))
+        information_66 = np.linalg.pinv(found.covariance_66, hermitian=True)
+        surprise.append(float(error_6 @ information_66 @ error_6))
     if not names:
         return HeldOutError(0, *[math.nan] * 6)
     within = (np.array(centimetres) < 5) & (np.array(degrees) < 5)

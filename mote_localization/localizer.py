@@ -1,7 +1,7 @@
 """From a live image to a believed pose, or to the reason why there is none."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class LocalizerConfig:
     min_inlier_ratio: float = 0.2  # gate: agreeing cells among those used
     min_spread: float = 0.25  # gate: share of a 4 x 3 grid over the image that holds inliers
     max_reprojection_px: float = 7.0  # gate: median error of the inliers, canonical pixels
+    max_deviation_m: float = 0.25  # m, gate: standard deviation of the position
     bounds_margin_m: float = 1.0  # m, gate: how far outside the mapped volume the camera may stand
     pose: PoseConfig = field(default_factory=PoseConfig)
 
@@ -115,6 +116,9 @@ class Localizer:
             self.info.camera,
             self.config.pose,
         )
+        if solution is not None:
+            honest_66 = self.info.covariance_scale * solution.covariance_66
+            solution = replace(solution, covariance_66=honest_66)
         reason = self._doubt(solution, self._pixels_hw2.reshape(-1, 2)[chosen])
         solved = time.perf_counter()
         believed = solution if not reason else None
@@ -122,7 +126,7 @@ class Localizer:
             status=Status.LOCALIZED if believed else Status.LOST,
             reason=reason,
             T_map_cam=believed.T_map_cam if believed else None,
-            covariance_66=self.info.covariance_scale * believed.covariance_66 if believed else None,
+            covariance_66=believed.covariance_66 if believed else None,
             inliers=int(solution.inliers_n.sum()) if solution else 0,
             cells=len(chosen),
             reprojection_px=solution.reprojection_px if solution else float("nan"),
@@ -177,6 +181,12 @@ class Localizer:
             return (
                 f"reprojection {solution.reprojection_px:.1f} px, "
                 f"expected {config.max_reprojection_px:g}"
+            )
+        deviation_m = float(np.sqrt(np.trace(solution.covariance_66[:3, :3])))
+        if deviation_m > config.max_deviation_m:
+            return (
+                f"position known to {deviation_m:.2f} m (standard deviation), "
+                f"expected {config.max_deviation_m:g}"
             )
         position = solution.T_map_cam[:3, 3]
         margin = config.bounds_margin_m

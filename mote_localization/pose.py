@@ -21,6 +21,7 @@ except ImportError:  # it has no wheel for aarch64
 _SOLVER_MINIMUM = 4  # matches; fewer have no unique pose
 _CONVERGED = 1e-5  # m and rad; a smaller step is the last
 _SINGULAR = 1e-9  # least eigenvalue of a Hessian scaled to unit diagonal; below, it has no inverse
+_LEAST_BLOCKS = 7  # image blocks; fewer do not show all six ways in which a pose may be wrong
 _FLOOR_PX = 0.5  # least error expected of a match: the network sees no better than its pixels
 
 
@@ -249,6 +250,8 @@ def _covariance(cost: _Cost, pixels_m2: np.ndarray, config: PoseConfig) -> np.nd
     block_2m = (pixels_m2 // config.block_px).astype(int)
     _, block_m = np.unique(block_2m @ (1, 1 << 16), return_inverse=True)
     count = block_m.max() + 1
+    if count < _LEAST_BLOCKS:
+        return None
     in_block_mk = (block_m[:, None] == np.arange(count)).astype(np.float64)
     J_u, J_v, scores = cost.J_u_6m, cost.J_v_6m, cost.scores_6m
     hessians_66m = cost.weight_m * (J_u[:, None] * J_u + J_v[:, None] * J_v)

@@ -268,7 +268,7 @@ def test_report_shows_the_figures(report):
     assert page.count("<figure>") == 4
     for words in ("75.0 %", "25.0 %", "x (m)", "y (m)", "position error (cm)", "σ (cm)", "1 m"):
         assert words in page
-    assert "0 cells of sigma under 0.5 m" in page
+    assert "0 cells seen with sigma under 0.5 m" in page
 
 
 def test_report_figures_are_well_formed_and_share_no_ids(report):
@@ -360,7 +360,7 @@ def test_over_ros_gives_the_same_poses(tmp_path, tiny_map, folder, capsys):
     np.testing.assert_allclose(over[:, :4], without[:, :4], atol=1e-3)  # stamps too
     content = json.loads((tmp_path / "over.json").read_text())
     assert [frame["name"] for frame in content["frames"]] == [f"f{i}" for i in range(1, 8)]
-    assert content["frames"][2]["reason"].startswith("0 cells of sigma")
+    assert content["frames"][2]["reason"].startswith("0 cells seen")
     assert 50 < content["summary"]["transport"]["node_peak_mb"] < 400
     latencies = [frame["latency_ms"] for frame in content["frames"] if frame["localized"]]
     assert len(latencies) == 5

@@ -159,13 +159,27 @@ def test_few_inliers_are_lost(map_file):
 
 def test_inliers_in_one_corner_are_lost(map_file):
     sigma = np.full(POINTS.shape[:2], 9.0)
-    sigma[:13, :13] = 0.02
+    sigma[:20, :20] = 0.02
     assert_lost(localize(map_file, sigma_hw=sigma, min_spread=0.5), "inliers on 33% of the image")
 
 
 def test_a_large_reprojection_error_is_lost(map_file):
     points = POINTS + 0.05 * np.random.default_rng(0).normal(size=POINTS.shape)
     assert_lost(localize(map_file, points, max_reprojection_px=2.0), "px, expected 2")
+
+
+def test_an_uncertain_position_is_lost(map_file):
+    points = POINTS + 0.05 * np.random.default_rng(0).normal(size=POINTS.shape)
+    assert localize(map_file, points, max_deviation_m=0.1).reason == ""
+    assert_lost(localize(map_file, points, max_deviation_m=0.001), "position known to 0.0")
+
+
+def test_the_maps_covariance_scale_counts(map_file):
+    points = POINTS + 0.05 * np.random.default_rng(0).normal(size=POINTS.shape)
+    scaled = replace(map_file, info=replace(map_file.info, covariance_scale=9.0))
+    plain, honest = localize(map_file, points), localize(scaled, points)
+    assert np.allclose(9 * plain.covariance_66, honest.covariance_66)
+    assert_lost(localize(scaled, points, max_deviation_m=0.005), "position known to")
 
 
 def test_a_position_outside_the_mapped_volume_is_lost(map_file):

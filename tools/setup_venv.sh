@@ -38,8 +38,12 @@ install_locked() {
 
 link_for_ament() { # what an editable install leaves out: the package's files and executables where ROS 2 looks for them
   local share=$venv/share/mote_localization lib=$venv/lib/mote_localization index=$venv/share/ament_index/resource_index/packages
-  mkdir -p "$share" "$lib" "$index"
-  ln -sfn "$PWD"/{package.xml,config,launch,rviz} "$share"
+  mkdir -p "$share"/{config,launch,rviz} "$lib" "$index"
+  ln -sfn "$PWD/package.xml" "$share"
+  local folder
+  for folder in config launch rviz; do # the files: ros2 launch does not look into linked folders
+    ln -sfn "$PWD/$folder"/*.* "$share/$folder"
+  done
   ln -sfn "$venv"/bin/{localizer,mote,mote-distill} "$lib"
   ln -sfn "$PWD/resource/mote_localization" "$index"
 }

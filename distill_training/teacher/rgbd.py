@@ -77,11 +77,12 @@ class _DepthSampler:
             cell_pixels(canonical.width, canonical.height, config.stride)
         )
         offsets = np.arange(config.window_px) - (config.window_px - 1) / 2
-        # Laid before rounding: at an even scale a cell stands between pixels, an even window about it.
+        # Laid before rounding: at an even scale a cell stands between pixels, so does the window.
         window = np.stack(np.meshgrid(offsets, offsets), axis=-1).reshape(-1, 2)
         pixels = np.floor(live.project(self._rays_hw3)[..., None, :] + window + 0.5).astype(int)
         size = (live.width, live.height)
-        self._inside_hwk = ((pixels >= 0) & (pixels < size)).all(axis=-1)
+        inside_hwk = np.all((pixels >= 0) & (pixels < size), axis=-1)
+        self._seen_hwk = self.view.covered_hw[..., None] & inside_hwk
         self._pixels_hwk2 = pixels.clip(0, np.array(size) - 1)
 
     def reconstruct(self, frame: Frame) -> ReconstructedFrame:
@@ -95,7 +96,7 @@ class _DepthSampler:
             )
         depth_hwk = depth_hw[self._pixels_hwk2[..., 1], self._pixels_hwk2[..., 0]]
         measured = (
-            self._inside_hwk & (depth_hwk > config.min_depth_m) & (depth_hwk < config.max_depth_m)
+            self._seen_hwk & (depth_hwk > config.min_depth_m) & (depth_hwk < config.max_depth_m)
         )
         depth_hwk = np.where(measured, depth_hwk, np.nan)
         valid = measured.mean(axis=-1) >= 0.5

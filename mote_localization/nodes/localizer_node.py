@@ -84,6 +84,8 @@ PARAMETERS = (
               "lost below: share of the image (4 x 3 tiles) that holds inliers", (0.0, 1.0), False),
     Parameter("max_reprojection_px", _GATE.max_reprojection_px,
               "lost above: median reprojection error of the inliers, px", (0.0, 100.0), False),
+    Parameter("max_deviation_m", _GATE.max_deviation_m,
+              "lost above: standard deviation of the position, m", (0.0, 100.0), False),
     Parameter("bounds_margin_m", _GATE.bounds_margin_m,
               "lost beyond: how far outside the mapped volume it may be, m", (0.0, 1e6), False),
 )
