@@ -2,12 +2,12 @@
 
 import importlib.util
 import os
-import random
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from mote_localization.evaluation.over_ros import loopback_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,27 +51,9 @@ def scene(shared_data: Path, name: str) -> Path:
 @pytest.fixture(scope="module")
 def ros_env() -> Iterator[None]:
     """DDS on the loopback, in a domain of this module alone: here and in its processes."""
-    profile = str(ROOT / "config" / "fastdds_loopback.xml")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", profile)
-        patch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", profile)  # its name before Fast DDS 3
-        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-        patch.setenv("ROS_DOMAIN_ID", str(free_domain()))
+        for name, value in loopback_environment().items():
+            patch.setenv(name, value)
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
         yield
-
-
-def free_domain() -> int:
-    """A domain (1-101) without participants on this machine: the port of its first one is free.
-
-    Source of the port: DDSI-RTPS 2.3, 9.6.1.1 (7400 + 250 * domain + 10).
-    """
-    for domain in random.SystemRandom().sample(range(1, 102), 101):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("", 7410 + 250 * domain))
-            except OSError:
-                continue
-            return domain
-    pytest.fail("every ROS domain of this machine is in use")

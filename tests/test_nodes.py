@@ -17,7 +17,7 @@ import yaml
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 import rclpy
-from conftest import ROOT, free_domain
+from conftest import ROOT
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
@@ -32,25 +32,11 @@ from mote_localization.nodes.localizer_node import PARAMETERS
 from mote_localization.nodes.matching import StampMatcher
 from mote_localization.scenes.bag import BagWriter
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
 
 GREY = (100, 100, 100)
 TOPICS = ["-r", "image:=/camera/image_raw", "-r", "camera_info:=/camera/camera_info"]
 TIMEOUT_S = 30.0  # of what takes a second where nothing else runs
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ros_env():
-    """DDS on the loopback, in a domain of this module alone, here and in its processes."""
-    profile = str(ROOT / "config" / "fastdds_loopback.xml")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", profile)
-        patch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", profile)
-        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-        patch.setenv("ROS_DOMAIN_ID", str(free_domain()))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-        yield
 
 
 @pytest.fixture(scope="module")

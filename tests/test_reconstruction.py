@@ -1,7 +1,9 @@
 """Reconstruction folders and the RGB-D teacher."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -17,6 +19,7 @@ from distill_training.teacher.rgbd import RgbdConfig, reconstruct
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.geometry import invert, pose_from, transform
+from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.folder import FolderScene
 
 LIVE = Camera(128, 96, 100.0, 100.0, 63.5, 47.5)
@@ -57,6 +60,39 @@ def test_rgbd_points_lie_on_the_plane_and_on_the_rays_of_their_cells(scene: Path
         x, _, z = np.moveaxis(points, -1, 0)
         np.testing.assert_allclose(z, 2 + 0.2 * x, atol=0.002)
         np.testing.assert_allclose(camera.project(points), cell_pixels(64, 48, 8), atol=1e-3)
+
+
+class Few(Scene):
+    """The first frames of a scene."""
+
+    def __init__(self, scene: Scene, count: int) -> None:
+        self.name, self._frames = scene.name, list(islice(scene.frames("train"), count))
+
+    def frames(self, split: Split) -> Iterator[Frame]:
+        return iter(self._frames)
+
+    def count(self, split: Split) -> int:
+        return len(self._frames)
+
+
+@pytest.mark.parametrize("name", ["kitchen", "lounge"])
+def test_real_neighbours_agree_on_where_things_are(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+):
+    """Points of one frame, seen from the next, lie at the depth that the next one has there."""
+    scene = Few(FolderScene(request.getfixturevalue(name)), 2)
+    reconstruction = reconstruct(scene, tmp_path / "r", RgbdConfig())
+    camera, stride = reconstruction.camera, reconstruction.stride
+    one, other = (reconstruction.read_frame(frame).points_hw3 for frame in reconstruction.poses)
+    T_cam_map = invert(list(reconstruction.poses.values())[1])
+    seen = transform(T_cam_map, one[np.isfinite(one).all(axis=-1)])
+    depth_hw = transform(T_cam_map, other)[..., 2]
+    cells = ((camera.project(seen) - (stride - 1) / 2) / stride).round().astype(int)
+    inside = ((cells >= 0) & (cells < depth_hw.shape[::-1])).all(axis=-1)
+    j, i = cells[inside].T
+    differences = np.abs(depth_hw[i, j] - seen[inside, 2])
+    assert np.isfinite(differences).sum() > 200
+    assert np.nanmedian(differences) < 0.02
 
 
 def test_cells_without_depth_have_no_point(scene: Path, tmp_path: Path):

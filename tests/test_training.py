@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 import torch  # noqa: E402
+from test_reconstruction import write_plane_scene  # noqa: E402
 
 from distill_training.augment import AugmentConfig, FrameViews  # noqa: E402
 from distill_training.config import TrainConfig  # noqa: E402
@@ -302,3 +303,31 @@ def test_an_unequal_export_is_not_written(reconstruction: Reconstruction, tmp_pa
     with pytest.raises(MapFileError, match="differ from the student's by 5.00 mm"):
         export_map(student, info, np.zeros((1, 48, 64, 3), np.uint8), path)
     assert path.read_bytes() == b"the old map"
+
+
+def mote_distill(*arguments: object) -> subprocess.CompletedProcess:
+    root = str(Path(__file__).resolve().parent.parent)
+    run = "from distill_training.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", run, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_one_command_makes_a_map_of_a_scene(tmp_path: Path):
+    write_plane_scene(tmp_path / "plane")
+    path = tmp_path / "maps/plane.onnx"
+    run = mote_distill("map", tmp_path / "plane", "-o", path, "--width", 64, "--steps", 2)
+    assert run.returncode == 0, run.stderr
+    info = read_map(path).info
+    assert (info.scene, info.student, info.training["steps"]) == ("plane", "cnn", 2)
+    assert "equal to the student within" in run.stderr
+
+
+def test_bad_input_is_one_line_and_exit_code_1(tmp_path: Path):
+    run = mote_distill("map", tmp_path / "nothing", "-o", tmp_path / "x.onnx")
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: ") and "does not exist" in run.stderr
+    assert run.stderr.count("\n") == 1

@@ -218,14 +218,7 @@ class _Starter:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         """Choose the domain."""
         self._folder, self._stack = folder, stack
-        profile = str(share_file("config/fastdds_loopback.xml"))
-        self._env = os.environ | {
-            "ROS_DOMAIN_ID": str(_free_domain()),
-            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-            "FASTDDS_DEFAULT_PROFILES_FILE": profile,
-            "FASTRTPS_DEFAULT_PROFILES_FILE": profile,  # its name before Fast DDS 3
-            "PYTHONUNBUFFERED": "1",
-        }
+        self._env = os.environ | loopback_environment() | {"PYTHONUNBUFFERED": "1"}
         source = Path(__file__).resolve().parents[2]
         if source.name not in ("site-packages", "dist-packages"):
             inherited = os.environ.get("PYTHONPATH")
@@ -236,6 +229,20 @@ class _Starter:
         process = _Process(name, arguments, self._env, self._folder / f"{name}.log")
         self._stack.callback(process.kill)
         return process
+
+
+def loopback_environment() -> dict[str, str]:
+    """Return what keeps DDS on this machine, in a domain that nobody else here uses.
+
+    Fast DDS gets shared memory that holds whole images.
+    """
+    profile = str(share_file("config/fastdds_loopback.xml"))
+    return {
+        "ROS_DOMAIN_ID": str(_free_domain()),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
+        "FASTRTPS_DEFAULT_PROFILES_FILE": profile,  # its name before Fast DDS 3
+    }
 
 
 def _free_domain() -> int:
