@@ -102,7 +102,7 @@ def _distill(
     except ImportError as error:
         raise MoteError(
             f"training needs a package that is not installed ({error}); install it with "
-            "`pip install -r requirements/train.txt`"
+            "`pip install -r requirements/train.txt -c requirements/constraints.txt`"
         ) from error
 
     network, info = train(reconstruction, work, student, {}, config)
