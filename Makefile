@@ -32,9 +32,11 @@ format: $(DEV)  ## format the code, and mend what lint can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-demo-map: $(DEV)  ## train the map of the demo room anew: maps/demo_room.onnx
+demo-map: $(DEV)  ## train the map of the demo room anew: maps/demo_room.onnx (half an hour)
+	rm -rf build/demo/room build/demo/training
 	$(BIN)/mote-distill room --scene build/demo/room
-	$(BIN)/mote-distill map build/demo/room -o maps/demo_room.onnx
+	$(BIN)/mote-distill map build/demo/room -o maps/demo_room.onnx --work build/demo/training \
+		--steps 12000 --seed 0 --augment.rotation-deg 10 --augment.zoom 1.25
 
 clean:  ## remove .venv and everything built
 	rm -rf $(VENV) build report.html *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import tempfile
 from pathlib import Path
 
 import torch
@@ -17,6 +18,22 @@ _NAME = "checkpoint.pt"
 def identity(**settings: object) -> str:
     """Return a fingerprint of everything that must be equal for a training to be gone on with."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a training.
+
+    Raises:
+        CheckpointError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot be written to ({error.strerror}); choose another with --work"
+        ) from error
 
 
 def save_checkpoint(

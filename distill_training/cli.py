@@ -96,6 +96,8 @@ def _distill(
     reconstruction: Reconstruction, output: Path, student: str, work: Path, config: TrainConfig
 ) -> None:
     """Train a student and write its map."""
+    if output.is_dir() or output.suffix != ".onnx":
+        raise MoteError(f"--output {output}: expected the name of a map file, NAME.onnx")
     try:
         from distill_training.export import export_map
         from distill_training.train import train

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distill_training.augment import AugmentConfig
+from mote_localization.errors import MoteError
+
+_MOST_HELD_OUT = 0.5  # of the frames: with fewer left there is little to train with
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,20 @@ class TrainConfig:
         0  # of the first weights and of the views; with steps given, the training repeats exactly
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if self.steps < 0 or (self.steps == 0 and not self.minutes > 0):
+            raise MoteError(
+                f"found --minutes {self.minutes:g} and --steps {self.steps}, expected minutes above "
+                "0, or steps above 0 instead"
+            )
+        if self.batch < 1 or not self.learning_rate > 0:
+            raise MoteError(
+                f"found --batch {self.batch} and --learning-rate {self.learning_rate:g}, expected "
+                "1 or more and above 0"
+            )
+        if not 0 <= self.held_out <= _MOST_HELD_OUT:
+            raise MoteError(
+                f"found --held-out {self.held_out:g}, expected a share, at most {_MOST_HELD_OUT}"
+            )

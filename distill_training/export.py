@@ -13,7 +13,8 @@ from mote_localization.errors import MapFileError
 from mote_localization.map_file import MapFile, MapInfo, write_map
 
 _OPSET = 17
-_PARITY_M = 1e-3  # m, largest difference allowed between the student and its map
+_PARITY_M = 1e-3  # m, largest difference allowed between the student's points and the map's
+_PARITY_SIGMA = 1e-2  # likewise of sigma, as a share of it
 
 
 def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path: Path) -> float:
@@ -33,19 +34,23 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
     """
     model = to_onnx(network, info)
     backend = create_backend(MapFile(path, info, model.SerializeToString()))
-    worst_m = 0.0
+    worst_m, worst_sigma = np.float32(0), np.float32(0)
     for image_hw3 in images_bhw3:
         with torch.inference_mode():
-            points_bhw3, _ = network(torch.from_numpy(image_hw3)[None])
-        exported_hw3, _ = backend.predict(image_hw3)
-        worst_m = max(worst_m, float(np.abs(points_bhw3[0].numpy() - exported_hw3).max()))
-    if worst_m > _PARITY_M:
+            points_bhw3, sigma_bhw = network(torch.from_numpy(image_hw3)[None])
+        exported_hw3, exported_sigma_hw = backend.predict(image_hw3)
+        # np.maximum keeps NaN, which a diverged student predicts
+        worst_m = np.maximum(worst_m, np.abs(points_bhw3[0].numpy() - exported_hw3).max())
+        ratio_hw = exported_sigma_hw / sigma_bhw[0].numpy()
+        worst_sigma = np.maximum(worst_sigma, np.abs(ratio_hw - 1).max())
+    if not (worst_m <= _PARITY_M and worst_sigma <= _PARITY_SIGMA):
         raise MapFileError(
             f"{path}: not written: ONNX Runtime's points differ from the student's by "
-            f"{worst_m * 1000:.2f} mm, expected at most {_PARITY_M * 1000:g} mm"
+            f"{worst_m * 1000:.2f} mm and sigma by {worst_sigma:.1%}, expected at most "
+            f"{_PARITY_M * 1000:g} mm and {_PARITY_SIGMA:.0%} (nan: the training has diverged)"
         )
     write_map(path, model, info)
-    return worst_m
+    return float(worst_m)
 
 
 def to_onnx(network: nn.Module, info: MapInfo) -> onnx.ModelProto:

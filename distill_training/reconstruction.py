@@ -1,6 +1,6 @@
 """A Reconstruction: what a teacher says of a place, as a folder written frame by frame.
 
-    reconstruction.json     teacher, canonical camera, stride, frames and their poses
+    reconstruction.json     teacher, its settings, canonical camera, stride, training frames, poses
     frames/NAME.npz         image_hw3 uint8, points_hw3 float32 (m, map frame, NaN = none), sigma_hw
     float32 (m)
 
@@ -44,7 +44,8 @@ class Reconstruction:
     teacher_licence: str  # licence that the teacher puts on maps; empty: none
     camera: Camera  # canonical
     stride: int  # px per cell side
-    poses: dict[str, np.ndarray]  # frame name -> T_map_cam (4, 4), in recording order
+    settings: dict[str, float | int | str]  # of the teacher
+    poses: dict[str, np.ndarray]  # training frame -> T_map_cam (4, 4), in recording order
 
     def begin(self) -> None:
         """Write the index; where there is one, check that it says the same, to resume that run.
@@ -52,7 +53,7 @@ class Reconstruction:
         Raises:
             ReconstructionError: The folder holds another reconstruction, or cannot be written.
         """
-        index = self._index()
+        index = self.index()
         path = self.folder / _INDEX
         if path.exists():
             if _read_index(path) != index:
@@ -128,7 +129,8 @@ class Reconstruction:
     def _frame_path(self, name: str) -> Path:
         return self.folder / f"frames/{name}.npz"
 
-    def _index(self) -> dict:
+    def index(self) -> dict:
+        """Return what `reconstruction.json` holds: all but the pointmaps."""
         return {
             "format_version": FORMAT_VERSION,
             "scene": self.scene,
@@ -136,6 +138,7 @@ class Reconstruction:
             "teacher_licence": self.teacher_licence,
             "camera": {**asdict(self.camera), "distortion": list(self.camera.distortion)},
             "stride": self.stride,
+            "settings": self.settings,
             "frames": [{"name": name, "T_map_cam": T.tolist()} for name, T in self.poses.items()],
         }
 
@@ -174,6 +177,7 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
             str(index["teacher_licence"]),
             camera,
             int(index["stride"]),
+            dict(index["settings"]),
             poses,
         )
     except (KeyError, TypeError, ValueError, CameraError, SceneError) as error:

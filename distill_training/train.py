@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from distill_training.checkpoint import identity, load_checkpoint, save_checkpoint
+from distill_training.checkpoint import identity, load_checkpoint, make_folder, save_checkpoint
 from distill_training.config import TrainConfig
 from distill_training.held_out import HeldOutError, measure_held_out, split_held_out
 from distill_training.losses import distillation_loss, reprojection_loss
@@ -72,13 +72,12 @@ def train(
     )
     student, optimizer = fabric.setup(network, optimizer)
     fingerprint = identity(
-        scene=reconstruction.scene,
-        teacher=reconstruction.teacher,
-        frames=list(reconstruction.poses),
+        reconstruction=reconstruction.index(),
         student=family,
         settings=settings,
         config=asdict(config),
     )
+    make_folder(folder)
     step, elapsed_s = load_checkpoint(folder, fingerprint, network, optimizer)
     if step:
         _log.warning("%s: going on at step %d, after %.1f min", folder, step, elapsed_s / 60)
@@ -90,7 +89,11 @@ def train(
     error = measure_held_out(network, info, reconstruction, store, held_out)
     clock = time.perf_counter() - elapsed_s
     draw = random_batches(store, training, config.batch, config.augment, config.seed, step)
-    with SummaryWriter(folder) as curves, closing(draw) as batches, _bar(config, error) as show:
+    with (
+        SummaryWriter(folder, purge_step=step) as curves,
+        closing(draw) as batches,
+        _bar(config, error) as show,
+    ):
         while done < 1:
             _train_mode(network, fix_statistics=done >= config.fix_statistics)
             batch = {key: value.to(fabric.device) for key, value in next(batches).items()}

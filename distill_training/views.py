@@ -15,7 +15,7 @@ from distill_training.reconstruction import Reconstruction
 from distill_training.students.head import SceneFrame
 from mote_localization.errors import ReconstructionError
 
-_CACHED_FRAMES = 4096  # about 1 GB at 320x240
+_CACHE_BYTES = 1 << 30
 _SAMPLED_FRAMES = 200  # frames that say where the place lies
 
 
@@ -25,7 +25,9 @@ class FrameStore:
     def __init__(self, reconstruction: Reconstruction) -> None:
         """Open the store; frames are read when first asked for."""
         self._reconstruction = reconstruction
-        self.frame = lru_cache(maxsize=_CACHED_FRAMES)(self._read)
+        camera = reconstruction.camera
+        frame_bytes = camera.width * camera.height * 3  # the image; the rest is small beside it
+        self.frame = lru_cache(maxsize=max(1, _CACHE_BYTES // frame_bytes))(self._read)
 
     def _read(self, name: str) -> FrameViews:
         source = self._reconstruction

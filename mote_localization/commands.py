@@ -23,9 +23,8 @@ def run_command(commands: dict[str, Any], program: str, description: str) -> Non
     """
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    command = tyro.extras.subcommand_cli_from_dict(commands, prog=program, description=description)
     try:
-        command.run()
+        tyro.extras.subcommand_cli_from_dict(commands, prog=program, description=description).run()
     except MoteError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -36,7 +36,9 @@ class PoseConfig:
     refine_steps: int = 20  # Gauss-Newton steps at most
     refine_reach: float = 3.0  # times inlier_px: matches within it have a part in the refinement
     robust_sigmas: float = 1.0  # residual, in expected errors, at which a match's weight is halved
-    block_px: float = 64.0  # side of the image blocks whose errors the covariance takes as one
+    blocks: float = (
+        5.0  # image blocks across the width; the covariance takes a block's errors as one
+    )
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _refine(
     cost = _linearize(T, points, pixels, sigma, camera, config)
     if cost is None:
         return None
-    covariance_66 = _covariance(cost, pixels[cost.used_m], config)
+    covariance_66 = _covariance(cost, pixels[cost.used_m], camera.width / config.blocks, config)
     inliers_n = cost.errors_px_n < config.inlier_px
     if covariance_66 is None or inliers_n.sum() < _SOLVER_MINIMUM:
         return None
@@ -240,14 +242,16 @@ def _linearize(
     return _Cost(errors_px_n, used, J_u, J_v, weight, scores_6m, hessian_66)
 
 
-def _covariance(cost: _Cost, pixels_m2: np.ndarray, config: PoseConfig) -> np.ndarray | None:
+def _covariance(
+    cost: _Cost, pixels_m2: np.ndarray, block_px: float, config: PoseConfig
+) -> np.ndarray | None:
     """Return the covariance (6, 6) of the pose that minimizes the cost; None where it has none.
 
     It is the jackknife over image blocks (Efron and Stein 1981), one Newton step each: how far the
     pose moves when a block is left out. Neighbouring cells share their errors, so those of a block
     count as one observation, not as many.
     """
-    block_2m = (pixels_m2 // config.block_px).astype(int)
+    block_2m = (pixels_m2 // block_px).astype(int)
     _, block_m = np.unique(block_2m @ (1, 1 << 16), return_inverse=True)
     count = block_m.max() + 1
     if count < _LEAST_BLOCKS:

@@ -7,7 +7,7 @@ import pytest
 from make_map import CAMERA, T_MAP_CAM, room_points
 
 from mote_localization import pose
-from mote_localization.camera import cell_pixels
+from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import BackendError
 from mote_localization.geometry import exp_rotation, pose_from, rotation_angle
 from mote_localization.pose import PoseConfig, solve_pose
@@ -44,6 +44,15 @@ def test_clean_matches_give_the_exact_pose(solver):
     assert np.allclose(solution.T_map_cam, T_MAP_CAM, atol=1e-7)
     assert solution.inliers_n.all()
     assert solution.reprojection_px < 1e-5
+
+
+def test_a_small_canonical_camera_gives_poses_too():
+    small = Camera(160, 120, 130.0, 130.0, 79.2, 59.2)
+    points = room_points(T_MAP_CAM, small, 8).reshape(-1, 3)
+    solution = solve_pose(
+        points, cell_pixels(160, 120, 8).reshape(-1, 2), np.full(len(points), 0.01), small
+    )
+    assert np.allclose(solution.T_map_cam, T_MAP_CAM, atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -148,7 +157,7 @@ def scatter(block_px, counted_px):
     errors, predicted = [], []
     for seed in range(60):
         found = matches(seed, 400, 0.03, 0.2, block_px)
-        solution = solve_pose(*found, CAMERA, PoseConfig(block_px=counted_px))
+        solution = solve_pose(*found, CAMERA, PoseConfig(blocks=CAMERA.width / counted_px))
         errors.append(error_of(solution))
         predicted.append(solution.covariance_66)
     errors, predicted = np.array(errors), np.array(predicted)

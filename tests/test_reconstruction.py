@@ -123,10 +123,17 @@ def test_an_interrupted_reconstruction_is_completed_and_not_done_twice(scene: Pa
     assert list(open_reconstruction(tmp_path / "r").poses) == ["a", "b"]
 
 
-def test_a_folder_of_other_settings_is_not_mixed_in(scene: Path, tmp_path: Path):
+@pytest.mark.parametrize("other", [{"width": 32}, {"max_depth_m": 3.0}, {"window_px": 2}])
+def test_a_folder_of_other_settings_is_not_mixed_in(scene: Path, tmp_path: Path, other: dict):
     reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
     with pytest.raises(ReconstructionError, match="other frames or settings"):
-        reconstruct(FolderScene(scene), tmp_path / "r", replace(CONFIG, width=32))
+        reconstruct(FolderScene(scene), tmp_path / "r", replace(CONFIG, **other))
+
+
+@pytest.mark.parametrize("wrong", [{"stride": 0}, {"window_px": 0}, {"max_depth_m": 0.1}])
+def test_settings_that_cannot_be_are_refused(wrong: dict):
+    with pytest.raises(ReconstructionError, match="expected"):
+        replace(CONFIG, **wrong)
 
 
 def test_a_reopened_reconstruction_says_what_was_written(scene: Path, tmp_path: Path):
@@ -139,7 +146,9 @@ def test_a_reopened_reconstruction_says_what_was_written(scene: Path, tmp_path: 
 @pytest.fixture
 def small(tmp_path: Path) -> Reconstruction:
     camera = Camera(32, 16, 30.0, 30.0, 15.5, 7.5)
-    reconstruction = Reconstruction(tmp_path / "r", "s", "rgbd", "", camera, 8, {"a": np.eye(4)})
+    reconstruction = Reconstruction(
+        tmp_path / "r", "s", "rgbd", "", camera, 8, {}, {"a": np.eye(4)}
+    )
     reconstruction.begin()
     frame = ReconstructedFrame(
         np.zeros((16, 32, 3), np.uint8),

@@ -57,7 +57,7 @@ def reconstruction(tmp_path: Path) -> Reconstruction:
     poses = {
         f"f{i}": pose_from(np.array([0.1 * i, 0, 0]), np.array([0, 0, 0, 1.0])) for i in range(4)
     }
-    made = Reconstruction(tmp_path / "r", "wall", "rgbd", "", CAMERA, 8, poses)
+    made = Reconstruction(tmp_path / "r", "wall", "rgbd", "", CAMERA, 8, {}, poses)
     made.begin()
     for i, (name, pose) in enumerate(poses.items()):
         made.write_frame(name, wall_frame(pose, i))
@@ -86,12 +86,11 @@ def test_augmented_image_moves_with_its_pixels():
         A = np.linalg.lstsq(np.c_[cells, np.ones(48)], view.pixels_hw2.reshape(-1, 2), rcond=None)[
             0
         ]
-        inside = np.zeros((48, 64), bool)
         rows, columns = np.nonzero((view.image_hw3 == 255).all(axis=-1))
         source = np.c_[columns, rows, np.ones(len(rows))] @ A
         known = (np.abs(source - (32.5, 22.5)) < 4).all(axis=1)
         border = (source < 0).any(axis=1) | (source > (63, 47)).any(axis=1)
-        assert known[~border].all() and known.any(), inside
+        assert known[~border].all() and known.any()
 
 
 def test_depth_edges_are_not_bridged():
@@ -245,6 +244,9 @@ def test_a_reconstruction_of_another_stride_is_refused(
 
 def test_a_checkpoint_of_other_settings_is_refused(reconstruction: Reconstruction, tmp_path: Path):
     train(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
+    other = replace(reconstruction, settings={"max_depth_m": 3.0})
+    with pytest.raises(CheckpointError, match="another reconstruction"):
+        train(other, tmp_path / "t", "cnn", SMALL, QUICK)
     with pytest.raises(CheckpointError, match="other settings"):
         train(reconstruction, tmp_path / "t", "cnn", SMALL, replace(QUICK, seed=1))
 
@@ -316,6 +318,21 @@ def mote_distill(*arguments: object) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.parametrize("wrong", [{"minutes": 0}, {"steps": -1}, {"batch": 0}, {"held_out": 1}])
+def test_settings_that_cannot_be_trained_are_refused(wrong: dict):
+    with pytest.raises(MoteError, match="expected"):
+        TrainConfig(**wrong)
+
+
+def test_a_student_that_predicts_nothing_is_not_written(tmp_path: Path):
+    student = create_student("cnn", SceneFrame((0.0, 0.0, 0.0), 1.0), **SMALL).eval()
+    student.head.out.bias.data[:] = torch.nan
+    info = MapInfo("s", CAMERA, 8, (0, 0, 0), (1, 1, 1), "rgbd", "", "cnn")
+    with pytest.raises(MapFileError, match="diverged"):
+        export_map(student, info, np.zeros((1, 48, 64, 3), np.uint8), tmp_path / "wall.onnx")
+    assert not (tmp_path / "wall.onnx").exists()
+
+
 def test_one_command_makes_a_map_of_a_scene(tmp_path: Path):
     write_plane_scene(tmp_path / "plane")
     path = tmp_path / "maps/plane.onnx"
@@ -326,8 +343,19 @@ def test_one_command_makes_a_map_of_a_scene(tmp_path: Path):
     assert "equal to the student within" in run.stderr
 
 
-def test_bad_input_is_one_line_and_exit_code_1(tmp_path: Path):
-    run = mote_distill("map", tmp_path / "nothing", "-o", tmp_path / "x.onnx")
+@pytest.mark.parametrize(
+    ("scene", "arguments", "message"),
+    [
+        ("nothing", (), "does not exist"),
+        (".", ("--minutes", 0), "expected minutes above"),
+        (".", ("--stride", 0), "expected 1 or more"),
+        (".", (), "train.txt: is missing"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(
+    tmp_path: Path, scene: str, arguments: tuple, message: str
+):
+    run = mote_distill("map", tmp_path / scene, "-o", tmp_path / "x.onnx", *arguments)
     assert run.returncode == 1
-    assert run.stderr.startswith("error: ") and "does not exist" in run.stderr
+    assert run.stderr.startswith("error: ") and message in run.stderr
     assert run.stderr.count("\n") == 1

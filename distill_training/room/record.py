@@ -21,9 +21,11 @@ from mote_localization.scenes.bag import BagWriter
 
 JPEG_QUALITY = 95
 _TEST_DRIVE_S = 30.0  # about one and a half laps
-_TEST_SEED = (
-    1_000_003  # added to the seed: the scene's test frames are of another drive than the bag's
-)
+# Added to the seed: the scene's drives are others than the bag's.
+_TEST_SEED = 1_000_003
+_LAP_SEED = 2_000_003
+_LAP_S, _LAP_RATE_HZ = 21.0, 4.0  # once round the room
+_TEST_DRIVE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Room:
 
     scene: Path | None = None  # scene folder to create: images, depth, poses; train and test split
     bag: Path | None = None  # rosbag2 folder (mcap) to create: a drive with ground truth
-    views: int = 1000  # training views in the scene
+    laps: int = 12  # drives through the room that training views are taken from, 84 of each
+    views: int = 0  # further training views, spread over the whole free floor
     test_views: int = 100  # test views in the scene, from a drive of their own
     seconds: float = 12.0  # s, length of the recorded drive
     rate: float = 30.0  # Hz, frame rate of the recorded drive
@@ -43,12 +46,24 @@ class Room:
         """Write what was asked for.
 
         Raises:
-            SceneError: nothing was asked for, or a folder exists already or cannot be written.
+            SceneError: nothing was asked for, a number makes no sense, or a folder exists already
+                or cannot be written.
         """
+        fewest = min(self.laps, self.views, self.test_views)
+        if fewest < 0 or self.seconds <= 0 or self.rate <= 0 or self.workers < 1:
+            raise SceneError(
+                f"found {self.laps} laps, {self.views} views, {self.test_views} test views, "
+                f"{self.seconds:g} s at {self.rate:g} Hz, {self.workers} workers; expected nothing "
+                "below 0, and the last three above it"
+            )
+        if self.scene is not None and self.laps + self.views == 0:
+            raise SceneError("a scene needs training views: give --laps, --views or both")
         if self.scene is None and self.bag is None:
             raise SceneError("nothing to write: give --scene FOLDER, --bag FOLDER or both")
         if self.scene is not None:
             train = room.training_views(self.views, self.seed)
+            for lap in range(self.laps):
+                train += room.drive(_LAP_S, _LAP_RATE_HZ, self.seed + _LAP_SEED + lap)[1]
             _, test = room.drive(
                 _TEST_DRIVE_S, self.test_views / _TEST_DRIVE_S, self.seed + _TEST_SEED
             )

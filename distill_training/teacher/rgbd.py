@@ -1,14 +1,14 @@
 """The RGB-D teacher: measured depth and poses give each cell its point; the others' upper bound."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction
 from mote_localization.camera import Camera, CanonicalView, canonical_camera, cell_pixels
-from mote_localization.errors import SceneError
+from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.geometry import transform
 from mote_localization.progress import track
 from mote_localization.scenes import Frame, Scene
@@ -25,6 +25,18 @@ class RgbdConfig:
     window_px: int = 4  # px of the depth image, side of the window whose median stands for a cell
     min_depth_m: float = 0.1  # m, nearer is taken as no measurement
     max_depth_m: float = 20.0  # m, farther is taken as no measurement
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if min(self.width, self.stride, self.window_px) < 1:
+            raise ReconstructionError(
+                f"found width {self.width}, stride {self.stride}, window {self.window_px} px, "
+                "expected 1 or more"
+            )
+        if not 0 <= self.min_depth_m < self.max_depth_m:
+            raise ReconstructionError(
+                f"found depths of {self.min_depth_m:g} to {self.max_depth_m:g} m, expected a range"
+            )
 
 
 def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstruction:
@@ -45,6 +57,7 @@ def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstructio
         "",
         canonical,
         config.stride,
+        asdict(config),
         {f.name: _pose(f) for f in scene.frames("train")},
     )
     reconstruction.begin()
