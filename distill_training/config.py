@@ -41,7 +41,7 @@ class TrainConfig:
         """Refuse what cannot be trained."""
         if self.steps < 0 or (self.steps == 0 and not self.minutes > 0):
             raise MoteError(
-                f"found --minutes {self.minutes:g} and --steps {self.steps}, expected either above 0"
+                f"found --minutes {self.minutes:g}, --steps {self.steps}, expected either above 0"
             )
         if self.batch < 1 or not self.learning_rate > 0:
             raise MoteError(
