@@ -179,7 +179,7 @@ def drive(
     place = along / spacing_m
     x, y = (np.interp(place, np.arange(len(closed_n2)), closed_n2[:, k]) for k in (0, 1))
     yaw = np.interp(place, np.arange(len(headings)), headings) + lap * turn
-    yaw += np.radians(sway(22.0, 9.0, 1))
+    yaw += np.radians(sway(8.0, 9.0, 1))
     z = 1.0 + sway(0.012, 1.9, 2) + sway(0.02, 5.3, 3)
     pitch, roll = np.radians(-3.0 + sway(1.5, 3.7, 4)), np.radians(sway(0.9, 2.3, 5))
     poses = [

@@ -1,0 +1,58 @@
+"""The demo: the map in the repository finds the drive that `make demo` plays."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill_training import room
+from distill_training.room.record import write_bag
+from mote_localization.evaluation.evaluate import localize
+from mote_localization.evaluation.over_ros import replay
+from mote_localization.geometry import rotation_angle
+from mote_localization.localizer import Localizer
+from mote_localization.scenes.bag import BagScene
+
+MAP = Path(__file__).resolve().parent.parent / "maps/demo_room.onnx"
+
+
+@pytest.fixture(scope="module")
+def errors() -> np.ndarray:
+    """Metres and degrees (frames, 2) of a tenth of the demo's frames; infinite where lost."""
+    localizer = Localizer.open(MAP)
+    errors = []
+    for T_map_cam in room.drive(12.0, 3.0, seed=0)[1]:
+        found = localizer.localize(room.render(T_map_cam, room.CAMERA)[0], room.CAMERA).T_map_cam
+        if found is None:
+            errors.append((np.inf, 180.0))
+            continue
+        metres = np.linalg.norm(found[:3, 3] - T_map_cam[:3, 3])
+        turn = np.degrees(rotation_angle(found[:3, :3].T @ T_map_cam[:3, :3]))
+        errors.append((metres, turn))
+    return np.array(errors)
+
+
+def test_the_demo_map_is_small():
+    assert MAP.stat().st_size <= 6_000_000
+
+
+def test_the_demo_map_finds_the_drive(errors: np.ndarray):
+    assert np.mean((errors[:, 0] < 0.05) & (errors[:, 1] < 5)) >= 0.95
+
+
+def test_no_pose_of_the_demo_is_wrong(errors: np.ndarray):
+    assert errors[np.isfinite(errors[:, 0]), 0].max() < 0.25
+
+
+@pytest.mark.ros
+def test_the_node_gives_the_same_poses_within_its_memory(tmp_path: Path):
+    stamps_s, poses = room.drive(2.0, 10.0, seed=0)
+    write_bag(tmp_path / "drive", stamps_s, poses, room.CAMERA)
+    scene = BagScene(tmp_path / "drive")
+    answers, transport = replay(scene, "test", MAP, "onnxruntime", threads=1, rate=0.3)
+    alone = list(localize(Localizer.open(MAP, threads=1), scene.frames("test")))
+    assert transport.node_peak_mb < 400
+    assert sum(answer.answered for answer in answers) >= 19
+    for over_ros, without in zip(answers, alone, strict=True):
+        if over_ros.answered:
+            assert over_ros.T_map_cam == pytest.approx(without.T_map_cam, abs=1e-3)
