@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import yaml
+from numpy.typing import ArrayLike
 
 from mote_localization.errors import CameraError, ImageError
+from mote_localization.images import MAX_SIDE_PX
 
 # Number of coefficients each model may have, in the order of sensor_msgs/CameraInfo.
 DISTORTION_MODELS = {
@@ -19,7 +22,6 @@ _CALIBRATE = (
     "calibrate it (ros2 run camera_calibration cameracalibrator), or have its driver load the "
     "calibration"
 )
-_MAX_SIDE_PX = 16384
 _FOLD_STEPS, _FOLD_DIRECTIONS = 512, 8
 _MAX_CALIBRATION_BYTES = 1 << 20
 
@@ -39,10 +41,9 @@ class Camera:
 
     def __post_init__(self) -> None:
         """Refuse what no camera can have."""
-        if not (0 < self.width <= _MAX_SIDE_PX and 0 < self.height <= _MAX_SIDE_PX):
+        if not (0 < self.width <= MAX_SIDE_PX and 0 < self.height <= MAX_SIDE_PX):
             raise CameraError(
-                f"found an image size of {self.width}x{self.height} px, "
-                f"expected 1 to {_MAX_SIDE_PX}"
+                f"found an image size of {self.width}x{self.height} px, expected 1 to {MAX_SIDE_PX}"
             )
         numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
         if not np.isfinite(numbers).all() or self.fx <= 0 or self.fy <= 0:
@@ -52,7 +53,7 @@ class Camera:
             )
         if self.distortion_model not in DISTORTION_MODELS:
             raise CameraError(
-                f"found distortion model '{self.distortion_model}', expected one of "
+                f"found distortion model '{self.distortion_model[:40]}', expected one of "
                 f"{', '.join(DISTORTION_MODELS)}"
             )
         if len(self.distortion) not in DISTORTION_MODELS[self.distortion_model]:
@@ -67,7 +68,7 @@ class Camera:
         cls,
         width: int,
         height: int,
-        K: np.ndarray,
+        K: ArrayLike,
         distortion_model: str = "plumb_bob",
         distortion: tuple[float, ...] = (),
     ) -> "Camera":
@@ -164,9 +165,13 @@ def read_camera_info(path: Path | str) -> Camera:
         return Camera.from_K(
             content["image_width"],
             content["image_height"],
-            content["camera_matrix"]["data"],
+            _flat(content["camera_matrix"]["data"], "camera_matrix", 9),
             content.get("distortion_model", "plumb_bob"),
-            tuple(content.get("distortion_coefficients", {}).get("data", ())),
+            _flat(
+                content.get("distortion_coefficients", {}).get("data", []),
+                "distortion_coefficients",
+                max(map(max, DISTORTION_MODELS.values())),
+            ),
         )
     except CameraError as error:
         raise CameraError(f"{path}: {error}") from error
@@ -176,6 +181,16 @@ def read_camera_info(path: Path | str) -> Camera:
             "camera_matrix.data, distortion_model, distortion_coefficients.data, as "
             "camera_calibration writes them"
         ) from error
+
+
+def _flat(values: Any, name: str, most: int) -> tuple[float, ...]:
+    """Return a list of numbers; YAML's aliases could hold more of them than fit in memory."""
+    if not isinstance(values, list) or len(values) > most:
+        found = f"{len(values)} values" if isinstance(values, list) else "no list"
+        raise CameraError(f"found {found} in {name}.data, expected at most {most} numbers")
+    if any(isinstance(value, (list, dict)) for value in values):
+        raise CameraError(f"found lists in {name}.data, expected a flat list of numbers")
+    return tuple(float(value) for value in values)
 
 
 def cell_pixels(width: int, height: int, stride: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mote_localization.errors import ImageError
 
-MAX_SIDE_PX = 16384
+MAX_SIDE_PX = 16384  # of an image; what is larger is a mistake, and would fill the memory
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def decode(
     known = _ENCODINGS.get(encoding)
     if known is None:
         raise ImageError(
-            f"image: encoding '{encoding}' is not supported, expected one of {', '.join(ENCODINGS)}"
+            f"image: encoding '{encoding[:40]}' is not supported, expected one of "
+            f"{', '.join(ENCODINGS)}"
         )
     if height < 1 or width < 1:
         raise ImageError(f"image: it is empty ({width}x{height} pixels)")

@@ -206,16 +206,32 @@ def test_a_calibration_is_read_as_camera_calibration_writes_it(tmp_path):
         ("camera_matrix", {"data": [0.0] * 9}),
         ("camera_matrix", {"data": "500 0 320"}),
         ("camera_matrix", {"data": [[1.0], [2.0, 3.0]]}),
+        ("camera_matrix", {"data": [0.0] * 10}),
         ("distortion_model", ["plumb_bob"]),
         ("distortion_model", "fov"),
         ("distortion_coefficients", {"data": 0.1}),
         ("distortion_coefficients", [0.1]),
+        ("distortion_coefficients", {"data": [0.0] * 15}),
+        ("distortion_coefficients", {"data": [[0.0] * 5]}),
     ],
 )
 def test_a_damaged_calibration_is_one_error_that_names_the_file(tmp_path, key, value):
     path = tmp_path / "head.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(CALIBRATION), key: value}))
     with pytest.raises(CameraError, match="^" + str(path)):
+        read_camera_info(path)
+
+
+@pytest.mark.parametrize("key", ["camera_matrix", "distortion_coefficients"])
+def test_lists_that_grow_by_aliases_are_refused_unread(tmp_path, key):
+    calibration = yaml.safe_load(CALIBRATION)
+    del calibration[key]
+    lists = ["&l0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lists += [f"&l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 12)]  # 9^12 numbers
+    content = "".join(f"k{i}: {text}\n" for i, text in enumerate(lists))
+    path = tmp_path / "head.yaml"
+    path.write_text(content + yaml.safe_dump(calibration) + f"{key}: {{data: *l11}}\n")
+    with pytest.raises(CameraError, match=f"found lists in {key}.data, expected a flat list"):
         read_camera_info(path)
 
 

@@ -115,6 +115,12 @@ def test_bad_images_are_refused(encoding, height, width, step, size, words):
         decode(encoding, height, width, step, bytes(size))
 
 
+def test_an_endless_encoding_is_not_repeated_in_full():
+    with pytest.raises(ImageError) as caught:
+        decode("x" * 10_000, 2, 2, 6, bytes(12))
+    assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_every_encoding_gives_rgb8(encoding):
     decoded = decode(encoding, 4, 4, 24, bytes(range(96)))
