@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from make_scene import View, write_scene
 
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
@@ -11,25 +12,22 @@ from mote_localization.scenes.folder import FolderScene, read_image
 
 NAMES = ["frame-000003", "frame-000001", "frame-000002"]
 POSE = np.array([[0.0, 0, 1, 0.5], [-1, 0, 0, 1.5], [0, -1, 0, 1.2], [0, 0, 0, 1]])
+CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
 COLOUR = np.array([200, 100, 50], np.uint8)  # RGB
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A scene of three frames; the last is for testing."""
-    data = tmp_path / "den" / "data"
-    data.mkdir(parents=True)
-    np.savetxt(
-        tmp_path / "den" / "camera-intrinsics.txt", [[50, 0, 31.5], [0, 50, 23.5], [0, 0, 1]]
-    )
-    for number, name in enumerate(NAMES):
-        image_hw3 = np.broadcast_to(COLOUR[::-1], (48, 64, 3)) + np.uint8(number)
-        cv2.imwrite(str(data / f"{name}.color.png"), image_hw3)
-        cv2.imwrite(str(data / f"{name}.depth.png"), np.full((48, 64), 1500 + number, np.uint16))
-        np.savetxt(data / f"{name}.pose.txt", POSE)
-    (tmp_path / "den" / "train.txt").write_text("\n".join(NAMES[:2]))
-    (tmp_path / "den" / "test.txt").write_text(f"{NAMES[2]}\n")
-    return tmp_path / "den"
+    views = {
+        name: View(
+            np.broadcast_to(COLOUR + np.uint8(number), (48, 64, 3)),
+            POSE,
+            np.full((48, 64), 1.5 + number / 1000),
+        )
+        for number, name in enumerate(NAMES)
+    }
+    return write_scene(tmp_path / "den", CAMERA, views, test=NAMES[2:])
 
 
 def refused(folder, complaint):
@@ -57,7 +55,7 @@ def test_a_frame_has_image_depth_pose_and_camera(folder):
     assert frame.image().flags["C_CONTIGUOUS"]
     assert frame.depth().dtype == np.float32 and np.allclose(frame.depth(), 1.502)
     assert np.array_equal(frame.T_map_cam, POSE)
-    assert frame.camera == Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
+    assert frame.camera == CAMERA
 
 
 def test_stamps_rise_by_the_nominal_rate(folder):
@@ -125,6 +123,10 @@ def with_ragged_rows(folder):
 
 def with_bytes_for_a_pose(folder):
     pose_file(folder).write_bytes(b"\xff\xfe\x00")
+
+
+def with_an_endless_pose(folder):
+    pose_file(folder).write_text("1 0 0 0\n" * 10_000)
 
 
 def without_an_image(folder):
@@ -204,6 +206,7 @@ def with_a_path_for_a_name(folder):
         (with_words_for_a_pose, "4x4 matrix as text"),
         (with_ragged_rows, "4x4 matrix as text"),
         (with_bytes_for_a_pose, "cannot be read as text"),
+        (with_an_endless_pose, "pose.txt: over 64 KiB"),
         (without_an_image, f"{NAMES[1]}.color.*is missing"),
         (with_an_empty_image, "is damaged or no image"),
         (with_a_damaged_image, "is damaged or no image"),

@@ -20,7 +20,8 @@ from mote_localization.geometry import check_pose
 from mote_localization.scenes import Frame, Scene, Split
 
 _NOMINAL_RATE_HZ = 30.0
-_MAX_TEXT_BYTES = 64 << 20
+_MAX_NAMES_BYTES = 64 << 20
+_MAX_MATRIX_BYTES = 64 << 10
 _MAX_IMAGE_BYTES = 256 << 20
 
 
@@ -37,13 +38,13 @@ class FolderFrame(Frame):
 
     def image(self) -> np.ndarray:
         """Return image_hw3 RGB uint8; see `Frame.image`."""
-        return cv2.cvtColor(self._read(self.image_path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        return self._checked(read_image(self.image_path), self.image_path)
 
     def depth(self) -> np.ndarray | None:
         """Return depth_hw in metres, or None; see `Frame.depth`."""
         if not self.depth_path.exists():
             return None
-        depth = self._read(self.depth_path, cv2.IMREAD_UNCHANGED)
+        depth = self._checked(_decode(self.depth_path, cv2.IMREAD_UNCHANGED), self.depth_path)
         if depth.dtype != np.uint16 or depth.ndim != 2:
             raise SceneError(
                 f"{self.depth_path}: found {depth.dtype} with {depth.ndim} dimensions, expected "
@@ -51,9 +52,8 @@ class FolderFrame(Frame):
             )
         return depth.astype(np.float32) / 1000
 
-    def _read(self, path: Path, flags: int) -> np.ndarray:
-        """Decode an image file of the camera's size."""
-        image = _decode(path, flags)
+    def _checked(self, image: np.ndarray, path: Path) -> np.ndarray:
+        """Return an image if it is of the camera's size."""
         if image.shape[:2] != (self.camera.height, self.camera.width):
             raise SceneError(
                 f"{path}: is {image.shape[1]}x{image.shape[0]} px, the scene's first image "
@@ -106,7 +106,7 @@ class FolderScene(Scene):
                 f"{path}: is missing; expected a scene folder with camera-intrinsics.txt, data/, "
                 "train.txt and test.txt, or a rosbag2 recording"
             )
-        names = _read_text(path).split()
+        names = _read_text(path, _MAX_NAMES_BYTES).split()
         if any(Path(name).name != name or name.startswith(".") for name in names):
             raise SceneError(
                 f"{path}: holds a name with a folder in it, expected plain frame names"
@@ -149,17 +149,17 @@ class FolderScene(Scene):
         )
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, most_bytes: int) -> str:
     try:
-        if path.stat().st_size > _MAX_TEXT_BYTES:
-            raise SceneError(f"{path}: over {_MAX_TEXT_BYTES >> 20} MiB, expected a text file")
+        if path.stat().st_size > most_bytes:
+            raise SceneError(f"{path}: over {most_bytes >> 10} KiB, expected a text file")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SceneError(f"{path}: cannot be read as text ({error})") from error
 
 
 def _read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    text = _read_text(path)
+    text = _read_text(path, _MAX_MATRIX_BYTES)
     try:
         matrix = np.array(
             [[float(x) for x in line.split()] for line in text.splitlines() if line.strip()]
