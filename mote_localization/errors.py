@@ -29,6 +29,14 @@ class BackendError(MoteError):
     """An inference backend is unknown, not installed, or refuses the map."""
 
 
+class RosError(MoteError):
+    """ROS 2 is not installed, or refuses an argument or a parameter."""
+
+
+class ReplayError(MoteError):
+    """A replay over ROS 2 was asked for what makes no sense, failed, or ended before its time."""
+
+
 class ReconstructionError(MoteError):
     """A reconstruction folder is missing, damaged, or of a newer format."""
 

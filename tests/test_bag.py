@@ -17,8 +17,8 @@ from mote_localization.scenes.bag import (
     POSE_TOPIC,
     BagScene,
     BagWriter,
-    stamp_seconds,
 )
+from mote_localization.stamps import stamp_seconds
 
 CAMERA = Camera(64, 48, 60.0, 61.0, 31.5, 23.5, "plumb_bob", (0.1, -0.05, 0.001, 0.002, 0.0))
 START_NS = 1_700_000_000_123_456_789
@@ -128,6 +128,16 @@ def test_nothing_is_left_of_a_recording_that_failed(tmp_path):
     with pytest.raises(RuntimeError), BagWriter(tmp_path / "drive") as bag:
         bag.write(START_NS, image(0), CAMERA)
         raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_left_of_a_recording_that_cannot_begin(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mote_localization.scenes.bag.Writer", refuse)
+    with pytest.raises(BagError, match="cannot be written"), BagWriter(tmp_path / "drive"):
+        pass
     assert not list(tmp_path.iterdir())
 
 

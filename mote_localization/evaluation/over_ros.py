@@ -24,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from mote_localization.errors import MoteError
+from mote_localization.errors import ReplayError
 from mote_localization.evaluation.metrics import STAGES, Answer, Transport
 from mote_localization.geometry import pose_from
 from mote_localization.progress import progress_bar, track
 from mote_localization.scenes import Frame, Scene, Split
-from mote_localization.scenes.bag import BagFrame, BagScene, BagWriter, stamp_seconds
+from mote_localization.scenes.bag import BagFrame, BagScene, BagWriter
 from mote_localization.share import share_file
+from mote_localization.stamps import stamp_seconds
 
 _FOLDER_RATE_HZ = 30.0  # at which the frames of a scene folder are played
 _READY_S = 60.0  # s, for the processes to start, load the map and find each other
@@ -38,10 +39,6 @@ _QUIET_S = 2.0  # s without an answer after which the node is taken to be done
 _END_S = 15.0  # s, for a process to end after SIGINT
 _POLL_S = 0.1
 _TAIL_LINES = 12  # of a failed process's log, shown in the error
-
-
-class ReplayError(MoteError):
-    """A process of the replay failed, or did not do its part in time."""
 
 
 @dataclass(frozen=True)

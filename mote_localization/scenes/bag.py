@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from mote_localization.errors import BagError, CameraError, ImageError, MoteErro
 from mote_localization.geometry import check_pose, pose_from, quaternion_xyzw
 from mote_localization.images import decode
 from mote_localization.scenes import Frame, Scene, Split
+from mote_localization.stamps import nanoseconds, stamp_seconds
 
 IMAGE_TOPIC = "/camera/image_raw"
 INFO_TOPIC = "/camera/camera_info"
@@ -39,13 +40,8 @@ def _types() -> Any:
     return get_typestore(Stores.ROS2_HUMBLE)
 
 
-def stamp_seconds(stamp_ns: int) -> float:
-    """Return a ROS time as float seconds; equal stamps give equal floats."""
-    return stamp_ns / 1e9
-
-
 def _stamp_ns(message: Any) -> int:
-    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+    return nanoseconds(message.header.stamp)
 
 
 class BagWriter:
@@ -76,24 +72,21 @@ class BagWriter:
 
     def __enter__(self) -> BagWriter:
         """Open the recording under its temporary name."""
-        with self._disk():
+        with ExitStack() as stack, self._disk():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-        self._building = Path(temporary)
-        # The storage file is named after its folder, which has its final name from the start.
-        # Version 8 is the newest that Humble reads too.
-        folder = self._building / self.path.name
-        self._writer = Writer(folder, version=8, storage_plugin=self._plugin)
-        try:
-            with self._disk():
-                self._writer.open()
-                add = partial(self._writer.add_connection, typestore=_types())
-                self._image = add(IMAGE_TOPIC, _IMAGE)
-                self._info = add(INFO_TOPIC, _INFO)
-                self._pose = add(POSE_TOPIC, _POSE)
-        except BaseException:
-            self._discard()
-            raise
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+            # The storage file is named after its folder, which has its final name from the start.
+            self._building = Path(temporary) / self.path.name
+            # Version 8 is the newest that Humble reads too.
+            self._writer = Writer(self._building, version=8, storage_plugin=self._plugin)
+            stack.callback(self._abort)
+            self._writer.open()
+            add = partial(self._writer.add_connection, typestore=_types())
+            self._image = add(IMAGE_TOPIC, _IMAGE)
+            self._info = add(INFO_TOPIC, _INFO)
+            self._pose = add(POSE_TOPIC, _POSE)
+            self._cleanup = stack.pop_all()
         return self
 
     def write(
@@ -143,20 +136,17 @@ class BagWriter:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         """Give the recording its name, or remove it when the block failed."""
-        try:
+        with self._cleanup:
             if kind is None:
                 with self._disk():
                     self._writer.close()
-                    (self._building / self.path.name).rename(self.path)
-        finally:
-            self._discard()
+                    self._building.rename(self.path)
 
-    def _discard(self) -> None:
-        """Close what is open and remove the temporary folder."""
+    def _abort(self) -> None:
+        """Close what is open."""
         if self._writer.storage is not None:
             with suppress(Exception):  # the disk may be full
                 self._writer.abort()
-        shutil.rmtree(self._building, ignore_errors=True)
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
