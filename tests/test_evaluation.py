@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,9 +16,18 @@ import numpy as np
 import pytest
 from evo.tools import file_interface
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
+from make_scene import View, write_scene
 from rich.console import Console
 
-from mote_localization.errors import BagError, MapFileError, MoteError, SceneError
+from mote_localization.errors import (
+    BagError,
+    CameraError,
+    ImageError,
+    MapFileError,
+    MoteError,
+    ReplayError,
+    SceneError,
+)
 from mote_localization.evaluation import over_ros
 from mote_localization.evaluation.evaluate import Evaluate, localize, tables
 from mote_localization.evaluation.metrics import (
@@ -85,15 +95,9 @@ def drive(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    views = {f"f{i}": View(image(i), truth(i)) for i in range(8)}
     path = tmp_path_factory.mktemp("scene") / "room"
-    (path / "data").mkdir(parents=True)
-    np.savetxt(path / "camera-intrinsics.txt", CAMERA.K_33)
-    for i in range(8):
-        cv2.imwrite(str(path / f"data/f{i}.color.png"), image(i)[..., ::-1])
-        np.savetxt(path / f"data/f{i}.pose.txt", truth(i))
-    (path / "train.txt").write_text("f0\n")
-    (path / "test.txt").write_text("".join(f"f{i}\n" for i in range(1, 8)))
-    return path
+    return write_scene(path, CAMERA, views, test=list(views)[1:])
 
 
 def test_errors_of_a_known_offset():
@@ -238,6 +242,24 @@ def test_what_cannot_be_evaluated(tmp_path, tiny_map, folder, drive):
         Evaluate(drive, tiny_map, image_topic="/left").run()
 
 
+@pytest.mark.parametrize("option", [{"rate": 0.5}, {"repeat": 2}], ids=str)
+def test_options_of_a_replay_without_one_are_refused(tiny_map, drive, option):
+    with pytest.raises(ReplayError, match="add --ros"):
+        Evaluate(drive, tiny_map, **option).run()
+
+
+def test_a_frame_that_cannot_be_localized_is_named(tiny_map, folder):
+    frame = next(open_scene(folder).frames("test"))
+    frames = [
+        replace(frame, camera=replace(frame.camera, cx=9000.0)),
+        Named(frame, "aside"),
+    ]
+    frames[1].camera = CAMERA.resized(160, 120)
+    for one, fault, name in zip(frames, (CameraError, ImageError), ("f1", "aside"), strict=True):
+        with pytest.raises(fault, match=f"^frame {name}: "):
+            list(localize(Localizer.open(tiny_map), [one]))
+
+
 def test_tables_fit_a_terminal():
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     for table in tables(summarize([answer(metres=0.01), answer()]), "kitchen"):
@@ -357,7 +379,10 @@ def test_over_ros_gives_the_same_poses(tmp_path, tiny_map, folder, capsys):
     assert "room, test frames, over ROS 2" in printed
     assert re.search(r"images answered\D+100.0 %", printed)
     without, over = (np.loadtxt(tmp_path / f"{name}.tum") for name in ("without", "over"))
-    np.testing.assert_allclose(over[:, :4], without[:, :4], atol=1e-3)  # stamps too
+    assert (over[:, 0] == without[:, 0]).all()  # stamps
+    np.testing.assert_allclose(over[:, 1:4], without[:, 1:4], atol=1e-3)
+    signs = np.sign((over[:, 4:] * without[:, 4:]).sum(axis=1, keepdims=True))  # q is -q
+    np.testing.assert_allclose(signs * over[:, 4:], without[:, 4:], atol=1e-3)
     content = json.loads((tmp_path / "over.json").read_text())
     assert [frame["name"] for frame in content["frames"]] == [f"f{i}" for i in range(1, 8)]
     assert content["frames"][2]["reason"].startswith("0 cells seen")
@@ -380,7 +405,7 @@ def test_over_ros_of_a_recording_with_topics_of_its_own(tiny_map, drive):
 def test_a_node_that_dies_is_told_with_its_log(tmp_path, drive):
     scene = open_scene(drive)
     (tmp_path / "broken.onnx").write_bytes(b"no map")
-    with pytest.raises(over_ros.ReplayError, match=r"(?s)the localizer ended.*code 1.*broken.onnx"):
+    with pytest.raises(ReplayError, match=r"(?s)the localizer ended.*code 1.*broken.onnx"):
         over_ros.replay(scene, "test", tmp_path / "broken.onnx", "onnxruntime", 1, 1.0)
     assert not children_of(os.getpid(), "mote_localization.nodes")
 
@@ -421,5 +446,5 @@ def children_of(parent, words):
 
 
 def test_a_speed_that_is_none(tiny_map, drive):
-    with pytest.raises(over_ros.ReplayError, match="--rate 0"):
+    with pytest.raises(ReplayError, match="--rate 0"):
         over_ros.replay(open_scene(drive), "test", tiny_map, "onnxruntime", 1, 0.0)

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mote_localization.errors import MoteError, SceneError
+from mote_localization.errors import CameraError, ImageError, MoteError, ReplayError, SceneError
 from mote_localization.evaluation.metrics import (
     PERCENTILES,
     Answer,
@@ -48,7 +48,7 @@ class Evaluate:
     threads: int = 0  # CPU threads of the network; 0: one per core
     # replay the frames over DDS to a localizer node and evaluate its answers
     ros: tyro.conf.FlagCreatePairsOff[bool] = False
-    rate: float = 1.0  # speed of the replay; 1: as recorded, folders at 30 Hz
+    rate: float = 1.0  # with --ros: speed of the replay; 1: as recorded, folders at 30 Hz
     repeat: int = 1  # with --ros: play the frames so many times over, at 30 Hz, for a long run
     image_topic: _Topic = None  # images of a recording that has several such topics
     pose_topic: _Topic = None  # true camera poses of a recording that has several such topics
@@ -60,9 +60,11 @@ class Evaluate:
         """Evaluate, print the tables, write the files.
 
         Raises:
-            MoteError: the scene, the map or an image cannot be used, the replay failed, or a file
-                cannot be written.
+            MoteError: the scene, the map or an image cannot be used, the replay failed, a file
+                cannot be written, or options do not go together.
         """
+        if not self.ros and (self.rate != 1 or self.repeat != 1):
+            raise ReplayError("--rate and --repeat are of a replay over ROS 2; add --ros")
         localizer = Localizer.open(self.map, self.backend, self.threads)
         scene = self._open()
         if not scene.count(self.split):
@@ -116,9 +118,16 @@ class Evaluate:
 
 
 def localize(localizer: Localizer, frames: Iterable[Frame]) -> Iterator[Answer]:
-    """Localize frames one after the other; neither poses nor depth of the frames are used."""
+    """Localize frames one after the other; neither poses nor depth of the frames are used.
+
+    Raises:
+        MoteError: an image or its camera cannot be used; the message names the frame.
+    """
     for frame in frames:
-        found = localizer.localize(frame.image(), frame.camera)
+        try:
+            found = localizer.localize(frame.image(), frame.camera)
+        except (CameraError, ImageError) as error:
+            raise type(error)(f"frame {frame.name}: {error}") from error
         yield Answer(
             name=frame.name,
             stamp_s=frame.stamp_s,
