@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("mote_localization", "distill_training")
 COLCON = Path(sys.executable).with_name("colcon")
 ROS_MODULE = re.compile(
-    r"rclpy|launch|launch_ros|cv_bridge|sensor_msgs_py|tf2_ros|\w+_(msgs|srvs|interfaces)"
+    r"rclpy|launch|launch_ros|ament_index_python|cv_bridge|sensor_msgs_py|tf2_ros"
+    r"|\w+_(msgs|srvs|interfaces)"
 )
 
 
@@ -124,6 +125,13 @@ def test_rooms_import_only_what_they_may():
             found |= {name for name in names if ROS_MODULE.fullmatch(name)}
         wrong += [f"{path} imports {name}" for name in found]
     assert not wrong
+
+
+def test_rosdep_is_told_every_ros_package_imported():
+    files = [*(ROOT / "mote_localization").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    needed = {name for path in files for name in imported(path) if ROS_MODULE.fullmatch(name)}
+    package = ElementTree.parse(ROOT / "package.xml")
+    assert needed <= {depend.text for depend in package.findall("exec_depend")}
 
 
 def test_runtime_imports_without_torch_and_ros():
