@@ -1,6 +1,7 @@
 """Messages to arrays and back, without a node."""
 
 from array import array
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,15 @@ def test_colours_lie_in_the_cells_they_were_seen_in(found):
     rgb_hw = cells.reshape(rows, columns, 4)[..., 3]
     corners = rgb_hw[0, 0], rgb_hw[0, -1], rgb_hw[-1, 0], rgb_hw[-1, -1]
     assert corners == (0xFF00FF, 0xFF0000, 0x0000FF, 0)
+
+
+def test_points_that_are_not_finite_make_a_cloud_that_is_not_dense(found):
+    covered_hw = np.ones_like(found.covered_hw)
+    points_hw3 = np.ones_like(found.points_hw3)
+    dense = replace(found, covered_hw=covered_hw, points_hw3=points_hw3)
+    assert conversions.cloud_message(HEADER, dense).is_dense
+    points_hw3[0, 0, 2] = np.inf
+    assert not conversions.cloud_message(HEADER, dense).is_dense
 
 
 def test_sensor_msgs_py_reads_the_cloud(found):

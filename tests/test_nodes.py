@@ -18,7 +18,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 import rclpy
 from conftest import ROOT
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -83,7 +83,7 @@ def child(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def localizer(room_map, tmp_path_factory):
+def localizer(ros_env, room_map, tmp_path_factory):
     """The node under test: it serves all tests of this module and must end well after them."""
     log = tmp_path_factory.mktemp("node") / "localizer.log"
     one = Child(
@@ -392,6 +392,37 @@ def test_the_same_fault_is_not_logged_for_every_frame(robot, localizer):
     assert localizer.text().count("rgb10") == 1
 
 
+def test_an_unforeseen_fault_has_its_status_too(child, robot, room_map, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "from mote_localization.localizer import Localizer\n"
+        "localize = Localizer.localize\n"
+        "def fail(self, image_hw3, camera):\n"
+        "    return 1 / 0 if image_hw3.any() else localize(self, image_hw3, camera)\n"
+        "Localizer.localize = fail\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    node = child(
+        "localizer", "--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other", *TOPICS,
+        PYTHONPATH=path,
+    )  # fmt: skip
+    statuses = []
+    subscription = robot.node.create_subscription(
+        DiagnosticArray, "/other/localizer/status", statuses.append, 10
+    )
+
+    def answered():
+        robot.send(*robot.frame())
+        time.sleep(0.05)
+        return statuses
+
+    assert wait_for(answered), node.text()
+    robot.node.destroy_subscription(subscription)
+    assert statuses[0].status[0].level == DiagnosticStatus.ERROR
+    assert statuses[0].status[0].message == "internal error: ZeroDivisionError: division by zero"
+    assert "Traceback" in node.text()
+    assert node.end() == 0
+
+
 def test_missing_camera_info_is_said(robot, localizer):
     def send_and_look():
         robot.images.publish(robot.frame()[0])
@@ -531,11 +562,11 @@ def test_every_parameter_is_in_file_and_page():
 
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory) -> Path:
-    """A recording of 20 frames at 5 Hz, one of them black."""
+    """A recording of 20 frames at 5 Hz, the last of them black."""
     path = tmp_path_factory.mktemp("bag") / "drive"
     with BagWriter(path) as bag:
         for i in range(20):
-            colour = (0, 0, 0) if i == 10 else (100 + i, 100, 100)
+            colour = (0, 0, 0) if i == 19 else (100 + i, 100, 100)
             image_hw3 = np.full((CAMERA.height, CAMERA.width, 3), colour, np.uint8)
             bag.write(1_000_000_000 + i * 200_000_000, image_hw3, CAMERA)
     return path
@@ -554,17 +585,23 @@ def test_a_recording_comes_back_as_poses(child, drive, tmp_path):
     assert player.code() == 0, player.text()
     played, seconds = re.search(r"played (\d+) messages in ([\d.]+) s", player.text()).groups()
     assert int(played) == 40
-    assert float(seconds) == pytest.approx(1.9, abs=0.5)  # 19 gaps of 0.2 s, twice as fast
+    assert float(seconds) >= 1.9  # 19 gaps of 0.2 s, twice as fast; a busy machine takes longer
+    stamps = [1_000_000_000 + i * 200_000_000 for i in range(20)]
     answers = tmp_path / "answers.jsonl"
-    assert wait_for(lambda: len(lines(answers)) == 20), recorder.text()
+    # The newest is answered in any case; a busy machine drops others.
+    assert wait_for(lambda: stamps[-1] in [line["stamp_ns"] for line in lines(answers)])
     assert recorder.end() == 0
     published = {
         line["stamp_ns"]: line["published_ns"] for line in lines(tmp_path / "published.jsonl")
     }
-    assert list(published) == [1_000_000_000 + i * 200_000_000 for i in range(20)]
-    for i, answer in enumerate(lines(answers)):
+    assert list(published) == stamps
+    began_s = published[stamps[-1]] / 1e9 - float(seconds) - 0.05  # or later
+    assert (np.array(list(published.values())) / 1e9 >= began_s + 0.1 * np.arange(20)).all()
+    assert len(lines(answers)) > 1
+    for answer in lines(answers):
         assert answer["received_ns"] > published[answer["stamp_ns"]]
-        if i == 10:
+        i = stamps.index(answer["stamp_ns"])
+        if i == 19:
             assert answer["status"] == "lost" and "cells" in answer["reason"]
             assert "position" not in answer
         else:
@@ -572,6 +609,37 @@ def test_a_recording_comes_back_as_poses(child, drive, tmp_path):
             expected = expected_position((100 + i, 100, 100))
             np.testing.assert_allclose(answer["position"], expected, atol=1e-3)
             assert len(answer["covariance"]) == 36
+
+
+@pytest.mark.parametrize("file", ["answers.jsonl", "/dev/full"])
+def test_a_recorder_that_cannot_go_on_ends_with_an_error(child, robot, tmp_path, file):
+    recorder = child("recorder", tmp_path / file, "--node", "/other")
+    poses = robot.node.create_publisher(PoseWithCovarianceStamped, "/other/pose", 10)
+    statuses = robot.node.create_publisher(DiagnosticArray, "/other/status", 10)
+    assert wait_for(lambda: "recording" in recorder.text() and statuses.get_subscription_count())
+    bad = DiagnosticStatus(level=DiagnosticStatus.WARN)
+    if file != "/dev/full":
+        bad.values = [KeyValue(key="cells", value="many")]
+    statuses.publish(DiagnosticArray(status=[bad]))
+    assert recorder.code() == 1
+    for publisher in poses, statuses:
+        robot.node.destroy_publisher(publisher)
+    errors = [line for line in recorder.text().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert ("No space left" if file == "/dev/full" else "'many' as value of cells") in errors[0]
+
+
+def test_a_recorder_keeps_few_halves(tmp_path):
+    from mote_localization.nodes.recorder import _MOST_INCOMPLETE, _Answers
+
+    with (tmp_path / "answers").open("w+") as file:
+        answers = _Answers(file)
+        for stamp in range(_MOST_INCOMPLETE + 5):
+            pose = PoseWithCovarianceStamped()
+            pose.header.stamp.sec = stamp
+            answers.add_pose(pose)
+        assert len(answers.incomplete) == _MOST_INCOMPLETE
+    assert [line["stamp_ns"] // 10**9 for line in lines(tmp_path / "answers")] == [0, 1, 2, 3, 4]
 
 
 def test_nobody_listens_to_the_player(child, drive):
@@ -591,6 +659,17 @@ def test_the_player_plays_on_until_interrupted(child, drive, tmp_path):
     assert player.end() == 0
     assert int(player.text().split("played ")[1].split()[0]) > 60
     assert "Traceback" not in player.text()
+
+
+def test_a_loop_of_one_image_leaves_the_machine_some_rest(child, tmp_path):
+    with BagWriter(tmp_path / "still") as bag:
+        bag.write(0, np.full((CAMERA.height, CAMERA.width, 3), 100, np.uint8), CAMERA)
+    log = tmp_path / "log"
+    player = child("player", tmp_path / "still", "--loop", "--wait", 0, "--log", log)
+    assert wait_for(lambda: log.exists() and len(lines(log)) > 5)
+    assert player.end() == 0
+    published_ns = [line["published_ns"] for line in lines(log)]
+    assert min(np.diff(published_ns)) > 1_000_000
 
 
 def test_recordings_that_cannot_be_played(child, drive, tmp_path):
@@ -624,7 +703,7 @@ def test_pairs_by_equal_stamp_whichever_comes_first():
     assert matcher.add_info(1, "info 1") == ("image 1", "info 1")
     assert matcher.add_info(2, "info 2") is None
     assert matcher.add_image(2, "image 2") == ("image 2", "info 2")
-    assert matcher.unmatched == 0
+    assert matcher.take_unmatched() == 0
 
 
 def test_a_matched_image_makes_older_ones_stale():
@@ -634,13 +713,26 @@ def test_a_matched_image_makes_older_ones_stale():
     assert matcher.add_info(2, "info") == (2, "info")
     assert matcher.add_info(1, "info") is None
     assert matcher.add_info(3, "info") == (3, "info")
+    assert matcher.take_unmatched() == 0  # the CameraInfo of each has come
+
+
+def test_stale_images_whose_camera_info_never_came_are_counted():
+    matcher = StampMatcher()
+    for stamp in 1, 2:
+        matcher.add_image(stamp, stamp)
+    matcher.add_info(2, "info")
+    matcher.add_image(3, 3)
+    matcher.add_info(4, "info")
+    assert matcher.add_image(4, 4) == (4, "info")
+    assert matcher.take_unmatched() == 2
+    assert matcher.take_unmatched() == 0
 
 
 def test_few_are_kept_and_the_rest_is_counted():
     matcher = StampMatcher(images=4, infos=30)
     for stamp in range(10):
         matcher.add_image(stamp, stamp)
-    assert matcher.unmatched == 6
+    assert matcher.take_unmatched() == 6
     for stamp in range(100, 200):
         matcher.add_info(stamp, stamp)
     assert matcher.add_image(100, "too late") is None

@@ -27,6 +27,7 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         # Spinning workers burn a core between images: 42 ms of CPU an image against 12.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._path = map_file.path
         try:
             self._session = onnxruntime.InferenceSession(
                 map_file.model, options, providers=["CPUExecutionProvider"]
@@ -35,6 +36,15 @@ class OnnxRuntimeBackend:
             raise BackendError(f"{map_file.path}: ONNX Runtime cannot load it ({error})") from error
 
     def predict(self, image_hw3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Predict points_hw3 and sigma_hw of one canonical image; see `Backend.predict`."""
-        points_bhw3, sigma_bhw = self._session.run(["points", "sigma"], {"image": image_hw3[None]})
+        """Predict points_hw3 and sigma_hw of one canonical image; see `Backend.predict`.
+
+        Raises:
+            BackendError: ONNX Runtime fails, as without memory.
+        """
+        try:
+            points_bhw3, sigma_bhw = self._session.run(
+                ["points", "sigma"], {"image": image_hw3[None]}
+            )
+        except Exception as error:  # its exceptions share no base class
+            raise BackendError(f"{self._path}: ONNX Runtime cannot run it ({error})") from error
         return points_bhw3[0], sigma_bhw[0]

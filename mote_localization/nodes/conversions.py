@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from functools import cache
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -21,11 +23,6 @@ CLOUD_FIELDS = [
     PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
     for i, name in enumerate(("x", "y", "z", "rgb"))
 ]
-
-
-def nanoseconds(stamp: Time) -> int:
-    """Return a stamp as nanoseconds."""
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
 def image_array(image: Image) -> np.ndarray:
@@ -48,14 +45,23 @@ def image_array(image: Image) -> np.ndarray:
     )
 
 
-def _by_cv_bridge(image: Image) -> np.ndarray | None:
-    """Return what cv_bridge makes of a rarer encoding; None where it is not installed."""
+@cache
+def _cv_bridge() -> Any | None:
+    """Return a bridge, or None where it is not installed; to look for it takes a while."""
     try:
         from cv_bridge import CvBridge
     except Exception:  # one built for another numpy fails with AttributeError
         return None
+    return CvBridge()
+
+
+def _by_cv_bridge(image: Image) -> np.ndarray | None:
+    """Return what cv_bridge makes of a rarer encoding; None where it is not installed."""
+    bridge = _cv_bridge()
+    if bridge is None:
+        return None
     try:
-        return np.asarray(CvBridge().imgmsg_to_cv2(image, "rgb8"))
+        return np.asarray(bridge.imgmsg_to_cv2(image, "rgb8"))
     except Exception as error:  # CvBridgeError and cv2.error, by what is wrong
         raise ImageError(
             f"image: encoding '{image.encoding[:40]}' cannot be converted to rgb8 "
@@ -121,7 +127,7 @@ def cloud_message(header: Header, found: Localization) -> PointCloud2:
         point_step=16,
         row_step=16 * columns,
         data=data,
-        is_dense=bool(found.covered_hw.all()),
+        is_dense=bool(np.isfinite(cells_hw4[..., :3]).all()),
     )
 
 

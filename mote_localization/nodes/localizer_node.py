@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from mote_localization.errors import MapFileError, MoteError
 from mote_localization.localizer import Localization, Localizer, LocalizerConfig
 from mote_localization.nodes import conversions
 from mote_localization.nodes.matching import StampMatcher
+from mote_localization.stamps import nanoseconds
 
 try:
     from tf2_msgs.msg import TFMessage
@@ -36,6 +38,7 @@ except ImportError:  # it has no wheel on PyPI
 
 _REPEAT_S = 5.0  # s, a complaint is not repeated before
 _NEVER_S = -1e9
+_MAX_REASON = 200  # characters of an error that nobody wrote for users
 
 
 @dataclass(frozen=True)
@@ -172,12 +175,12 @@ class LocalizerNode(Node):
 
     def _on_image(self, image: Image) -> None:
         self._received["image"] += 1
-        stamp = conversions.nanoseconds(image.header.stamp)
+        stamp = nanoseconds(image.header.stamp)
         self._offer(self._matcher.add_image(stamp, image))
 
     def _on_info(self, info: CameraInfo) -> None:
         self._received["camera_info"] += 1
-        stamp = conversions.nanoseconds(info.header.stamp)
+        stamp = nanoseconds(info.header.stamp)
         self._offer(self._matcher.add_info(stamp, info))
 
     def _offer(self, frame: tuple[Image, CameraInfo] | None) -> None:
@@ -190,9 +193,8 @@ class LocalizerNode(Node):
     def _look_for_input(self) -> None:
         """Say what is missing where the node has nothing to work on."""
         images, infos = self._received["image"], self._received["camera_info"]
-        unmatched = self._matcher.unmatched
+        unmatched = self._matcher.take_unmatched()
         self._received = {"image": 0, "camera_info": 0}
-        self._matcher.unmatched = 0
         image_topic, info_topic = self._image.topic_name, self._info.topic_name
         trouble = ""
         if images == 0:
@@ -212,7 +214,7 @@ class LocalizerNode(Node):
         elif unmatched:
             trouble = (
                 f"{unmatched} of {images} images on {image_topic} dropped: no message on "
-                f"{info_topic} had their stamp; a driver stamps both alike"
+                f"{info_topic} had their stamp: the driver stamps them differently, or DDS lost it"
             )
         if trouble and trouble != self._trouble:  # said once, not every few seconds
             self.get_logger().warning(trouble)
@@ -228,8 +230,11 @@ class LocalizerNode(Node):
                 (image, info), self._slot = self._slot, None
             try:
                 self._answer(image, info)
-            except Exception:  # whatever a message holds, the node lives on
+            except Exception as error:  # whatever a message holds, the node lives on
                 self._complain("worker", f"an image failed:\n{traceback.format_exc()}")
+                fault = f"internal error: {type(error).__name__}: {error}"
+                with suppress(Exception):  # to publish may be what failed
+                    self._report(image.header.stamp, None, fault.splitlines()[0][:_MAX_REASON])
 
     def _answer(self, image: Image, info: CameraInfo) -> None:
         """Localize one image and publish what was found, under the image's stamp."""

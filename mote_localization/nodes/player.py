@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import tyro
 from rich.console import Console
 
-from mote_localization.errors import BagError
+from mote_localization.errors import BagError, ReplayError
 from mote_localization.nodes import process
 from mote_localization.progress import progress_bar
 from mote_localization.scenes.bag import open_bag
@@ -32,6 +32,7 @@ _IMAGE = "sensor_msgs/msg/Image"
 _AHEAD = 16  # messages read before they are due
 _SETTLE_S = 0.5  # s, from the first match of an image topic to that of the others
 _LINGER_S = 0.5  # s, for messages on their way before the publishers go
+_LEAST_GAP_S = 0.001  # s, between the passes of a loop: of one image they take no time
 
 T = TypeVar("T")
 
@@ -52,12 +53,12 @@ class Replay:
         """Play the recording until its end, SIGINT or SIGTERM.
 
         Raises:
-            BagError: the recording is missing, damaged or has no images; nobody subscribes to them;
-                or the log cannot be written.
+            BagError: the recording is missing, damaged or has no images.
+            ReplayError: nobody subscribes to them, the rate is none, or the log cannot be written.
             RosError: ROS 2 is missing or refuses the remapping.
         """
         if not 0 < self.rate < float("inf"):
-            raise BagError(f"--rate {self.rate:g}: expected a number above 0")
+            raise ReplayError(f"--rate {self.rate:g}: expected a number above 0")
         process.hold_signals()
         connections = self._connections()
         arguments = [word for rule in self.remap for word in ("--remap", rule)]
@@ -93,7 +94,7 @@ class Replay:
         deadline = time.monotonic() + self.wait
         while not any(publisher.get_subscription_count() for publisher in images.values()):
             if time.monotonic() > deadline:
-                raise BagError(
+                raise ReplayError(
                     f"{self.bag}: nobody subscribed to {', '.join(images)} for {self.wait:g} s; "
                     "start the localizer, rename topics (--remap from:=to), or play without "
                     "waiting (--wait 0)"
@@ -114,7 +115,7 @@ class Replay:
             task = bar.add_task("playing", total=None if self.loop else total)
             while True:
                 # Every message has its place on one schedule, so that delays do not add up.
-                first_ns, pass_began = None, time.monotonic()
+                first_ns, pass_began, photographed = None, time.monotonic(), 0
                 for topic, recorded_ns, raw in _read_ahead(self._messages(set(publishers))):
                     first_ns = recorded_ns if first_ns is None else first_ns
                     due = pass_began + (recorded_ns - first_ns) * 1e-9 / self.rate
@@ -122,12 +123,15 @@ class Replay:
                         return played, time.monotonic() - began
                     published_ns = time.monotonic_ns()
                     publishers[topic].publish(raw)
+                    photographed += topic in images
                     if log and topic in images:
                         line = {"topic": topic, "stamp_ns": _stamp_ns(raw)}
                         log.write(json.dumps({**line, "published_ns": published_ns}) + "\n")
                     played += 1
                     bar.update(task, completed=played)
-                if not self.loop:
+                # From a pass to the next as long as from an image to the next.
+                gap_s = (due - pass_began) / (photographed - 1) if photographed > 1 else 0
+                if not self.loop or process.stopped(max(gap_s, _LEAST_GAP_S)):
                     return played, time.monotonic() - began
 
     def _messages(self, topics: set[str]) -> Iterator[tuple[str, int, bytes]]:
@@ -197,7 +201,7 @@ def _open_log(path: Path) -> Iterator[TextIO]:
     try:
         file = path.open("w", encoding="utf-8", buffering=1)
     except OSError as error:
-        raise BagError(f"--log {path}: cannot be written ({error.strerror})") from error
+        raise ReplayError(f"--log {path}: cannot be written ({error.strerror})") from error
     with file:
         yield file
 

@@ -10,19 +10,16 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from mote_localization.errors import MoteError
+from mote_localization.errors import MoteError, RosError
 
 if TYPE_CHECKING:
     from rclpy.node import Node
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class RosError(MoteError):
-    """ROS 2 is not installed, or refuses an argument or a parameter."""
 
 
 def hold_signals() -> None:
@@ -65,8 +62,11 @@ def ros(arguments: Sequence[str] = ()) -> Iterator[None]:
 
 
 @contextmanager
-def spinning(node: Node) -> Iterator[threading.Thread]:
-    """Run a node's callbacks in a thread, which is joined before the node may be destroyed."""
+def spinning(node: Node) -> Iterator[Future[None]]:
+    """Run a node's callbacks in a thread, which is joined before the node may be destroyed.
+
+    The future given is done where a callback has failed, and holds its exception.
+    """
     from rclpy.executors import SingleThreadedExecutor
 
     executor = SingleThreadedExecutor()
@@ -79,14 +79,14 @@ def spinning(node: Node) -> Iterator[threading.Thread]:
         while not ending.is_set():
             executor.spin_once()
 
-    thread = threading.Thread(target=spin, name="callbacks")
-    thread.start()
     try:
-        yield thread
+        with ThreadPoolExecutor(1, "callbacks") as pool:
+            try:
+                yield pool.submit(spin)
+            finally:
+                ending.set()
+                wake.trigger()
     finally:
-        ending.set()
-        wake.trigger()
-        thread.join()
         executor.shutdown()
 
 
@@ -98,7 +98,7 @@ def run(make_node: Callable[[], Node], arguments: Sequence[str]) -> int:
         arguments: command line without the program's name.
 
     Returns:
-        The exit code: 0 after a signal, 1 where the node cannot start or its callbacks fail.
+        The exit code: 0 after a signal, 1 where the node cannot start.
     """
     logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] [%(name)s]: %(message)s")
     try:
@@ -107,11 +107,11 @@ def run(make_node: Callable[[], Node], arguments: Sequence[str]) -> int:
                 return 0
             node = _make(make_node)
             try:
-                with spinning(node) as thread:
-                    while thread.is_alive():
-                        if stopped(0.5):
-                            return 0
-                return 1  # the thread has written its traceback
+                with spinning(node) as callbacks:
+                    while not stopped(0.5):
+                        if callbacks.done():
+                            callbacks.result()  # raises what a callback raised
+                return 0
             finally:
                 close = getattr(node, "close", None)
                 if close is not None:

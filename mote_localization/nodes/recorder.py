@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import tyro
 
+from mote_localization.errors import ReplayError
 from mote_localization.nodes import process
+from mote_localization.stamps import nanoseconds
 
 if TYPE_CHECKING:
     from diagnostic_msgs.msg import DiagnosticArray
     from geometry_msgs.msg import PoseWithCovarianceStamped
 
 _STATUS = {b"\x00": "localized", b"\x01": "lost", b"\x02": "refused"}  # by DiagnosticStatus level
+_MOST_INCOMPLETE = (
+    1000  # images of which one half is awaited; beyond, the oldest is written as it is
+)
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,18 @@ class Record:
         """Record until SIGINT or SIGTERM.
 
         Raises:
-            RosError: ROS 2 is missing, or the file cannot be written.
+            RosError: ROS 2 is missing.
+            ReplayError: the file cannot be written, or an answer cannot be read.
         """
         process.hold_signals()
+        try:
+            self._record()
+        except OSError as error:
+            raise ReplayError(f"{self.output}: cannot be written ({error.strerror})") from error
+
+    def _record(self) -> None:
         with ExitStack() as stack:
-            try:
-                file = stack.enter_context(self.output.open("a", encoding="utf-8", buffering=1))
-            except OSError as error:
-                raise process.RosError(f"{self.output}: {error.strerror}") from error
+            file = stack.enter_context(self.output.open("a", encoding="utf-8", buffering=1))
             stack.enter_context(process.ros())
 
             import rclpy
@@ -60,9 +69,11 @@ class Record:
                 PoseWithCovarianceStamped, topics["pose"], answers.add_pose, 100
             )
             node.create_subscription(DiagnosticArray, topics["status"], answers.add_status, 100)
-            thread = stack.enter_context(process.spinning(node))
+            callbacks = stack.enter_context(process.spinning(node))
             waiting = True
-            while thread.is_alive() and not process.stopped(0.1):
+            while not process.stopped(0.1):
+                if callbacks.done():
+                    callbacks.result()  # raises what a callback raised
                 if waiting and all(node.count_publishers(topic) for topic in topics.values()):
                     node.get_logger().info(f"recording {self.node} to {self.output}")
                     waiting = False
@@ -91,7 +102,7 @@ class _Answers:
                 diagnostics.header.stamp,
                 status=_STATUS.get(status.level, "refused"),
                 reason=status.message,
-                values={value.key: float(value.value) for value in status.values},
+                values={value.key: _number(value.key, value.value) for value in status.values},
             )
 
     def close(self) -> None:
@@ -102,16 +113,29 @@ class _Answers:
 
     def _add(self, stamp: Any, **half: Any) -> None:
         received_ns = time.monotonic_ns()
-        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+        stamp_ns = nanoseconds(stamp)
         answer = self.incomplete.setdefault(stamp_ns, {})
         if "position" in half or "received_ns" not in answer:
             answer["received_ns"] = received_ns
         answer.update(half)
         if "status" in answer and (answer["status"] != "localized" or "position" in answer):
             self._write(stamp_ns, self.incomplete.pop(stamp_ns))
+        elif len(self.incomplete) > _MOST_INCOMPLETE:
+            oldest_ns = next(iter(self.incomplete))
+            self._write(oldest_ns, self.incomplete.pop(oldest_ns))
 
     def _write(self, stamp_ns: int, answer: dict[str, Any]) -> None:
         self.file.write(json.dumps({"stamp_ns": stamp_ns, **answer}) + "\n")
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ReplayError(
+            f"found '{text[:40]}' as value of {key[:40]} in a status, expected a number; "
+            "is another node's status on that topic?"
+        ) from error
 
 
 if __name__ == "__main__":
