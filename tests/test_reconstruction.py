@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from make_scene import PLANE_CAMERA, write_plane_scene
 
 from distill_training.reconstruction import (
     ReconstructedFrame,
@@ -18,31 +19,11 @@ from distill_training.reconstruction import (
 from distill_training.teacher.rgbd import RgbdConfig, reconstruct
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError, SceneError
-from mote_localization.geometry import invert, pose_from, transform
+from mote_localization.geometry import invert, transform
 from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.folder import FolderScene
 
-LIVE = Camera(128, 96, 100.0, 100.0, 63.5, 47.5)
 CONFIG = RgbdConfig(width=64, stride=8)
-
-
-def write_plane_scene(
-    folder: Path, names: tuple[str, ...] = ("a", "b"), depth: bool = True
-) -> None:
-    """Write a scene that looks at the slanted plane z = 2 + 0.2 x of each camera."""
-    (folder / "data").mkdir(parents=True)
-    np.savetxt(folder / "camera-intrinsics.txt", LIVE.K_33)
-    (folder / "train.txt").write_text("\n".join(names))
-    x = (np.arange(LIVE.width) - LIVE.cx) / LIVE.fx
-    z_hw = np.broadcast_to(2 / (1 - 0.2 * x), (LIVE.height, LIVE.width))
-    for i, name in enumerate(names):
-        image = np.random.default_rng(i).integers(0, 255, (LIVE.height, LIVE.width, 3), np.uint8)
-        cv2.imwrite(str(folder / f"data/{name}.color.png"), image)
-        if depth:
-            millimetres = (1000 * z_hw).round().astype(np.uint16)
-            cv2.imwrite(str(folder / f"data/{name}.depth.png"), millimetres)
-        pose = pose_from(np.array([i, 2.0, 3.0]), np.array([0.1, 0.2, 0.3, 0.9]))
-        np.savetxt(folder / f"data/{name}.pose.txt", pose)
 
 
 @pytest.fixture
@@ -98,7 +79,7 @@ def test_real_neighbours_agree_on_where_things_are(
 def test_cells_without_depth_have_no_point(scene: Path, tmp_path: Path):
     path = scene / "data/a.depth.png"
     depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    depth[:, : LIVE.width // 2] = 0
+    depth[:, : PLANE_CAMERA.width // 2] = 0
     cv2.imwrite(str(path), depth)
     frame = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG).read_frame("a")
     known = np.isfinite(frame.points_hw3).all(axis=-1)

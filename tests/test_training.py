@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 import torch  # noqa: E402
-from test_reconstruction import write_plane_scene  # noqa: E402
+from make_scene import write_plane_scene  # noqa: E402
 
 from distill_training.augment import AugmentConfig, FrameViews  # noqa: E402
 from distill_training.config import TrainConfig  # noqa: E402
