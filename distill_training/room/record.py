@@ -23,9 +23,9 @@ JPEG_QUALITY = 95
 _TEST_DRIVE_S = 30.0  # about one and a half laps
 # Added to the seed: the scene's drives are others than the bag's.
 _TEST_SEED = 1_000_003
-_LAP_SEED = 2_000_003
-_LAP_S, _LAP_RATE_HZ = 21.0, 4.0  # once round the room
-_TEST_DRIVE_S = 30.0
+_MAPPING_SEED = 2_000_003
+_MAPPING_S, _MAPPING_HZ = 16.0, 5.0  # of the drives that training views are taken from
+_TEST_DRIVE_S = 12.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Room:
 
     scene: Path | None = None  # scene folder to create: images, depth, poses; train and test split
     bag: Path | None = None  # rosbag2 folder (mcap) to create: a drive with ground truth
-    laps: int = 12  # drives through the room that training views are taken from, 84 of each
+    drives: int = 12  # drives through the room that training views are taken from, 80 of each
     views: int = 0  # further training views, spread over the whole free floor
     test_views: int = 100  # test views in the scene, from a drive of their own
     seconds: float = 12.0  # s, length of the recorded drive
@@ -49,21 +49,22 @@ class Room:
             SceneError: nothing was asked for, a number makes no sense, or a folder exists already
                 or cannot be written.
         """
-        fewest = min(self.laps, self.views, self.test_views)
+        fewest = min(self.drives, self.views, self.test_views)
         if fewest < 0 or self.seconds <= 0 or self.rate <= 0 or self.workers < 1:
             raise SceneError(
-                f"found {self.laps} laps, {self.views} views, {self.test_views} test views, "
+                f"found {self.drives} drives, {self.views} views, {self.test_views} test views, "
                 f"{self.seconds:g} s at {self.rate:g} Hz, {self.workers} workers; expected nothing "
                 "below 0, and the last three above it"
             )
-        if self.scene is not None and self.laps + self.views == 0:
-            raise SceneError("a scene needs training views: give --laps, --views or both")
+        if self.scene is not None and self.drives + self.views == 0:
+            raise SceneError("a scene needs training views: give --drives, --views or both")
         if self.scene is None and self.bag is None:
             raise SceneError("nothing to write: give --scene FOLDER, --bag FOLDER or both")
         if self.scene is not None:
             train = room.training_views(self.views, self.seed)
-            for lap in range(self.laps):
-                train += room.drive(_LAP_S, _LAP_RATE_HZ, self.seed + _LAP_SEED + lap)[1]
+            for index in range(self.drives):
+                seed = self.seed + _MAPPING_SEED + index
+                train += room.drive(_MAPPING_S, _MAPPING_HZ, seed)[1]
             _, test = room.drive(
                 _TEST_DRIVE_S, self.test_views / _TEST_DRIVE_S, self.seed + _TEST_SEED
             )

@@ -11,7 +11,8 @@ from distill_training.room.model import SIZE_M, demo_blocks
 CLEARANCE_M = 0.3  # from the camera's axis to furniture and walls
 OPEN_VIEW_M = 0.8  # half of what a view shows is at least that far away
 START_S = 1_750_000_000.0  # stamp of the first frame of every drive
-SPEED_M_S = 0.45
+SPEED_M_S = 0.3
+_START_M = 8.8  # m along the loop, where drives begin: before the kitchen, towards the window
 
 _CELL_M = 0.02
 _CANDIDATES = 512  # training views looked at together
@@ -150,7 +151,7 @@ def _loop(rng: np.random.Generator) -> np.ndarray:
 def drive(
     seconds: float = 12.0, rate_hz: float = 30.0, seed: int = 0
 ) -> tuple[list[float], list[np.ndarray]]:
-    """A robot's drive in a loop through the room: stamps (s) and camera poses (T_map_cam).
+    """A robot's drive around the room, from the kitchen on: stamps (s), camera poses (T_map_cam).
 
     The camera is 1 m above the floor, sways a little, and looks ahead while it pans slowly.
     """
@@ -174,7 +175,8 @@ def drive(
         return amplitude * np.sin(2.0 * np.pi * t / period_s + phases[index])
 
     length_m = spacing_m * len(path_n2)
-    travelled = rng.uniform(0.0, length_m) + SPEED_M_S * t + sway(0.1, 7.0, 0)
+    begin = _START_M + rng.uniform(-0.2, 0.2)
+    travelled = begin + SPEED_M_S * t + sway(0.1, 7.0, 0)
     lap, along = np.divmod(travelled, length_m)
     place = along / spacing_m
     x, y = (np.interp(place, np.arange(len(closed_n2)), closed_n2[:, k]) for k in (0, 1))
