@@ -52,7 +52,9 @@ class FrameViews:
         self.image_hw3 = frame.image_hw3
         self.T_map_cam = T_map_cam
         self._camera, self._stride = camera, stride
-        points_cam = transform(invert(T_map_cam), frame.points_hw3.astype(np.float64))
+        T_cam_map = invert(T_map_cam)
+        self._T_cam_map = T_cam_map.astype(np.float32)
+        points_cam = transform(T_cam_map, frame.points_hw3.astype(np.float64))
         self._depth_hw = np.nan_to_num(points_cam[..., 2], nan=0.0).astype(np.float32)
         self._cells_hw2 = cell_pixels(camera.width, camera.height, stride)
 
@@ -109,7 +111,7 @@ class FrameViews:
             valid,
             pixels_hw2.astype(np.float32),
             inside,
-            invert(self.T_map_cam).astype(np.float32),
+            self._T_cam_map,
         )
 
 

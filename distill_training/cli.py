@@ -60,6 +60,7 @@ class Distill:
             MoteError: The reconstruction cannot be used, torch is missing, or the map cannot be
                 written.
         """
+        _check_first(self.output)
         work = self.work or self.output.with_suffix(".training")
         _distill(
             open_reconstruction(self.reconstruction), self.output, self.student, work, self.train
@@ -85,6 +86,7 @@ class Map:
         Raises:
             MoteError: The scene cannot be used, torch is missing, or a file cannot be written.
         """
+        _check_first(self.output)
         work = self.work or self.output.with_suffix(".training")
         reconstruction = rgbd_teacher.reconstruct(
             open_scene(self.scene), work / "reconstruction", self.rgbd
@@ -92,20 +94,26 @@ class Map:
         _distill(reconstruction, self.output, self.student, work, self.train)
 
 
-def _distill(
-    reconstruction: Reconstruction, output: Path, student: str, work: Path, config: TrainConfig
-) -> None:
-    """Train a student and write its map."""
+def _check_first(output: Path) -> None:
+    """Refuse before any work is done what would fail when it is."""
     if output.is_dir() or output.suffix != ".onnx":
         raise MoteError(f"--output {output}: expected the name of a map file, NAME.onnx")
     try:
-        from distill_training.export import export_map
-        from distill_training.train import train
+        import distill_training.export
+        import distill_training.train  # noqa: F401
     except ImportError as error:
         raise MoteError(
             f"training needs a package that is not installed ({error}); install it with "
             "`pip install -r requirements/train.txt -c requirements/constraints.txt`"
         ) from error
+
+
+def _distill(
+    reconstruction: Reconstruction, output: Path, student: str, work: Path, config: TrainConfig
+) -> None:
+    """Train a student and write its map."""
+    from distill_training.export import export_map
+    from distill_training.train import train
 
     network, info = train(reconstruction, work, student, {}, config)
     names = list(reconstruction.poses)

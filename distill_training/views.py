@@ -54,10 +54,13 @@ def random_batches(
         The fields of `View` as tensors with a leading batch axis.
     """
 
+    @lru_cache(maxsize=1)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng((seed, 1, epoch)).permutation(len(names))
+
     def draw(index: int) -> View:
         epoch, position = divmod(index, len(names))
-        order = np.random.default_rng((seed, 1, epoch)).permutation(len(names))
-        return store.frame(names[order[position]]).draw(
+        return store.frame(names[order(epoch)[position]]).draw(
             np.random.default_rng((seed, 2, index)), augment
         )
 

@@ -1,6 +1,6 @@
 """Cameras: calibrations as ROS writes them, and live images as the map's own camera sees them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +109,18 @@ class Camera:
 
     def resized(self, width: int, height: int) -> "Camera":
         """Return the camera of the same view at another image size, in px."""
-        sx, sy = width / self.width, height / self.height
-        return Camera(
-            width,
-            height,
-            self.fx * sx,
-            self.fy * sy,
-            (self.cx + 0.5) * sx - 0.5,
-            (self.cy + 0.5) * sy - 0.5,
-            self.distortion_model,
-            self.distortion,
+        return self._scaled(width, height, width / self.width, height / self.height)
+
+    def _scaled(self, width: int, height: int, sx: float, sy: float) -> "Camera":
+        """Return the camera with its image scaled about the corner of the first pixel, then cut."""
+        return replace(
+            self,
+            width=width,
+            height=height,
+            fx=self.fx * sx,
+            fy=self.fy * sy,
+            cx=(self.cx + 0.5) * sx - 0.5,
+            cy=(self.cy + 0.5) * sy - 0.5,
         )
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:
@@ -292,11 +294,12 @@ def canonical_camera(live: Camera, width: int, stride: int) -> Camera:
     scale = width / live.width
     scaled_height = live.height * scale
     height = int(scaled_height // stride) * stride
+    scaled = live._scaled(width, height, scale, scale)
     return Camera(
         width,
         height,
-        live.fx * scale,
-        live.fy * scale,
-        (live.cx + 0.5) * scale - 0.5,
-        (live.cy + 0.5) * scale - 0.5 - (scaled_height - height) / 2,
+        scaled.fx,
+        scaled.fy,
+        scaled.cx,
+        scaled.cy - (scaled_height - height) / 2,
     )
