@@ -8,21 +8,18 @@ The image is the canonical camera's, the pointmap at the student's stride: train
 else.
 """
 
-import json
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from distill_training.store import begin_folder, read_arrays, read_index, write_arrays
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, ReconstructionError, SceneError
-from mote_localization.files import atomic_write
 from mote_localization.geometry import check_pose
 
 FORMAT_VERSION = 1
 _INDEX = "reconstruction.json"
-_MAX_INDEX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -53,20 +50,7 @@ class Reconstruction:
         Raises:
             ReconstructionError: The folder holds another reconstruction, or cannot be written.
         """
-        index = self.index()
-        path = self.folder / _INDEX
-        if path.exists():
-            if _read_index(path) != index:
-                raise ReconstructionError(
-                    f"{self.folder}: holds a reconstruction made with other frames or settings; "
-                    "delete the folder or choose another"
-                )
-            return
-        try:
-            with atomic_write(path) as file:
-                file.write(json.dumps(index, indent=1).encode())
-        except OSError as error:
-            raise ReconstructionError(f"{path}: cannot be written ({error.strerror})") from error
+        begin_folder(self.folder / _INDEX, self.index())
 
     def missing(self) -> list[str]:
         """Return the names of the frames not yet written."""
@@ -78,17 +62,7 @@ class Reconstruction:
         Raises:
             ReconstructionError: The file cannot be written.
         """
-        path = self._frame_path(name)
-        try:
-            with atomic_write(path) as file:
-                np.savez(
-                    file,
-                    image_hw3=frame.image_hw3,
-                    points_hw3=frame.points_hw3,
-                    sigma_hw=frame.sigma_hw,
-                )
-        except OSError as error:
-            raise ReconstructionError(f"{path}: cannot be written ({error.strerror})") from error
+        write_arrays(self._frame_path(name), vars(frame))
 
     def read_frame(self, name: str) -> ReconstructedFrame:
         """Read one frame's pointmap.
@@ -97,34 +71,13 @@ class Reconstruction:
             ReconstructionError: The file is missing, damaged, or not of the canonical camera's
                 size.
         """
-        path = self._frame_path(name)
         rows, columns = self.camera.height // self.stride, self.camera.width // self.stride
-        shapes = {
+        expected = {
             "image_hw3": ((self.camera.height, self.camera.width, 3), np.uint8),
             "points_hw3": ((rows, columns, 3), np.float32),
             "sigma_hw": ((rows, columns), np.float32),
         }
-        expected_bytes = sum(int(np.prod(s)) * np.dtype(t).itemsize for s, t in shapes.values())
-        try:
-            with zipfile.ZipFile(path) as archive:
-                if sum(member.file_size for member in archive.infolist()) > expected_bytes + 4096:
-                    raise ReconstructionError(
-                        f"{path}: is larger than a frame of this reconstruction"
-                    )
-            with np.load(path, allow_pickle=False) as arrays:
-                values = {key: arrays[key] for key in shapes}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ReconstructionError(
-                f"{path}: missing or damaged ({error}); run `mote-distill reconstruct` again to "
-                "complete it"
-            ) from error
-        for key, (shape, kind) in shapes.items():
-            if values[key].shape != shape or values[key].dtype != kind:
-                raise ReconstructionError(
-                    f"{path}: found {key} of shape {values[key].shape} {values[key].dtype}, "
-                    f"expected {shape} {np.dtype(kind)}"
-                )
-        return ReconstructedFrame(**values)
+        return ReconstructedFrame(**read_arrays(self._frame_path(name), expected, "frame"))
 
     def _frame_path(self, name: str) -> Path:
         return self.folder / f"frames/{name}.npz"
@@ -151,7 +104,7 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
     """
     folder = Path(folder)
     path = folder / _INDEX
-    index = _read_index(path)
+    index = read_index(path)
     try:
         version = index["format_version"]
         if version != FORMAT_VERSION:
@@ -189,20 +142,3 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
             "reconstruct` again to complete it"
         )
     return reconstruction
-
-
-def _read_index(path: Path) -> dict:
-    try:
-        if path.stat().st_size > _MAX_INDEX_BYTES:
-            raise ReconstructionError(
-                f"{path}: over {_MAX_INDEX_BYTES >> 20} MiB, expected an index"
-            )
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ReconstructionError(
-            f"{path}: cannot be read ({error}); expected a folder made by `mote-distill "
-            "reconstruct`"
-        ) from error
-    if not isinstance(index, dict):
-        raise ReconstructionError(f"{path}: found a {type(index).__name__}, expected an index")
-    return index
