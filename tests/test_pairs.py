@@ -1,0 +1,211 @@
+"""Which images are looked at together."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from distill_training.room import drive, training_views
+from distill_training.teacher.pairs import (
+    PairsConfig,
+    choose_pairs,
+    complete_pairs,
+    components,
+    overlapping_pairs,
+    retrieval_pairs,
+    video_and_loop_pairs,
+    video_pairs,
+)
+from mote_localization.camera import Camera
+from mote_localization.errors import ReconstructionError
+from mote_localization.geometry import invert, pose_from, rotation_angle, transform
+
+CAMERA = Camera(640, 480, 525.0, 525.0, 319.5, 239.5)
+CONFIG = PairsConfig()
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def ring(n: int, turns: int = 1) -> np.ndarray:
+    """Descriptors along a circle walked some times: alike are images that are near on it."""
+    angles = 2 * np.pi * turns * np.arange(n) / n
+    knots = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    return unit(np.exp(3 * np.cos(angles[:, None] - knots)))
+
+
+def held(n: int, pairs: list[tuple[int, int]]) -> np.ndarray:
+    return np.bincount(np.array(pairs).ravel(), minlength=n)
+
+
+def facing(x_m: float, yaw_deg: float = 0.0) -> np.ndarray:
+    half = np.radians(yaw_deg) / 2
+    return pose_from(np.array([x_m, 0, 0]), np.array([0, np.sin(half), 0, np.cos(half)]))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_all_with_all(n: int):
+    pairs = complete_pairs(n)
+    assert len(set(pairs)) == n * (n - 1) / 2 and all(i < j for i, j in pairs)
+
+
+@pytest.mark.parametrize("n", [12, 300])
+def test_pairs_grow_linearly_whatever_the_choice(n: int):
+    poses = training_views(n)
+    for pairs in (
+        video_pairs(n, 10, 16),
+        video_and_loop_pairs(ring(n, 3), CONFIG),
+        retrieval_pairs(ring(n), 10),
+        overlapping_pairs(np.stack(poses), [CAMERA] * n, CONFIG),
+    ):
+        assert pairs == sorted(set(pairs))
+        assert all(0 <= i < j < n for i, j in pairs)
+        assert len(pairs) <= 5 * n + 6
+        assert n == 12 or len(pairs) > 4 * n
+
+
+def test_neighbours_in_time_are_paired_over_short_and_long_gaps():
+    gaps = {j - i for i, j in video_pairs(100, 10, 16)}
+    assert gaps == {1, 2, 4, 8, 16}
+    assert {j - i for i, j in video_pairs(3, 10, 16)} == {1, 2}
+
+
+def test_a_video_that_comes_back_is_closed():
+    """Three rounds: an image is paired with those of the other rounds at the same place."""
+    n, turns = 300, 3
+    pairs = video_and_loop_pairs(ring(n, turns), CONFIG)
+    far = np.array([(i, j) for i, j in pairs if j - i > CONFIG.reach])
+    phase = np.diff(far, axis=1) % (n // turns)
+    assert len(far) > 2 * n
+    assert (np.minimum(phase, n // turns - phase) <= 10).all()
+
+
+def test_near_copies_do_not_take_all_partners():
+    """Each place is photographed 20 times almost equally; its neighbours are looked at too."""
+    place = np.repeat(np.arange(30), 20)
+    descriptors = ring(30)[place] + 1e-3 * np.random.default_rng(0).standard_normal((600, 32))
+    i, j = np.array(retrieval_pairs(unit(descriptors), 10)).T
+    assert np.mean(place[i] != place[j]) > 0.1
+
+
+def test_what_looks_alike_is_paired():
+    n = 200
+    i, j = np.array(retrieval_pairs(ring(n), 10)).T
+    steps = np.minimum((j - i) % n, (i - j) % n)
+    assert np.median(steps) < 10 and steps.max() <= 25
+
+
+def test_images_that_look_like_no_others_are_joined_where_they_are_most_alike():
+    """Two rooms with nothing in common but a door, seen by one image of each."""
+    one, other = np.zeros((40, 65)), np.zeros((40, 65))
+    one[:, :32], other[:, 32:64] = ring(40), ring(40)
+    one[7, 64] = other[9, 64] = 0.5
+    descriptors = unit(np.concatenate([one, other]))
+    pairs = retrieval_pairs(descriptors, 6)
+    assert len(components(80, pairs)) == 1
+    assert (7, 49) in pairs
+
+
+def test_memory_does_not_hold_all_products():
+    import tracemalloc
+
+    n = 3000
+    descriptors = unit(np.random.default_rng(0).standard_normal((n, 8)))
+    tracemalloc.start()
+    retrieval_pairs(descriptors, 4)
+    assert tracemalloc.get_traced_memory()[1] < n * n * 4
+    tracemalloc.stop()
+
+
+def test_known_poses_pair_what_sees_the_same():
+    n = 200
+    T = np.stack(training_views(n))
+    pairs = overlapping_pairs(T, [CAMERA] * n, CONFIG)
+    middle = CONFIG.depth_m * CAMERA.rays(np.array([319.5, 239.5]))
+    for i, j in pairs:
+        T_j_i = invert(T[j]) @ T[i]
+        assert rotation_angle(T_j_i[:3, :3]) < np.pi / 2  # 60 deg between axes, and some roll
+        assert transform(T_j_i, middle)[2] > 0
+    assert len(components(n, pairs)) == 1
+    assert held(n, pairs).min() >= 2
+
+
+def test_known_poses_give_short_and_long_baselines():
+    _, poses = drive(12.0, 30.0)
+    T = np.stack(poses)
+    pairs = overlapping_pairs(T, [CAMERA] * len(T), CONFIG)
+    baselines = np.array([np.linalg.norm(T[i, :3, 3] - T[j, :3, 3]) for i, j in pairs])
+    assert len(components(len(T), pairs)) == 1
+    assert np.mean(baselines < 0.1 * CONFIG.depth_m) > 0.1
+    assert np.mean(baselines > 0.2 * CONFIG.depth_m) > 0.2
+
+
+def test_images_back_to_back_or_far_apart_stay_apart():
+    T = np.stack([facing(0), facing(0.3), facing(0, 180), facing(0.3, 180), facing(100)])
+    pairs = overlapping_pairs(T, [CAMERA] * 5, CONFIG)
+    assert pairs == [(0, 1), (2, 3)]
+    assert components(5, pairs) == [[0, 1], [2, 3], [4]]
+
+
+def test_a_turn_on_the_spot_is_held_together_by_the_little_that_its_halves_share():
+    """Between 10 and 55 deg there is too little overlap to choose a pair, but more than none."""
+    yaws = [0, 5, 10, 55, 60, 65]
+    T = np.stack([facing(0.01 * k, yaw) for k, yaw in enumerate(yaws)])
+    pairs = overlapping_pairs(T, [CAMERA] * 6, CONFIG)
+    assert (2, 3) in pairs and (0, 5) not in pairs
+    assert len(components(6, pairs)) == 1
+
+
+def test_portrait_and_landscape_are_paired_by_what_each_sees():
+    """Above and below the landscape image the portrait one sees more."""
+    portrait = Camera(480, 640, 525.0, 525.0, 239.5, 319.5)
+    cameras = [CAMERA, portrait, CAMERA, portrait]
+    T = np.stack([facing(0), facing(0.2), facing(50), facing(50.2)])
+    assert overlapping_pairs(T, cameras, CONFIG) == [(0, 1), (2, 3)]
+    assert overlapping_pairs(T, cameras, replace(CONFIG, min_overlap=0.95)) == [(0, 1), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("n", "known", "sequential", "expected"),
+    [
+        (8, True, True, complete_pairs(8)),
+        (40, True, True, overlapping_pairs(np.stack(training_views(40)), [CAMERA] * 40, CONFIG)),
+        (40, False, True, video_and_loop_pairs(ring(40), CONFIG)),
+        (40, False, False, retrieval_pairs(ring(40), 10)),
+    ],
+)
+def test_the_choice_follows_what_is_known(n: int, known: bool, sequential: bool, expected: list):
+    poses: list = training_views(n)
+    if not known:
+        poses[3] = None
+    assert choose_pairs(CONFIG, ring(n), [CAMERA] * n, poses, sequential) == expected
+
+
+def test_overlap_without_poses_is_refused():
+    poses = [None, *training_views(39)]
+    config = replace(CONFIG, method="overlap")
+    with pytest.raises(ReconstructionError, match="1 of 40 images have no pose"):
+        choose_pairs(config, ring(40), [CAMERA] * 40, poses, True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "guess"},
+        {"per_image": 1},
+        {"reach": 0},
+        {"depth_m": 0.0},
+        {"depth_m": np.nan},
+        {"min_overlap": 1.5},
+        {"max_angle_deg": 0.0},
+    ],
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict):
+    with pytest.raises(ReconstructionError, match="expected"):
+        replace(CONFIG, **wrong)
+
+
+def test_components_are_listed_the_largest_first():
+    assert components(6, [(4, 5), (1, 3), (0, 1)]) == [[0, 1, 3], [4, 5], [2]]
+    assert components(2, []) == [[0], [1]]
