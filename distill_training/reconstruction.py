@@ -5,7 +5,7 @@
     float32 (m)
 
 The image is the canonical camera's, the pointmap at the student's stride: training needs nothing
-else.
+else. Where the scale is unknown, lengths are in units of the reconstruction's own.
 """
 
 from dataclasses import asdict, dataclass
@@ -43,6 +43,7 @@ class Reconstruction:
     stride: int  # px per cell side
     settings: dict[str, float | int | str]  # of the teacher
     poses: dict[str, np.ndarray]  # training frame -> T_map_cam (4, 4), in recording order
+    metric: bool = True  # False: the scale is unknown, lengths are in units of its own
 
     def begin(self) -> None:
         """Write the index; where there is one, check that it says the same, to resume that run.
@@ -91,6 +92,8 @@ class Reconstruction:
             "teacher_licence": self.teacher_licence,
             "camera": {**asdict(self.camera), "distortion": list(self.camera.distortion)},
             "stride": self.stride,
+            # Said only where it is not: older folders, which do not say, stay the same.
+            **({} if self.metric else {"metric": False}),
             "settings": self.settings,
             "frames": [{"name": name, "T_map_cam": T.tolist()} for name, T in self.poses.items()],
         }
@@ -113,6 +116,9 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
                 "or reconstruct anew"
             )
         camera = Camera(**{**index["camera"], "distortion": tuple(index["camera"]["distortion"])})
+        metric = index.get("metric", True)
+        if not isinstance(metric, bool):
+            raise TypeError(f"found metric: {metric!r}, expected true or false")
         poses = {}
         for frame in index["frames"]:
             name = str(frame["name"])
@@ -132,6 +138,7 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
             int(index["stride"]),
             dict(index["settings"]),
             poses,
+            metric,
         )
     except (KeyError, TypeError, ValueError, CameraError, SceneError) as error:
         raise ReconstructionError(f"{path}: is damaged ({error!r}); reconstruct anew") from error

@@ -148,6 +148,7 @@ def _describe(
         teacher=reconstruction.teacher,
         teacher_licence=reconstruction.teacher_licence,
         student=family,
+        metric=reconstruction.metric,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     return place, info

@@ -15,9 +15,9 @@ from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.evaluate import Evaluate
 from mote_localization.geometry import quaternion_xyzw
 from mote_localization.localizer import Localization, Localizer
-from mote_localization.map_file import read_map
+from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.nodes.player import Replay
-from mote_localization.scenes.folder import read_image
+from mote_localization.scenes.image_files import read_image
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Inspect:
             f"fx {camera.fx:.1f} fy {camera.fy:.1f} cx {camera.cx:.1f} cy {camera.cy:.1f}",
             "pointmap": f"{columns}x{rows} cells, stride {info.stride} px",
             "bounds": ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, low, high in bounds)
-            + " m",
+            + f" {info.unit}",
+            "scale": "metres" if info.metric else UNKNOWN_SCALE,
             "covariance scale": f"{info.covariance_scale:g}",
             "teacher": info.teacher,
             "licence of the teacher": info.teacher_licence or "none",
@@ -83,22 +84,23 @@ class Localize:
             raise type(error)(f"{self.image} by {self.camera}: {error}") from error
         if found.T_map_cam is None or found.covariance_66 is None:
             raise MoteError(f"{self.image}: lost: {found.reason}")
-        _print(_describe(found, found.T_map_cam, found.covariance_66))
+        unit = localizer.info.unit
+        _print(_describe(found, found.T_map_cam, found.covariance_66, unit))
 
 
 def _describe(
-    found: Localization, T_map_cam: np.ndarray, covariance_66: np.ndarray
+    found: Localization, T_map_cam: np.ndarray, covariance_66: np.ndarray, unit: str
 ) -> dict[str, str]:
     """Return what is known of one image's pose."""
     deviation = np.sqrt(np.diag(covariance_66))
     quaternion = quaternion_xyzw(T_map_cam[:3, :3])
     return {
-        "position x y z": " ".join(f"{v:.4f}" for v in T_map_cam[:3, 3]) + " m",
-        "standard deviation": " ".join(f"{v:.4f}" for v in deviation[:3]) + " m",
+        "position x y z": " ".join(f"{v:.4f}" for v in T_map_cam[:3, 3]) + f" {unit}",
+        "standard deviation": " ".join(f"{v:.4f}" for v in deviation[:3]) + f" {unit}",
         "orientation x y z w": " ".join(f"{v:.5f}" for v in quaternion),
         "standard deviation ": " ".join(f"{v:.3f}" for v in np.degrees(deviation[3:]))
         + " deg about x y z",
-        "covariance\nx y z rotX rotY rotZ\nm, rad, map frame": "\n".join(
+        f"covariance\nx y z rotX rotY rotZ\n{unit}, rad\nmap frame": "\n".join(
             " ".join(f"{value: .1e}" for value in row) for row in covariance_66
         ),
         "inliers": f"{found.inliers} of {found.cells} cells, "

@@ -158,10 +158,10 @@ class Localizer:
 
     def _doubt(self, solution: PoseSolution | None, pixels_n2: np.ndarray) -> str:
         """Return why a pose is not to be believed; empty when it is."""
-        config = self.config
+        config, unit = self.config, self.info.unit
         if len(pixels_n2) < config.min_inliers:
             return (
-                f"{len(pixels_n2)} cells seen with sigma under {config.max_sigma_m:g} m, "
+                f"{len(pixels_n2)} cells seen with sigma under {config.max_sigma_m:g} {unit}, "
                 f"expected {config.min_inliers}"
             )
         if solution is None:
@@ -185,12 +185,12 @@ class Localizer:
         deviation_m = float(np.sqrt(np.trace(solution.covariance_66[:3, :3])))
         if deviation_m > config.max_deviation_m:
             return (
-                f"position known to {deviation_m:.2f} m (standard deviation), "
+                f"position known to {deviation_m:.2f} {unit} (standard deviation), "
                 f"expected {config.max_deviation_m:g}"
             )
         position = solution.T_map_cam[:3, 3]
         margin = config.bounds_margin_m
         low, high = np.array(self.info.bounds_min) - margin, np.array(self.info.bounds_max) + margin
         if (position < low).any() or (position > high).any():
-            return f"position {position.round(1).tolist()} m is outside the mapped volume"
+            return f"position {position.round(1).tolist()} {unit} is outside the mapped volume"
         return ""

@@ -5,6 +5,8 @@ Inputs and outputs (fixed shapes, W x H the canonical camera's size, s the strid
     image   uint8   (1, H, W, 3)       RGB of the canonical camera
     points  float32 (1, H/s, W/s, 3)   metres in the map frame
     sigma   float32 (1, H/s, W/s)      metres, the expected error of each point
+
+Where a map's scale is unknown, it has a unit of its own in place of the metre.
 """
 
 import json
@@ -21,6 +23,7 @@ from mote_localization.errors import CameraError, MapFileError
 from mote_localization.files import atomic_write
 
 FORMAT_VERSION = 1
+UNKNOWN_SCALE = "unknown: lengths are in units of the map's own, not in metres"
 _PREFIX = "mote."
 _MAX_MAP_BYTES = 128 << 20
 _MAX_PROPERTY_CHARS = 1 << 16
@@ -44,6 +47,7 @@ class MapInfo:
     # multiplies a pose's covariance, to be as large as this student's errors on frames kept from
     # training: the errors of one image's cells are more alike than they look
     covariance_scale: float = 1.0
+    metric: bool = True  # False: the scale is unknown, lengths are in units of the map's own
     training: dict[str, float | int | str] = field(default_factory=dict)  # figures of the training
     created: str = ""  # ISO 8601, UTC
     format_version: int = FORMAT_VERSION
@@ -68,6 +72,11 @@ class MapInfo:
             raise MapFileError(
                 f"found bounds {self.bounds_min} to {self.bounds_max}, expected two corners in m"
             )
+
+    @property
+    def unit(self) -> str:
+        """Unit of its lengths, for people."""
+        return "m" if self.metric else "units"
 
     @property
     def cells_hw(self) -> tuple[int, int]:
@@ -192,6 +201,8 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
             teacher_licence=properties["teacher_licence"],
             student=properties["student"],
             covariance_scale=_number(json.loads(properties["covariance_scale"])),
+            # Older maps do not say: all were metric.
+            metric=_flag(json.loads(properties.get("metric", "true"))),
             training=_figures(json.loads(properties["training"])),
             created=properties["created"],
             format_version=int(version),
@@ -218,6 +229,12 @@ def _number(value: Any) -> float:
 def _whole(value: Any) -> int:
     if type(value) is not int:
         raise TypeError(f"found {str(value)[:40]!r}, expected a whole number")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"found {str(value)[:40]!r}, expected true or false")
     return value
 
 

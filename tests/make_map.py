@@ -51,6 +51,7 @@ def write_constant_map(
     stride: int = 8,
     sigma_m: float = 0.02,
     colour_shift_m: float = 0.0,
+    metric: bool = True,
 ) -> Path:
     """Write the map that this module's docstring describes, and return its path."""
     points_hw3 = room_points(T_map_cam, camera, stride)
@@ -101,6 +102,7 @@ def write_constant_map(
         teacher="none",
         teacher_licence="",
         student="constant",
+        metric=metric,
     )
     write_map(path, model, info)
     return Path(path)

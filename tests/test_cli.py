@@ -64,8 +64,18 @@ def test_inspect_prints_what_a_map_is(files, mote):
         "40x30 cells, stride 8 px",
         "x 0.00 to 6.00",
         "constant",
+        "metres",
     ):
         assert what in output
+
+
+def test_lengths_of_unknown_scale_are_not_called_metres(files, mote):
+    write_constant_map("own.onnx", metric=False)
+    _, described, _ = mote("inspect own.onnx")
+    described = " ".join(described.replace("│", " ").split())  # lines are broken
+    assert "z 0.00 to 3.00 units scale unknown: lengths are in units of" in described
+    _, found, _ = mote("localize bright.png --map own.onnx --camera head.yaml")
+    assert found.count(" units ") == 2 and " m " not in found
 
 
 def test_localize_prints_the_pose(files, mote):

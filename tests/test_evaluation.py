@@ -41,7 +41,7 @@ from mote_localization.evaluation.metrics import (
 from mote_localization.evaluation.report import write_report
 from mote_localization.geometry import exp_rotation
 from mote_localization.localizer import Localizer
-from mote_localization.scenes import open_scene
+from mote_localization.scenes import Frame, open_scene
 from mote_localization.scenes.bag import BagWriter
 
 SHIFT_M = 0.5  # how far the tiny map's answer moves with the image's colour
@@ -177,6 +177,14 @@ def test_without_ground_truth_only_times_and_losses_are_told():
     assert not any(name.startswith("within") for name in rows)
 
 
+def test_where_some_truth_is_missing_the_others_are_counted():
+    summary = summarize([answer(metres=0.01), answer(metres=0.0, T_map_cam_true=None)])
+    assert ("frames with ground truth", "1") in accuracy_rows(summary)
+    assert ("median error", "1.00 cm, 0.00°") in accuracy_rows(summary)
+    names = [name for name, _ in accuracy_rows(summarize([answer(metres=0.01)]))]
+    assert "frames with ground truth" not in names
+
+
 def test_nothing_to_evaluate():
     with pytest.raises(MoteError, match="no frames"):
         summarize([])
@@ -215,18 +223,14 @@ def test_evaluation_takes_the_split_asked_for(tiny_map, folder, capsys):
 
 
 def test_neither_depth_nor_truth_is_used(tiny_map, folder):
-    class Blind:
-        def __init__(self, frame):
-            self.name, self.stamp_s, self.camera = frame.name, frame.stamp_s, frame.camera
-            self.image, self.T_map_cam = frame.image, None
-
+    class Blind(Named):
         def depth(self):
             raise AssertionError("depth was read")
 
     localizer = Localizer.open(tiny_map)
     frames = list(open_scene(folder).frames("test"))
     seen = list(localize(localizer, frames))
-    blind = list(localize(localizer, [Blind(frame) for frame in frames]))
+    blind = list(localize(localizer, [Blind(frame, frame.name) for frame in frames]))
     for one, other in zip(seen, blind, strict=True):
         np.testing.assert_array_equal(one.T_map_cam, other.T_map_cam)
 
@@ -240,6 +244,20 @@ def test_what_cannot_be_evaluated(tmp_path, tiny_map, folder, drive):
         Evaluate(drive, tiny_map, split="train").run()
     with pytest.raises(BagError, match="no topic /left"):
         Evaluate(drive, tiny_map, image_topic="/left").run()
+
+
+def test_frames_without_intrinsics_cannot_be_evaluated(tmp_path, tiny_map, folder):
+    scene = shutil.copytree(folder, tmp_path / "room")
+    (scene / "camera-intrinsics.txt").unlink()
+    with pytest.raises(SceneError, match="frame f1: its camera's intrinsics are not known"):
+        Evaluate(scene, tiny_map).run()
+
+
+def test_an_unknown_scale_is_said(tmp_path, folder, caplog):
+    found = write_constant_map(tmp_path / "map.onnx", colour_shift_m=SHIFT_M, metric=False)
+    Evaluate(folder, found, report=tmp_path / "report.html").run()
+    assert "map.onnx: the map's scale is unknown" in caplog.text
+    assert "scale unknown" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("option", [{"rate": 0.5}, {"repeat": 2}], ids=str)
@@ -338,11 +356,15 @@ def test_report_of_poor_runs(tmp_path, tiny_map, drive, answers):
         ElementTree.fromstring(svg)
 
 
-class Named:
-    """A frame under another name."""
+class Named(Frame):
+    """A frame under another name, without its pose."""
 
     def __init__(self, frame, name):
-        self.name, self.camera, self.image = name, frame.camera, frame.image
+        self.name, self.stamp_s, self.camera = name, frame.stamp_s, frame.camera
+        self.T_map_cam, self._frame = None, frame
+
+    def image(self):
+        return self._frame.image()
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -61,6 +61,7 @@ def test_what_is_written_is_read(good, tmp_path):
         teacher_licence="CC BY-NC-SA 4.0",
         student="cnn",
         covariance_scale=4.2,
+        metric=False,
         training={"minutes": 25.5, "seed": 0, "loss": "distill"},
         created="2026-01-01T00:00:00+00:00",
     )
@@ -68,6 +69,10 @@ def test_what_is_written_is_read(good, tmp_path):
     read = read_map(tmp_path / "new" / "kitchen.onnx")
     assert read.info == info
     assert onnx.load_model_from_string(read.model).graph == onnx.load(good).graph
+
+
+def test_an_older_map_that_does_not_say_is_metric(good, tmp_path):
+    assert read_map(described(good, tmp_path, metric=None)).info.metric
 
 
 def test_a_map_opens_in_any_onnx_tool(good):
@@ -162,6 +167,7 @@ CAMERA_JSON = {
             for wrong in ("abc", [0, 0], [0, 0, "0"], [0, 0, float("nan")], [7, 0, 0], 5, None)
         ),
         *(("covariance_scale", wrong) for wrong in (0, -1, "1", float("inf"), float("nan"), [])),
+        *(("metric", wrong) for wrong in (0, 1, "true", None, [])),
         *(("training", wrong) for wrong in ([], "much", {"a": []}, {"a": None})),
     ],
 )

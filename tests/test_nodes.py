@@ -513,6 +513,15 @@ def test_what_cannot_start_says_why_in_one_line(child, tmp_path, room_map):
         assert "Traceback" not in node.text()
 
 
+def test_an_unknown_scale_is_said_once_at_the_start(child, tmp_path, localizer):
+    own = write_constant_map(tmp_path / "own.onnx", metric=False)
+    node = child("localizer", "--ros-args", "-p", f"map:={own}", "-r", "__ns:=/other")
+    assert wait_for(lambda: "localizing" in node.text()), node.text()
+    assert node.end() == 0
+    assert node.text().count("scale is unknown") == 1
+    assert "scale is unknown" not in localizer.text()
+
+
 def test_sigterm_ends_it_well(child, room_map):
     node = child("localizer", "--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other")
     assert wait_for(lambda: "localizing" in node.text()), node.text()

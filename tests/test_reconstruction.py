@@ -92,6 +92,16 @@ def test_a_scene_without_depth_is_refused(tmp_path: Path):
         reconstruct(FolderScene(tmp_path / "scene"), tmp_path / "r", CONFIG)
 
 
+def test_a_scene_without_poses_or_intrinsics_is_refused(scene: Path, tmp_path: Path):
+    (scene / "data/b.pose.txt").unlink()
+    with pytest.raises(SceneError, match="frame b: has no pose"):
+        reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+    (scene / "camera-intrinsics.txt").unlink()
+    with pytest.raises(SceneError, match="frame a: its camera's intrinsics are not known"):
+        reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+    assert not (tmp_path / "r").exists()
+
+
 def test_an_interrupted_reconstruction_is_completed_and_not_done_twice(scene: Path, tmp_path: Path):
     reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
     kept, lost = (tmp_path / f"r/frames/{name}.npz" for name in "ab")
@@ -140,6 +150,16 @@ def small(tmp_path: Path) -> Reconstruction:
     return reconstruction
 
 
+@pytest.mark.parametrize("metric", [True, False])
+def test_whether_lengths_are_metres_is_kept(small: Reconstruction, tmp_path: Path, metric: bool):
+    written = replace(small, folder=tmp_path / "new", metric=metric)
+    written.begin()
+    written.write_frame("a", small.read_frame("a"))
+    assert open_reconstruction(written.folder).metric == metric
+    with pytest.raises(ReconstructionError, match="other frames or settings"):
+        replace(written, metric=not metric).begin()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -148,6 +168,7 @@ def small(tmp_path: Path) -> Reconstruction:
         ({"frames": [{"name": "a", "T_map_cam": np.ones((4, 4)).tolist()}]}, "not a rotation"),
         ({"camera": {"width": 1}}, "damaged"),
         ({"frames": []}, "frames are missing"),
+        ({"metric": "no"}, "true or false"),
     ],
 )
 def test_a_damaged_index_is_refused(small: Reconstruction, change: dict, message: str):

@@ -8,7 +8,8 @@ from make_scene import View, write_scene
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
 from mote_localization.scenes import open_scene
-from mote_localization.scenes.folder import FolderScene, read_image
+from mote_localization.scenes.folder import FolderScene
+from mote_localization.scenes.image_files import read_image
 
 NAMES = ["frame-000003", "frame-000001", "frame-000002"]
 POSE = np.array([[0.0, 0, 1, 0.5], [-1, 0, 0, 1.5], [0, -1, 0, 1.2], [0, 0, 0, 1]])
@@ -72,6 +73,32 @@ def test_a_scene_without_test_frames_or_depth_is_a_scene(folder):
     assert all(frame.depth() is None for frame in scene.frames("train"))
 
 
+def test_a_frame_may_lack_its_pose_and_whoever_needs_it_is_told(folder):
+    pose_file(folder).unlink()
+    poses = {f.name: f.T_map_cam for f in open_scene(folder).frames("all")}
+    assert {name for name, pose in poses.items() if pose is None} == {NAMES[1]}
+    lacking, complete, _ = open_scene(folder).frames("all")
+    assert np.array_equal(complete.known_pose(), POSE)
+    with pytest.raises(SceneError, match=f"frame {NAMES[1]}: has no pose.*take frames without"):
+        lacking.known_pose()
+
+
+def test_without_intrinsics_images_may_be_of_any_size(folder):
+    frame = next(open_scene(folder).frames("test"))
+    assert frame.known_camera() is frame.camera
+    (folder / "camera-intrinsics.txt").unlink()
+    with_an_image_of_another_size(folder)
+    frames = list(open_scene(folder).frames("all"))
+    assert [f.image().shape[:2] for f in frames] == [(48, 64), (24, 32), (48, 64)]
+    assert [f.camera for f in frames] == [None] * 3
+    with pytest.raises(SceneError, match=f"frame {NAMES[1]}: its camera's intrinsics are not"):
+        frames[0].known_camera()
+
+
+def test_frames_of_a_folder_come_in_recording_order(folder):
+    assert open_scene(folder).sequential
+
+
 def test_a_real_scene_is_read(kitchen):
     scene = FolderScene(kitchen)
     frame = next(iter(scene.frames("test")))
@@ -82,15 +109,6 @@ def test_a_real_scene_is_read(kitchen):
 
 def pose_file(folder):
     return folder / "data" / f"{NAMES[1]}.pose.txt"
-
-
-def without_poses(folder):
-    for path in folder.glob("data/*.pose.txt"):
-        path.unlink()
-
-
-def without_one_pose(folder):
-    pose_file(folder).unlink()
 
 
 def with_a_scaled_pose(folder):
@@ -168,10 +186,6 @@ def with_depth_of_another_size(folder):
     cv2.imwrite(str(path), np.ones((24, 32), np.uint16))
 
 
-def without_intrinsics(folder):
-    (folder / "camera-intrinsics.txt").unlink()
-
-
 def with_zero_intrinsics(folder):
     np.savetxt(folder / "camera-intrinsics.txt", np.zeros((3, 3)))
 
@@ -196,8 +210,6 @@ def with_a_path_for_a_name(folder):
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (without_poses, "pose.txt: is missing.*take frames without one out"),
-        (without_one_pose, f"{NAMES[1]}.pose.txt: is missing"),
         (with_a_scaled_pose, f"{NAMES[1]}.pose.txt: .*not a rotation"),
         (with_a_mirrored_pose, "not a rotation"),
         (with_nan, "NaN"),
@@ -215,9 +227,8 @@ def with_a_path_for_a_name(folder):
         (with_damaged_depth, "depth.png: is damaged"),
         (with_depth_of_8_bits, "uint8.*16-bit"),
         (with_depth_of_another_size, "depth.png: is 32x24"),
-        (without_intrinsics, "camera-intrinsics.txt"),
         (with_zero_intrinsics, "camera-intrinsics.txt: .*calibrat"),
-        (without_train, "train.txt: is missing"),
+        (without_train, "train.txt: is missing.*photographs"),
         (with_empty_splits, "name no frame"),
         (with_a_frame_in_both, "in train.txt and in test.txt"),
         (with_a_path_for_a_name, "plain frame names"),
@@ -228,8 +239,11 @@ def test_a_damaged_scene_is_one_error_that_names_the_file(folder, damage, compla
     refused(folder, complaint)
 
 
-def test_a_missing_scene_is_refused(tmp_path):
-    refused(tmp_path / "none", "does not exist")
+@pytest.mark.parametrize("place", ["none", "empty", "notes.txt"])
+def test_where_no_scene_is_all_layouts_are_named(tmp_path, place):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("no scene")
+    refused(tmp_path / place, "rosbag2 recording.*train.txt.*photographs")
 
 
 def test_images_are_read_as_the_sensor_had_them(tmp_path):

@@ -274,7 +274,9 @@ def test_a_checkpoint_cannot_run_code(reconstruction: Reconstruction, tmp_path: 
 def test_an_exported_map_predicts_what_the_student_does(
     reconstruction: Reconstruction, tmp_path: Path
 ):
+    reconstruction = replace(reconstruction, metric=False)
     student, info = train(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
+    assert not info.metric
     images = np.random.default_rng(0).integers(0, 255, (2, 48, 64, 3), np.uint8)
     export_map(student, info, images, tmp_path / "wall.onnx")
     read = read_map(tmp_path / "wall.onnx")
@@ -349,7 +351,7 @@ def test_one_command_makes_a_map_of_a_scene(tmp_path: Path):
         ("nothing", (), "does not exist"),
         (".", ("--minutes", 0), "expected either above 0"),
         (".", ("--stride", 0), "expected 1 or more"),
-        (".", (), "train.txt: is missing"),
+        (".", (), "holds no photographs, expected"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(

@@ -43,13 +43,14 @@ def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstructio
     """Reconstruct the training frames of a scene with depth and poses; resumes.
 
     Raises:
-        SceneError: The scene has no training frames, no poses, or no depth, or files are damaged.
+        SceneError: The scene has no training frames, or lacks camera, poses or depth, or files are
+            damaged.
         ReconstructionError: The folder holds another reconstruction.
     """
     first = next(scene.frames("train"), None)
     if first is None:
         raise SceneError(f"scene {scene.name}: no training frames")
-    canonical = canonical_camera(first.camera, config.width, config.stride)
+    canonical = canonical_camera(first.known_camera(), config.width, config.stride)
     reconstruction = Reconstruction(
         folder,
         scene.name,
@@ -58,7 +59,7 @@ def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstructio
         canonical,
         config.stride,
         asdict(config),
-        {f.name: _pose(f) for f in scene.frames("train")},
+        {f.name: f.known_pose() for f in scene.frames("train")},
     )
     reconstruction.begin()
     missing = set(reconstruction.missing())
@@ -66,18 +67,11 @@ def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstructio
     for frame in track(scene.frames("train"), "reconstruct", scene.count("train")):
         if frame.name not in missing:
             continue
-        if sampler is None or sampler.view.live != frame.camera:
-            sampler = _DepthSampler(frame.camera, canonical, config)
+        camera = frame.known_camera()
+        if sampler is None or sampler.view.live != camera:
+            sampler = _DepthSampler(camera, canonical, config)
         reconstruction.write_frame(frame.name, sampler.reconstruct(frame))
     return reconstruction
-
-
-def _pose(frame: Frame) -> np.ndarray:
-    if frame.T_map_cam is None:
-        raise SceneError(
-            f"frame {frame.name}: has no pose; the rgbd teacher needs one for every training frame"
-        )
-    return frame.T_map_cam
 
 
 class _DepthSampler:
@@ -117,7 +111,7 @@ class _DepthSampler:
         z_hw[valid] = np.nanmedian(depth_hwk[valid], axis=-1)
         sigma_hw = np.full(valid.shape, np.inf)
         sigma_hw[valid] = np.nanmedian(np.abs(depth_hwk[valid] - z_hw[valid][:, None]), axis=-1)
-        points_hw3 = transform(_pose(frame), self._rays_hw3 * z_hw[..., None])
+        points_hw3 = transform(frame.known_pose(), self._rays_hw3 * z_hw[..., None])
         return ReconstructedFrame(
             self.view.warp(frame.image()),
             points_hw3.astype(np.float32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,10 +27,12 @@ from mote_localization.evaluation.metrics import (
 )
 from mote_localization.files import atomic_write
 from mote_localization.localizer import Localizer
+from mote_localization.map_file import UNKNOWN_SCALE
 from mote_localization.progress import track
 from mote_localization.scenes import Frame, Scene, open_scene
 from mote_localization.scenes.bag import BagScene
 
+_log = logging.getLogger(__name__)
 _Topic = Annotated[str | None, tyro.conf.arg(metavar="TOPIC")]
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
@@ -69,6 +72,10 @@ class Evaluate:
         scene = self._open()
         if not scene.count(self.split):
             raise SceneError(f"{self.scene}: has no {self.split} frames; try another --split")
+        if not localizer.info.metric:
+            _log.warning(
+                "%s: the map's scale is %s: position errors say nothing", self.map, UNKNOWN_SCALE
+            )
         started = time.time()
         transport = None
         if self.ros:
@@ -125,7 +132,7 @@ def localize(localizer: Localizer, frames: Iterable[Frame]) -> Iterator[Answer]:
     """
     for frame in frames:
         try:
-            found = localizer.localize(frame.image(), frame.camera)
+            found = localizer.localize(frame.image(), frame.known_camera())
         except (CameraError, ImageError) as error:
             raise type(error)(f"frame {frame.name}: {error}") from error
         yield Answer(

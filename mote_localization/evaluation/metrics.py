@@ -153,6 +153,8 @@ def accuracy_rows(summary: Summary) -> list[tuple[str, str]]:
     if summary.median_cm is None or summary.median_deg is None:
         rows.append(("median error", "no ground truth"))
     else:
+        if summary.frames_with_truth < summary.frames:
+            rows.append(("frames with ground truth", str(summary.frames_with_truth)))
         rows.append(("median error", _error(summary.median_cm, summary.median_deg)))
         rows += [
             (f"within {bound.replace(' deg', '°')}", percent(share))

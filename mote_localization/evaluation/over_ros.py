@@ -146,7 +146,7 @@ def _recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _Played
         total = repeat * scene.count(split)
         for index, frame in enumerate(track(repeated, "writing the recording", total)):
             stamp_ns = round((index + 1) / _FOLDER_RATE_HZ * 1e9)
-            writer.write(stamp_ns, frame.image(), frame.camera)
+            writer.write(stamp_ns, frame.image(), frame.known_camera())
             if isinstance(frame, BagFrame):
                 frame = replace(frame, message=None)  # the image, which would fill the memory
             frames.append((stamp_seconds(stamp_ns), frame))

@@ -113,6 +113,7 @@ def _page(
     info = localizer.info
     title = f"Localization in {subject['scene']}"
     way = "replayed over ROS 2 to a localizer node" if over_ros else "localized without ROS"
+    scale = "" if info.metric else ", scale unknown"
     licence = f" ({info.teacher_licence})" if info.teacher_licence else ""
     yield (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -123,7 +124,7 @@ def _page(
         f'<p class="lead">{summary.frames} {escape(subject["split"])} frames {way}, each by '
         f"itself, in the map {escape(subject['map'])}: student {escape(info.student)}, teacher "
         f"{escape(info.teacher)}{escape(licence)}, {info.camera.width}×{info.camera.height} px, "
-        f"stride {info.stride}. {escape(subject['date'])}.</p>\n"
+        f"stride {info.stride}{scale}. {escape(subject['date'])}.</p>\n"
     )
     yield _headline(summary)
     yield '<h2>Results</h2>\n<div class="tables">\n'
@@ -207,7 +208,7 @@ def _figures(
     example = _example(answers)
     if example is not None:
         frame = next(frame for frame in frames if frame.name == example.name)
-        found = localizer.localize(frame.image(), frame.camera)
+        found = localizer.localize(frame.image(), frame.known_camera())
         if found.T_map_cam is not None:
             yield (
                 figures.prediction(found, localizer.info.camera),

@@ -27,6 +27,7 @@ from std_msgs.msg import Header
 
 from mote_localization.errors import MapFileError, MoteError
 from mote_localization.localizer import Localization, Localizer, LocalizerConfig
+from mote_localization.map_file import UNKNOWN_SCALE
 from mote_localization.nodes import conversions
 from mote_localization.nodes.matching import StampMatcher
 from mote_localization.stamps import nanoseconds
@@ -154,6 +155,11 @@ class LocalizerNode(Node):
             CameraInfo, "camera_info", self._on_info, qos_profile_sensor_data
         )
         self.create_timer(_REPEAT_S, self._look_for_input)
+        if not self._localizer.info.metric:
+            self.get_logger().warning(
+                f"{values['map']}: the map's scale is {UNKNOWN_SCALE}; so are poses, clouds and "
+                "the parameters that end in _m: to fuse the poses with odometry would be wrong"
+            )
         self.get_logger().info(
             f"localizing {self._image.topic_name} in '{self._localizer.info.scene}' "
             f"({values['map']})"

@@ -1,10 +1,12 @@
 """Scene folders in the layout of 12Scenes.
 
-camera-intrinsics.txt         3x3 K, for colour and depth
+camera-intrinsics.txt         3x3 K, for colour and depth; images are of one size then (optional)
 data/NAME.color.jpg|png       8-bit colour
 data/NAME.depth.png           16-bit millimetres along the optical axis, 0 = none (optional)
-data/NAME.pose.txt            4x4 camera-to-map, metres, OpenCV axes
+data/NAME.pose.txt            4x4 camera-to-map, metres, OpenCV axes (optional, of any frame)
 train.txt test.txt            frame names, one a line
+
+Images are taken as the sensor had them, for K and poses are of its axes: EXIF is not applied.
 """
 
 from collections.abc import Iterator
@@ -17,12 +19,11 @@ import numpy as np
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.geometry import check_pose
-from mote_localization.scenes import Frame, Scene, Split
+from mote_localization.scenes import LAYOUTS, NOMINAL_RATE_HZ, Frame, Scene, Split
+from mote_localization.scenes.image_files import decode_file, read_image
 
-_NOMINAL_RATE_HZ = 30.0
 _MAX_NAMES_BYTES = 64 << 20
 _MAX_MATRIX_BYTES = 64 << 10
-_MAX_IMAGE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class FolderFrame(Frame):
 
     name: str
     stamp_s: float
-    camera: Camera
+    camera: Camera | None
     T_map_cam: np.ndarray | None
     image_path: Path
     depth_path: Path
@@ -44,7 +45,7 @@ class FolderFrame(Frame):
         """Return depth_hw in metres, or None; see `Frame.depth`."""
         if not self.depth_path.exists():
             return None
-        depth = self._checked(_decode(self.depth_path, cv2.IMREAD_UNCHANGED), self.depth_path)
+        depth = self._checked(decode_file(self.depth_path, cv2.IMREAD_UNCHANGED), self.depth_path)
         if depth.dtype != np.uint16 or depth.ndim != 2:
             raise SceneError(
                 f"{self.depth_path}: found {depth.dtype} with {depth.ndim} dimensions, expected "
@@ -53,11 +54,12 @@ class FolderFrame(Frame):
         return depth.astype(np.float32) / 1000
 
     def _checked(self, image: np.ndarray, path: Path) -> np.ndarray:
-        """Return an image if it is of the camera's size."""
-        if image.shape[:2] != (self.camera.height, self.camera.width):
+        """Return an image if it is of the camera's size, where the camera is known."""
+        camera = self.camera
+        if camera is not None and image.shape[:2] != (camera.height, camera.width):
             raise SceneError(
                 f"{path}: is {image.shape[1]}x{image.shape[0]} px, the scene's first image "
-                f"{self.camera.width}x{self.camera.height} px; expected one size"
+                f"{camera.width}x{camera.height} px; expected one size"
             )
         return image
 
@@ -83,7 +85,7 @@ class FolderScene(Scene):
         if not ordered:
             raise SceneError(f"{self.path}: train.txt and test.txt name no frame")
         camera = self._camera(ordered[0])
-        frames = [self._frame(i / _NOMINAL_RATE_HZ, name, camera) for i, name in enumerate(ordered)]
+        frames = [self._frame(i / NOMINAL_RATE_HZ, name, camera) for i, name in enumerate(ordered)]
         self._frames: dict[str, list[FolderFrame]] = {
             **{split: [f for f in frames if f.name in names] for split, names in splits.items()},
             "all": frames,
@@ -103,8 +105,7 @@ class FolderScene(Scene):
             if split == "test":
                 return []
             raise SceneError(
-                f"{path}: is missing; expected a scene folder with camera-intrinsics.txt, data/, "
-                "train.txt and test.txt, or a rosbag2 recording"
+                f"{path}: is missing; expected the names of the training frames, or {LAYOUTS}"
             )
         names = _read_text(path, _MAX_NAMES_BYTES).split()
         if any(Path(name).name != name or name.startswith(".") for name in names):
@@ -113,27 +114,24 @@ class FolderScene(Scene):
             )
         return names
 
-    def _camera(self, first: str) -> Camera:
+    def _camera(self, first: str) -> Camera | None:
         path = self.path / "camera-intrinsics.txt"
+        if not path.exists():
+            return None
         K = _read_matrix(path, (3, 3))
-        height, width = _decode(self._image_path(first), cv2.IMREAD_COLOR).shape[:2]
+        height, width = read_image(self._image_path(first)).shape[:2]
         try:
             return Camera.from_K(width, height, K)
         except CameraError as error:
             raise SceneError(f"{path}: {error}") from error
 
-    def _frame(self, stamp_s: float, name: str, camera: Camera) -> FolderFrame:
+    def _frame(self, stamp_s: float, name: str, camera: Camera | None) -> FolderFrame:
         path = self.path / f"data/{name}.pose.txt"
-        if not path.exists():
-            raise SceneError(
-                f"{path}: is missing; expected a 4x4 camera-to-map pose for every frame; take "
-                "frames without one out of train.txt and test.txt"
-            )
         return FolderFrame(
             name,
             stamp_s,
             camera,
-            check_pose(_read_matrix(path, (4, 4)), str(path)),
+            check_pose(_read_matrix(path, (4, 4)), str(path)) if path.exists() else None,
             self._image_path(name),
             self.path / f"data/{name}.depth.png",
         )
@@ -171,29 +169,3 @@ def _read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
     if matrix.shape != shape:
         raise SceneError(f"{path}: found a matrix of shape {matrix.shape}, expected {shape}")
     return matrix
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read an image file as RGB uint8 (H, W, 3), as the sensor had it: EXIF is not applied.
-
-    Raises:
-        SceneError: The file is missing, damaged, or no image.
-    """
-    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
-def _decode(path: Path, flags: int) -> np.ndarray:
-    """Decode an image file, in OpenCV's order of channels."""
-    try:
-        if path.stat().st_size > _MAX_IMAGE_BYTES:
-            raise SceneError(f"{path}: over {_MAX_IMAGE_BYTES >> 20} MiB, expected an image")
-        content = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        image = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # empty, or of more pixels than OpenCV takes
-        image = None
-    if image is None:
-        raise SceneError(f"{path}: is damaged or no image ({content.size} bytes)")
-    return image

@@ -1,0 +1,171 @@
+"""Folders of photographs: which are frames, how they are called, and how they come out."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from mote_localization.camera import Camera
+from mote_localization.errors import SceneError
+from mote_localization.scenes import open_scene
+from mote_localization.scenes.image_files import upright_size
+from mote_localization.scenes.photos import PhotoScene
+
+RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), (90, 90, 90)
+ORIENTATION = 0x0112  # of EXIF
+CALIBRATION = """\
+image_width: 60
+image_height: 40
+camera_matrix: {rows: 3, cols: 3, data: [50.0, 0, 29.5, 0, 50, 19.5, 0, 0, 1]}
+"""
+
+
+def photograph() -> np.ndarray:
+    """Return an upright image (40, 60, 3): red at its top left, green at its bottom right."""
+    image_hw3 = np.full((40, 60, 3), GREY, np.uint8)
+    image_hw3[:20, :20], image_hw3[20:, 40:] = RED, GREEN
+    return image_hw3
+
+
+def write(path: Path, image: np.ndarray, orientation: int = 1) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(image).save(path, exif=exif, quality=95, subsampling=0)
+
+
+def as_sensed(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Return what a sensor held that way stores (EXIF 2.3, table 6)."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    turns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (-1, 1), 7: (-1, -1), 8: (1, -1)}
+    rows, columns = turns.get(orientation, (1, 1))
+    return np.ascontiguousarray(image[::rows, ::columns])
+
+
+def only(folder: Path) -> np.ndarray:
+    (frame,) = open_scene(folder).frames("train")
+    image_hw3 = frame.image()
+    assert image_hw3.dtype == np.uint8 and image_hw3.flags["C_CONTIGUOUS"]
+    return image_hw3
+
+
+def test_photographs_are_frames_in_the_order_of_their_numbers(tmp_path):
+    for name in ("img10.JPG", "img2.jpeg", "img1.png", "Übung 3.PNG"):
+        write(tmp_path / name, photograph())
+    (tmp_path / "notes.txt").write_text("the kitchen")
+    (tmp_path / "._img1.png").write_text("what another system left")
+    (tmp_path / "more.jpg").mkdir()
+    write(tmp_path / "more.jpg" / "img3.png", photograph())
+    scene = open_scene(tmp_path)
+    assert isinstance(scene, PhotoScene) and not scene.sequential
+    frames = list(scene.frames("train"))
+    assert [f.name for f in frames] == ["img1", "img2", "img10", "Übung 3"]
+    assert [f.name for f in scene.frames("all")] == [f.name for f in frames]
+    assert list(scene.frames("test")) == []
+    assert [scene.count(split) for split in ("train", "test", "all")] == [4, 0, 4]
+    assert np.allclose(np.diff([f.stamp_s for f in frames]), 1 / 30)
+    assert all(f.camera is f.T_map_cam is f.depth() is None for f in frames)
+
+
+@pytest.mark.parametrize("other", ["a.png", "A.png"])
+def test_names_stay_distinct(tmp_path, other):
+    for name in ("a.jpg", other):
+        write(tmp_path / name, photograph())
+    names = {f.name for f in PhotoScene(tmp_path).frames("all")}
+    assert names == {"a.jpg", other}
+
+
+def test_names_that_are_no_text_are_written_as_text(tmp_path):
+    write(tmp_path / "a.png", photograph())
+    (tmp_path / "a.png").rename(tmp_path / "K\udcfcche.png")
+    (frame,) = PhotoScene(tmp_path).frames("all")
+    assert frame.name == r"K\xfcche"
+    assert frame.image().shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_come_upright(tmp_path, suffix, orientation):
+    path = tmp_path / f"a.{suffix}"
+    write(path, as_sensed(photograph(), orientation), orientation)
+    found_hw3 = only(tmp_path)
+    assert found_hw3.shape == (40, 60, 3)
+    assert upright_size(path) == (60, 40)
+    for place, colour in (((5, 5), RED), ((35, 55), GREEN), ((35, 5), GREY)):
+        np.testing.assert_allclose(found_hw3[place], colour, atol=3)
+
+
+GRADIENT = np.arange(240, dtype=np.uint8).reshape(12, 20)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        GRADIENT,
+        GRADIENT.astype(np.uint16) << 8,
+        np.dstack([GRADIENT] * 3).astype(np.uint16) << 8,
+        np.dstack([GRADIENT] * 3 + [GRADIENT // 2]),  # alpha of every value
+        np.dstack([GRADIENT] * 3 + [GRADIENT]).astype(np.uint16) << 8,
+    ],
+    ids=["grey", "grey, 16 bits", "16 bits", "alpha", "alpha, 16 bits"],
+)
+def test_every_kind_of_png_comes_out_as_rgb(tmp_path, stored):
+    assert cv2.imwrite(str(tmp_path / "a.png"), stored)
+    np.testing.assert_array_equal(only(tmp_path), np.dstack([GRADIENT] * 3))
+
+
+def test_a_grey_jpeg_comes_out_as_rgb(tmp_path):
+    write(tmp_path / "a.jpg", GRADIENT)
+    np.testing.assert_allclose(only(tmp_path), np.dstack([GRADIENT] * 3), atol=5)
+
+
+def test_a_calibration_speaks_of_photographs_of_its_upright_size(tmp_path):
+    (tmp_path / "camera.yaml").write_text(CALIBRATION)
+    write(tmp_path / "a.jpg", photograph())
+    write(tmp_path / "b.jpg", as_sensed(photograph(), 6), 6)
+    write(tmp_path / "c.jpg", photograph(), 6)  # a portrait
+    write(tmp_path / "d.png", photograph()[:20])
+    (tmp_path / "e.jpg").write_bytes(b"no image")
+    cameras = {f.name: f.camera for f in PhotoScene(tmp_path).frames("all")}
+    camera = Camera(60, 40, 50.0, 50.0, 29.5, 19.5)
+    assert cameras == {"a": camera, "b": camera, "c": None, "d": None, "e": None}
+
+
+def test_a_calibration_that_cannot_be_used_is_refused(tmp_path):
+    (tmp_path / "camera.yaml").write_text("{}")
+    write(tmp_path / "a.jpg", photograph())
+    with pytest.raises(SceneError, match="camera.yaml: .*image_width"):
+        PhotoScene(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 400, -2])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_damaged_photograph_is_named_and_harms_no_other(tmp_path, suffix, kept):
+    write(tmp_path / f"a.{suffix}", photograph())
+    path = tmp_path / f"b.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    write(path, noise)
+    path.write_bytes(path.read_bytes()[:kept])
+    whole, damaged = PhotoScene(tmp_path).frames("train")
+    assert whole.image().shape == (40, 60, 3)
+    with pytest.raises(SceneError, match=f"b.{suffix}: is damaged or no image"):
+        damaged.image()
+
+
+def test_a_photograph_that_went_away_is_named(tmp_path):
+    write(tmp_path / "a.jpg", photograph())
+    (frame,) = PhotoScene(tmp_path).frames("train")
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(SceneError, match="a.jpg: cannot be read"):
+        frame.image()
+
+
+def test_the_images_of_a_scene_folder_are_a_scene_of_their_own(kitchen, tmp_path):
+    for path in sorted(kitchen.glob("data/*.color.*"))[:3]:
+        shutil.copy(path, tmp_path)
+    scene = open_scene(tmp_path)
+    assert scene.count("train") == 3
+    assert {frame.image().shape for frame in scene.frames("train")} == {(480, 640, 3)}
