@@ -1,0 +1,407 @@
+"""What is kept of a pair predictor's answers, and how a run goes on after it was stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distill_training.teacher.cells import reduce_to_cells
+from distill_training.teacher.pairs import complete_pairs
+from distill_training.teacher.predictions import Predictions
+from distill_training.teacher.predictor import Encoded, PairPointmaps, Pointmap
+from distill_training.teacher.simulated import Simulated, SimulatedConfig
+from mote_localization.camera import Camera, CanonicalView, canonical_camera
+from mote_localization.errors import ReconstructionError, SceneError
+from mote_localization.geometry import pose_from
+from mote_localization.scenes import Frame
+
+pytestmark = pytest.mark.train
+
+LANDSCAPE = Camera(64, 48, 60.0, 60.0, 31.5, 23.5)
+PORTRAIT = Camera(48, 64, 60.0, 60.0, 23.5, 31.5)
+ZOOMED = replace(LANDSCAPE, fx=70.0, fy=70.0)
+STRIDE = 8
+
+
+@dataclass
+class Photo(Frame):
+    """A frame in memory."""
+
+    name: str
+    camera: Camera
+    T_map_cam: np.ndarray | None = None
+    stamp_s: float = 0.0
+    readable: bool = True
+
+    def image(self) -> np.ndarray:
+        if not self.readable:
+            raise SceneError(f"{self.name}.jpg: is damaged or no image (3 bytes)")
+        size = (self.camera.height, self.camera.width, 3)
+        return np.random.default_rng(0).integers(0, 255, size, np.uint8)
+
+    def depth(self) -> np.ndarray:
+        return np.full((self.camera.height, self.camera.width), 2.0, np.float32)
+
+
+def photos(cameras: Sequence[Camera]) -> list[Photo]:
+    """Photos of a wall 2 m away, each 0.1 m beside the one before."""
+    straight = np.array([0.0, 0, 0, 1])
+    return [
+        Photo(f"photo{k}", camera, pose_from(np.array([0.1 * k, 0, 0]), straight))
+        for k, camera in enumerate(cameras)
+    ]
+
+
+class Counting(Simulated):
+    """A simulated network that says what it was asked, and is of limited memory."""
+
+    def __init__(self, most: int = 99) -> None:
+        super().__init__(SimulatedConfig(width=32))
+        self.most, self.encoded, self.batches = most, [], []
+
+    def encode(self, frame: Frame, image_hw3: np.ndarray, live: Camera) -> Encoded:
+        self.encoded.append(frame.name)
+        return super().encode(frame, image_hw3, live)
+
+    def decode(
+        self, ones: Sequence[Encoded], others: Sequence[Encoded]
+    ) -> tuple[PairPointmaps, PairPointmaps]:
+        self.batches.append(len(ones))
+        if len(ones) > self.most:
+            raise torch.cuda.OutOfMemoryError
+        for some in (ones, others):
+            assert len({(one.camera.width, one.camera.height) for one in some}) == 1
+        return super().decode(ones, others)
+
+
+def predictions(folder: Path, frames: list[Photo], predictor=None, batch: int = 4) -> Predictions:
+    live = [frame.camera for frame in frames]
+    return Predictions(
+        folder,
+        predictor or Counting(),
+        [frame.name for frame in frames],
+        live,
+        [canonical_camera(camera, camera.width, STRIDE) for camera in live],
+        STRIDE,
+        batch,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but the hidden ones, which a killed run leaves."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Predictions:
+    frames = photos([LANDSCAPE, PORTRAIT, ZOOMED, LANDSCAPE])
+    made = predictions(tmp_path / "work", frames)
+    made.encode(frames)
+    made.decode(complete_pairs(4))
+    return made
+
+
+def test_what_is_read_is_what_the_predictor_said_at_the_students_stride(finished: Predictions):
+    """For each pair of landscape, portrait and another lens, in both orders."""
+    frames = photos([LANDSCAPE, PORTRAIT, ZOOMED, LANDSCAPE])
+    predictor = Counting()
+    encoded = [predictor.encode(f, f.image(), f.camera) for f in frames]
+    for i, j in complete_pairs(4):
+        said = predictor.decode([encoded[i]], [encoded[j]])
+        read = finished.read(i, j)
+        assert [(pair.i, pair.j) for pair in read] == [(i, j), (j, i)]
+        for pair, maps in zip(read, said, strict=True):
+            for k, pointmap, points_hw3, confidence_hw in (
+                (pair.i, maps.first, pair.own_hw3, pair.own_confidence_hw),
+                (pair.j, maps.second, pair.other_hw3, pair.other_confidence_hw),
+            ):
+                grid = canonical_camera(frames[k].camera, frames[k].camera.width, STRIDE)
+                cells = reduce_to_cells(pointmap, encoded[k].camera, grid, STRIDE)
+                np.testing.assert_allclose(points_hw3, cells[0][0], rtol=1e-3, atol=1e-4)
+                np.testing.assert_allclose(confidence_hw, cells[1][0], rtol=1e-3)
+                assert points_hw3.dtype == confidence_hw.dtype == np.float32
+
+
+def test_the_order_asked_for_is_the_order_given(finished: Predictions):
+    one, other = finished.read(3, 1)
+    assert (one.i, one.j, other.i, other.j) == (3, 1, 1, 3)
+    np.testing.assert_array_equal(one.own_hw3, finished.read(1, 3)[1].own_hw3)
+
+
+def test_each_image_and_each_pair_is_looked_at_once(tmp_path: Path):
+    frames = photos([LANDSCAPE] * 5)
+    for pairs, encoded, batches in (
+        ([(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)], 5, [4, 1]),
+        ([(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)], 0, []),
+        ([(0, 2), (2, 4)], 0, [2]),
+    ):
+        predictor = Counting()
+        made = predictions(tmp_path / "work", frames, predictor)
+        assert made.encode(frames) == []
+        made.decode(pairs)
+        assert (len(predictor.encoded), predictor.batches) == (encoded, batches)
+
+
+def test_descriptors_are_kept(finished: Predictions):
+    predictor = Counting()
+    frames = photos([LANDSCAPE, PORTRAIT, ZOOMED, LANDSCAPE])
+    expected = [predictor.descriptor(predictor.encode(f, f.image(), f.camera)) for f in frames]
+    np.testing.assert_array_equal(finished.descriptors([2, 0]), [expected[2], expected[0]])
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path):
+    frames = photos([LANDSCAPE] * 6)
+    tight, ample = Counting(most=2), Counting()
+    for name, predictor in (("tight", tight), ("ample", ample)):
+        made = predictions(tmp_path / name, frames, predictor, batch=8)
+        made.encode(frames)
+        made.decode(complete_pairs(6))
+    assert ample.batches == [8, 7]
+    assert tight.batches == [8, 4, *[2] * 7, 1]
+    assert contents(tmp_path / "tight") == contents(tmp_path / "ample")
+
+
+def test_a_pair_that_does_not_fit_is_one_clear_error(tmp_path: Path):
+    frames = photos([LANDSCAPE] * 3)
+    made = predictions(tmp_path / "work", frames, Counting(most=0))
+    made.encode(frames)
+    with pytest.raises(ReconstructionError, match="does not hold a pair"):
+        made.decode(complete_pairs(3))
+
+
+def test_an_unreadable_image_is_named_and_left_out(tmp_path: Path, caplog):
+    frames = photos([LANDSCAPE] * 4)
+    frames[1].readable = False
+    frames[2].T_map_cam = None  # the simulated network needs it
+    made = predictions(tmp_path / "work", frames)
+    assert made.encode(frames) == [1, 2]
+    assert "frame photo1 is left out: photo1.jpg: is damaged" in caplog.text
+    made.decode([(0, 3)])
+    assert np.isfinite(made.read(0, 3)[0].own_hw3).any()
+    with pytest.raises(ReconstructionError, match="000001.npz: missing"):
+        made.decode([(0, 1)])
+
+
+def test_an_image_that_is_not_of_its_cameras_size_is_left_out(tmp_path: Path, caplog):
+    frames = photos([LANDSCAPE, LANDSCAPE])
+    made = predictions(tmp_path / "work", frames)
+    assert made.encode([photos([PORTRAIT])[0], frames[1]]) == [0]
+    assert "is 48x64 px, expected 64x48 px" in caplog.text
+
+
+def test_no_usable_image_at_all_is_an_error(tmp_path: Path):
+    frames = photos([LANDSCAPE] * 2)
+    frames[0].readable = frames[1].readable = False
+    with pytest.raises(SceneError, match="none of 2 images can be used.*photo1.jpg: is damaged"):
+        predictions(tmp_path / "work", frames).encode(frames)
+
+
+def test_the_predictor_sees_undistorted_images(tmp_path: Path):
+    seen = {}
+
+    class Watching(Counting):
+        def encode(self, frame: Frame, image_hw3: np.ndarray, live: Camera) -> Encoded:
+            seen[live] = image_hw3
+            return super().encode(replace(frame, camera=live), image_hw3, live)
+
+    bent = replace(LANDSCAPE, distortion=(-0.3, 0.1, 0.0, 0.0, 0.0))
+    frames = photos([bent])
+    predictions(tmp_path / "work", frames, Watching()).encode(frames)
+    expected = CanonicalView(bent, LANDSCAPE, STRIDE).warp(frames[0].image())
+    np.testing.assert_array_equal(seen[LANDSCAPE], expected)
+
+
+@dataclass
+class Sure:
+    """A predictor of few answers: a plane at a depth, with a confidence."""
+
+    depth: float = 1.0
+    confidence: float = 1.0
+    values: int = 8  # of the features
+    name: str = "sure"
+    licence: str = ""
+    settings: dict = field(default_factory=dict)
+
+    def camera(self, live: Camera) -> Camera:
+        return live
+
+    def encode(self, frame: Frame, image_hw3: np.ndarray, live: Camera) -> Encoded:
+        return Encoded(np.zeros(self.values, np.float16), live)
+
+    def descriptor(self, encoded: Encoded) -> np.ndarray:
+        return np.ones(1, np.float32)
+
+    def decode(
+        self, ones: Sequence[Encoded], others: Sequence[Encoded]
+    ) -> tuple[PairPointmaps, PairPointmaps]:
+        shape = (len(ones), ones[0].camera.height, ones[0].camera.width)
+        points_bhw3 = torch.full((*shape, 3), 0.5)
+        points_bhw3[..., 2] = self.depth
+        points_bhw3[:, :, :STRIDE] = 1.0
+        pointmap = Pointmap(points_bhw3, torch.full(shape, self.confidence))
+        return (PairPointmaps(pointmap, pointmap),) * 2
+
+
+@pytest.mark.parametrize("depth", [7e4, np.inf, np.nan])
+def test_points_beyond_half_precision_are_unseen(tmp_path: Path, depth: float):
+    frames = photos([LANDSCAPE] * 2)
+    made = predictions(tmp_path / "work", frames, Sure(depth, confidence=1e9))
+    made.encode(frames)
+    made.decode([(0, 1)])
+    for pair in made.read(0, 1):
+        assert (pair.own_hw3[:, 0] == 1).all() and np.isnan(pair.own_hw3[:, 1:]).all()
+        assert (pair.own_confidence_hw[:, 0] == 65504).all()
+        assert (pair.own_confidence_hw[:, 1:] == 0).all()
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path):
+    def peak(n: int) -> int:
+        frames = photos([LANDSCAPE] * n)
+        made = predictions(tmp_path / str(n), frames, Sure(values=50_000))
+        tracemalloc.reset_peak()
+        made.encode(frames)
+        made.decode((i, i + 1) for i in range(n - 1))
+        return tracemalloc.get_traced_memory()[1]
+
+    tracemalloc.start()
+    few, many = peak(70), peak(140)
+    tracemalloc.stop()
+    assert few > 64 * 100_000  # what is kept in memory of 100 kB an image
+    assert many - few < 70 * 10_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": ["a", "b"]},
+        {"live": [LANDSCAPE, ZOOMED]},
+        {"grids": [LANDSCAPE, ZOOMED]},
+        {"stride": 16},
+        {"predictor": Simulated(SimulatedConfig(width=16))},
+        {"predictor": Sure()},
+    ],
+)
+def test_a_folder_of_other_predictions_is_not_mixed_in(tmp_path: Path, change: dict):
+    same = {
+        "predictor": Simulated(SimulatedConfig(width=32)),
+        "names": ["photo0", "photo1"],
+        "live": [LANDSCAPE] * 2,
+        "grids": [LANDSCAPE] * 2,
+        "stride": STRIDE,
+    }
+    Predictions(tmp_path / "work", **same)
+    Predictions(tmp_path / "work", **same, batch=2)
+    with pytest.raises(ReconstructionError, match="delete the folder or choose another"):
+        Predictions(tmp_path / "work", **same | change)
+
+
+def test_a_batch_of_nothing_is_refused(tmp_path: Path):
+    with pytest.raises(ReconstructionError, match="batch of 0"):
+        predictions(tmp_path / "work", photos([LANDSCAPE]), batch=0)
+
+
+def pair_arrays(rows: int = 6, columns: int = 8, kind: type = np.float16) -> dict:
+    names = ("own_ij", "other_ij", "own_ji", "other_ji")
+    return {name: np.ones((rows, columns, 4), kind) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (pair_arrays(8, 6), r"expected \(6, 8, 4\) float16"),
+        (pair_arrays(kind=np.float32), r"found own_ij of shape \(6, 8, 4\) float32"),
+        (pair_arrays(500, 500), "larger than a pair"),
+        (pair_arrays(kind=object), "missing or damaged"),
+        ({"own_ij": np.ones((6, 8, 4), np.float16)}, "missing or damaged"),
+        ({**pair_arrays(), "own_ji": np.zeros((6, 8, 4), np.float16)}, "points without confidence"),
+    ],
+)
+def test_a_foreign_file_is_refused(finished: Predictions, arrays: dict, message: str):
+    np.savez_compressed(finished.folder / "pairs/000000-000003.npz", **arrays)
+    with pytest.raises(ReconstructionError, match=message):
+        finished.read(0, 3)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:300], lambda b: b[:500] + b"xx" + b[502:]])
+def test_a_damaged_file_is_refused(finished: Predictions, damage):
+    path = finished.folder / "pairs/000000-000003.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ReconstructionError, match="missing or damaged"):
+        finished.read(0, 3)
+
+
+def test_only_what_was_made_is_removed(finished: Predictions):
+    foreign = finished.folder / "notes.txt"
+    foreign.touch()
+    finished.remove()
+    assert list(finished.folder.iterdir()) == [foreign]
+    foreign.unlink()
+    finished.remove()
+    assert not finished.folder.exists()
+
+
+def run_whole(folder: Path) -> None:
+    frames = photos([LANDSCAPE] * 8)
+    made = predictions(folder, frames)
+    made.encode(frames)
+    made.decode(complete_pairs(8))
+
+
+def run_killed(folder: Path) -> None:
+    """Run in children that are killed: while a file is written, before it is named, any time."""
+    rng = np.random.default_rng(0)
+    for call, count in (("fsync", 1), ("fsync", 5), ("replace", 6), ("fsync", 9), *[("", 0)] * 3):
+        child = os.fork()
+        if not child:
+            if call:
+                real, left = getattr(os, call), iter(range(count))
+                setattr(
+                    os,
+                    call,
+                    lambda *args, real=real, left=left: (
+                        os.kill(os.getpid(), signal.SIGKILL)
+                        if next(left, None) is None
+                        else real(*args)
+                    ),
+                )
+            run_whole(folder)
+            os._exit(0)
+        if not call:
+            time.sleep(rng.uniform(0, 0.05))
+            os.kill(child, signal.SIGKILL)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL or not call
+
+
+def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path: Path):
+    """Forks where no thread runs yet: in a process of its own."""
+    here = Path(__file__).parent
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, pathlib, test_predictions as t; t.run_killed(pathlib.Path(sys.argv[1]))",
+            str(tmp_path / "killed"),
+        ],
+        check=True,
+        env={**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"},
+    )
+    partial = contents(tmp_path / "killed")
+    run_whole(tmp_path / "killed")
+    run_whole(tmp_path / "whole")
+    whole = contents(tmp_path / "whole")
+    assert 10 < len(partial) and len(whole) == 1 + 8 + 28
+    assert partial.items() <= whole.items()
+    assert contents(tmp_path / "killed") == whole
