@@ -63,7 +63,7 @@ class PairPredictor(Protocol):
         """
 
     def descriptor(self, encoded: Encoded) -> np.ndarray:
-        """Return a unit vector (d,) float32: images that see the same things have a large product."""
+        """Return a unit vector (d,) float32; those of images that see the same are alike."""
 
     def decode(
         self, ones: Sequence[Encoded], others: Sequence[Encoded]

@@ -1,0 +1,184 @@
+"""Brings all images to one frame: of the given poses in metres, or of a frame of its own."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from distill_training.teacher.adjustment import Adjusted, Cameras, adjust
+from distill_training.teacher.focal_lengths import estimate_spreads
+from distill_training.teacher.fusion import Said, fuse
+from distill_training.teacher.observations import (
+    Observations,
+    agree_on_scales,
+    fit_scales,
+    pairs_by_image,
+)
+from distill_training.teacher.pairs import components
+from distill_training.teacher.relative_pose import (
+    RelativePoses,
+    angles_between,
+    diagnose_conventions,
+    relative_poses,
+    rotations_between,
+)
+from distill_training.teacher.spanning_tree import along_tree
+from mote_localization.errors import ReconstructionError
+from mote_localization.geometry import invert
+
+_ROUNDS = 3  # of adjusting cameras and depths in turns
+_OUTLIER = 3.0  # medians: pairs that are off by more are refused
+_LEAST_RESIDUAL = 0.05  # of the depth: pairs off by less are not refused
+_LEAST_ANGLE = np.radians(5.0)  # likewise
+_CONFUSED = 0.5  # of the angle: another convention that explains the pairs so much better is right
+_LARGEST_UNIT_SIGMA = 0.2  # log: images whose scale is less sure are refused
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """All images in one frame."""
+
+    cameras: Cameras
+    log_scales_e: np.ndarray  # from a directed pair's unit to its first image's
+    used_e: np.ndarray  # directed pairs that agree with the rest
+    aligned_i: np.ndarray  # images that hang together with the rest
+    unit_sigma_i: np.ndarray  # standard deviation of each image's log unit
+    residual: float  # median 3-D distance between what pairs say and the outcome, over the depth
+
+    def said(
+        self, pair: int, first: int, image: int, points: np.ndarray, confidence: np.ndarray
+    ) -> Said:
+        """Return what a directed pair from `first` on says of an image, as `fuse` takes it."""
+        unit = float(np.exp(self.log_scales_e[pair] + self.cameras.log_unit_i[first]))
+        T_image_first = invert(self.cameras.pose(image)) @ self.cameras.pose(first)
+        return Said(points, confidence, unit, T_image_first)
+
+
+def align(
+    observations: Observations,
+    lens_i: np.ndarray,
+    lens_known_l: np.ndarray,
+    T_map_cam_i44: np.ndarray | None,
+) -> Alignment:
+    """Find scales, and poses and focal lengths where they are not known, on which the pairs agree.
+
+    Args:
+        observations: What the pairs say.
+        lens_i: Which lens each image was taken with.
+        lens_known_l: Which lenses' focal lengths are those that the rays assume.
+        T_map_cam_i44: Known poses, metres; None: the outcome is in a frame and unit of its own.
+
+    Raises:
+        ReconstructionError: Nothing hangs together, or poses are of another convention.
+    """
+    o = observations
+    guessed_l, sigma = estimate_spreads(o, lens_i)
+    spread_sigma_l = np.where(lens_known_l, 0.0, sigma)
+    cameras = Cameras.unplaced(lens_i, np.where(lens_known_l, 0.0, guessed_l))
+    rays_in3 = cameras.rays(o.rays_in3)
+    log_scales_e, depth_in = agree_on_scales(o, rays_in3)
+    relative = relative_poses(o, rays_in3, log_scales_e, depth_in)
+    good_p = _not_outliers(relative.residual_p, _LEAST_RESIDUAL)
+    if T_map_cam_i44 is not None:
+        good_p &= _agreeing(relative, good_p, T_map_cam_i44[:, :3, :3])
+        cameras = replace(cameras, R_i33=T_map_cam_i44[:, :3, :3], t_i3=T_map_cam_i44[:, :3, 3])
+    else:
+        good_p = _largest_group(relative, good_p, o.images)
+        cameras = along_tree(relative, good_p, cameras)
+    for _ in range(_ROUNDS):
+        used_e = np.zeros(len(o.first_e), bool)
+        used_e[relative.forward_p[good_p]] = used_e[relative.backward_p[good_p]] = True
+        adjusted = adjust(
+            o,
+            log_scales_e,
+            depth_in,
+            cameras,
+            used_e,
+            poses_known=T_map_cam_i44 is not None,
+            spread_sigma_l=spread_sigma_l,
+        )
+        cameras = adjusted.cameras
+        alignment = Alignment(
+            cameras,
+            log_scales_e,
+            used_e,
+            _aligned(adjusted, relative, good_p),
+            adjusted.unit_sigma_i,
+            float(np.nanmedian(adjusted.residual_e)),
+        )
+        depth_in = _refined_depth(o, alignment)
+        log_scales_e = fit_scales(o, cameras.rays(o.rays_in3), depth_in)
+        residual_p = np.fmax(
+            adjusted.residual_e[relative.forward_p], adjusted.residual_e[relative.backward_p]
+        )
+        good_p &= _not_outliers(residual_p, _LEAST_RESIDUAL)
+        if T_map_cam_i44 is None:
+            good_p = _largest_group(relative, good_p, o.images)
+    if not alignment.aligned_i.any():
+        raise ReconstructionError(
+            "no two images could be brought together; expected photographs that show the same "
+            "things from several sides"
+        )
+    return alignment
+
+
+def _not_outliers(residual_p: np.ndarray, least: float) -> np.ndarray:
+    """Return which pairs are not far worse than most."""
+    known = residual_p[np.isfinite(residual_p)]
+    bound = max(least, _OUTLIER * float(np.median(known))) if len(known) else least
+    return residual_p <= bound
+
+
+def _agreeing(relative: RelativePoses, good_p: np.ndarray, R_i33: np.ndarray) -> np.ndarray:
+    """Return which pairs see their cameras turned as the given poses say.
+
+    Raises:
+        ReconstructionError: The poses are of another convention.
+    """
+    angle_p = angles_between(relative.R_p33, rotations_between(relative, R_i33))
+    if good_p.any():
+        seems, given, best = diagnose_conventions(relative.only(good_p), R_i33)
+        if given > _LEAST_ANGLE and best < _CONFUSED * given:
+            raise ReconstructionError(
+                f"the given poses disagree with what the images show by {np.degrees(given):.0f} "
+                f"deg (median of {good_p.sum()} pairs), but by {np.degrees(best):.1f} deg if they "
+                f"are {seems}; expected camera-to-map, OpenCV axes (x right, y down, z forward)"
+            )
+    return _not_outliers(np.where(good_p, angle_p, np.inf), _LEAST_ANGLE)
+
+
+def _largest_group(relative: RelativePoses, good_p: np.ndarray, images: int) -> np.ndarray:
+    """Return which of the good pairs are in the largest group of images that they hold together."""
+    pairs = zip(relative.i_p[good_p].tolist(), relative.j_p[good_p].tolist(), strict=True)
+    inside = np.zeros(images, bool)
+    inside[components(images, pairs)[0]] = True
+    return good_p & inside[relative.i_p]
+
+
+def _aligned(adjusted: Adjusted, relative: RelativePoses, good_p: np.ndarray) -> np.ndarray:
+    """Return which images have a pair that counts, and a scale."""
+    paired = np.zeros(len(adjusted.unit_sigma_i), bool)
+    paired[relative.i_p[good_p]] = paired[relative.j_p[good_p]] = True
+    return paired & (adjusted.unit_sigma_i <= _LARGEST_UNIT_SIGMA)
+
+
+def _refined_depth(observations: Observations, alignment: Alignment) -> np.ndarray:
+    """Return the depth (i, n) of the images' cells, in their units, by all that is said of them."""
+    o, cameras = observations, alignment.cameras
+    rays_in3 = cameras.rays(o.rays_in3)
+    depth_in = np.full(rays_in3.shape[:2], np.nan)
+    used = np.flatnonzero(alignment.used_e)
+    by_first = pairs_by_image(o.first_e[used], o.images)
+    by_second = pairs_by_image(o.second_e[used], o.images)
+    for image in range(o.images):
+        own = used[by_first[image]]
+        said = [
+            *(alignment.said(e, image, image, o.own_en3[e], o.own_weight_en[e]) for e in own),
+            *(
+                alignment.said(e, o.first_e[e], image, o.other_en3[e], o.other_weight_en[e])
+                for e in used[by_second[image]]
+            ),
+        ]
+        if said:
+            depth_n, _ = fuse(said, rays_in3[image])
+            depth_in[image] = depth_n / np.exp(cameras.log_unit_i[image])
+    return depth_in

@@ -1,0 +1,145 @@
+"""What each pair says of how its two cameras stand to each other."""
+
+from dataclasses import dataclass, fields
+from itertools import product
+
+import cv2
+import numpy as np
+
+from distill_training.teacher.observations import Observations
+from distill_training.teacher.robust import cauchy, row_medians
+
+_STEPS = 10
+_TUNING = 1.5  # medians at which a Cauchy weight has fallen to one half
+
+
+@dataclass(frozen=True)
+class RelativePoses:
+    """Per unordered pair p of images (i, j), i before j, the similarity from j's units to i's."""
+
+    i_p: np.ndarray
+    j_p: np.ndarray
+    forward_p: np.ndarray  # directed pair (i, j)
+    backward_p: np.ndarray  # directed pair (j, i)
+    scale_p: np.ndarray
+    R_p33: np.ndarray
+    t_p3: np.ndarray
+    residual_p: np.ndarray  # median distance of corresponding points, as a share of their depth
+    confidence_p: np.ndarray  # mean confidence
+
+    def only(self, which_p: np.ndarray) -> "RelativePoses":
+        """Return some of the pairs."""
+        return RelativePoses(*(getattr(self, field.name)[which_p] for field in fields(self)))
+
+
+def relative_poses(
+    observations: Observations, rays_in3: np.ndarray, log_scales_e: np.ndarray, depth_in: np.ndarray
+) -> RelativePoses:
+    """Fit a similarity to each pair's points, robustly; arguments as `agree_on_scales` gives them.
+
+    Cells of j as the pair (i, j) sees them against j's own depth, and the same of i.
+    """
+    o = observations
+    at = {ends: e for e, ends in enumerate(zip(o.first_e, o.second_e, strict=True))}
+    ends = sorted((i, j) for i, j in at if i < j)
+    forward, backward = (np.array([at[pair[::way]] for pair in ends], int) for way in (1, -1))
+    i_p, j_p = o.first_e[forward], o.second_e[forward]
+    own_in3 = rays_in3 * np.nan_to_num(depth_in)[..., None]
+    other_en3 = o.other_en3 * np.exp(log_scales_e)[:, None, None]
+    weight_en = np.where(np.isnan(depth_in[o.second_e]), 0, o.other_weight_en)
+    weight_pn = np.concatenate([weight_en[forward], weight_en[backward]], axis=1)
+    scale_p, R_p33, t_p3, residual_p = _similarities(
+        np.concatenate([own_in3[j_p], other_en3[backward]], axis=1, dtype=np.float64),
+        np.concatenate([other_en3[forward], own_in3[i_p]], axis=1, dtype=np.float64),
+        weight_pn.astype(np.float64),
+    )
+    return RelativePoses(
+        i_p,
+        j_p,
+        forward,
+        backward,
+        scale_p,
+        R_p33,
+        t_p3,
+        residual_p,
+        weight_pn.mean(axis=1),
+    )
+
+
+def _similarities(
+    source_bn3: np.ndarray, target_bn3: np.ndarray, weight_bn: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Fit target = scale R source + t to each of a batch of point sets, with Cauchy weights.
+
+    Closed form in every step: Horn 1988, with his symmetric scale, that noise in the source does
+    not shrink.
+
+    Returns:
+        scale (b,), R (b, 3, 3), t (b, 3) and the median residual (b,) over the targets' distance.
+    """
+    distance_bn = np.maximum(np.linalg.norm(target_bn3, axis=-1), 1e-9)
+    first_bn = weight_bn / distance_bn**2
+    robust_bn = first_bn
+    for _ in range(_STEPS):
+        share_bn1 = (robust_bn / robust_bn.sum(axis=1, keepdims=True).clip(1e-12))[..., None]
+        source_mean, target_mean = (
+            (share_bn1 * points).sum(axis=1, keepdims=True) for points in (source_bn3, target_bn3)
+        )
+        source, target = source_bn3 - source_mean, target_bn3 - target_mean
+        U, _, Vt = np.linalg.svd(np.swapaxes(share_bn1 * target, 1, 2) @ source)
+        U[:, :, 2] *= np.sign(np.linalg.det(U @ Vt))[:, None]
+        R_b33 = U @ Vt
+        spread_source, spread_target = (
+            (share_bn1 * points**2).sum(axis=(1, 2)).clip(1e-18) for points in (source, target)
+        )
+        scale_b = np.sqrt(spread_target / spread_source)
+        turned = scale_b[:, None, None] * source_bn3 @ np.swapaxes(R_b33, 1, 2)
+        t_b13 = target_mean - (share_bn1 * turned).sum(axis=1, keepdims=True)
+        relative_bn = np.linalg.norm(target_bn3 - turned - t_b13, axis=-1) / distance_bn
+        seen_bn = np.where(weight_bn > 0, relative_bn, np.nan)
+        residual_b = np.nan_to_num(row_medians(seen_bn), nan=np.inf)
+        scale_bn = _TUNING * np.clip(residual_b, 1e-9, 1e9)[:, None]
+        robust_bn = first_bn * cauchy(relative_bn / scale_bn)
+    return scale_b, R_b33, t_b13[:, 0], residual_b
+
+
+def rotations_between(relative: RelativePoses, R_i33: np.ndarray) -> np.ndarray:
+    """Return the rotations (p, 3, 3) from j to i of cameras (i, 3, 3), camera to map."""
+    return np.swapaxes(R_i33[relative.i_p], 1, 2) @ R_i33[relative.j_p]
+
+
+def angles_between(R_b33: np.ndarray, other_b33: np.ndarray) -> np.ndarray:
+    """Return by which angles (b,), rad, rotations differ."""
+    turns = np.swapaxes(R_b33, 1, 2) @ other_b33
+    return np.array([np.linalg.norm(cv2.Rodrigues(turn)[0]) for turn in turns])
+
+
+# How poses come out wrong: what was done to them, and what to do about it. Rotations cannot tell
+# an axis mirrored from the two others turned round.
+_INVERTED = "map-to-camera where camera-to-map is expected (invert them)"
+_AXES = {
+    (1, -1, -1): "of cameras with y up and z backward, as in OpenGL (turn both axes round)",
+    (-1, -1, 1): "of cameras with x left and y up (turn both axes round)",
+    (-1, 1, -1): "left-handed, as in game engines (mirror the y axis of camera and map)",
+}
+
+
+def diagnose_conventions(relative: RelativePoses, R_i33: np.ndarray) -> tuple[str, float, float]:
+    """Say which mistake would explain that pairs disagree with the given rotations.
+
+    Args:
+        relative: What the pairs say.
+        R_i33: Rotations of the images' cameras as given.
+
+    Returns:
+        What the poses seem to be (empty: as they should), and the median angles, rad, by which
+        pairs disagree with them as given and as they seem to be.
+    """
+    medians = {}
+    for inverted, (signs, axes) in product((False, True), [((1, 1, 1), ""), *_AXES.items()]):
+        given_p33 = rotations_between(relative, np.swapaxes(R_i33, 1, 2) if inverted else R_i33)
+        flip = np.diag(signs).astype(float)
+        text = " and ".join(filter(None, (_INVERTED if inverted else "", axes)))
+        medians[text] = float(np.median(angles_between(flip @ relative.R_p33 @ flip, given_p33)))
+    best = min(medians, key=lambda text: medians[text])
+    return best, medians[""], medians[best]

@@ -1,0 +1,69 @@
+"""Robust averages of what several pairs say of one cell."""
+
+import numpy as np
+
+_TUNING = 2.0  # robust standard deviations at which a Cauchy weight has fallen to one half
+_STEPS = 5
+_NORMAL = 1.4826  # standard deviation of normal errors over their median absolute value
+_LEAST_SLOPE = 0.3  # of the mean influence over the mean weight; below, the spread says little
+_LEAST_SPREAD = 1e-6
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
+    """Return the weighted median along an axis; values of weight 0 may be NaN.
+
+    NaN where all weights are 0.
+    """
+    values = np.where(weights > 0, values, np.inf)
+    order = np.argsort(values, axis=axis)
+    ordered = np.take_along_axis(values, order, axis)
+    share = np.cumsum(np.take_along_axis(weights, order, axis), axis=axis)
+    half = np.take(share, [-1], axis=axis) / 2
+    position = (share < half).sum(axis=axis, keepdims=True)
+    middle = np.take_along_axis(ordered, position.clip(max=values.shape[axis] - 1), axis)
+    return np.where(np.isfinite(middle), middle, np.nan).squeeze(axis)
+
+
+def cauchy(relative: np.ndarray) -> np.ndarray:
+    """Return the weights of Cauchy's likelihood at residuals over their scale."""
+    return 1 / (1 + relative**2)
+
+
+def robust_mean(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the robust weighted mean along the first axis and its standard deviation.
+
+    An M-estimate with Cauchy weights from the weighted median on; its deviation from the spread of
+    the values (Huber 1981, eq. 6.6), of a few values enlarged by their number.
+
+    Args:
+        values: (k, ...); anything where the weight is 0.
+        weights: (k, ...), 0 or more.
+
+    Returns:
+        Means and standard deviations, NaN where all weights are 0; the deviation is infinite where
+        there is one value alone.
+    """
+    values = np.where(weights > 0, values, 0)
+    mean = weighted_median(values, weights, axis=0)
+    spread = _NORMAL * weighted_median(np.abs(values - mean), weights, axis=0)
+    scale = _TUNING * np.maximum(spread, _LEAST_SPREAD)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for _ in range(_STEPS):
+            robust = weights * cauchy((values - mean) / scale)
+            mean = (robust * values).sum(axis=0) / robust.sum(axis=0)
+        relative = (values - mean) / scale
+        robust = weights * cauchy(relative)
+        slope = (weights * (1 - relative**2) * cauchy(relative) ** 2).sum(axis=0)
+        slope = np.maximum(slope, _LEAST_SLOPE * robust.sum(axis=0))
+        count = weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
+        small = np.where(count > 1 + 1e-6, count / (count - 1), np.inf)
+        variance = (robust**2 * (values - mean) ** 2).sum(axis=0) / slope**2
+        deviation = np.where(np.isinf(small), np.inf, np.sqrt(variance * small))
+    return mean, np.where(np.isnan(mean), np.nan, deviation)
+
+
+def row_medians(values_bn: np.ndarray) -> np.ndarray:
+    """Return the median of each row's numbers, NaN for a row without."""
+    ordered = np.sort(values_bn, axis=1)  # NaN last
+    count = np.isfinite(values_bn).sum(axis=1)
+    return ordered[np.arange(len(ordered)), np.maximum(count - 1, 0) // 2]
