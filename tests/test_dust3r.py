@@ -140,6 +140,16 @@ def test_in_half_precision_heads_stay_float32():
     assert_close(found, network(*pair), relative=0.05)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_answers_as_the_cpu():
+    network = small_network(head_type="dpt", dec_depth=4)
+    pair = views((64, 48), (64, 48), batch=2)
+    expected = network(*pair)
+    found = network.cuda()(*(view.cuda() for view in pair))
+    assert all(f.dtype == torch.float32 for f in found)
+    assert_close([f.cpu() for f in found], expected, relative=0.05)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
