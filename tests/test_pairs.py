@@ -76,6 +76,7 @@ def test_a_video_that_comes_back_is_closed():
     n, turns = 300, 3
     pairs = video_and_loop_pairs(ring(n, turns), CONFIG)
     far = np.array([(i, j) for i, j in pairs if j - i > CONFIG.reach])
+    assert {j - i for i, j in pairs if j - i <= CONFIG.reach} == {1, CONFIG.reach}
     phase = np.diff(far, axis=1) % (n // turns)
     assert len(far) > 2 * n
     assert (np.minimum(phase, n // turns - phase) <= 10).all()
@@ -139,6 +140,12 @@ def test_known_poses_give_short_and_long_baselines():
     assert len(components(len(T), pairs)) == 1
     assert np.mean(baselines < 0.1 * CONFIG.depth_m) > 0.1
     assert np.mean(baselines > 0.2 * CONFIG.depth_m) > 0.2
+
+
+def test_images_of_a_robot_that_stands_still_have_their_number_of_partners():
+    T = np.stack([facing(1e-4 * k) for k in range(50)])
+    pairs = overlapping_pairs(T, [CAMERA] * 50, CONFIG)
+    assert len(pairs) > 4 * 50 and len(components(50, pairs)) == 1
 
 
 def test_images_back_to_back_or_far_apart_stay_apart():

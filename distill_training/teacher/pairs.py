@@ -333,5 +333,5 @@ class _Views:
         width, height = self._size_n2[cameras_k].T[..., None]
         # Multiplied by z instead of divided: nothing behind the camera turns up in its image.
         u, v = fx * x + (cx + 0.5) * z, fy * y + (cy + 0.5) * z
-        seen = (z > 0) & (u >= 0) & (u < width * z) & (v >= 0) & (v < height * z)
+        seen = (u >= 0) & (u < width * z) & (v >= 0) & (v < height * z)
         return seen.mean(axis=-1)

@@ -277,8 +277,10 @@ class Predictions:
             alike[self._network[k], self._grids[k]].append(row)
         packed: dict[int, np.ndarray] = {}
         for (network, grid), rows in alike.items():
-            part = Pointmap(pointmap.points_bhw3[rows], pointmap.confidence_bhw[rows])
-            cells = _packed(*reduce_to_cells(part, network, grid, self._stride))
+            # The whole batch is not copied: dense pointmaps are large.
+            part = slice(None) if len(rows) == len(images) else rows
+            some = Pointmap(pointmap.points_bhw3[part], pointmap.confidence_bhw[part])
+            cells = _packed(*reduce_to_cells(some, network, grid, self._stride))
             packed.update(zip(rows, cells, strict=True))
         return [packed[row] for row in range(len(images))]
 
