@@ -105,7 +105,26 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
     Raises:
         ReconstructionError: There is none, it is unfinished or damaged, or of a newer format.
     """
-    folder = Path(folder)
+    reconstruction = _read(Path(folder))
+    missing = reconstruction.missing()
+    if missing or not reconstruction.poses:
+        raise ReconstructionError(
+            f"{folder}: {len(missing)} of {len(reconstruction.poses)} frames are missing; run "
+            "`mote-distill reconstruct` again to complete it"
+        )
+    return reconstruction
+
+
+def begun_reconstruction(folder: Path) -> Reconstruction | None:
+    """Return the reconstruction that a folder holds, finished or not; None where there is none.
+
+    Raises:
+        ReconstructionError: It is damaged, or of a newer format.
+    """
+    return _read(folder) if (folder / _INDEX).exists() else None
+
+
+def _read(folder: Path) -> Reconstruction:
     path = folder / _INDEX
     index = read_index(path)
     try:
@@ -129,7 +148,7 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
             poses[name] = check_pose(
                 np.array(frame["T_map_cam"], np.float64), f"{path}, frame {name}"
             )
-        reconstruction = Reconstruction(
+        return Reconstruction(
             folder,
             str(index["scene"]),
             str(index["teacher"]),
@@ -142,10 +161,3 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
         )
     except (KeyError, TypeError, ValueError, CameraError, SceneError) as error:
         raise ReconstructionError(f"{path}: is damaged ({error!r}); reconstruct anew") from error
-    missing = reconstruction.missing()
-    if missing or not poses:
-        raise ReconstructionError(
-            f"{folder}: {len(missing)} of {len(poses)} frames are missing; run `mote-distill "
-            "reconstruct` again to complete it"
-        )
-    return reconstruction

@@ -154,6 +154,7 @@ class _Problem:
         confidence_en = np.where(seen_en, o.other_weight_en[used_e], np.nan)
         self._weight_en = np.nan_to_num(confidence_en / np.nanmean(confidence_en))
         self._poses_known = poses_known
+        self._free_l = spread_sigma_l > 0
         self._known_l = np.maximum(spread_sigma_l, 1e-6) ** -2
         self._per_image = 1 if poses_known else _POSE_AND_UNIT
 
@@ -236,7 +237,7 @@ class _Problem:
         moved = replace(
             cameras,
             log_unit_i=cameras.log_unit_i + step,
-            log_spread_l=cameras.log_spread_l + change[images * self._per_image :],
+            log_spread_l=cameras.log_spread_l + change[images * self._per_image :] * self._free_l,
         )
         if self._poses_known:
             return moved

@@ -1,5 +1,7 @@
 """From dense pointmaps to the student's cells."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,6 +48,7 @@ def reduce_to_cells(
     return points_bhw3, total_bhw / _SIDE**2
 
 
+@lru_cache(maxsize=64)
 def _sample_pixels(network: Camera, grid: Camera, stride: int) -> np.ndarray:
     """Return the network's pixels (h, w, samples, 2) that lie in each cell."""
     offsets = (np.arange(_SIDE) + 0.5) / _SIDE * stride - stride / 2

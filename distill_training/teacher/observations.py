@@ -74,18 +74,16 @@ def observe(pairs: Iterable[DirectedPair], grids: list[Camera], stride: int) -> 
         )
     ends_e2 = np.array(ends, int).reshape(-1, 2)
     maps_en8 = np.array(maps, np.float32).reshape(len(ends_e2), _SIDE**2, 8)
-    seen_en = np.isfinite(maps_en8).all(axis=-1)
-    maps_en8 = np.where(seen_en[..., None], maps_en8, 0)
-    own_en3, own_weight_en, other_en3, other_weight_en = (
-        np.ascontiguousarray(part) for part in np.split(maps_en8, [3, 4, 7], axis=-1)
-    )
+    seen_en = np.all(np.isfinite(maps_en8), axis=-1, keepdims=True)
+    maps_en8 = np.where(seen_en, maps_en8, 0)
     return Observations(
         rays_in3,
-        *ends_e2.T,
-        own_en3,
-        own_weight_en[..., 0],
-        other_en3,
-        other_weight_en[..., 0],
+        ends_e2[:, 0],
+        ends_e2[:, 1],
+        maps_en8[..., :3],
+        maps_en8[..., 3],
+        maps_en8[..., 4:7],
+        maps_en8[..., 7],
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import cv2
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from distill_training.teacher.predictor import Encoded, PairPointmaps, Pointmap
 from mote_localization.camera import Camera
@@ -79,7 +80,7 @@ class Simulated:
         depth_hw = _filled(
             depth_hw[rows.T.clip(0, live.height - 1), columns.T.clip(0, live.width - 1)]
         )
-        values = [
+        values: list[ArrayLike] = [
             [zlib.crc32(frame.name.encode()) >> 16, zlib.crc32(frame.name.encode()) & 0xFFFF],
             [true_camera.fx, true_camera.fy, true_camera.cx, true_camera.cy],
             frame.T_map_cam[:3].ravel(),

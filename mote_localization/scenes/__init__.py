@@ -35,6 +35,17 @@ class Frame(ABC):
             SceneError: The image is missing, damaged, or of another size.
         """
 
+    def size(self) -> tuple[int, int]:
+        """Return the image's width and height in px.
+
+        Raises:
+            SceneError: The image must be read for it, and cannot be.
+        """
+        if self.camera is not None:
+            return self.camera.width, self.camera.height
+        height, width = self.image().shape[:2]
+        return width, height
+
     def depth(self) -> np.ndarray | None:
         """Return depth_hw, float32 metres along the optical axis, 0 = none.
 

@@ -42,6 +42,10 @@ class PhotoFrame(Frame):
             )
         return image_hw3
 
+    def size(self) -> tuple[int, int]:
+        """Return width and height in px, from the header where it can be read; see `Frame.size`."""
+        return upright_size(self.image_path) or super().size()
+
 
 class PhotoScene(Scene):
     """A folder of photographs, all to learn from, in the order of their names: img2 before img10.
