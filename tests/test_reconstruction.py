@@ -16,6 +16,7 @@ from distill_training.reconstruction import (
     Reconstruction,
     open_reconstruction,
 )
+from distill_training.teacher.config import CellsConfig
 from distill_training.teacher.rgbd import RgbdConfig, reconstruct
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError, SceneError
@@ -23,7 +24,7 @@ from mote_localization.geometry import invert, transform
 from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.folder import FolderScene
 
-CONFIG = RgbdConfig(width=64, stride=8)
+CONFIG, CELLS = RgbdConfig(), CellsConfig(width=64)
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def scene(tmp_path: Path) -> Path:
 
 
 def test_rgbd_points_lie_on_the_plane_and_on_the_rays_of_their_cells(scene: Path, tmp_path: Path):
-    reconstruction = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+    reconstruction = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
     camera = reconstruction.camera
     assert (camera.width, camera.height) == (64, 48)
     for name, T_map_cam in reconstruction.poses.items():
@@ -81,7 +82,7 @@ def test_cells_without_depth_have_no_point(scene: Path, tmp_path: Path):
     depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     depth[:, : PLANE_CAMERA.width // 2] = 0
     cv2.imwrite(str(path), depth)
-    frame = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG).read_frame("a")
+    frame = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS).read_frame("a")
     known = np.isfinite(frame.points_hw3).all(axis=-1)
     assert not known[:, :3].any() and known[:, 5:].all()
 
@@ -89,46 +90,71 @@ def test_cells_without_depth_have_no_point(scene: Path, tmp_path: Path):
 def test_a_scene_without_depth_is_refused(tmp_path: Path):
     write_plane_scene(tmp_path / "scene", depth=False)
     with pytest.raises(SceneError, match="frame a: has no depth"):
-        reconstruct(FolderScene(tmp_path / "scene"), tmp_path / "r", CONFIG)
+        reconstruct(FolderScene(tmp_path / "scene"), tmp_path / "r", CONFIG, CELLS)
 
 
 def test_a_scene_without_poses_or_intrinsics_is_refused(scene: Path, tmp_path: Path):
     (scene / "data/b.pose.txt").unlink()
     with pytest.raises(SceneError, match="frame b: has no pose"):
-        reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+        reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
     (scene / "camera-intrinsics.txt").unlink()
     with pytest.raises(SceneError, match="frame a: its camera's intrinsics are not known"):
-        reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+        reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
     assert not (tmp_path / "r").exists()
 
 
 def test_an_interrupted_reconstruction_is_completed_and_not_done_twice(scene: Path, tmp_path: Path):
-    reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+    reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
     kept, lost = (tmp_path / f"r/frames/{name}.npz" for name in "ab")
     lost.unlink()
     before = kept.stat().st_mtime_ns
     with pytest.raises(ReconstructionError, match="1 of 2 frames are missing"):
         open_reconstruction(tmp_path / "r")
-    reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+    reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
     assert lost.exists() and kept.stat().st_mtime_ns == before
     assert list(open_reconstruction(tmp_path / "r").poses) == ["a", "b"]
 
 
-@pytest.mark.parametrize("other", [{"width": 32}, {"max_depth_m": 3.0}, {"window_px": 2}])
-def test_a_folder_of_other_settings_is_not_mixed_in(scene: Path, tmp_path: Path, other: dict):
-    reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+@pytest.mark.parametrize(
+    ("config", "cells"),
+    [
+        ({}, {"width": 32}),
+        ({}, {"stride": 4}),
+        ({"max_depth_m": 3.0}, {}),
+        ({"window_px": 2}, {}),
+    ],
+)
+def test_a_folder_of_other_settings_is_not_mixed_in(
+    scene: Path, tmp_path: Path, config: dict, cells: dict
+):
+    reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
+    others = replace(CONFIG, **config), replace(CELLS, **cells)
     with pytest.raises(ReconstructionError, match="other frames or settings"):
-        reconstruct(FolderScene(scene), tmp_path / "r", replace(CONFIG, **other))
+        reconstruct(FolderScene(scene), tmp_path / "r", *others)
 
 
-@pytest.mark.parametrize("wrong", [{"stride": 0}, {"window_px": 0}, {"max_depth_m": 0.1}])
+def test_settings_are_recorded_as_ever(scene: Path, tmp_path: Path):
+    """Reconstructions made by earlier versions go on."""
+    made = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
+    assert made.settings == {
+        "width": 64, "stride": 8, "window_px": 4, "min_depth_m": 0.1, "max_depth_m": 20.0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [{"window_px": 0}, {"max_depth_m": 0.1}])
 def test_settings_that_cannot_be_are_refused(wrong: dict):
     with pytest.raises(ReconstructionError, match="expected"):
         replace(CONFIG, **wrong)
 
 
+@pytest.mark.parametrize("wrong", [{"stride": 0}, {"width": -8}])
+def test_cells_that_cannot_be_are_refused(wrong: dict):
+    with pytest.raises(ReconstructionError, match="expected 1 or more"):
+        replace(CELLS, **wrong)
+
+
 def test_a_reopened_reconstruction_says_what_was_written(scene: Path, tmp_path: Path):
-    written = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG)
+    written = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
     read = open_reconstruction(tmp_path / "r")
     assert (read.scene, read.teacher, read.camera) == ("scene", "rgbd", written.camera)
     np.testing.assert_allclose(read.poses["b"], written.poses["b"], atol=1e-12)

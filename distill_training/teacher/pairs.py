@@ -1,14 +1,13 @@
 """Which images to look at together: about as many pairs an image, however many images there are."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from distill_training.teacher.config import PairsConfig
 from mote_localization.camera import Camera
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import transform
@@ -24,43 +23,6 @@ _GRID = (6, 5)  # rays across and down an image that stand for it
 _DEPTHS = (0.5, 1.0, 2.0)  # of the typical depth, at which a ray's points are asked for
 _LEAST_BASELINE = 0.05  # of the typical depth: shorter ones say next to nothing about scale
 _LAST_RESORT = 0.05  # share of the image: least overlap of a pair that joins two groups
-
-
-@dataclass(frozen=True)
-class PairsConfig:
-    """Which images are looked at together."""
-
-    # complete: all with all; video: neighbours in time and loops; retrieval: what looks alike;
-    # overlap: what known poses say to see the same; auto: the first that can be of complete,
-    # overlap, video (of a recording in order), retrieval
-    method: Literal["auto", "complete", "video", "retrieval", "overlap"] = "auto"
-    per_image: int = 10  # pairs in which an image appears, about
-    reach: int = 16  # images between the ends of the longest pair of neighbours in time
-    depth_m: float = 2.5  # m, how far away things are, about, to foresee overlap
-    min_overlap: float = 0.3  # share of the image that a pair must have in common
-    max_angle_deg: float = 60.0  # deg, most between the viewing directions of a pair
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        if self.method not in ("auto", "complete", "video", "retrieval", "overlap"):
-            raise ReconstructionError(
-                f"found pair choice '{self.method}', expected auto, complete, video, retrieval or "
-                "overlap"
-            )
-        if min(self.per_image - 1, self.reach) < 1:
-            raise ReconstructionError(
-                f"found {self.per_image} pairs an image with a reach of {self.reach}, expected 2 "
-                "pairs or more, and a reach of 1 or more"
-            )
-        if not (0 < self.depth_m < np.inf and 0 < self.min_overlap <= 1):
-            raise ReconstructionError(
-                f"found a typical depth of {self.depth_m:g} m and an overlap of "
-                f"{self.min_overlap:g}, expected a depth above 0 and a share up to 1"
-            )
-        if not 0 < self.max_angle_deg <= 180:
-            raise ReconstructionError(
-                f"found a largest angle of {self.max_angle_deg:g} deg, expected 0 to 180"
-            )
 
 
 def choose_pairs(

@@ -6,9 +6,8 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -19,11 +18,12 @@ from distill_training.reconstruction import (
 )
 from distill_training.teacher.agreement import measure_agreement
 from distill_training.teacher.alignment import Alignment, align
+from distill_training.teacher.config import USUAL_CELLS, CellsConfig, PhotographsConfig
 from distill_training.teacher.depth_map import DepthMap
 from distill_training.teacher.fusion import Said, fuse
 from distill_training.teacher.gauge import Gauge, KnownLength, Sight, find_gauge, parse_scale
 from distill_training.teacher.observations import observe
-from distill_training.teacher.pairs import Pair, PairsConfig, choose_pairs
+from distill_training.teacher.pairs import Pair, choose_pairs
 from distill_training.teacher.predictions import Predictions
 from distill_training.teacher.predictor import PairPredictor
 from mote_localization.camera import Camera, CanonicalView, canonical_camera, cell_pixels
@@ -37,25 +37,6 @@ _NOMINAL_FOCAL = 0.9  # of the long side: what phones have, to start from
 _UNSURE = 0.15  # of the depth: cells whose point is less sure have none
 _NAMED = 8  # frames named in a message
 _ALONE = "stands alone: no pair with it agrees with the rest"
-
-Known = Literal["auto", "given", "estimate"]
-
-
-@dataclass(frozen=True)
-class PhotographsConfig:
-    """How photographs become a reconstruction."""
-
-    width: int = 320  # px, width of the canonical camera
-    stride: int = 8  # px of the canonical image per cell side
-    # camera poses; given: those of the scene, estimate: from the photographs, given ones then say
-    # only where the map's frame lies; auto: given where all are
-    poses: Known = "auto"
-    intrinsics: Known = "auto"  # focal lengths; auto: given where they are
-    # lengths that say how long a metre is, where poses are estimated and none is given:
-    # FRAME,FRAME=METRES (two cameras) or FRAME:X:Y,FRAME:X:Y=METRES (two pixels)
-    scale_from: tuple[str, ...] = ()
-    batch: int = 16  # pairs looked at in one go
-    pairs: PairsConfig = field(default_factory=PairsConfig)
 
 
 @dataclass(frozen=True)
@@ -85,7 +66,11 @@ class _Photo:
 
 
 def reconstruct(
-    scene: Scene, folder: Path, predictor: PairPredictor, config: PhotographsConfig
+    scene: Scene,
+    folder: Path,
+    predictor: PairPredictor,
+    config: PhotographsConfig,
+    cells: CellsConfig = USUAL_CELLS,
 ) -> tuple[Reconstruction, Summary | None]:
     """Reconstruct the training frames of a scene from their images; resumes.
 
@@ -96,6 +81,7 @@ def reconstruct(
         folder: Where the reconstruction goes.
         predictor: What looks at pairs of images.
         config: How.
+        cells: Which points a map is to have.
 
     Returns:
         The reconstruction, and what became of the photographs; None where it was there already.
@@ -106,13 +92,14 @@ def reconstruct(
             or the folder holds another reconstruction.
     """
     lengths = [parse_scale(text) for text in config.scale_from]
-    photos, refused = _photographs(scene, config)
+    photos, refused = _photographs(scene, config, cells)
     poses_known = _poses_known(photos, config)
-    settings = _settings(photos, predictor, config)
+    settings = _settings(photos, predictor, config, cells)
     begun = begun_reconstruction(folder)
-    if begun and (begun.scene, begun.teacher, begun.settings) != (
+    if begun and (begun.scene, begun.teacher, begun.stride, begun.settings) != (
         scene.name,
         predictor.name,
+        cells.stride,
         settings,
     ):
         raise ReconstructionError(
@@ -131,8 +118,8 @@ def reconstruct(
         [photo.frame.name for photo in photos],
         [photo.live for photo in photos],
         [photo.grid for photo in photos],
-        config.stride,
-        config.batch,
+        cells.stride,
+        config.pair_batch,
     )
     unread = predictions.encode([photo.frame for photo in photos])
     refused |= {photos[i].frame.name: "cannot be read" for i in unread}
@@ -151,13 +138,13 @@ def reconstruct(
     )
     pairs = [(images[i], images[j]) for i, j in chosen]
     predictions.decode(pairs)
-    alignment = _align(photos, predictions, pairs, poses_known, config.stride)
+    alignment = _align(photos, predictions, pairs, poses_known, cells.stride)
     aligned = [i for i in images if alignment.aligned_i[i]]
     _check_aligned(photos, images, aligned)
     refused |= {photos[i].frame.name: _ALONE for i in images if not alignment.aligned_i[i]}
     directed = [(i, j) for pair in pairs for i, j in (pair, pair[::-1])]
     used = [ends for ends, used in zip(directed, alignment.used_e, strict=True) if used]
-    maps = _fuse(photos, predictions, directed, alignment, config.stride)
+    maps = _fuse(photos, predictions, directed, alignment, cells.stride)
     gauge = Gauge(1.0, np.eye(4))
     if not poses_known:
         gauge = _gauge(photos, maps, lengths)
@@ -170,7 +157,7 @@ def reconstruct(
         predictor.name,
         predictor.licence,
         canonical,
-        config.stride,
+        cells.stride,
         settings,
         {photos[i].frame.name: one.T_map_cam for i, one in maps.items()},
         gauge.metric,
@@ -196,7 +183,9 @@ def reconstruct(
     )
 
 
-def _photographs(scene: Scene, config: PhotographsConfig) -> tuple[list[_Photo], dict[str, str]]:
+def _photographs(
+    scene: Scene, config: PhotographsConfig, cells: CellsConfig
+) -> tuple[list[_Photo], dict[str, str]]:
     """Return the training frames with their cameras, and why some cannot be used.
 
     Raises:
@@ -220,7 +209,7 @@ def _photographs(scene: Scene, config: PhotographsConfig) -> tuple[list[_Photo],
                 continue
         # A lens is the same held upright or across.
         lens = camera if known else tuple(sorted((camera.width, camera.height)))
-        grid = canonical_camera(camera, config.width, config.stride)
+        grid = canonical_camera(camera, cells.width, cells.stride)
         photos.append(_Photo(frame, camera, grid, lenses.setdefault(lens, len(lenses)), known))
     if not photos:
         raise SceneError(
@@ -249,7 +238,10 @@ def _poses_known(photos: Sequence[_Photo], config: PhotographsConfig) -> bool:
 
 
 def _settings(
-    photos: Sequence[_Photo], predictor: PairPredictor, config: PhotographsConfig
+    photos: Sequence[_Photo],
+    predictor: PairPredictor,
+    config: PhotographsConfig,
+    cells: CellsConfig,
 ) -> dict[str, float | int | str]:
     """Return what decides the outcome: the reconstruction goes on only where it is equal."""
     given = [
@@ -260,7 +252,7 @@ def _settings(
     return {
         **predictor.settings,
         **pairs,
-        "map_width": config.width,
+        "map_width": cells.width,
         "poses": config.poses,
         "intrinsics": config.intrinsics,
         "scale_from": " ".join(config.scale_from),

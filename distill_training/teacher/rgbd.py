@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction
+from distill_training.teacher.config import USUAL_CELLS, CellsConfig
 from mote_localization.camera import Camera, CanonicalView, canonical_camera, cell_pixels
 from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.geometry import transform
@@ -20,26 +21,23 @@ _log = logging.getLogger(__name__)
 class RgbdConfig:
     """How depth images become pointmaps."""
 
-    width: int = 320  # px, width of the canonical camera
-    stride: int = 8  # px of the canonical image per cell side
     window_px: int = 4  # px of the depth image, side of the window whose median stands for a cell
     min_depth_m: float = 0.1  # m, nearer is taken as no measurement
     max_depth_m: float = 20.0  # m, farther is taken as no measurement
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if min(self.width, self.stride, self.window_px) < 1:
-            raise ReconstructionError(
-                f"found width {self.width}, stride {self.stride}, window {self.window_px} px, "
-                "expected 1 or more"
-            )
+        if self.window_px < 1:
+            raise ReconstructionError(f"found a window of {self.window_px} px, expected 1 or more")
         if not 0 <= self.min_depth_m < self.max_depth_m:
             raise ReconstructionError(
                 f"found depths of {self.min_depth_m:g} to {self.max_depth_m:g} m, expected a range"
             )
 
 
-def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstruction:
+def reconstruct(
+    scene: Scene, folder: Path, config: RgbdConfig, cells: CellsConfig = USUAL_CELLS
+) -> Reconstruction:
     """Reconstruct the training frames of a scene with depth and poses; resumes.
 
     Raises:
@@ -50,15 +48,15 @@ def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstructio
     first = next(scene.frames("train"), None)
     if first is None:
         raise SceneError(f"scene {scene.name}: no training frames")
-    canonical = canonical_camera(first.known_camera(), config.width, config.stride)
+    canonical = canonical_camera(first.known_camera(), cells.width, cells.stride)
     reconstruction = Reconstruction(
         folder,
         scene.name,
         "rgbd",
         "",
         canonical,
-        config.stride,
-        asdict(config),
+        cells.stride,
+        asdict(cells) | asdict(config),
         {f.name: f.known_pose() for f in scene.frames("train")},
     )
     reconstruction.begin()
@@ -69,7 +67,7 @@ def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstructio
             continue
         camera = frame.known_camera()
         if sampler is None or sampler.view.live != camera:
-            sampler = _DepthSampler(camera, canonical, config)
+            sampler = _DepthSampler(camera, canonical, config, cells.stride)
         reconstruction.write_frame(frame.name, sampler.reconstruct(frame))
     return reconstruction
 
@@ -77,12 +75,10 @@ def reconstruct(scene: Scene, folder: Path, config: RgbdConfig) -> Reconstructio
 class _DepthSampler:
     """Reads, for one live camera, the depth under each cell of the canonical camera."""
 
-    def __init__(self, live: Camera, canonical: Camera, config: RgbdConfig) -> None:
-        self.view = CanonicalView(live, canonical, config.stride)
+    def __init__(self, live: Camera, canonical: Camera, config: RgbdConfig, stride: int) -> None:
+        self.view = CanonicalView(live, canonical, stride)
         self._config = config
-        self._rays_hw3 = canonical.rays(
-            cell_pixels(canonical.width, canonical.height, config.stride)
-        )
+        self._rays_hw3 = canonical.rays(cell_pixels(canonical.width, canonical.height, stride))
         offsets = np.arange(config.window_px) - (config.window_px - 1) / 2
         # Laid before rounding: at an even scale a cell stands between pixels, so does the window.
         window = np.stack(np.meshgrid(offsets, offsets), axis=-1).reshape(-1, 2)

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from distill_training.teacher.config import SimulatedConfig
 from distill_training.teacher.predictor import Encoded, PairPointmaps, Pointmap
 from mote_localization.camera import Camera
-from mote_localization.errors import ReconstructionError, SceneError
+from mote_localization.errors import SceneError
 from mote_localization.geometry import invert, transform
 from mote_localization.scenes import Frame
 
@@ -23,26 +24,6 @@ _DESCRIPTOR_BINS = 512
 _EDGE = 0.08  # of the depth: where neighbours differ by more, surfaces end
 _WARP_KNOTS = (3, 4)  # rows and columns of the coarse grid that a smooth warp runs through
 _LEAST_OVERLAP = 0.1  # share of an image: pairs that have less in common come out plain wrong
-
-
-@dataclass(frozen=True)
-class SimulatedConfig:
-    """How far the simulated network is off."""
-
-    width: int = 160  # px of its images
-    pair_scale: float = 0.3  # standard deviation of the logarithm of a pair's scale
-    noise: float = 0.02  # of the depth, standard deviation along each axis, every pixel for itself
-    warp: float = 0.03  # of the depth, standard deviation along each axis, smooth over the image
-    wrong_pairs: float = 0.05  # share of the pairs that are plain wrong
-    seed: int = 0  # of the errors
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        if self.width < 16 or min(self.pair_scale, self.noise, self.warp) < 0:
-            raise ReconstructionError(
-                f"found a simulated image width of {self.width} px, errors of {self.pair_scale:g}, "
-                f"{self.noise:g}, {self.warp:g}, expected 16 px or more and errors of 0 or more"
-            )
 
 
 class Simulated:
