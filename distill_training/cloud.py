@@ -72,12 +72,7 @@ def show_rerun(
         ReconstructionError: rerun is not installed or its viewer does not start, a frame is
             damaged, nothing is known, or the file cannot be written.
     """
-    try:
-        import rerun
-    except ImportError as error:
-        raise ReconstructionError(
-            f"rerun cannot be used ({error}); install it with `pip install {RERUN}`"
-        ) from error
+    rerun = import_rerun()
     recording = rerun.RecordingStream(f"mote: {reconstruction.scene}")
     if save is None:
         try:
@@ -99,6 +94,21 @@ def show_rerun(
             os.replace(Path(folder) / save.name, save)
     except OSError as error:
         raise _not_written(save, error) from error
+
+
+def import_rerun() -> Any:
+    """Return the module.
+
+    Raises:
+        ReconstructionError: It is not installed.
+    """
+    try:
+        import rerun
+    except ImportError as error:
+        raise ReconstructionError(
+            f"rerun cannot be used ({error}); install it with `pip install {RERUN}`"
+        ) from error
+    return rerun
 
 
 def _log_rerun(

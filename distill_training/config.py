@@ -24,17 +24,13 @@ class TrainConfig:
     fix_statistics: float = 0.6
     loss: Literal["distill", "distill+reprojection"] = "distill"  # what is minimized
     reprojection_weight: float = 0.1  # of the reprojection loss, per canonical px
-    reprojection_bound_px: tuple[float, float] = (
-        30.0,
-        2.0,
-    )  # canonical px, at the start and at the end
+    # canonical px, at the start and at the end
+    reprojection_bound_px: tuple[float, float] = (30.0, 2.0)
     held_out: float = 0.05  # share of the frames kept from training to measure the error on
-    precision: Literal["auto", "fp32", "bf16"] = (
-        "auto"  # auto: bf16 where the processor computes in it
-    )
-    seed: int = (
-        0  # of the first weights and of the views; with steps given, the training repeats exactly
-    )
+    # auto: bf16 where the processor computes in it
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    # of the first weights and of the views; with steps given, the training repeats exactly
+    seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:

@@ -5,12 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from mote_localization.camera import read_camera_info
-from mote_localization.commands import run_command
+from mote_localization.commands import print_table, run_command
 from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.evaluate import Evaluate
 from mote_localization.geometry import quaternion_xyzw
@@ -55,7 +52,7 @@ class Inspect:
                 for name, value in info.training.items()
             },
         }
-        _print(described, title=str(self.map))
+        print_table(described, title=str(self.map))
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class Localize:
         if found.T_map_cam is None or found.covariance_66 is None:
             raise MoteError(f"{self.image}: lost: {found.reason}")
         unit = localizer.info.unit
-        _print(_describe(found, found.T_map_cam, found.covariance_66, unit))
+        print_table(_describe(found, found.T_map_cam, found.covariance_66, unit))
 
 
 def _describe(
@@ -107,14 +104,6 @@ def _describe(
         f"median error {found.reprojection_px:.2f} px",
         "milliseconds": ", ".join(f"{k} {1000 * s:.1f}" for k, s in found.seconds.items()),
     }
-
-
-def _print(described: dict[str, str], title: str | None = None) -> None:
-    """Print names and values as a table, whatever characters they are of."""
-    table = Table(show_header=False, title=Text(title) if title else None, title_justify="left")
-    for name, value in described.items():
-        table.add_row(Text(name), Text(value))
-    Console().print(table)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How both command lines run: parse, do, and one clear line where the input is at fault."""
+"""How both command lines run: parse, do, print, and one line where the input is at fault."""
 
 import logging
 import sys
@@ -7,6 +7,8 @@ from typing import Any
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
 
 from mote_localization.errors import MoteError
 
@@ -29,3 +31,11 @@ def run_command(commands: dict[str, Any], program: str, description: str) -> Non
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+
+
+def print_table(described: dict[str, str], title: str = "", stderr: bool = False) -> None:
+    """Print names and values as a table, whatever characters they are of."""
+    table = Table(show_header=False, title=Text(title) if title else None, title_justify="left")
+    for name, value in described.items():
+        table.add_row(Text(name), Text(value))
+    Console(stderr=stderr).print(table)

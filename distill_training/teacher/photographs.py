@@ -26,6 +26,7 @@ from distill_training.teacher.observations import observe
 from distill_training.teacher.pairs import Pair, choose_pairs
 from distill_training.teacher.predictions import Predictions
 from distill_training.teacher.predictor import PairPredictor
+from distill_training.teacher.summary import Summary
 from mote_localization.camera import Camera, CanonicalView, canonical_camera, cell_pixels
 from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.geometry import transform
@@ -37,21 +38,6 @@ _NOMINAL_FOCAL = 0.9  # of the long side: what phones have, to start from
 _UNSURE = 0.15  # of the depth: cells whose point is less sure have none
 _NAMED = 8  # frames named in a message
 _ALONE = "stands alone: no pair with it agrees with the rest"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What became of the photographs."""
-
-    images: int
-    refused: dict[str, str]  # frame -> why it is not used
-    pairs: int
-    pairs_refused: int
-    agreement_cm: float  # median distance of overlapping pointmaps; hundredths of a unit
-    focal_px: tuple[float, ...]  # of each lens, in the canonical camera's pixels
-    focal_known: bool
-    metric: bool
-    scale_uncertainty: float | None  # 1 sigma, as a share; None: not known
 
 
 @dataclass(frozen=True)
@@ -180,6 +166,7 @@ def reconstruct(
         all(photo.lens_known for photo in photos),
         gauge.metric,
         gauge.scale_uncertainty,
+        poses_known,
     )
 
 

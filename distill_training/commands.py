@@ -1,0 +1,176 @@
+"""`mote-distill map`, and its two halves, `reconstruct` and `distill`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from distill_training.config import TrainConfig
+from distill_training.packages import training_packages
+from distill_training.reconstruction import Reconstruction, open_reconstruction
+from distill_training.teacher.choice import Flat, Teacher
+from mote_localization.errors import MoteError
+
+_COMPARED_IMAGES = 4  # on which the map must predict what the student does
+
+Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Ways to look at a reconstruction."""
+
+    save_ply: File = None  # write the cloud and the cameras there, for any viewer of clouds (.ply)
+    picture: File = None  # draw the place from above and from the side there (.png)
+    rerun: tyro.conf.FlagCreatePairsOff[bool] = False  # open the rerun viewer, where installed
+    save_rrd: File = None  # write a recording for the rerun viewer there (.rrd)
+
+    def check(self) -> None:
+        """Refuse before any work is done what would fail when it is.
+
+        Raises:
+            MoteError: A file's name is a folder's, or rerun is not installed.
+        """
+        for path in (self.save_ply, self.picture, self.save_rrd):
+            if path and path.is_dir():
+                raise MoteError(f"{path}: is a folder, expected the name of a file")
+        if self.rerun or self.save_rrd:
+            from distill_training.cloud import import_rerun
+
+            import_rerun()
+
+    def at(self, reconstruction: Reconstruction) -> None:
+        """Write and show what was asked for.
+
+        Raises:
+            ReconstructionError: A frame is damaged, nothing is known, a file cannot be written, or
+                the viewer does not start.
+        """
+        if not (self.save_ply or self.picture or self.save_rrd or self.rerun):
+            return
+        from distill_training import cloud  # its drawing takes a second to load
+
+        if self.save_ply:
+            cloud.save_ply(reconstruction, self.save_ply)
+            _say(f"cloud and cameras: {self.save_ply}")
+        if self.picture:
+            cloud.picture(reconstruction, self.picture)
+            _say(f"picture: {self.picture}")
+        if self.save_rrd:
+            cloud.show_rerun(reconstruction, self.save_rrd)
+            _say(f"recording: {self.save_rrd}; see it with `rerun {self.save_rrd}`")
+        if self.rerun:
+            cloud.show_rerun(reconstruction)
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Let a teacher say where every cell of every training image lies.
+
+    Where it has been done already, look at it: the same command again takes seconds.
+    """
+
+    scene: tyro.conf.Positional[Path]  # scene folder, photographs, or rosbag2 recording
+    output: Output  # folder for the reconstruction; an interrupted one is completed
+    teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
+    look: Annotated[Look, Flat] = field(default_factory=Look)
+
+    def run(self) -> None:
+        """Reconstruct the scene, and look at it.
+
+        Raises:
+            MoteError: The scene cannot be used, the folder holds something else, or a file cannot
+                be written.
+        """
+        self.look.check()
+        reconstruction = self.teacher.reconstruct(self.scene, self.output)
+        _say(
+            f"reconstruction: {self.output} ({len(reconstruction.poses)} frames); make a map of it "
+            f"with `mote-distill distill {self.output} -o NAME.onnx`"
+        )
+        self.look.at(reconstruction)
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Train a student on a reconstruction and write the map."""
+
+    reconstruction: tyro.conf.Positional[Path]  # folder made by `mote-distill reconstruct`
+    output: Output  # map file (.onnx)
+    student: Literal["cnn"] = "cnn"  # family of the network
+    # folder for checkpoint and curves; default: beside the map, NAME.training
+    work: Path | None = None
+    train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
+
+    def run(self) -> None:
+        """Train and export.
+
+        Raises:
+            MoteError: The reconstruction cannot be used, torch is missing, or the map cannot be
+                written.
+        """
+        _check_first(self.output)
+        work = self.work or self.output.with_suffix(".training")
+        _distill(
+            open_reconstruction(self.reconstruction), self.output, self.student, work, self.train
+        )
+
+
+@dataclass(frozen=True)
+class Map:
+    """Make a map of a scene: reconstruct, then distill; an interrupted run is gone on with."""
+
+    scene: tyro.conf.Positional[Path]  # scene folder, photographs, or rosbag2 recording
+    output: Output  # map file (.onnx)
+    teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
+    student: Literal["cnn"] = "cnn"  # family of the network
+    # folder for reconstruction, checkpoint and curves; default: beside the map, NAME.training
+    work: Path | None = None
+    train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
+
+    def run(self) -> None:
+        """Reconstruct, train and export.
+
+        Raises:
+            MoteError: The scene cannot be used, torch is missing, or a file cannot be written.
+        """
+        _check_first(self.output)
+        work = self.work or self.output.with_suffix(".training")
+        reconstruction = self.teacher.reconstruct(self.scene, work / "reconstruction")
+        _distill(reconstruction, self.output, self.student, work, self.train)
+
+
+def _check_first(output: Path) -> None:
+    """Refuse before any work is done what would fail when it is."""
+    if output.is_dir() or output.suffix != ".onnx":
+        raise MoteError(f"--output {output}: expected the name of a map file, NAME.onnx")
+    with training_packages():
+        import distill_training.export
+        import distill_training.train  # noqa: F401
+
+
+def _distill(
+    reconstruction: Reconstruction, output: Path, student: str, work: Path, config: TrainConfig
+) -> None:
+    """Train a student and write its map."""
+    from distill_training.export import export_map
+    from distill_training.train import train
+
+    network, info = train(reconstruction, work, student, {}, config)
+    names = list(reconstruction.poses)
+    compared = names[:: max(1, len(names) // _COMPARED_IMAGES)]
+    images_bhw3 = np.stack([reconstruction.read_frame(name).image_hw3 for name in compared])
+    worst_m = export_map(network, info, images_bhw3, output)
+    _say(
+        f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), equal to the student within "
+        f"{1000 * worst_m:.3f} mm; see it with `mote inspect {output}`"
+    )
+
+
+def _say(text: str) -> None:
+    # Names that look like markup are printed as they are.
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)

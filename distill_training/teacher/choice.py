@@ -1,0 +1,105 @@
+"""Which teacher, and its settings: the part of a command line that chooses one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from distill_training.packages import training_packages
+from distill_training.reconstruction import Reconstruction
+from distill_training.teacher import rgbd as rgbd_teacher
+from distill_training.teacher.config import CellsConfig, PhotographsConfig, SimulatedConfig
+from mote_localization.commands import print_table
+from mote_localization.errors import MoteError
+from mote_localization.scenes import Scene, open_scene
+
+Flat = tyro.conf.arg(name="")  # fields become flags of the command itself
+
+
+@dataclass(frozen=True)
+class Dust3rConfig:
+    """Which network, and where it runs."""
+
+    # the network of dust3r as published, NAME.pth; CC BY-NC-SA 4.0, non-commercial
+    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    device: str = "auto"  # that dust3r runs on: cpu, cuda; auto: the GPU where there is one
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Who says where things are."""
+
+    # rgbd: measured depth and poses; dust3r: a network that looks at pairs of photographs;
+    # simulated: like dust3r, but what it says is measured depth, spoilt; to measure the alignment
+    teacher: Literal["rgbd", "dust3r", "simulated"] = "rgbd"
+    cells: Annotated[CellsConfig, Flat] = field(default_factory=CellsConfig)
+    rgbd: Annotated[rgbd_teacher.RgbdConfig, Flat] = field(default_factory=rgbd_teacher.RgbdConfig)
+    dust3r: Annotated[Dust3rConfig, Flat] = field(default_factory=Dust3rConfig)
+    photographs: Annotated[PhotographsConfig, Flat] = field(default_factory=PhotographsConfig)
+    # how far the simulated network is off
+    simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse flags that mean nothing to the teacher, and dust3r without its checkpoint."""
+        for config, prefix, users in (
+            (self.rgbd, "--", ("rgbd",)),
+            (self.dust3r, "--", ("dust3r",)),
+            (self.photographs, "--", ("dust3r", "simulated")),
+            (self.simulated, "--simulated.", ("simulated",)),
+        ):
+            given = ", ".join(_given(config, prefix))
+            if given and self.teacher not in users:
+                raise MoteError(
+                    f"{given}: for --teacher {' or '.join(users)}, found --teacher {self.teacher}"
+                )
+        if self.teacher == "dust3r" and self.dust3r.checkpoint is None:
+            raise MoteError(
+                "--teacher dust3r needs --checkpoint FILE: download "
+                "DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth yourself, see github.com/naver/dust3r "
+                "(CC BY-NC-SA 4.0, non-commercial)"
+            )
+
+    def reconstruct(self, scene: Path, folder: Path) -> Reconstruction:
+        """Reconstruct a scene, or go on with it, and print what became of photographs.
+
+        Raises:
+            MoteError: The scene or the checkpoint cannot be used, torch is missing, or the folder
+                holds something else.
+        """
+        opened = open_scene(scene)
+        if self.teacher == "rgbd":
+            return rgbd_teacher.reconstruct(opened, folder, self.rgbd, self.cells)
+        return self._from_photographs(opened, folder)
+
+    def _from_photographs(self, scene: Scene, folder: Path) -> Reconstruction:
+        with training_packages():
+            from distill_training.teacher.dust3r import Dust3r
+            from distill_training.teacher.photographs import reconstruct
+            from distill_training.teacher.predictor import PairPredictor
+            from distill_training.teacher.simulated import Simulated
+        predictor: PairPredictor = Simulated(self.simulated)
+        if self.dust3r.checkpoint is not None:
+            predictor = Dust3r.open(self.dust3r.checkpoint, self.dust3r.device)
+        reconstruction, summary = reconstruct(
+            scene, folder, predictor, self.photographs, self.cells
+        )
+        described = {"scene": reconstruction.scene}
+        if summary is None:
+            described["was there already"] = f"{len(reconstruction.poses)} frames"
+        else:
+            described |= summary.described()
+        described["licence of the teacher"] = reconstruction.teacher_licence or "none"
+        print_table(described, str(folder), stderr=True)
+        return reconstruction
+
+
+def _given(config: Any, prefix: str) -> Iterator[str]:
+    """Go through the flags of a configuration whose values are not the usual ones."""
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if is_dataclass(value):
+            yield from _given(value, f"{prefix}{one.name}.")
+        elif value != one.default:
+            yield f"{prefix}{one.name}".replace("_", "-")
