@@ -11,6 +11,7 @@ from distill_training.teacher.pairs import (
     choose_pairs,
     complete_pairs,
     components,
+    overlapping_and_alike_pairs,
     overlapping_pairs,
     retrieval_pairs,
     video_and_loop_pairs,
@@ -177,7 +178,14 @@ def test_portrait_and_landscape_are_paired_by_what_each_sees():
     ("n", "known", "sequential", "expected"),
     [
         (8, True, True, complete_pairs(8)),
-        (40, True, True, overlapping_pairs(np.stack(training_views(40)), [CAMERA] * 40, CONFIG)),
+        (
+            40,
+            True,
+            True,
+            overlapping_and_alike_pairs(
+                np.stack(training_views(40)), [CAMERA] * 40, ring(40), CONFIG
+            ),
+        ),
         (40, False, True, video_and_loop_pairs(ring(40), CONFIG)),
         (40, False, False, retrieval_pairs(ring(40), 10)),
     ],

@@ -17,9 +17,9 @@ from distill_training.teacher.pairs import components
 from distill_training.teacher.relative_pose import (
     RelativePoses,
     angles_between,
+    between,
     diagnose_conventions,
     relative_poses,
-    rotations_between,
 )
 from distill_training.teacher.spanning_tree import along_tree
 from mote_localization.errors import ReconstructionError
@@ -27,9 +27,10 @@ from mote_localization.geometry import invert
 
 _ROUNDS = 3  # of adjusting cameras and depths in turns
 _OUTLIER = 3.0  # medians: pairs that are off by more are refused
-_LEAST_RESIDUAL = 0.05  # of the depth: pairs off by less are not refused
-_LEAST_ANGLE = np.radians(5.0)  # likewise
-_CONFUSED = 0.5  # of the angle: another convention that explains the pairs so much better is right
+# Of the depth: pairs off by less are not refused; pairs off by more are, were they the majority.
+_RESIDUALS = (0.05, 0.15)
+_ANGLES = (np.radians(5.0), np.radians(20.0))  # likewise
+_CONFUSED = 3  # pairs, and times as many: so many more agree if poses are of another convention
 _LARGEST_UNIT_SIGMA = 0.2  # log: images whose scale is less sure are refused
 
 
@@ -39,7 +40,8 @@ class Alignment:
 
     cameras: Cameras
     log_scales_e: np.ndarray  # from a directed pair's unit to its first image's
-    used_e: np.ndarray  # directed pairs that agree with the rest
+    sound_e: np.ndarray  # directed pairs that agree with themselves
+    used_e: np.ndarray  # directed pairs that agree with the rest, too
     aligned_i: np.ndarray  # images that hang together with the rest
     unit_sigma_i: np.ndarray  # standard deviation of each image's log unit
     residual: float  # median 3-D distance between what pairs say and the outcome, over the depth
@@ -68,7 +70,7 @@ def align(
         T_map_cam_i44: Known poses, metres; None: the outcome is in a frame and unit of its own.
 
     Raises:
-        ReconstructionError: Nothing hangs together, or poses are of another convention.
+        ReconstructionError: The poses are of another convention.
     """
     o = observations
     guessed_l, sigma = estimate_spreads(o, lens_i)
@@ -77,16 +79,23 @@ def align(
     rays_in3 = cameras.rays(o.rays_in3)
     log_scales_e, depth_in = agree_on_scales(o, rays_in3)
     relative = relative_poses(o, rays_in3, log_scales_e, depth_in)
-    good_p = _not_outliers(relative.residual_p, _LEAST_RESIDUAL)
+    good_p = _not_outliers(relative.residual_p, _RESIDUALS)
+    sound_e = relative.directed(good_p, len(o.first_e))
     if T_map_cam_i44 is not None:
-        good_p &= _agreeing(relative, good_p, T_map_cam_i44[:, :3, :3])
+        good_p &= _agreeing(relative, good_p, T_map_cam_i44)
         cameras = replace(cameras, R_i33=T_map_cam_i44[:, :3, :3], t_i3=T_map_cam_i44[:, :3, 3])
     else:
         good_p = _largest_group(relative, good_p, o.images)
         cameras = along_tree(relative, good_p, cameras)
+    nobody_i = np.zeros(o.images, bool)
+    unknown_i = np.full(o.images, np.inf)
+    alignment = Alignment(
+        cameras, log_scales_e, sound_e, np.zeros_like(sound_e), nobody_i, unknown_i, np.nan
+    )
     for _ in range(_ROUNDS):
-        used_e = np.zeros(len(o.first_e), bool)
-        used_e[relative.forward_p[good_p]] = used_e[relative.backward_p[good_p]] = True
+        if not good_p.any():
+            return replace(alignment, used_e=np.zeros_like(sound_e), aligned_i=nobody_i)
+        used_e = relative.directed(good_p, len(sound_e))
         adjusted = adjust(
             o,
             log_scales_e,
@@ -100,6 +109,7 @@ def align(
         alignment = Alignment(
             cameras,
             log_scales_e,
+            sound_e,
             used_e,
             _aligned(adjusted, relative, good_p),
             adjusted.unit_sigma_i,
@@ -110,40 +120,34 @@ def align(
         residual_p = np.fmax(
             adjusted.residual_e[relative.forward_p], adjusted.residual_e[relative.backward_p]
         )
-        good_p &= _not_outliers(residual_p, _LEAST_RESIDUAL)
+        good_p &= _not_outliers(residual_p, _RESIDUALS)
         if T_map_cam_i44 is None:
             good_p = _largest_group(relative, good_p, o.images)
-    if not alignment.aligned_i.any():
-        raise ReconstructionError(
-            "no two images could be brought together; expected photographs that show the same "
-            "things from several sides"
-        )
     return alignment
 
 
-def _not_outliers(residual_p: np.ndarray, least: float) -> np.ndarray:
-    """Return which pairs are not far worse than most."""
-    known = residual_p[np.isfinite(residual_p)]
-    bound = max(least, _OUTLIER * float(np.median(known))) if len(known) else least
-    return residual_p <= bound
+def _not_outliers(error_p: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """Return which pairs are not far worse than most, nor worse than any good one can be."""
+    known = error_p[np.isfinite(error_p)]
+    bound = _OUTLIER * float(np.median(known)) if len(known) else 0.0
+    return error_p <= np.clip(bound, *bounds)
 
 
-def _agreeing(relative: RelativePoses, good_p: np.ndarray, R_i33: np.ndarray) -> np.ndarray:
+def _agreeing(relative: RelativePoses, good_p: np.ndarray, T_map_cam_i44: np.ndarray) -> np.ndarray:
     """Return which pairs see their cameras turned as the given poses say.
 
     Raises:
         ReconstructionError: The poses are of another convention.
     """
-    angle_p = angles_between(relative.R_p33, rotations_between(relative, R_i33))
-    if good_p.any():
-        seems, given, best = diagnose_conventions(relative.only(good_p), R_i33)
-        if given > _LEAST_ANGLE and best < _CONFUSED * given:
-            raise ReconstructionError(
-                f"the given poses disagree with what the images show by {np.degrees(given):.0f} "
-                f"deg (median of {good_p.sum()} pairs), but by {np.degrees(best):.1f} deg if they "
-                f"are {seems}; expected camera-to-map, OpenCV axes (x right, y down, z forward)"
-            )
-    return _not_outliers(np.where(good_p, angle_p, np.inf), _LEAST_ANGLE)
+    seems, more, fewer = diagnose_conventions(relative.only(good_p), T_map_cam_i44)
+    if more >= _CONFUSED * (1 + fewer):
+        raise ReconstructionError(
+            f"the given poses disagree with what the images show: {more} of {good_p.sum()} pairs "
+            f"would agree with them, and {fewer} no longer, if they are {seems}; expected "
+            "camera-to-map, OpenCV axes (x right, y down, z forward)"
+        )
+    angle_p = angles_between(relative.R_p33, between(relative, T_map_cam_i44)[0])
+    return _not_outliers(np.where(good_p, angle_p, np.inf), _ANGLES)
 
 
 def _largest_group(relative: RelativePoses, good_p: np.ndarray, images: int) -> np.ndarray:

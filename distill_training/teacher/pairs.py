@@ -1,6 +1,7 @@
 """Which images to look at together: about as many pairs an image, however many images there are."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -23,6 +24,7 @@ _GRID = (6, 5)  # rays across and down an image that stand for it
 _DEPTHS = (0.5, 1.0, 2.0)  # of the typical depth, at which a ray's points are asked for
 _LEAST_BASELINE = 0.05  # of the typical depth: shorter ones say next to nothing about scale
 _LAST_RESORT = 0.05  # share of the image: least overlap of a pair that joins two groups
+_UNBELIEVING = 2  # pairs an image that are chosen by likeness, whatever the poses say
 
 
 def choose_pairs(
@@ -55,7 +57,7 @@ def choose_pairs(
     if method == "complete" or (method == "auto" and n - 1 <= config.per_image):
         return complete_pairs(n)
     if method == "overlap" or (method == "auto" and len(known) == n):
-        return overlapping_pairs(np.stack(known), cameras, config)
+        return overlapping_and_alike_pairs(np.stack(known), cameras, descriptors_nd, config)
     if method == "video" or (method == "auto" and sequential):
         return video_and_loop_pairs(descriptors_nd, config)
     return retrieval_pairs(descriptors_nd, config.per_image)
@@ -134,6 +136,22 @@ def overlapping_pairs(
         return partner_n, score_n
 
     return _joined(_granted(wishes, config.per_image), n, most_overlapping)
+
+
+def overlapping_and_alike_pairs(
+    T_map_cam_n44: np.ndarray,
+    cameras: Sequence[Camera],
+    descriptors_nd: np.ndarray,
+    config: PairsConfig,
+) -> list[Pair]:
+    """Return pairs that overlap by their poses, and a few that look alike.
+
+    Where the poses are wrong, the former show nothing in common, and only the latter tell.
+    """
+    alike = min(_UNBELIEVING, config.per_image // 2)
+    overlapping = replace(config, per_image=config.per_image - alike)
+    pairs = overlapping_pairs(T_map_cam_n44, cameras, overlapping)
+    return sorted({*pairs, *_alike(descriptors_nd, alike)})
 
 
 def components(n: int, pairs: Iterable[Pair]) -> list[list[int]]:

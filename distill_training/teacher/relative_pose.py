@@ -8,9 +8,13 @@ import numpy as np
 
 from distill_training.teacher.observations import Observations
 from distill_training.teacher.robust import cauchy, row_medians
+from mote_localization.geometry import invert
 
 _STEPS = 10
 _TUNING = 1.5  # medians at which a Cauchy weight has fallen to one half
+_TURNED_ALIKE = np.radians(8.0)
+_TOWARDS_ALIKE = np.cos(np.radians(30.0))
+_APART = 0.1  # of the depth: cameras nearer to each other have no sure direction
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,12 @@ class RelativePoses:
     def only(self, which_p: np.ndarray) -> "RelativePoses":
         """Return some of the pairs."""
         return RelativePoses(*(getattr(self, field.name)[which_p] for field in fields(self)))
+
+    def directed(self, which_p: np.ndarray, count: int) -> np.ndarray:
+        """Return which of all directed pairs (count,) are those of some of the pairs."""
+        which_e = np.zeros(count, bool)
+        which_e[self.forward_p[which_p]] = which_e[self.backward_p[which_p]] = True
+        return which_e
 
 
 def relative_poses(
@@ -103,43 +113,59 @@ def _similarities(
     return scale_b, R_b33, t_b13[:, 0], residual_b
 
 
-def rotations_between(relative: RelativePoses, R_i33: np.ndarray) -> np.ndarray:
-    """Return the rotations (p, 3, 3) from j to i of cameras (i, 3, 3), camera to map."""
-    return np.swapaxes(R_i33[relative.i_p], 1, 2) @ R_i33[relative.j_p]
-
-
 def angles_between(R_b33: np.ndarray, other_b33: np.ndarray) -> np.ndarray:
     """Return by which angles (b,), rad, rotations differ."""
     turns = np.swapaxes(R_b33, 1, 2) @ other_b33
     return np.array([np.linalg.norm(cv2.Rodrigues(turn)[0]) for turn in turns])
 
 
-# How poses come out wrong: what was done to them, and what to do about it. Rotations cannot tell
-# an axis mirrored from the two others turned round.
+def between(relative: RelativePoses, T_map_cam_i44: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rotations (p, 3, 3) and positions (p, 3) of cameras j in those of i."""
+    R_i33, t_i3 = T_map_cam_i44[:, :3, :3], T_map_cam_i44[:, :3, 3]
+    R_p33 = np.swapaxes(R_i33[relative.i_p], 1, 2)
+    apart_p3 = t_i3[relative.j_p] - t_i3[relative.i_p]
+    return R_p33 @ R_i33[relative.j_p], (R_p33 @ apart_p3[..., None])[..., 0]
+
+
+# How poses come out wrong: what was done to them, and what to do about it.
 _INVERTED = "map-to-camera where camera-to-map is expected (invert them)"
+_LEFT = "left-handed, as in game engines (mirror the {} axis of camera and map)"
 _AXES = {
+    (1, 1, 1): "",
     (1, -1, -1): "of cameras with y up and z backward, as in OpenGL (turn both axes round)",
     (-1, -1, 1): "of cameras with x left and y up (turn both axes round)",
-    (-1, 1, -1): "left-handed, as in game engines (mirror the y axis of camera and map)",
+    (1, -1, 1): _LEFT.format("y"),
+    (-1, 1, 1): _LEFT.format("x"),
+    (1, 1, -1): _LEFT.format("z"),
 }
 
 
-def diagnose_conventions(relative: RelativePoses, R_i33: np.ndarray) -> tuple[str, float, float]:
-    """Say which mistake would explain that pairs disagree with the given rotations.
+def diagnose_conventions(
+    relative: RelativePoses, T_map_cam_i44: np.ndarray
+) -> tuple[str, int, int]:
+    """Say which mistake would explain that pairs disagree with the given poses.
+
+    Every pair votes for each convention by which it agrees: in how one camera is turned against the
+    other, and in which direction it stands. Pairs that are plain wrong vote for none.
 
     Args:
         relative: What the pairs say.
-        R_i33: Rotations of the images' cameras as given.
+        T_map_cam_i44: The poses as given.
 
     Returns:
-        What the poses seem to be (empty: as they should), and the median angles, rad, by which
-        pairs disagree with them as given and as they seem to be.
+        What the poses most likely are (empty: as they should), and how many pairs agree with that
+        but not with the poses as given, and the reverse.
     """
-    medians = {}
-    for inverted, (signs, axes) in product((False, True), [((1, 1, 1), ""), *_AXES.items()]):
-        given_p33 = rotations_between(relative, np.swapaxes(R_i33, 1, 2) if inverted else R_i33)
+    apart_p = np.linalg.norm(relative.t_p3, axis=-1)
+    votes = {}
+    for inverted, (signs, axes) in product((False, True), _AXES.items()):
+        given = np.array([invert(T) for T in T_map_cam_i44]) if inverted else T_map_cam_i44
+        R_p33, t_p3 = between(relative, given)
         flip = np.diag(signs).astype(float)
+        turned_p = angles_between(flip @ relative.R_p33 @ flip, R_p33) < _TURNED_ALIKE
+        along_p = (t_p3 * (relative.t_p3 * signs)).sum(axis=-1)
+        towards_p = along_p >= _TOWARDS_ALIKE * apart_p * np.linalg.norm(t_p3, axis=-1)
         text = " and ".join(filter(None, (_INVERTED if inverted else "", axes)))
-        medians[text] = float(np.median(angles_between(flip @ relative.R_p33 @ flip, given_p33)))
-    best = min(medians, key=lambda text: medians[text])
-    return best, medians[""], medians[best]
+        votes[text] = turned_p & (towards_p | (apart_p < _APART))
+    best = max(votes, key=lambda text: votes[text].sum())
+    return best, int((votes[best] & ~votes[""]).sum()), int((votes[""] & ~votes[best]).sum())
