@@ -1,21 +1,29 @@
 """The command line as a user meets it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
-from make_map import CAMERA, T_MAP_CAM, write_constant_map
+from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 from make_scene import View, write_scene
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from test_package import run_without_torch_and_ros
 
-from mote_localization.cli import main
+import distill_training.cli
+import mote_localization.cli
+from distill_training.reconstruction import open_reconstruction
+from distill_training.teacher.summary import Summary
+from mote_localization.geometry import invert, transform
+from mote_localization.map_file import read_map
 
 CALIBRATION = """\
 image_width: 320
@@ -38,11 +46,11 @@ def files(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mote(monkeypatch, capsys):
-    """Run `mote` with arguments; return exit status, output and errors."""
+def command(monkeypatch, capsys):
+    """Run a command with arguments; return exit status, output and errors."""
 
-    def run(arguments):
-        monkeypatch.setattr(sys, "argv", ["mote", *arguments.split()])
+    def run(program, main, arguments):
+        monkeypatch.setattr(sys, "argv", [program, *arguments.split()])
         try:
             main()
             status = 0
@@ -51,6 +59,24 @@ def mote(monkeypatch, capsys):
                 print(end.code, file=sys.stderr)
             status = 1 if isinstance(end.code, str) else end.code or 0
         return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def mote(command):
+    """Run `mote` with arguments; return exit status, output and errors."""
+    return lambda arguments: command("mote", mote_localization.cli.main, arguments)
+
+
+@pytest.fixture
+def distill(command):
+    """Run `mote-distill` with arguments; return exit status and errors, lines joined."""
+
+    def run(arguments):
+        status, output, errors = command("mote-distill", distill_training.cli.main, arguments)
+        assert output == ""
+        return status, " ".join(errors.replace("│", " ").split())
 
     return run
 
@@ -179,10 +205,12 @@ def test_names_that_look_like_markup_are_printed_as_they_are(files, mote):
     assert status == 0 and "[red]room.onnx" in output
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize("arguments", ["mote --help", "mote-distill reconstruct --help"])
+def test_help_loads_nothing_heavy(arguments):
+    package = "distill_training" if "distill" in arguments else "mote_localization"
     script = (
-        "import sys; sys.argv = ['mote', '--help']\n"
-        "from mote_localization.cli import main\n"
+        f"import sys; sys.argv = {arguments.split()}\n"
+        f"from {package}.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'scipy', 'matplotlib', 'rclpy', 'onnxruntime', 'evo'}\n"
@@ -190,4 +218,197 @@ def test_help_loads_nothing_heavy():
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr
-    assert "localize" in ended.stdout
+    assert ("--pairs.method" if "distill" in arguments else "localize") in ended.stdout
+
+
+# mote-distill
+
+SMALL = CAMERA.resized(160, 120)
+QUICK = "--width 160 --simulated.width 80"
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A scene of six views of the box room, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    views = {}
+    for i in range(6):
+        T = T_MAP_CAM.copy()
+        T[:3, :3] = cv2.Rodrigues(np.array([0, 0, 0.1 * (i % 3)]))[0] @ T[:3, :3]
+        T[:3, 3] += 0.25 * i, -0.2 * (i % 2), 0.1 * i
+        depth_hw = transform(invert(T), room_points(T, SMALL, stride=1))[..., 2]
+        image_hw3 = np.repeat((40 * depth_hw).astype(np.uint8)[..., None], 3, axis=-1)
+        views[f"view{i}"] = View(image_hw3, T, depth_hw)
+    return write_scene(tmp_path / "room", SMALL, views)
+
+
+@pytest.mark.train
+def test_photographs_with_poses_are_reconstructed_summed_up_and_looked_at(room, distill):
+    look = "--save-ply room.ply --picture room.png"
+    command = f"reconstruct room -o made --teacher simulated {QUICK}"
+    status, said = distill(f"{command} {look}")
+    assert status == 0, said
+    for what in (
+        "images 6 of 6 used",
+        "pairs 15 looked at",
+        "cm, median where pointmaps overlap",
+        "poses given focal length given scale metres, by the given poses",
+        "licence of the teacher none",
+        "reconstruction: made (6 frames); make a map of it with `mote-distill distill made",
+        "picture: room.png",
+    ):
+        assert what in said
+    assert Path("room.ply").read_bytes().startswith(b"ply\n")
+    assert cv2.imread("room.png") is not None
+    assert open_reconstruction("made").camera.width == 160
+
+
+@pytest.mark.train
+def test_a_finished_reconstruction_is_looked_at_without_being_made_again(room, distill):
+    command = f"reconstruct room -o made --teacher simulated {QUICK}"
+    distill(command)
+    before = {path: path.stat().st_mtime_ns for path in Path("made").rglob("*")}
+    status, said = distill(f"{command} --save-ply room.ply")
+    assert status == 0 and "was there already 6 frames" in said and "residual" not in said
+    assert Path("room.ply").exists()
+    assert before == {path: path.stat().st_mtime_ns for path in Path("made").rglob("*")}
+    status, said = distill(f"{command} --simulated.noise 0")
+    assert status == 1 and "made: holds a reconstruction made with other frames or settings" in said
+
+
+@pytest.mark.train
+def test_what_is_estimated_is_told(room, distill):
+    status, said = distill(
+        f"reconstruct room -o made --teacher simulated {QUICK} --poses estimate "
+        "--intrinsics estimate --simulated.noise 0 --simulated.warp 0 --simulated.wrong-pairs 0"
+    )
+    assert status == 0, said
+    assert "poses estimated" in said and "scale metres, 1 sigma" in said
+    found = re.search(r"focal length estimated, ([0-9.]+) px in the map's camera", said)
+    assert float(found[1]) == pytest.approx(SMALL.fx, rel=0.05)
+
+
+@pytest.mark.train
+def test_a_photograph_that_cannot_be_read_is_named(room, distill):
+    (room / "data/view2.color.png").write_bytes(b"no image")
+    status, said = distill(f"reconstruct room -o made --teacher simulated {QUICK}")
+    assert status == 0, said
+    assert "images 5 of 6 used refused view2: " in said
+    assert "view2" not in open_reconstruction("made").poses
+
+
+@pytest.mark.train
+def test_one_command_makes_a_map_of_photographs(room, distill):
+    status, said = distill(f"map room -o room.onnx --teacher simulated {QUICK} --steps 2 --batch 2")
+    assert status == 0, said
+    assert "images 6 of 6 used" in said and "map: room.onnx" in said
+    assert read_map("room.onnx").info.teacher == "simulated"
+
+
+def test_depth_is_the_teacher_where_none_is_named(room, distill):
+    status, said = distill("reconstruct room -o made --width 80 --window-px 2")
+    assert status == 0, said
+    made = open_reconstruction("made")
+    assert (made.teacher, made.camera.width, made.settings["window_px"]) == ("rgbd", 80, 2)
+
+
+SUMMARY = Summary(30, {}, 200, 9, 1.84, (262.31,), True, True, None, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "row", "told"),
+    [
+        ({}, "images", "30 of 30 used"),
+        ({"refused": {"a": "cannot be read"}}, "images", "29 of 30 used"),
+        ({"refused": {"[b]": "stands alone"}}, "refused", "[b]: stands alone"),
+        ({}, "pairs", "200 looked at, 9 of them refused"),
+        ({}, "residual", "1.8 cm, median where pointmaps overlap"),
+        ({"metric": False}, "residual", "1.8 hundredths of a unit"),
+        ({}, "focal length", "given"),
+        ({"focal_known": False}, "focal length", "estimated, 262.3 px"),
+        (
+            {"focal_known": False, "focal_px": (250.0, 260, 270, 280, 240)},
+            "focal length",
+            "estimated, 240.0 to 280.0 px of 5 lenses",
+        ),
+        ({}, "scale", "metres, by the given poses"),
+        ({"poses_known": False, "scale_uncertainty": 0.012}, "scale", "metres, 1 sigma 1.2 %"),
+        ({"poses_known": False}, "scale", "two lengths or more with --scale-from"),
+        ({"poses_known": False, "metric": False}, "scale", "unknown: lengths are in units of"),
+        ({"poses_known": False, "metric": False}, "scale", "give it: --scale-from"),
+    ],
+)
+def test_a_summary_says_what_became_of_the_photographs(changes, row, told):
+    assert told in replace(SUMMARY, **changes).described()[row]
+
+
+def test_of_many_refused_photographs_some_are_named():
+    refused = {f"img{i}": "cannot be read" for i in range(13)}
+    lines = replace(SUMMARY, refused=refused).described()["refused"].splitlines()
+    assert lines[9:] == ["img9: cannot be read", "and 3 more"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--checkpoint c.pth", "--checkpoint: for --teacher dust3r, found --teacher rgbd"),
+        ("--poses estimate --pairs.reach 3", "--poses, --pairs.reach: for --teacher dust3r or sim"),
+        ("--teacher simulated --device cuda", "--device: for --teacher dust3r, found"),
+        ("--teacher simulated --max-depth-m 3", "--max-depth-m: for --teacher rgbd, found"),
+        ("--teacher dust3r --checkpoint c.pth --simulated.seed 1", "--simulated.seed: for --tea"),
+        ("--teacher dust3r", "needs --checkpoint FILE: download DUSt3R_ViTLarge_BaseDecoder_512"),
+        ("--teacher dust3r", "(CC BY-NC-SA 4.0, non-commercial)"),
+        ("--teacher simulated --scale-from a-b", "--scale-from a-b: expected FRAME,FRAME=METRES"),
+        ("--teacher simulated --pair-batch 0", "a batch of 0 pairs"),
+        ("--width 0", "found width 0"),
+        ("--save-ply room", "room: is a folder, expected the name of a file"),
+        ("--save-rrd room.rrd", "rerun cannot be used"),
+    ],
+)
+def test_flags_that_make_no_sense_are_one_line_before_any_work(
+    room, distill, monkeypatch, arguments, complaint
+):
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    status, said = distill(f"reconstruct room -o made {arguments}")
+    assert status == 1 and said.startswith("error: ") and complaint in said
+    assert not Path("made").exists()
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(None, "c.pth: cannot be read (No such file"), (b"x", "c.pth: found 1 bytes beginning with")],
+)
+def test_a_checkpoint_that_cannot_be_used_is_one_line(room, distill, content, complaint):
+    if content:
+        Path("c.pth").write_bytes(content)
+    status, said = distill("reconstruct room -o made --teacher dust3r --checkpoint c.pth")
+    assert status == 1 and said.startswith("error: ") and complaint in said
+    assert "expected DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth" in said
+    assert not Path("made").exists()
+
+
+@pytest.mark.train
+def test_a_checkpoint_is_run_on_the_device_named(room, distill):
+    from test_dust3r import content, torch
+
+    torch.save(content(), "c.pth")
+    command = "reconstruct room -o made --teacher dust3r --checkpoint c.pth"
+    status, said = distill(f"{command} --device gpu9")
+    assert status == 1 and "found device 'gpu9'" in said
+    # It was never trained: it is looked at, and nothing it says agrees.
+    status, said = distill(f"{command} --device cpu --poses estimate")
+    assert status == 1 and "no two images could be brought together" in said
+
+
+@pytest.mark.parametrize(("command", "output"), [("reconstruct", "made"), ("map", "room.onnx")])
+def test_without_torch_it_says_what_to_install(room, command, output):
+    output = room.parent / output
+    arguments = [command, str(room), "-o", str(output), "--teacher", "simulated"]
+    ended = run_without_torch_and_ros(
+        f"sys.argv[1:] = {arguments}\nimport distill_training.cli; distill_training.cli.main()"
+    )
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1
+    assert "No module named 'torch'" in ended.stderr
+    assert "install it with `pip install -r requirements/train.txt" in ended.stderr
+    assert not output.exists()
