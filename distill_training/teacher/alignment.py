@@ -28,9 +28,10 @@ from mote_localization.geometry import invert
 _ROUNDS = 3  # of adjusting cameras and depths in turns
 _OUTLIER = 3.0  # medians: pairs that are off by more are refused
 # Of the depth: pairs off by less are not refused; pairs off by more are, were they the majority.
-_RESIDUALS = (0.05, 0.15)
+_RESIDUALS = (0.05, 0.2)
 _ANGLES = (np.radians(5.0), np.radians(20.0))  # likewise
 _CONFUSED = 3  # pairs, and times as many: so many more agree if poses are of another convention
+_SAME_SPOT = 1e-4  # of the depth: shorter baselines are as good as none
 _LARGEST_UNIT_SIGMA = 0.2  # log: images whose scale is less sure are refused
 
 
@@ -111,7 +112,7 @@ def align(
             log_scales_e,
             sound_e,
             used_e,
-            _aligned(adjusted, relative, good_p),
+            _aligned(adjusted, relative, good_p, poses_known=T_map_cam_i44 is not None),
             adjusted.unit_sigma_i,
             float(np.nanmedian(adjusted.residual_e)),
         )
@@ -158,11 +159,21 @@ def _largest_group(relative: RelativePoses, good_p: np.ndarray, images: int) -> 
     return good_p & inside[relative.i_p]
 
 
-def _aligned(adjusted: Adjusted, relative: RelativePoses, good_p: np.ndarray) -> np.ndarray:
-    """Return which images have a pair that counts, and a scale."""
-    paired = np.zeros(len(adjusted.unit_sigma_i), bool)
-    paired[relative.i_p[good_p]] = paired[relative.j_p[good_p]] = True
-    return paired & (adjusted.unit_sigma_i <= _LARGEST_UNIT_SIGMA)
+def _aligned(
+    adjusted: Adjusted, relative: RelativePoses, good_p: np.ndarray, poses_known: bool
+) -> np.ndarray:
+    """Return which images have a pair that counts, and a scale.
+
+    Given poses tell none to images that hang together with those taken from the same spot alone.
+    """
+    cameras, pairs = adjusted.cameras, relative.only(good_p)
+    apart_p = np.linalg.norm(cameras.t_i3[pairs.j_p] - cameras.t_i3[pairs.i_p], axis=-1)
+    moved_p = (apart_p > _SAME_SPOT * np.exp(cameras.log_unit_i[pairs.i_p])) | (not poses_known)
+    moved = {*pairs.i_p[moved_p].tolist(), *pairs.j_p[moved_p].tolist()}
+    aligned = np.zeros(len(cameras.t_i3), bool)
+    for group in components(len(aligned), zip(pairs.i_p, pairs.j_p, strict=True)):
+        aligned[group] = not moved.isdisjoint(group)
+    return aligned & (adjusted.unit_sigma_i <= _LARGEST_UNIT_SIGMA)
 
 
 def _refined_depth(observations: Observations, alignment: Alignment) -> np.ndarray:

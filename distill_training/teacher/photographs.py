@@ -23,7 +23,7 @@ from distill_training.teacher.depth_map import DepthMap
 from distill_training.teacher.fusion import Said, fuse
 from distill_training.teacher.gauge import Gauge, KnownLength, Sight, find_gauge, parse_scale
 from distill_training.teacher.observations import observe
-from distill_training.teacher.pairs import Pair, choose_pairs
+from distill_training.teacher.pairs import Pair, choose_pairs, components
 from distill_training.teacher.predictions import Predictions
 from distill_training.teacher.predictor import PairPredictor
 from distill_training.teacher.summary import Summary
@@ -37,7 +37,15 @@ _log = logging.getLogger(__name__)
 _NOMINAL_FOCAL = 0.9  # of the long side: what phones have, to start from
 _UNSURE = 0.15  # of the depth: cells whose point is less sure have none
 _NAMED = 8  # frames named in a message
-_ALONE = "stands alone: no pair with it agrees with the rest"
+
+# Why images that can be read are not used.
+_ALONE = "stands alone: shows nothing that is seen to be in another image, too"
+_APART = "hangs together with {}, but not with the rest"
+_CONTRADICTED = "its given pose disagrees with what the images show"
+_OUTVOTED = "what it shows disagrees with the rest"
+_NO_SCALE = (
+    "what it shows is known up to scale only: taken from the same spot as what shows the same"
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ def reconstruct(
         config.pair_batch,
     )
     unread = predictions.encode([photo.frame for photo in photos])
-    refused |= {photos[i].frame.name: "cannot be read" for i in unread}
+    refused |= {photos[i].frame.name: "cannot be read, as the log says" for i in unread}
     images = sorted(set(range(len(photos))) - set(unread))
     if len(images) < 2:
         raise ReconstructionError(
@@ -125,11 +133,12 @@ def reconstruct(
     pairs = [(images[i], images[j]) for i, j in chosen]
     predictions.decode(pairs)
     alignment = _align(photos, predictions, pairs, poses_known, cells.stride)
-    aligned = [i for i in images if alignment.aligned_i[i]]
-    _check_aligned(photos, images, aligned)
-    refused |= {photos[i].frame.name: _ALONE for i in images if not alignment.aligned_i[i]}
     directed = [(i, j) for pair in pairs for i, j in (pair, pair[::-1])]
-    used = [ends for ends, used in zip(directed, alignment.used_e, strict=True) if used]
+    used = _among(directed, alignment.used_e)
+    unused = _why_unused(photos, images, directed, alignment, poses_known)
+    if len(images) - len(unused) < 2:
+        raise ReconstructionError(_nothing_aligned(unused))
+    refused |= unused
     maps = _fuse(photos, predictions, directed, alignment, cells.stride)
     gauge = Gauge(1.0, np.eye(4))
     if not poses_known:
@@ -259,26 +268,68 @@ def _align(
         one for pair in track(pairs, "read pairs", len(pairs)) for one in predictions.read(*pair)
     )
     observations = observe(said, [photo.grid for photo in photos], stride)
-    lens_known_l = np.zeros(1 + max(photo.lens for photo in photos), bool)
-    for photo in photos:
-        lens_known_l[photo.lens] = photo.lens_known
+    # Of a lens whose images are in no pair nothing can be said: it counts as another one.
+    paired = {i for pair in pairs for i in pair}
+    known = {photos[i].lens: photos[i].lens_known for i in sorted(paired)}
+    number = {lens: k for k, lens in enumerate(known)}
     return align(
         observations,
-        np.array([photo.lens for photo in photos]),
-        lens_known_l,
+        np.array([number.get(photo.lens, 0) for photo in photos]),
+        np.array(list(known.values())),
         np.array([photo.frame.known_pose() for photo in photos]) if poses_known else None,
     )
 
 
-def _check_aligned(photos: Sequence[_Photo], images: Sequence[int], aligned: Sequence[int]) -> None:
-    """Raise ReconstructionError where too few images hang together."""
-    if len(aligned) < 2:
-        names = [photos[i].frame.name for i in images]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        raise ReconstructionError(
-            f"no two images could be brought together: {', '.join(names[:_NAMED])}{more} each "
-            "stand alone; expected photographs that show the same things from several sides"
-        )
+def _among(directed: Sequence[tuple[int, int]], which_e: np.ndarray) -> list[tuple[int, int]]:
+    """Return some of the directed pairs."""
+    return [ends for ends, one in zip(directed, which_e, strict=True) if one]
+
+
+def _why_unused(
+    photos: Sequence[_Photo],
+    images: Sequence[int],
+    directed: Sequence[tuple[int, int]],
+    alignment: Alignment,
+    poses_known: bool,
+) -> dict[str, str]:
+    """Return the frames that are not aligned, and why not."""
+    paired = {i for ends in _among(directed, alignment.used_e) for i in ends}
+    groups = components(len(photos), _among(directed, alignment.sound_e))
+    group_of = {i: group for group in groups for i in group}
+    reasons = {}
+    for i in images:
+        others = [photos[j].frame.name for j in group_of[i] if j != i]
+        if alignment.aligned_i[i]:
+            continue
+        if i in paired:
+            reason = _NO_SCALE
+        elif not others:
+            reason = _ALONE
+        elif poses_known:
+            reason = _CONTRADICTED
+        elif alignment.aligned_i[group_of[i]].any():
+            reason = _OUTVOTED
+        else:
+            reason = _APART.format(_listed(others))
+        reasons[photos[i].frame.name] = reason
+    return reasons
+
+
+def _nothing_aligned(reasons: dict[str, str]) -> str:
+    """Return the message where no two images could be brought together."""
+    frames: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        frames.setdefault(reason, []).append(name)
+    why = "; ".join(f"{_listed(names)}: {reason}" for reason, names in frames.items())
+    return (
+        f"no two images could be brought together ({why}); expected photographs that show the "
+        "same things from several sides"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _fuse(
@@ -297,7 +348,7 @@ def _fuse(
     aligned = np.flatnonzero(alignment.aligned_i).tolist()
     for i in track(aligned, "fuse pairs", len(aligned)):
         photo = photos[i]
-        grid = _focused(photo.grid, photo.lens, alignment)
+        grid = _focused(photo.grid, i, alignment)
         rays_hw3 = grid.rays(cell_pixels(grid.width, grid.height, stride))
         said: list[Said] = []
         for j in partners[i]:
@@ -320,9 +371,10 @@ def _fuse(
     return maps
 
 
-def _focused(camera: Camera, lens: int, alignment: Alignment) -> Camera:
-    """Return a camera with the focal lengths that the alignment has found."""
-    factor = float(np.exp(-alignment.cameras.log_spread_l[lens]))
+def _focused(camera: Camera, image: int, alignment: Alignment) -> Camera:
+    """Return an image's camera with the focal lengths that the alignment has found."""
+    cameras = alignment.cameras
+    factor = float(np.exp(-cameras.log_spread_l[cameras.lens_i[image]]))
     return replace(camera, fx=factor * camera.fx, fy=factor * camera.fy)
 
 

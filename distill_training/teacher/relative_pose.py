@@ -55,7 +55,8 @@ def relative_poses(
     forward, backward = (np.array([at[pair[::way]] for pair in ends], int) for way in (1, -1))
     i_p, j_p = o.first_e[forward], o.second_e[forward]
     own_in3 = rays_in3 * np.nan_to_num(depth_in)[..., None]
-    other_en3 = o.other_en3 * np.exp(log_scales_e)[:, None, None]
+    unseen_e = np.isnan(log_scales_e)  # nothing is known of the first image: no scale, no say
+    other_en3 = o.other_en3 * np.exp(np.where(unseen_e, 0, log_scales_e))[:, None, None]
     weight_en = np.where(np.isnan(depth_in[o.second_e]), 0, o.other_weight_en)
     weight_pn = np.concatenate([weight_en[forward], weight_en[backward]], axis=1)
     scale_p, R_p33, t_p3, residual_p = _similarities(
@@ -71,7 +72,7 @@ def relative_poses(
         scale_p,
         R_p33,
         t_p3,
-        residual_p,
+        np.where(unseen_e[forward] | unseen_e[backward], np.inf, residual_p),
         weight_pn.mean(axis=1),
     )
 
