@@ -74,7 +74,7 @@ class Reconstruct:
     Where it has been done already, look at it: the same command again takes seconds.
     """
 
-    scene: tyro.conf.Positional[Path]  # scene folder, photographs, or rosbag2 recording
+    scene: tyro.conf.Positional[Path]  # scene folder, or folder of photographs
     output: Output  # folder for the reconstruction; an interrupted one is completed
     teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
     look: Annotated[Look, Flat] = field(default_factory=Look)
@@ -124,7 +124,7 @@ class Distill:
 class Map:
     """Make a map of a scene: reconstruct, then distill; an interrupted run is gone on with."""
 
-    scene: tyro.conf.Positional[Path]  # scene folder, photographs, or rosbag2 recording
+    scene: tyro.conf.Positional[Path]  # scene folder, or folder of photographs
     output: Output  # map file (.onnx)
     teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
     student: Literal["cnn"] = "cnn"  # family of the network
