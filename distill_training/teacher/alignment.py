@@ -31,6 +31,7 @@ _OUTLIER = 3.0  # medians: pairs that are off by more are refused
 _RESIDUALS = (0.05, 0.2)
 _ANGLES = (np.radians(5.0), np.radians(20.0))  # likewise
 _CONFUSED = 3  # pairs, and times as many: so many more agree if poses are of another convention
+_FEW = 0.15  # of the pairs
 _SAME_SPOT = 1e-4  # of the depth: shorter baselines are as good as none
 _LARGEST_UNIT_SIGMA = 0.2  # log: images whose scale is less sure are refused
 
@@ -124,6 +125,9 @@ def align(
         good_p &= _not_outliers(residual_p, _RESIDUALS)
         if T_map_cam_i44 is None:
             good_p = _largest_group(relative, good_p, o.images)
+        else:
+            offset_p = _offsets(relative, cameras.log_unit_i, T_map_cam_i44)
+            good_p &= _not_outliers(np.where(good_p, offset_p, np.inf), _RESIDUALS)
     return alignment
 
 
@@ -138,17 +142,31 @@ def _agreeing(relative: RelativePoses, good_p: np.ndarray, T_map_cam_i44: np.nda
     """Return which pairs see their cameras turned as the given poses say.
 
     Raises:
-        ReconstructionError: The poses are of another convention.
+        ReconstructionError: The poses are of another convention, or of other images.
     """
-    seems, more, fewer = diagnose_conventions(relative.only(good_p), T_map_cam_i44)
-    if more >= _CONFUSED * (1 + fewer):
+    seems, would_p, do_p = diagnose_conventions(relative.only(good_p), T_map_cam_i44)
+    more, fewer = (would_p & ~do_p).sum(), (do_p & ~would_p).sum()
+    problem = ""
+    if more >= max(_CONFUSED * (1 + fewer), _FEW * len(do_p)):
+        problem = f"but {would_p.sum()} would if they are {seems}"
+    elif do_p.sum() < _FEW * len(do_p):
+        problem = "as if they were those of other images"
+    if problem:
         raise ReconstructionError(
-            f"the given poses disagree with what the images show: {more} of {good_p.sum()} pairs "
-            f"would agree with them, and {fewer} no longer, if they are {seems}; expected "
-            "camera-to-map, OpenCV axes (x right, y down, z forward)"
+            f"the given poses disagree with what the images show: {do_p.sum()} of {len(do_p)} "
+            f"pairs of images agree with them, {problem}; expected camera-to-map, OpenCV axes (x "
+            "right, y down, z forward)"
         )
     angle_p = angles_between(relative.R_p33, between(relative, T_map_cam_i44)[0])
     return _not_outliers(np.where(good_p, angle_p, np.inf), _ANGLES)
+
+
+def _offsets(
+    relative: RelativePoses, log_unit_i: np.ndarray, T_map_cam_i44: np.ndarray
+) -> np.ndarray:
+    """Return how far pairs see one camera from where its pose says, over the other's depth."""
+    unit_p1 = np.exp(log_unit_i[relative.i_p])[:, None]
+    return np.linalg.norm(relative.t_p3 - between(relative, T_map_cam_i44)[1] / unit_p1, axis=-1)
 
 
 def _largest_group(relative: RelativePoses, good_p: np.ndarray, images: int) -> np.ndarray:

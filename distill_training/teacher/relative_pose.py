@@ -143,7 +143,7 @@ _AXES = {
 
 def diagnose_conventions(
     relative: RelativePoses, T_map_cam_i44: np.ndarray
-) -> tuple[str, int, int]:
+) -> tuple[str, np.ndarray, np.ndarray]:
     """Say which mistake would explain that pairs disagree with the given poses.
 
     Every pair votes for each convention by which it agrees: in how one camera is turned against the
@@ -154,8 +154,8 @@ def diagnose_conventions(
         T_map_cam_i44: The poses as given.
 
     Returns:
-        What the poses most likely are (empty: as they should), and how many pairs agree with that
-        but not with the poses as given, and the reverse.
+        What the poses most likely are (empty: as they should), and which pairs agree with that, and
+        which with the poses as given.
     """
     apart_p = np.linalg.norm(relative.t_p3, axis=-1)
     votes = {}
@@ -169,4 +169,4 @@ def diagnose_conventions(
         text = " and ".join(filter(None, (_INVERTED if inverted else "", axes)))
         votes[text] = turned_p & (towards_p | (apart_p < _APART))
     best = max(votes, key=lambda text: votes[text].sum())
-    return best, int((votes[best] & ~votes[""]).sum()), int((votes[""] & ~votes[best]).sum())
+    return best, votes[best], votes[""]
