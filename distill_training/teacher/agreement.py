@@ -31,16 +31,16 @@ def measure_agreement(maps: dict[int, DepthMap], pairs: Iterable[tuple[int, int]
         maps: Image -> pointmap.
         pairs: Ordered pairs of images to compare.
     """
-    compared = [_differences(maps[i], maps[j]) for i, j in pairs]
-    differences, sigmas = (np.concatenate(parts) for parts in zip(*compared, strict=True))
+    compared = [np.zeros((2, 0)), *(_differences(maps[i], maps[j]) for i, j in pairs)]
+    differences, sigmas = np.concatenate(compared, axis=1)
     if len(differences) < _ENOUGH:
         return Agreement(float("nan"), 1.0)
     normalized = float(np.median(differences / sigmas))
     return Agreement(float(np.median(differences)), max(1.0, normalized / _NORMAL_MEDIAN))
 
 
-def _differences(one: DepthMap, other: DepthMap) -> tuple[np.ndarray, np.ndarray]:
-    """Return differences of depth in the other image, where smooth, and their expected size."""
+def _differences(one: DepthMap, other: DepthMap) -> np.ndarray:
+    """Return distances along the other image's rays, where smooth, and their sigmas: (2, n)."""
     at = sampled_cells(*one.depth_hw.shape)
     rays = one.rays_hw3()[at]
     points = transform(invert(other.T_map_cam) @ one.T_map_cam, rays * one.depth_hw[at][:, None])
@@ -50,4 +50,5 @@ def _differences(one: DepthMap, other: DepthMap) -> tuple[np.ndarray, np.ndarray
     depth, other_sigma = other.along(np.where(in_front[:, None], points, 1))
     with np.errstate(invalid="ignore"):
         same = in_front & (np.abs(z - depth) < SAME_SURFACE * depth)
-    return np.abs(z - depth)[same], np.hypot(sigma, other_sigma)[same]
+    distance = np.abs(1 - depth / z) * np.linalg.norm(points, axis=1)
+    return np.stack([distance, np.hypot(sigma, other_sigma)])[:, same]

@@ -26,8 +26,8 @@ class DepthMap:
     def along(self, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return depth and sigma (...) on rays (..., 3), z above 0, of this camera.
 
-        Between four cells of one surface inverse depth is interpolated, which is exact on planes;
-        across the border of surfaces, and outside, there is none: NaN.
+        Between cells of one surface inverse depth is interpolated, which is exact on planes; across
+        the border of surfaces, and outside, there is none: NaN.
         """
         cells = (self.grid.project(rays) - (self.stride - 1) / 2) / self.stride
         last = np.array(self.depth_hw.shape[::-1]) - 1
@@ -45,10 +45,13 @@ class DepthMap:
             depths.append(self.depth_hw[row.T, column.T])
             sigmas.append(self.sigma_hw[row.T, column.T])
         weight, depth, sigma = np.stack(weights), np.stack(depths), np.stack(sigmas)
+        counts = weight > 1e-6  # a cell's own ray needs no neighbour
+        nearest = depth.min(axis=0, where=counts, initial=np.inf)
+        farthest = depth.max(axis=0, where=counts, initial=0)
         with np.errstate(invalid="ignore"):
-            one_surface = np.ptp(depth, axis=0) <= SAME_SURFACE * depth.min(axis=0)
-            known = inside & one_surface & np.isfinite(sigma).all(axis=0)
-        depth, sigma = np.where(known, depth, 1), np.where(known, sigma, 0)
+            one_surface = farthest - nearest <= SAME_SURFACE * nearest
+        known = inside & one_surface & np.isfinite(sigma).all(axis=0, where=counts)
+        depth, sigma = np.where(known & counts, depth, 1), np.where(known & counts, sigma, 0)
         return (
             np.where(known, 1 / (weight / depth).sum(axis=0), np.nan),
             np.where(known, (weight * sigma).sum(axis=0), np.nan),

@@ -21,14 +21,15 @@ class Said:
 
 
 def fuse(said: Sequence[Said], rays_n3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the depth (...) of an image's cells and its standard deviation, in map units.
+    """Return the depth (...) of an image's cells and how far their points are off, in map units.
 
     Args:
         said: What the image's pairs say of it.
         rays_n3: The cells' rays (..., 3), z = 1.
 
     Returns:
-        Depth, NaN where no pair sees the cell, and its deviation by the spread between the pairs.
+        Depth, NaN where no pair sees the cell, and the standard deviation of the point along its
+        ray, by the spread between the pairs.
     """
     depths, weights = [], []
     for one in said:
@@ -36,4 +37,5 @@ def fuse(said: Sequence[Said], rays_n3: np.ndarray) -> tuple[np.ndarray, np.ndar
         seen = np.isfinite(points).all(axis=-1) & (one.confidence_n > 0)
         depths.append(depth_along(rays_n3, np.where(seen[..., None], points, 0)))
         weights.append(np.where(seen, one.confidence_n, 0))
-    return robust_mean(np.stack(depths), np.stack(weights))
+    depth, deviation = robust_mean(np.stack(depths), np.stack(weights))
+    return depth, deviation * np.linalg.norm(rays_n3, axis=-1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distill_training.teacher.robust import cauchy, weighted_median
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import rotation_angle, transform
@@ -232,9 +233,9 @@ def scale_from_lengths(
         return lengths[0].metres / span, None if np.isnan(share) else share
     logs = np.log([length.metres / span for length, span in zip(lengths, spans, strict=True)])
     trust = np.square(spans)
-    mean = _weighted_median(logs, trust)
+    mean = float(weighted_median(logs, trust, axis=0))
     for _ in range(_ROUNDS):
-        mean = np.average(logs, weights=trust * _cauchy(np.abs(logs - mean)))
+        mean = np.average(logs, weights=trust * _fading(np.abs(logs - mean)))
     spread = np.average((logs - mean) ** 2, weights=trust) / (len(logs) - 1)
     for length, share in zip(lengths, np.expm1(logs - mean), strict=True):
         if abs(share) > 0.1:
@@ -301,7 +302,7 @@ def gauge_from_poses(
     shift = np.median(target - scale * source, axis=0)
     for _ in range(_ROUNDS):
         residuals = np.linalg.norm(target - scale * source - shift, axis=1)
-        weights = _cauchy(residuals)
+        weights = _fading(residuals)
         source_mean, target_mean = (
             np.average(p, axis=0, weights=weights) for p in (source, target)
         )
@@ -350,18 +351,12 @@ def _first_scale(source_n3: np.ndarray, target_n3: np.ndarray) -> float:
     squares = (apart**2).sum(1)
     valid = squares > 0
     scales = ((target[i] - target[j]) * apart).sum(1)[valid] / squares[valid]
-    return _weighted_median(scales, squares[valid])
+    return float(weighted_median(scales, squares[valid], axis=0))
 
 
-def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
-    order = np.argsort(values)
-    total = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(total, total[-1] / 2)])
-
-
-def _cauchy(residuals: np.ndarray) -> np.ndarray:
+def _fading(residuals: np.ndarray) -> np.ndarray:
     """Return weights that fade from residuals of about three medians on."""
-    return 1 / (1 + (residuals / max(3 * np.median(residuals), 1e-12)) ** 2)
+    return cauchy(residuals / max(3 * np.median(residuals), 1e-12))
 
 
 def similarity(

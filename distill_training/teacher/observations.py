@@ -103,7 +103,10 @@ def agree_on_scales(
     """
     first_e, weight_en = observations.first_e, observations.own_weight_en
     log_en = np.log(depth_along(rays_in3[first_e], observations.own_en3))
-    log_scales_e = -weighted_median(log_en, weight_en, axis=1)
+    # All pairs of an image by the same cells: their medians differ by nothing but their scales.
+    trust_in = np.zeros(rays_in3.shape[:2])
+    np.add.at(trust_in, first_e, weight_en)
+    log_scales_e = -weighted_median(log_en, np.where(weight_en > 0, trust_in[first_e], 0), axis=1)
     log_depth_in = np.full(rays_in3.shape[:2], np.nan)
     by_first = pairs_by_image(first_e, observations.images)
     for _ in range(steps):

@@ -14,12 +14,19 @@ def weighted_median(values: np.ndarray, weights: np.ndarray, axis: int) -> np.nd
 
     NaN where all weights are 0.
     """
+    return _quantile(values, weights, axis, 0.5)
+
+
+def _quantile(
+    values: np.ndarray, weights: np.ndarray, axis: int, share: float | np.ndarray
+) -> np.ndarray:
+    """Return the value below which a share of the weight lies."""
     values = np.where(weights > 0, values, np.inf)
     order = np.argsort(values, axis=axis)
     ordered = np.take_along_axis(values, order, axis)
-    share = np.cumsum(np.take_along_axis(weights, order, axis), axis=axis)
-    half = np.take(share, [-1], axis=axis) / 2
-    position = (share < half).sum(axis=axis, keepdims=True)
+    below = np.cumsum(np.take_along_axis(weights, order, axis), axis=axis)
+    bound = share * np.take(below, [-1], axis=axis)
+    position = (below < bound).sum(axis=axis, keepdims=True)
     middle = np.take_along_axis(ordered, position.clip(max=values.shape[axis] - 1), axis)
     return np.where(np.isfinite(middle), middle, np.nan).squeeze(axis)
 
@@ -33,7 +40,8 @@ def robust_mean(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np
     """Return the robust weighted mean along the first axis and its standard deviation.
 
     An M-estimate with Cauchy weights from the weighted median on; its deviation from the spread of
-    the values (Huber 1981, eq. 6.6), of a few values enlarged by their number.
+    the values (Huber 1981, eq. 6.6), of a few values enlarged by their number. What is no farther
+    off than is usual for all means is no outlier: a few values may be close together by chance.
 
     Args:
         values: (k, ...); anything where the weight is 0.
@@ -45,9 +53,13 @@ def robust_mean(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np
     """
     values = np.where(weights > 0, values, 0)
     mean = weighted_median(values, weights, axis=0)
-    spread = _NORMAL * weighted_median(np.abs(values - mean), weights, axis=0)
-    scale = _TUNING * np.maximum(spread, _LEAST_SPREAD)
     with np.errstate(invalid="ignore", divide="ignore"):
+        count = weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
+        # Of n values one is the median itself: half of the others lie within this share.
+        middle = np.nan_to_num(0.5 + 0.5 / count, nan=0.5)
+        spread = _NORMAL * _quantile(np.abs(values - mean), weights, 0, middle)
+        usual = weighted_median(spread.ravel(), (count > 1 + 1e-6).ravel().astype(float), axis=0)
+        scale = _TUNING * np.fmax(np.fmax(spread, usual), _LEAST_SPREAD)
         for _ in range(_STEPS):
             robust = weights * cauchy((values - mean) / scale)
             mean = (robust * values).sum(axis=0) / robust.sum(axis=0)
@@ -55,7 +67,6 @@ def robust_mean(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np
         robust = weights * cauchy(relative)
         slope = (weights * (1 - relative**2) * cauchy(relative) ** 2).sum(axis=0)
         slope = np.maximum(slope, _LEAST_SLOPE * robust.sum(axis=0))
-        count = weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
         small = np.where(count > 1 + 1e-6, count / (count - 1), np.inf)
         variance = (robust**2 * (values - mean) ** 2).sum(axis=0) / slope**2
         deviation = np.where(np.isinf(small), np.inf, np.sqrt(variance * small))

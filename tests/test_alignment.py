@@ -1,0 +1,458 @@
+"""Scales, poses and focal lengths from what pairs of images say."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+from distill_training.teacher.adjustment import Adjusted, Cameras, _Problem, adjust  # noqa: E402
+from distill_training.teacher.focal_lengths import estimate_spreads  # noqa: E402
+from distill_training.teacher.gauge import similarity  # noqa: E402
+from distill_training.teacher.observations import (  # noqa: E402
+    Observations,
+    agree_on_scales,
+    depth_along,
+    fit_scales,
+    observe,
+    pairs_by_image,
+    sampled_cells,
+)
+from distill_training.teacher.predictions import DirectedPair  # noqa: E402
+from distill_training.teacher.relative_pose import relative_poses  # noqa: E402
+from distill_training.teacher.spanning_tree import along_tree  # noqa: E402
+from mote_localization.camera import Camera, cell_pixels  # noqa: E402
+from mote_localization.geometry import exp_rotation, invert, rotation_angle, transform  # noqa: E402
+
+pytestmark = pytest.mark.train
+
+CAMERA = Camera(160, 120, 150.0, 150.0, 79.5, 59.5)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+def cells() -> np.ndarray:
+    """The rays of an image's sampled cells."""
+    return CAMERA.rays(cell_pixels(160, 120, 8)[sampled_cells(15, 20)])
+
+
+def placed(omega_3: np.ndarray, position_3: np.ndarray) -> np.ndarray:
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = exp_rotation(omega_3), position_3
+    return T
+
+
+@dataclass(frozen=True)
+class Place:
+    """Images of a place, and what pairs say of them."""
+
+    T_map_cam_i44: np.ndarray
+    depth_in: np.ndarray  # m
+    log_pair_e: np.ndarray  # log of pair units per metre
+    observations: Observations
+
+    @property
+    def everything(self) -> np.ndarray:
+        return np.ones(len(self.log_pair_e), bool)
+
+    def cameras(self, log_spread: float = 0.0) -> Cameras:
+        """Where the images were taken, in units that are not known yet."""
+        images = len(self.T_map_cam_i44)
+        unplaced = Cameras.unplaced(np.zeros(images, int), np.array([log_spread]))
+        return replace(
+            unplaced, R_i33=self.T_map_cam_i44[:, :3, :3], t_i3=self.T_map_cam_i44[:, :3, 3]
+        )
+
+    def log_unit_i(self, depth_in: np.ndarray) -> np.ndarray:
+        """Log of the metres in each image's unit of depth."""
+        return np.nanmedian(np.log(self.depth_in / depth_in), axis=1)
+
+
+def look(
+    rng: np.random.Generator,
+    images: int = 6,
+    noise: float = 0.0,
+    baseline_m: float = 0.6,
+    focal: float = 1.0,
+    apart: Collection[int] = (),
+) -> Place:
+    """Take images and say what all pairs see, with noise as a share of the distance.
+
+    The rays are those of a focal length that is wrong by a factor; images `apart` are in no pair.
+    """
+    rays = cells()
+    T = np.array(
+        [placed(rng.normal(0, 0.3, 3), rng.normal(0, baseline_m, 3)) for _ in range(images)]
+    )
+    depth_in = rng.uniform(1.5, 4, (images, len(rays)))
+    ends = [pair for pair in permutations(range(images), 2) if not set(apart) & set(pair)]
+    log_pair_e = rng.normal(0, 0.5, len(ends))
+    own, other = [], []
+    for (i, j), log_scale in zip(ends, log_pair_e, strict=True):
+        for into, points in (
+            (own, rays * depth_in[i][:, None]),
+            (other, transform(invert(T[i]) @ T[j], rays * depth_in[j][:, None])),
+        ):
+            distance = np.linalg.norm(points, axis=1, keepdims=True)
+            points = points + noise * distance * rng.standard_normal(points.shape)
+            into.append(np.exp(log_scale) * points)
+    ends_e2 = np.array(ends)
+    weight_en = rng.uniform(1, 3, (2, len(ends), len(rays)))
+    observations = Observations(
+        np.tile(rays / (focal, focal, 1), (images, 1, 1)),
+        ends_e2[:, 0],
+        ends_e2[:, 1],
+        np.array(own),
+        weight_en[0],
+        np.array(other),
+        weight_en[1],
+    )
+    return Place(T, depth_in, log_pair_e, observations)
+
+
+def scaled(place: Place) -> tuple[np.ndarray, np.ndarray]:
+    return agree_on_scales(place.observations, place.observations.rays_in3)
+
+
+def adjusted(
+    place: Place, cameras: Cameras | None = None, **changes
+) -> tuple[Adjusted, np.ndarray]:
+    """Adjust to what pairs say; return the outcome and the log units that are right."""
+    log_scales_e, depth_in = scaled(place)
+    known = {
+        "observations": place.observations,
+        "log_scales_e": log_scales_e,
+        "depth_in": depth_in,
+        "cameras": cameras or place.cameras(),
+        "used_e": place.everything,
+        "poses_known": True,
+        "spread_sigma_l": np.zeros(1),
+    }
+    return adjust(**{**known, **changes}), place.log_unit_i(depth_in)
+
+
+def assert_poses(found: Cameras, place: Place, metres: float, radians: float) -> None:
+    """Check poses up to a similarity."""
+    scale, T = similarity(found.t_i3, place.T_map_cam_i44[:, :3, 3])
+    np.testing.assert_allclose(
+        transform(T, scale * found.t_i3), place.T_map_cam_i44[:, :3, 3], atol=metres
+    )
+    for R, expected in zip(found.R_i33, place.T_map_cam_i44[:, :3, :3], strict=True):
+        assert rotation_angle(expected.T @ T[:3, :3] @ R) < radians
+
+
+# Reading pairs
+
+
+def test_depth_along_a_ray_is_that_of_the_nearest_place_on_it(rng):
+    rays = np.concatenate([rng.uniform(-1, 1, (50, 2)), np.ones((50, 1))], axis=1)
+    across = np.cross(rays, rng.standard_normal((50, 3)))
+    np.testing.assert_allclose(depth_along(rays, 3 * rays + across), 3)
+    assert (depth_along(rays, -rays) > 0).all()
+
+
+def test_sampled_cells_reach_the_corners_of_any_image():
+    for rows, columns in ((15, 20), (40, 30), (12, 12), (5, 7)):
+        i, j = sampled_cells(rows, columns)
+        assert len(i) == len(j) == 144
+        assert (i.min(), i.max(), j.min(), j.max()) == (0, rows - 1, 0, columns - 1)
+
+
+def test_pairs_of_images_of_several_sizes_are_read_at_the_same_number_of_cells(rng):
+    grids = [CAMERA, replace(CAMERA, width=120, height=160, cx=59.5, cy=79.5)]
+
+    def seen(k: int) -> tuple[np.ndarray, np.ndarray]:
+        shape = (grids[k].height // 8, grids[k].width // 8)
+        return rng.uniform(1, 2, (*shape, 3)), rng.uniform(1, 2, shape)
+
+    pairs = [DirectedPair(i, 1 - i, *seen(i), *seen(1 - i)) for i in (0, 1)]
+    pairs[0].own_hw3[0, 0] = np.nan
+    pairs[1].other_confidence_hw[0, 0] = 0
+    o = observe(pairs, grids, 8)
+    assert (o.images, o.first_e.tolist(), o.second_e.tolist()) == (2, [0, 1], [1, 0])
+    for k, grid in enumerate(grids):
+        i, j = at = sampled_cells(grid.height // 8, grid.width // 8)
+        pixels = np.stack([8 * j + 3.5, 8 * i + 3.5], axis=-1)
+        np.testing.assert_allclose(o.rays_in3[k], grid.rays(pixels), rtol=1e-6)
+        np.testing.assert_allclose(o.own_en3[k, 1:], pairs[k].own_hw3[at][1:], rtol=1e-6)
+        np.testing.assert_allclose(
+            o.other_weight_en[1 - k, 1:], pairs[1 - k].other_confidence_hw[at][1:], rtol=1e-6
+        )
+    assert o.own_weight_en[0, 0] == 0 and np.isfinite(o.own_en3).all()
+    assert o.other_weight_en[1, 0] == 0 and (o.own_weight_en[1] > 0).all()
+
+
+def test_no_pairs_are_no_observations():
+    o = observe([], [CAMERA, CAMERA], 8)
+    assert o.images == 2 and o.own_en3.shape == (0, 144, 3)
+
+
+def test_each_image_knows_its_pairs():
+    groups = pairs_by_image(np.array([2, 0, 2, 4]), 5)
+    assert [group.tolist() for group in groups] == [[1], [], [0, 2], [], [3]]
+
+
+# Scales
+
+
+def test_pairs_of_an_image_are_brought_to_one_unit_exactly(rng):
+    place = look(rng, apart=[2])
+    log_scales_e, depth_in = scaled(place)
+    assert np.isnan(depth_in[2]).all()
+    depth_in[2] = 1
+    unit_i = np.exp(place.log_unit_i(depth_in))
+    rest = [0, 1, 3, 4, 5]
+    np.testing.assert_allclose((unit_i[:, None] * depth_in)[rest], place.depth_in[rest])
+    np.testing.assert_allclose(
+        np.exp(log_scales_e + place.log_pair_e) * unit_i[place.observations.first_e], 1
+    )
+    np.testing.assert_allclose(
+        fit_scales(place.observations, place.observations.rays_in3, depth_in), log_scales_e
+    )
+
+
+def test_a_third_of_the_cells_may_be_wrong_in_each_pair(rng):
+    place = look(rng, noise=0.01)
+    own = place.observations.own_en3.copy()
+    wrong = rng.random(own.shape[:2]) < 0.3
+    own[wrong] *= rng.uniform(1.2, 3, (wrong.sum(), 1))
+    place = replace(place, observations=replace(place.observations, own_en3=own))
+    log_scales_e, depth_in = scaled(place)
+    errors = (
+        log_scales_e + place.log_pair_e + place.log_unit_i(depth_in)[place.observations.first_e]
+    )
+    assert np.abs(errors).max() < 0.03
+
+
+# Two cameras
+
+
+def relative_truth(place: Place, depth_in: np.ndarray, i: np.ndarray, j: np.ndarray):
+    unit_i, T = np.exp(place.log_unit_i(depth_in)), place.T_map_cam_i44
+    R_p33 = T[i, :3, :3].transpose(0, 2, 1) @ T[j, :3, :3]
+    t_p31 = T[i, :3, :3].transpose(0, 2, 1) @ (T[j, :3, 3] - T[i, :3, 3])[..., None]
+    return unit_i[j] / unit_i[i], R_p33, t_p31[..., 0] / unit_i[i][:, None]
+
+
+@pytest.mark.parametrize(("wrong", "tolerance"), [(0.0, 1e-7), (0.3, 1e-5)])
+def test_how_two_cameras_stand_to_each_other_is_found(rng, wrong: float, tolerance: float):
+    place = look(rng)
+    log_scales_e, depth_in = scaled(place)
+    other = place.observations.other_en3.copy()
+    off = rng.random(other.shape[:2]) < wrong
+    other[off] += rng.normal(0, 2, (off.sum(), 3))
+    o = replace(place.observations, other_en3=other)
+    relative = relative_poses(o, o.rays_in3, log_scales_e, depth_in)
+    assert sorted(zip(relative.i_p, relative.j_p, strict=True)) == [
+        (i, j) for i in range(6) for j in range(i + 1, 6)
+    ]
+    for name, pairs in (("forward", relative.forward_p), ("backward", relative.backward_p)):
+        ends = (relative.i_p, relative.j_p)
+        first, second = ends if name == "forward" else ends[::-1]
+        np.testing.assert_array_equal(o.first_e[pairs], first)
+        np.testing.assert_array_equal(o.second_e[pairs], second)
+    scale_p, R_p33, t_p3 = relative_truth(place, depth_in, relative.i_p, relative.j_p)
+    np.testing.assert_allclose(relative.scale_p, scale_p, rtol=tolerance)
+    np.testing.assert_allclose(relative.R_p33, R_p33, atol=tolerance)
+    np.testing.assert_allclose(relative.t_p3, t_p3, atol=tolerance)
+    assert relative.residual_p.max() < tolerance
+
+
+def test_a_pair_that_is_plain_wrong_is_seen_by_its_residual(rng):
+    place = look(rng, noise=0.01)
+    other = place.observations.other_en3.copy()
+    o = replace(place.observations, other_en3=other)
+    wrong = np.isin(o.first_e, (1, 4)) & np.isin(o.second_e, (1, 4))
+    other[wrong] = rng.permutation(other[wrong], axis=1)
+    relative = relative_poses(o, o.rays_in3, *scaled(place))
+    wrong_p = (relative.i_p == 1) & (relative.j_p == 4)
+    assert relative.residual_p[wrong_p] > 5 * relative.residual_p[~wrong_p].max()
+
+
+def test_noise_does_not_shrink_the_scale_between_two_cameras(rng):
+    place = look(rng, images=8, noise=0.05)
+    log_scales_e, depth_in = scaled(place)
+    o = place.observations
+    relative = relative_poses(o, o.rays_in3, log_scales_e, depth_in)
+    scale_p, _, _ = relative_truth(place, depth_in, relative.i_p, relative.j_p)
+    assert np.abs(np.mean(np.log(relative.scale_p / scale_p))) < 0.002
+
+
+def test_cameras_are_chained_along_the_surest_pairs(rng):
+    place = look(rng, images=9, apart=[4])
+    log_scales_e, depth_in = scaled(place)
+    o = place.observations
+    relative = relative_poses(o, o.rays_in3, log_scales_e, depth_in)
+    depth_in[4] = 1
+    doubtful = rng.random(len(relative.i_p)) < 0.4  # their similarities are wrong, and they say so
+    relative = replace(
+        relative,
+        t_p3=relative.t_p3 + doubtful[:, None],
+        residual_p=np.where(doubtful, 0.5, relative.residual_p + rng.uniform(1e-6, 1e-3)),
+    )
+    first = Cameras.unplaced(np.zeros(9, int), np.zeros(1))
+    used_p = np.ones(len(relative.i_p), bool)
+    cameras = along_tree(relative, used_p, replace(first, log_unit_i=np.full(9, 0.3)))
+    np.testing.assert_array_equal(cameras.pose(4), np.eye(4))
+    assert cameras.log_unit_i[4] == 0.3
+    rest = np.arange(9) != 4
+    assert_poses(
+        replace(cameras, R_i33=cameras.R_i33[rest], t_i3=cameras.t_i3[rest]),
+        replace(place, T_map_cam_i44=place.T_map_cam_i44[rest]),
+        1e-6,
+        1e-6,
+    )
+    offsets = (cameras.log_unit_i - place.log_unit_i(depth_in))[rest]
+    assert np.ptp(offsets) < 1e-6
+
+
+# Focal lengths
+
+
+def test_a_focal_length_assumed_wrong_is_found_from_pointmaps(rng):
+    place = look(rng, noise=0.03, focal=1.2)
+    log_spread_l, sigma = estimate_spreads(place.observations, np.zeros(6, int))
+    assert log_spread_l == pytest.approx([np.log(1.2)], abs=0.005)
+    assert 0.005 <= sigma < 0.02
+    rays_in3 = place.cameras(log_spread_l[0]).rays(place.observations.rays_in3)
+    np.testing.assert_allclose(rays_in3, np.tile(cells(), (6, 1, 1)), atol=0.005)
+
+
+def test_each_lens_has_a_focal_length_of_its_own(rng):
+    place = look(rng)
+    lens_i = np.array([0, 1, 0, 1, 2, 2])
+    focal_i = np.array([0.8, 1.0, 1.3])[lens_i]
+    rays = place.observations.rays_in3 / np.stack([focal_i, focal_i, np.ones(6)], -1)[:, None]
+    log_spread_l, _ = estimate_spreads(replace(place.observations, rays_in3=rays), lens_i)
+    np.testing.assert_allclose(np.exp(log_spread_l), [0.8, 1.0, 1.3])
+
+
+# Adjustment
+
+
+def test_units_are_exact_where_poses_are_known(rng):
+    found, log_unit_i = adjusted(look(rng))
+    np.testing.assert_allclose(found.cameras.log_unit_i, log_unit_i, atol=1e-6)
+    assert found.unit_sigma_i.max() < 1e-6
+    assert found.residual_e.max() < 1e-6
+
+
+def test_noise_does_not_shrink_the_scale_over_short_baselines(rng):
+    errors = []
+    for _ in range(6):
+        found, log_unit_i = adjusted(look(rng, images=8, noise=0.03, baseline_m=0.15))
+        errors.append(found.cameras.log_unit_i - log_unit_i)
+    assert abs(np.mean(errors)) < 0.005
+
+
+def test_the_deviation_of_units_is_that_of_their_errors(rng):
+    errors, sigmas = [], []
+    for _ in range(8):
+        found, log_unit_i = adjusted(look(rng, images=8, noise=0.03))
+        errors.append(found.cameras.log_unit_i - log_unit_i)
+        sigmas.append(found.unit_sigma_i)
+    print(
+        "SIG",
+        np.sqrt(np.mean(np.square(errors) / np.square(sigmas))),
+        np.mean(errors),
+        np.std(errors),
+    )
+    assert 0.5 < np.sqrt(np.mean(np.square(errors) / np.square(sigmas))) < 2
+
+
+def test_poses_known_stay_as_they_are_and_so_does_a_lens(rng):
+    place = look(rng, noise=0.03)
+    before = place.cameras(log_spread=0.0123456789)
+    found, _ = adjusted(place, before)
+    np.testing.assert_array_equal(found.cameras.R_i33, before.R_i33)
+    np.testing.assert_array_equal(found.cameras.t_i3, before.t_i3)
+    np.testing.assert_array_equal(found.cameras.log_spread_l, before.log_spread_l)
+
+
+def turned_off(rng: np.random.Generator, cameras: Cameras) -> Cameras:
+    """Cameras that are off, as a first guess is."""
+    turns = np.array([exp_rotation(rng.normal(0, 0.05, 3)) for _ in cameras.t_i3])
+    return replace(
+        cameras,
+        R_i33=cameras.R_i33 @ turns,
+        t_i3=cameras.t_i3 + rng.normal(0, 0.1, cameras.t_i3.shape),
+        log_unit_i=cameras.log_unit_i + rng.normal(0, 0.1, len(cameras.t_i3)),
+    )
+
+
+def test_poses_that_are_off_are_adjusted_up_to_a_similarity(rng):
+    place = look(rng)
+    depth_in = scaled(place)[1]
+    first = replace(place.cameras(), log_unit_i=place.log_unit_i(depth_in))
+    found, log_unit_i = adjusted(place, turned_off(rng, first), poses_known=False)
+    assert_poses(found.cameras, place, 1e-5, 1e-5)
+    assert np.ptp(found.cameras.log_unit_i - log_unit_i) < 1e-5
+
+
+@pytest.mark.parametrize("poses_known", [True, False])
+def test_a_lens_that_is_not_known_is_found(rng, poses_known: bool):
+    place = look(rng, focal=1.05)
+    log_scales_e = -place.log_pair_e
+    first = place.cameras() if poses_known else turned_off(rng, place.cameras())
+    found, _ = adjusted(
+        place,
+        first,
+        log_scales_e=log_scales_e,
+        depth_in=place.depth_in,
+        poses_known=poses_known,
+        spread_sigma_l=np.array([0.05]),
+    )
+    assert np.exp(found.cameras.log_spread_l) == pytest.approx([1.05], rel=1e-5)
+    assert_poses(found.cameras, place, 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize("poses_known", [True, False])
+def test_images_without_pairs_stay_where_they_are(rng, poses_known: bool):
+    place = look(rng, noise=0.02)
+    used_e = (
+        place.everything & (place.observations.first_e != 3) & (place.observations.second_e != 3)
+    )
+    before = turned_off(rng, place.cameras())
+    found, _ = adjusted(place, before, used_e=used_e, poses_known=poses_known)
+    np.testing.assert_array_equal(found.cameras.pose(3), before.pose(3))
+    assert found.cameras.log_unit_i[3] == before.log_unit_i[3]
+    assert np.isinf(found.unit_sigma_i[3]) and np.isfinite(np.delete(found.unit_sigma_i, 3)).all()
+    np.testing.assert_array_equal(np.isnan(found.residual_e), ~used_e)
+
+
+@pytest.mark.parametrize("poses_known", [True, False])
+def test_the_normal_equations_are_those_of_numeric_derivatives(rng, poses_known: bool):
+    place = look(rng, images=4, noise=0.05, focal=1.1)
+    o, images = place.observations, 4
+    log_scales_e, depth_in = scaled(place)
+    problem = _Problem(o, log_scales_e, depth_in, place.everything, poses_known, np.ones(1))
+    cameras = turned_off(rng, place.cameras(log_spread=0.05))
+    unknowns = images * (1 if poses_known else 7) + 1
+
+    def errors(change: np.ndarray) -> np.ndarray:
+        """What pairs say less what the cameras foretell (e, n, 3), units of the first image."""
+        c = problem.moved(cameras, change)
+        i, j = o.first_e, o.second_e
+        local = c.rays(o.rays_in3)[j] * (np.exp(c.log_unit_i[j])[:, None] * depth_in[j])[..., None]
+        in_map = local @ c.R_i33[j].transpose(0, 2, 1) + c.t_i3[j][:, None]
+        in_first = (
+            (in_map - c.t_i3[i][:, None]) @ c.R_i33[i] * np.exp(-c.log_unit_i[i])[:, None, None]
+        )
+        return np.exp(log_scales_e)[:, None, None] * o.other_en3 - in_first
+
+    step = 1e-6
+    J = [(errors(-step * x) - errors(step * x)) / (2 * step) for x in np.eye(unknowns)]
+    J = np.stack(J, axis=-1)  # of what is foretold
+    said = np.exp(log_scales_e)[:, None, None] * o.other_en3
+    weight_en = o.other_weight_en / o.other_weight_en.mean() / (said**2).sum(axis=-1)
+    system = problem.linearize(cameras, cameras.log_spread_l, np.inf)
+    b_ek = np.einsum("enax,en,ena->ex", J, weight_en, errors(np.zeros(unknowns)))
+    H_ekk = np.einsum("enax,en,enay->exy", J, weight_en, J)
+    for e, columns in enumerate(system.columns_ek):
+        np.testing.assert_allclose(system.b_ek[e], b_ek[e, columns], atol=1e-6)
+        np.testing.assert_allclose(system.H_ekk[e], H_ekk[e][np.ix_(columns, columns)], atol=1e-6)

@@ -1,0 +1,303 @@
+"""From what pairs say of an image to its pointmap: robust averages, cells, fusion, agreement."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+import torch  # noqa: E402
+
+from distill_training.teacher.agreement import measure_agreement  # noqa: E402
+from distill_training.teacher.cells import reduce_to_cells  # noqa: E402
+from distill_training.teacher.depth_map import DepthMap  # noqa: E402
+from distill_training.teacher.fusion import Said, fuse  # noqa: E402
+from distill_training.teacher.predictor import Pointmap  # noqa: E402
+from distill_training.teacher.robust import robust_mean, row_medians, weighted_median  # noqa: E402
+from mote_localization.camera import Camera, cell_pixels  # noqa: E402
+from mote_localization.geometry import exp_rotation, invert, transform  # noqa: E402
+
+pytestmark = pytest.mark.train
+
+STRIDE = 8
+GRID = Camera(160, 128, 140.0, 140.0, 79.5, 63.5)
+NETWORK = GRID.resized(80, 64)
+PLANE = np.array([0.25, -0.1, 1.0])  # of points with a product of 2: slanted, about 2 m away
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(3)
+
+
+def pixels(camera: Camera) -> np.ndarray:
+    return np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1)
+
+
+def placed(omega_3, position_3) -> np.ndarray:
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = exp_rotation(np.array(omega_3, float)), position_3
+    return T
+
+
+# Robust averages
+
+
+@pytest.mark.parametrize(
+    ("values", "weights", "expected"),
+    [
+        ([3, 1, 2], [1, 1, 1], 2),
+        ([3, 1, 2], [5, 1, 1], 3),
+        ([3, 1, np.nan], [1, 2, 0], 1),
+        ([3, 1, 1e9], [1, 2, 0], 1),
+        ([np.nan, 7], [0, 1e-9], 7),
+        ([3, 1], [0, 0], np.nan),
+        ([np.nan, np.nan], [0, 0], np.nan),
+    ],
+)
+def test_half_of_the_weight_lies_on_either_side_of_a_weighted_median(values, weights, expected):
+    values, weights = np.array(values, float), np.array(weights, float)
+    for axis in (0, 1):
+        found = weighted_median(
+            np.expand_dims(values, 1 - axis), np.expand_dims(weights, 1 - axis), axis
+        )
+        np.testing.assert_array_equal(found, [expected])
+
+
+def test_the_median_of_a_row_passes_over_what_is_none():
+    nan = np.nan
+    rows = np.array([[5, nan, 1, 3, nan], [nan, nan, nan, nan, nan], [2, 9, 4, 8, 3]])
+    np.testing.assert_array_equal(row_medians(rows), [3, nan, 4])
+
+
+# Two deviations of as many normal values cover 0.70, 0.86, 0.91, 0.94 (Student 1908).
+@pytest.mark.parametrize(("count", "covered"), [(2, 0.67), (4, 0.82), (8, 0.88), (20, 0.92)])
+def test_the_deviation_of_a_robust_mean_covers_its_error(rng, count: int, covered: float):
+    values = 5 + 0.1 * rng.standard_normal((count, 4000))
+    values[: count // 8] += 3
+    weights = rng.uniform(0.5, 2, values.shape)
+    mean, deviation = robust_mean(values, weights)
+    error = np.abs(mean - 5)
+    assert np.median(error) < 1.3 * 0.6745 * 0.1 / np.sqrt(count)  # a plain mean's, and some
+    assert covered < (error < 2 * deviation).mean() < 0.96
+
+
+def test_one_value_alone_says_nothing_of_its_error():
+    values = np.array([[2.0, np.nan, 4.0], [np.nan, np.nan, 4.0]])
+    mean, deviation = robust_mean(values, np.array([[1.0, 0, 3], [0, 0, 3]]))
+    np.testing.assert_array_equal(mean, [2, np.nan, 4])
+    np.testing.assert_array_equal(deviation[:2], [np.inf, np.nan])
+    assert deviation[2] < 1e-6
+
+
+def test_a_robust_mean_does_not_depend_on_the_unit_of_weights(rng):
+    values, weights = rng.standard_normal((6, 50)), rng.uniform(0, 2, (6, 50))
+    for one, other in zip(
+        robust_mean(values, weights), robust_mean(values, 1e4 * weights), strict=True
+    ):
+        np.testing.assert_allclose(one, other)
+
+
+# Cells
+
+
+def cells_of(points_hw3, confidence_hw=None, network: Camera = NETWORK):
+    """Points and confidence of the cells of one dense pointmap."""
+    points = torch.from_numpy(np.asarray(points_hw3, np.float32))[None]
+    if confidence_hw is None:
+        confidence_hw = np.full(points.shape[1:3], 2.0)
+    confidence = torch.from_numpy(np.asarray(confidence_hw, np.float32))[None]
+    points, confidence = reduce_to_cells(Pointmap(points, confidence), network, GRID, STRIDE)
+    return points[0].numpy(), confidence[0].numpy()
+
+
+def test_a_cell_of_a_wall_has_its_point_on_its_ray():
+    points, confidence = cells_of(3 * NETWORK.rays(pixels(NETWORK)))
+    np.testing.assert_allclose(points, 3 * GRID.rays(cell_pixels(160, 128, STRIDE)), atol=1e-6)
+    np.testing.assert_allclose(confidence, 2)
+
+
+def test_a_cell_of_a_slanted_plane_has_its_point_on_it():
+    rays = NETWORK.rays(pixels(NETWORK))
+    points, _ = cells_of(2 * rays / (rays @ PLANE)[..., None])
+    np.testing.assert_allclose(points @ PLANE, 2, atol=1e-5)
+    directions = points[..., :2] / points[..., 2:]
+    off_px = 140 * np.abs(directions - GRID.rays(cell_pixels(160, 128, STRIDE))[..., :2])
+    assert off_px.max() < 0.1
+
+
+def test_surer_pixels_say_more_of_a_cell():
+    confidence = np.ones((64, 80))
+    confidence[:, ::2] = 3
+    rays = NETWORK.rays(pixels(NETWORK))
+    points, found = cells_of(rays * np.where(confidence > 1, 1.0, 1.02)[..., None], confidence)
+    np.testing.assert_allclose(points[..., 2], 0.75 + 0.25 * 1.02, rtol=1e-6)
+    np.testing.assert_allclose(found, 2)
+
+
+def test_over_an_edge_of_depth_a_cell_lies_on_one_of_both_surfaces():
+    depth = np.full((64, 80), 1.0)
+    depth[:, 33:] = 4  # 3 of 4 columns of a cell are behind
+    points, confidence = cells_of(NETWORK.rays(pixels(NETWORK)) * depth[..., None])
+    np.testing.assert_allclose(points[:, :8, 2], 1, rtol=1e-6)
+    np.testing.assert_allclose(points[:, 8:, 2], 4, rtol=1e-6)
+    np.testing.assert_allclose(confidence[:, 8], 2 * 3 / 4)
+
+
+def test_cells_outside_of_the_network_s_crop_have_no_point():
+    crop = replace(NETWORK, width=60, cx=NETWORK.cx - 10)  # 10 px cut off on either side
+    points, confidence = cells_of(crop.rays(pixels(crop)), network=crop)
+    assert np.isnan(points[:, [0, 1, -2, -1]]).all()
+    assert not confidence[:, [0, 1, -2, -1]].any()
+    np.testing.assert_allclose(confidence[:, [2, -3]], 1)  # half of these cells
+    np.testing.assert_allclose(points[:, 3:-3, 2], 1, rtol=1e-6)
+
+
+def test_pixels_without_a_point_do_not_spoil_a_cell():
+    points = 3 * NETWORK.rays(pixels(NETWORK))
+    points[:4, :4] = np.nan
+    points[0, 4] = np.inf
+    found, confidence = cells_of(points)
+    assert np.isnan(found[0, 0]).all() and confidence[0, 0] == 0
+    np.testing.assert_allclose(found[0, 1, 2], 3, rtol=1e-6)
+    np.testing.assert_allclose(confidence[0, 1], 2 * 15 / 16)
+
+
+def test_images_of_a_batch_do_not_mix(rng):
+    points = torch.from_numpy(rng.uniform(1, 2, (3, 64, 80, 3)).astype(np.float32))
+    confidence = torch.from_numpy(rng.uniform(1, 2, (3, 64, 80)).astype(np.float32))
+    together = reduce_to_cells(Pointmap(points, confidence), NETWORK, GRID, STRIDE)
+    for k in range(3):
+        alone = cells_of(points[k], confidence[k])
+        np.testing.assert_array_equal(together[0][k], alone[0])
+        np.testing.assert_array_equal(together[1][k], alone[1])
+
+
+# Fusion
+
+
+def test_what_pairs_say_in_frames_and_units_of_their_own_is_fused_in_the_map_s(rng):
+    rays = rng.uniform(-0.5, 0.5, (50, 3)) * (1, 1, 0) + (0, 0, 1)
+    depth = rng.uniform(1, 4, 50)
+    said = []
+    for unit in (0.2, 1.0, 7.0, 1.3):
+        T_cam_first = placed(rng.normal(0, 1, 3), rng.normal(0, 1, 3))
+        points = transform(invert(T_cam_first), rays * depth[:, None]) / unit
+        said.append(Said(points, rng.uniform(1, 2, 50), unit, T_cam_first))
+    wrong = replace(said[0], points_n3=said[0].points_n3 + 0.5)
+    said[1].points_n3[0] = np.nan
+    found, sigma = fuse([*said, wrong], rays)
+    np.testing.assert_allclose(found, depth, rtol=1e-5)
+    assert sigma.max() < 1e-4 * depth.max()
+
+
+def test_cells_that_no_pair_sees_have_no_depth():
+    rays = np.array([[0, 0, 1.0], [0.1, 0, 1], [0, 0.1, 1]])
+    points = 2 * rays
+    points[2] = np.nan
+    depth, sigma = fuse([Said(points, np.array([1.0, 0, 1]), 1.0, np.eye(4))], rays)
+    np.testing.assert_array_equal(depth, [2, np.nan, np.nan])
+    np.testing.assert_array_equal(sigma, [np.inf, np.nan, np.nan])
+
+
+# Pointmaps of images
+
+
+def of_plane(T_map_cam: np.ndarray, normal_3: np.ndarray = PLANE) -> DepthMap:
+    """What a camera sees of a plane in the map."""
+    rays = GRID.rays(cell_pixels(GRID.width, GRID.height, STRIDE))
+    turned, origin = rays @ T_map_cam[:3, :3].T, T_map_cam[:3, 3]
+    depth = (2 - origin @ normal_3) / (turned @ normal_3)
+    return DepthMap(GRID, STRIDE, T_map_cam, depth, np.full(depth.shape, 0.02))
+
+
+def test_depth_between_cells_is_exact_on_a_plane(rng):
+    rays = GRID.rays(rng.uniform((3.5, 3.5), (155.5, 123.5), (200, 2)))
+    depth, sigma = of_plane(np.eye(4)).along(rays)
+    np.testing.assert_allclose(depth, 2 / (rays @ PLANE))
+    np.testing.assert_allclose(sigma, 0.02)
+
+
+def test_depth_along_the_rays_of_cells_is_theirs(rng):
+    one = of_plane(np.eye(4))
+    one = replace(one, sigma_hw=rng.uniform(0.01, 0.05, one.depth_hw.shape))
+    depth, sigma = one.along(one.rays_hw3())
+    np.testing.assert_allclose(depth, one.depth_hw)
+    np.testing.assert_allclose(sigma, one.sigma_hw)
+
+
+def test_there_is_no_depth_across_an_edge_outside_or_where_a_cell_has_none():
+    depth = np.full((16, 20), 1.0)
+    depth[:, 10:] = 2
+    sigma = np.full((16, 20), 0.1)
+    depth[3, 3], sigma[5, 5] = np.nan, np.inf
+    one = DepthMap(GRID, STRIDE, np.eye(4), depth, sigma)
+
+    def at(*pixels_of_grid) -> np.ndarray:
+        return one.along(GRID.rays(np.array(pixels_of_grid, float)))[0]
+
+    # Cell (row, column) has its middle at pixel (8 column + 3.5, 8 row + 3.5).
+    np.testing.assert_array_equal(
+        at((75.5, 60), (76, 60), (83, 60), (83.5, 60)), [1, *2 * [np.nan], 2]
+    )
+    assert np.isnan(at((27.5, 27.5), (24, 24), (43.5, 43.5), (47, 41))).all()
+    np.testing.assert_allclose(at((-0.4, -0.4), (159.4, 127.4)), [1, 2])
+    assert np.isnan(at((-0.6, 60), (159.6, 60), (60, -0.6), (60, 127.6))).all()
+
+
+def test_pointmaps_of_a_single_row_or_column_have_depth_too():
+    camera = replace(GRID, width=8, height=8)
+    one = DepthMap(camera, STRIDE, np.eye(4), np.array([[1.5]]), np.array([[0.1]]))
+    np.testing.assert_allclose(one.along(camera.rays(np.array([[3.0, 4.0]])))[0], 1.5)
+
+
+# Agreement
+
+VIEWS = [placed((0.05 * k, -0.1 * k, 0.02 * k), (0.15 * k, 0.05 * k, -0.1 * k)) for k in range(4)]
+ALL = [(i, j) for i in range(4) for j in range(4) if i != j]
+
+
+def noisy(rng, sigma: float, turn: float = 0.0) -> dict[int, DepthMap]:
+    """Pointmaps of one plane with honest noise; their cameras' poses are off by a turn (rad)."""
+    maps = {}
+    for k, T in enumerate(VIEWS):
+        one = of_plane(T)
+        depth = one.depth_hw + sigma * rng.standard_normal(one.depth_hw.shape)
+        T_off = T @ placed(turn * rng.standard_normal(3), (0, 0, 0))
+        maps[k] = replace(
+            one, T_map_cam=T_off, depth_hw=depth, sigma_hw=np.full(depth.shape, sigma)
+        )
+    return maps
+
+
+def test_pointmaps_of_one_plane_agree_exactly():
+    maps = {k: of_plane(T) for k, T in enumerate(VIEWS)}
+    agreement = measure_agreement(maps, ALL)
+    assert agreement.distance < 1e-9
+    assert agreement.sigma_factor == 1
+
+
+def test_honest_sigmas_need_not_grow(rng):
+    agreement = measure_agreement(noisy(rng, 0.02), ALL)
+    assert agreement.sigma_factor == pytest.approx(1, abs=0.08)
+    assert 0.01 < agreement.distance < 0.02
+
+
+def test_sigmas_grow_with_what_poses_are_off(rng):
+    agreement = measure_agreement(noisy(rng, 0.02, turn=0.02), ALL)
+    assert agreement.sigma_factor > 1.3
+    assert (
+        agreement.sigma_factor < measure_agreement(noisy(rng, 0.005, turn=0.02), ALL).sigma_factor
+    )
+
+
+def test_a_wall_seen_through_another_one_is_no_disagreement():
+    near, far = of_plane(VIEWS[0]), of_plane(VIEWS[1], PLANE / 3)
+    assert np.isnan(measure_agreement({0: near, 1: far}, [(0, 1), (1, 0)]).distance)
+
+
+@pytest.mark.parametrize("pairs", [[], [(0, 1)]])
+def test_images_that_share_next_to_nothing_say_nothing_of_their_agreement(pairs):
+    behind = of_plane(VIEWS[0] @ placed((0, np.pi, 0), (0, 0, 0)), -PLANE)
+    agreement = measure_agreement({0: of_plane(VIEWS[0]), 1: behind}, pairs)
+    assert np.isnan(agreement.distance) and agreement.sigma_factor == 1
