@@ -56,11 +56,8 @@ class Simulated:
             )
         camera = self.camera(live)
         true_camera = self.camera(frame.camera)
-        rays_hw3 = true_camera.rays(_pixels(camera))
-        columns, rows = np.floor(frame.camera.project(rays_hw3) + 0.5).astype(int).T
-        depth_hw = _filled(
-            depth_hw[rows.T.clip(0, live.height - 1), columns.T.clip(0, live.width - 1)]
-        )
+        pixels_hw2 = frame.camera.project(true_camera.rays(_pixels(camera)))
+        depth_hw = _filled(_interpolated(depth_hw, pixels_hw2))
         values: list[ArrayLike] = [
             [zlib.crc32(frame.name.encode()) >> 16, zlib.crc32(frame.name.encode()) & 0xFFFF],
             [true_camera.fx, true_camera.fy, true_camera.cx, true_camera.cy],
@@ -173,6 +170,17 @@ class _Truth:
 def _pixels(camera: Camera) -> np.ndarray:
     """Return the pixels (h, w, 2) of a camera."""
     return np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1)
+
+
+def _interpolated(depth_hw: np.ndarray, pixels_hw2: np.ndarray) -> np.ndarray:
+    """Return depth between pixels, exact on planes; 0 where none around is measured."""
+    measured_hw = (depth_hw > 0).astype(np.float32)
+    inverse_hw = np.divide(1, depth_hw, np.zeros_like(measured_hw), where=depth_hw > 0)
+    columns, rows = np.moveaxis(pixels_hw2.astype(np.float32), -1, 0)
+    share_hw, inverse_hw = (
+        cv2.remap(image, columns, rows, cv2.INTER_LINEAR) for image in (measured_hw, inverse_hw)
+    )
+    return np.divide(share_hw, inverse_hw, np.zeros_like(share_hw), where=inverse_hw > 0)
 
 
 def _filled(depth_hw: np.ndarray) -> np.ndarray:
