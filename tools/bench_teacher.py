@@ -10,7 +10,7 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -27,16 +27,17 @@ from distill_training import room
 from distill_training.reconstruction import Reconstruction
 from distill_training.room.record import write_scene
 from distill_training.teacher import photographs, rgbd
+from distill_training.teacher.config import USUAL_CELLS, PhotographsConfig, SimulatedConfig
 from distill_training.teacher.gauge import similarity
 from distill_training.teacher.pairs import choose_pairs
-from distill_training.teacher.photographs import PhotographsConfig
 from distill_training.teacher.predictions import Predictions
 from distill_training.teacher.predictor import Encoded
-from distill_training.teacher.simulated import Simulated, SimulatedConfig
+from distill_training.teacher.simulated import Simulated
 from mote_localization.camera import Camera, canonical_camera
 from mote_localization.commands import run_command
 from mote_localization.geometry import invert, rotation_angle, transform
-from mote_localization.scenes import Frame, Scene, Split, open_scene
+from mote_localization.scenes import Frame, Scene, Split
+from mote_localization.scenes.folder import FolderScene
 
 _CAMERA = Camera(320, 240, 240.0, 240.0, 159.5, 119.5)  # of the images whose number grows
 _RATE_HZ = 5.0  # of the drive they are taken from
@@ -61,7 +62,7 @@ class Accuracy:
                 _say(f"{path}: skipped, it is not there\n")
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                _compare(open_scene(path), Path(folder))
+                _compare(FolderScene(path), Path(folder))
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Growth:
 class _Part(Scene):
     """The first training frames of a scene, or all; they tell less than is known of them."""
 
-    def __init__(self, scene: Scene, images: int | None = None) -> None:
+    def __init__(self, scene: FolderScene, images: int | None = None) -> None:
         self.name, self.sequential = scene.name, scene.sequential
         self.truth = {f.name: f for f in itertools.islice(scene.frames("train"), images)}
         self._told = list(self.truth.values())
@@ -111,7 +112,7 @@ class _Part(Scene):
 class _Knowing(Simulated):
     """A simulated network that knows the truth of frames which do not tell it themselves."""
 
-    def __init__(self, truth: dict[str, Frame]) -> None:
+    def __init__(self, truth: Mapping[str, Frame]) -> None:
         super().__init__(SimulatedConfig())
         self._truth = truth
 
@@ -119,7 +120,7 @@ class _Knowing(Simulated):
         return super().encode(self._truth[frame.name], image_hw3, live)
 
 
-def _compare(scene: Scene, folder: Path) -> None:
+def _compare(scene: FolderScene, folder: Path) -> None:
     """Print what the teacher says of a scene with poses, and without, knowing this and that."""
     measured = rgbd.reconstruct(scene, folder / "measured", rgbd.RgbdConfig())
     part = _Part(scene)
@@ -199,13 +200,13 @@ def _single_pairs(scene: _Part, measured: Reconstruction, folder: Path) -> float
     """
     frames = list(scene.frames("train"))
     live = [frame.known_camera() for frame in frames]
-    config = PhotographsConfig()
-    grids = [canonical_camera(camera, config.width, config.stride) for camera in live]
+    cells = USUAL_CELLS
+    grids = [canonical_camera(camera, cells.width, cells.stride) for camera in live]
     names = [frame.name for frame in frames]
-    predictions = Predictions(folder, _Knowing(scene.truth), names, live, grids, config.stride)
+    predictions = Predictions(folder, _Knowing(scene.truth), names, live, grids, cells.stride)
     predictions.encode(frames)
     pairs = choose_pairs(
-        config.pairs,
+        PhotographsConfig().pairs,
         predictions.descriptors(range(len(frames))),
         live,
         [frame.known_pose() for frame in frames],
@@ -293,7 +294,7 @@ def _grow(path: Path, counts: Sequence[int], poses_known: bool) -> None:
 def _cost(path: Path, count: int, poses_known: bool) -> _Cost:
     """Reconstruct the first images of a scene."""
     _on_one_core()
-    part = _Part(open_scene(path), count)
+    part = _Part(FolderScene(path), count)
     start_s, start_cpu_s = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         made, summary = photographs.reconstruct(
