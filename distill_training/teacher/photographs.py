@@ -43,9 +43,7 @@ _ALONE = "stands alone: shows nothing that is seen to be in another image, too"
 _APART = "hangs together with {}, but not with the rest"
 _CONTRADICTED = "its given pose disagrees with what the images show"
 _OUTVOTED = "what it shows disagrees with the rest"
-_NO_SCALE = (
-    "what it shows is known up to scale only: taken from the same spot as what shows the same"
-)
+_NO_SCALE = "taken from nearly the same spot as all that shows the same: its distances are unknown"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,599 @@
+"""From photographs to a reconstruction: what comes out, and what is said when it cannot."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+from PIL import Image  # noqa: E402
+from test_dust3r import small_network  # noqa: E402
+
+from distill_training.reconstruction import Reconstruction  # noqa: E402
+from distill_training.teacher.config import (  # noqa: E402
+    CellsConfig,
+    PairsConfig,
+    PhotographsConfig,
+    SimulatedConfig,
+)
+from distill_training.teacher.dust3r import Dust3r  # noqa: E402
+from distill_training.teacher.gauge import similarity  # noqa: E402
+from distill_training.teacher.photographs import reconstruct  # noqa: E402
+from distill_training.teacher.predictor import Encoded  # noqa: E402
+from distill_training.teacher.simulated import Simulated  # noqa: E402
+from mote_localization.camera import Camera, cell_pixels  # noqa: E402
+from mote_localization.errors import ReconstructionError, SceneError  # noqa: E402
+from mote_localization.geometry import exp_rotation, invert, pose_from, transform  # noqa: E402
+from mote_localization.scenes import Frame, Scene, Split  # noqa: E402
+from mote_localization.scenes.photos import PhotoScene  # noqa: E402
+
+pytestmark = pytest.mark.train
+
+CAMERA = Camera(96, 72, 80.0, 80.0, 47.5, 35.5)
+PORTRAIT = Camera(72, 96, 80.0, 80.0, 35.5, 47.5)
+ROOM = np.array([[-2.5, -2.0, 0.0], [2.5, 2.0, 2.5]])  # m, z up
+BLOCKS = np.array(  # what stands in it
+    [
+        [[-0.6, -0.4, 0.0], [0.5, 0.4, 0.7]],
+        [[1.6, 1.0, 0.0], [2.3, 1.8, 1.6]],
+        [[-2.2, 0.9, 0.0], [-1.2, 1.7, 0.9]],
+        [[0.9, -1.9, 0.0], [1.9, -1.2, 1.1]],
+        [[-2.4, -1.5, 0.0], [-1.9, -0.3, 1.9]],
+    ]
+)
+
+
+def depth_along(T_map_cam: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """Return the depth (...) on rays (..., 3), z = 1, of a camera in the room."""
+    rays_3n1 = np.moveaxis(rays @ T_map_cam[:3, :3].T, -1, 0)[..., None] + 1e-12
+    corners = np.concatenate([BLOCKS, ROOM[None]]) - T_map_cam[:3, 3]
+    walls = [corners[:, k].T.reshape(3, *[1] * (rays.ndim - 1), -1) / rays_3n1 for k in (0, 1)]
+    enter, leave = np.minimum(*walls).max(axis=0), np.maximum(*walls).min(axis=0)
+    hit = (enter < leave) & (enter > 0)
+    return np.minimum(leave[..., -1], np.where(hit, enter, np.inf).min(axis=-1)).astype(np.float32)
+
+
+def looking(at: Sequence[float], towards: Sequence[float]) -> np.ndarray:
+    """Return T_map_cam of a camera held level."""
+    z = np.subtract(towards, at) / np.linalg.norm(np.subtract(towards, at))
+    x = np.cross(z, (0, 0, 1))
+    x /= np.linalg.norm(x)
+    T = np.eye(4)
+    T[:3] = np.stack([x, np.cross(z, x), z, at], axis=1)
+    return T
+
+
+def around(count: int) -> list[np.ndarray]:
+    """Return poses on an arc through the room, turned to its middle."""
+    angles = np.linspace(-2.4, -0.4, count)
+    return [
+        looking((1.8 * np.cos(a), 1.5 * np.sin(a), 1.3 + 0.2 * np.sin(7 * a)), (0.2, 0.3, 0.8))
+        for a in angles
+    ]
+
+
+ARC = around(10)
+# None of them held level.
+TILTED = [
+    T @ pose_from(np.zeros(3), np.array([0, 0, np.sin(0.2 * np.cos(k)), np.cos(0.2 * np.cos(k))]))
+    for k, T in enumerate(around(13))
+]
+
+
+@dataclass
+class Shot(Frame):
+    """A photograph of the room, taken from `T_true`; what is known of it may differ."""
+
+    name: str
+    T_true: np.ndarray
+    true_camera: Camera
+    camera: Camera | None
+    T_map_cam: np.ndarray | None
+    stamp_s: float = 0.0
+    readable: bool = True
+
+    def image(self) -> np.ndarray:
+        if not self.readable:
+            raise SceneError(f"{self.name}.jpg: is damaged or no image (3 bytes)")
+        return np.repeat((60 * self.depth()).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+    def size(self) -> tuple[int, int]:
+        return self.true_camera.width, self.true_camera.height
+
+    def depth(self) -> np.ndarray:
+        size = self.size()
+        pixels_hw2 = np.stack(np.meshgrid(*map(np.arange, size)), axis=-1)
+        return depth_along(self.T_true, self.true_camera.rays(pixels_hw2))
+
+
+class Shots(Scene):
+    """Photographs in memory."""
+
+    name = "room"
+
+    def __init__(self, shots: Sequence[Shot], sequential: bool = False) -> None:
+        self.shots, self.sequential = shots, sequential
+
+    def frames(self, split: Split) -> Iterator[Shot]:
+        return iter(self.shots)
+
+    def count(self, split: Split) -> int:
+        return len(self.shots)
+
+
+class Network(Simulated):
+    """Answers from where the photographs were taken in truth."""
+
+    def __init__(self, **errors) -> None:
+        super().__init__(SimulatedConfig(**{"width": 64, **errors}))
+
+    def encode(self, frame: Frame, image_hw3: np.ndarray, live: Camera) -> Encoded:
+        truth = replace(frame, camera=frame.true_camera, T_map_cam=frame.T_true)
+        return super().encode(truth, image_hw3, live)
+
+
+def shots(
+    poses: Sequence[np.ndarray],
+    cameras: Sequence[Camera] = (CAMERA,),
+    intrinsics: bool = True,
+    given: Callable[[int, np.ndarray], np.ndarray | None] = lambda k, T: T,
+) -> list[Shot]:
+    """Photograph the room; cameras take turns."""
+    some = [cameras[k % len(cameras)] for k in range(len(poses))]
+    return [
+        Shot(f"shot{k}", T, camera, camera if intrinsics else None, given(k, T))
+        for k, (T, camera) in enumerate(zip(poses, some, strict=True))
+    ]
+
+
+def run(folder: Path, taken: Sequence[Shot], network=None, **config):
+    config = PhotographsConfig(**{"pairs": PairsConfig(per_image=6), **config})
+    return reconstruct(Shots(taken), folder, network or Network(), config, CellsConfig(width=160))
+
+
+def error_m(made: Reconstruction, taken: Sequence[Shot]) -> float:
+    """Return the largest of the frames' median errors (m), in camera frames against the truth.
+
+    The truth is that of the canonical camera's rays: resampling counts.
+    """
+    rays_hw3 = made.camera.rays(cell_pixels(made.camera.width, made.camera.height, made.stride))
+    errors = []
+    for shot in taken:
+        if shot.name in made.poses:
+            points_hw3 = made.read_frame(shot.name).points_hw3
+            assert np.isfinite(points_hw3).all(axis=-1).mean() > 0.3
+            points_hw3 = transform(invert(made.poses[shot.name]), points_hw3)
+            true_hw3 = rays_hw3 * depth_along(shot.T_true, rays_hw3)[..., None]
+            errors.append(np.nanmedian(np.linalg.norm(points_hw3 - true_hw3, axis=-1)))
+    return float(max(errors))
+
+
+def position_errors_m(made: Reconstruction, taken: Sequence[Shot], fitted: bool) -> np.ndarray:
+    """Return how far off the positions are (m), after a similarity or as they stand."""
+    true = {shot.name: shot.T_true[:3, 3] for shot in taken}
+    found = np.array([T[:3, 3] for T in made.poses.values()])
+    expected = np.array([true[name] for name in made.poses])
+    if fitted:
+        scale, T = similarity(found, expected)
+        found = transform(T, scale * found)
+    return np.linalg.norm(found - expected, axis=-1)
+
+
+def unknown(k: int, T: np.ndarray) -> None:
+    """No pose is given."""
+
+
+# What is known
+
+
+def test_all_is_known(tmp_path: Path):
+    taken = shots(ARC)
+    made, summary = run(tmp_path, taken)
+    assert list(made.poses) == [shot.name for shot in taken] and made.metric
+    assert summary.images == 10 and not summary.refused and summary.focal_known
+    assert 0 < summary.pairs_refused < 6  # the network is plain wrong on some pairs
+    assert summary.agreement_cm < 5 and error_m(made, taken) < 0.05
+    assert not (tmp_path / "work").exists()
+
+
+def test_poses_are_known_and_intrinsics_are_not(tmp_path: Path):
+    taken = shots(ARC, intrinsics=False)
+    made, summary = run(tmp_path, taken)
+    assert not summary.focal_known
+    assert summary.focal_px == (pytest.approx(CAMERA.fx * 160 / 96, rel=0.02),)
+    assert made.camera.fx == summary.focal_px[0] and error_m(made, taken) < 0.05
+
+
+def test_intrinsics_are_known_and_poses_are_not(tmp_path: Path):
+    taken = shots(ARC, given=unknown)
+    made, summary = run(tmp_path, taken)
+    assert summary.focal_known and not summary.metric and not made.metric
+    assert position_errors_m(made, taken, fitted=True).max() < 0.06
+
+
+def test_nothing_is_known(tmp_path: Path):
+    taken = shots(ARC, intrinsics=False, given=unknown)
+    made, summary = run(tmp_path, taken)
+    assert not summary.metric and not summary.refused
+    assert summary.focal_px == (pytest.approx(CAMERA.fx * 160 / 96, rel=0.02),)
+    assert position_errors_m(made, taken, fitted=True).max() < 0.06
+
+
+def test_some_poses_are_known(tmp_path: Path):
+    """They say where the frame lies, and how long a metre is; the rest is from the photographs."""
+    taken = shots(ARC, intrinsics=False, given=lambda k, T: T if k in (1, 4, 8) else None)
+    made, summary = run(tmp_path, taken)
+    assert summary.metric and 0 < summary.scale_uncertainty < 0.03
+    assert position_errors_m(made, taken, fitted=False).max() < 0.08
+    assert error_m(made, taken) < 0.08
+
+
+def test_intrinsics_of_some_cameras_are_known(tmp_path: Path):
+    wide = Camera(96, 72, 62.0, 62.0, 47.5, 35.5)
+    taken = shots(ARC, [CAMERA, wide])
+    taken[1::2] = [replace(shot, camera=None) for shot in taken[1::2]]
+    made, summary = run(tmp_path, taken)
+    known, estimated = (focal * 96 / 160 for focal in summary.focal_px)
+    assert not summary.focal_known and known == pytest.approx(CAMERA.fx)
+    assert estimated == pytest.approx(wide.fx, rel=0.02)
+    assert error_m(made, taken) < 0.05
+
+
+@pytest.mark.parametrize("intrinsics", [True, False])
+@pytest.mark.parametrize("given", [lambda k, T: T, lambda k, T: T if k % 3 == 0 else None])
+def test_sizes_and_cameras_are_mixed(tmp_path: Path, intrinsics: bool, given: Callable):
+    cameras = [CAMERA, PORTRAIT, Camera(128, 80, 90.0, 90.0, 62.0, 41.0)]
+    if not intrinsics:  # then the principal point counts as the middle
+        cameras[2] = Camera(128, 80, 90.0, 90.0, 63.5, 39.5)
+    taken = shots(ARC, cameras, intrinsics, given)
+    made, summary = run(tmp_path, taken)
+    assert len(made.poses) == 10 and error_m(made, taken) < 0.08
+    # Upright or across, a lens of unknown focal length counts as the same.
+    assert len(summary.focal_px) == (3 if intrinsics else 2)
+    assert (made.camera.width, made.camera.height) == (160, 120)
+    images = {name: made.read_frame(name).image_hw3 for name in made.poses}
+    assert {image.shape for image in images.values()} == {(120, 160, 3)}
+    # What is seen of a portrait photograph is black at the sides, and only there.
+    assert images["shot0"][60].any(axis=-1).all()
+    assert not images["shot1"][60, :10].any() and images["shot1"][60, 40:120].any(axis=-1).all()
+
+
+# What does not hang together
+
+
+def test_no_image_shows_what_another_does(tmp_path: Path):
+    directions = [(1, 0, 1.6), (0, 1, 1.6), (-1, 0, 1.6), (0, -1, 1.6)]
+    taken = shots([looking((0, 0, 1.6), towards) for towards in directions], given=unknown)
+    with pytest.raises(ReconstructionError, match="shot0, shot1, shot2, shot3: stands alone"):
+        run(tmp_path, taken)
+    with pytest.raises(ReconstructionError, match="shot0, shot1, shot2, shot3: stands alone"):
+        run(tmp_path / "known", shots([shot.T_true for shot in taken]))
+
+
+@pytest.mark.parametrize("given", [unknown, lambda k, T: T])
+def test_one_image_stands_alone(tmp_path: Path, given: Callable):
+    taken = shots([*ARC, looking((2.2, 1.5, 2.3), (2.4, 1.9, 2.4))], given=given)
+    made, summary = run(tmp_path, taken)
+    assert list(summary.refused) == ["shot10"] and len(made.poses) == 10
+    assert "shot10" not in made.poses
+
+
+def test_two_groups_of_images(tmp_path: Path):
+    """Without poses nothing says how they stand to each other; with poses that is known."""
+    large = [looking((0.4 + 0.2 * k, -0.3, 1.6), (1.2, -2, 1.4)) for k in range(7)]
+    small = [looking((-1.0 + 0.2 * k, 0.5, 1.5), (-1.5 + 0.2 * k, 2, 1.8)) for k in range(3)]
+    made, summary = run(tmp_path / "unknown", shots([*large, *small], given=unknown))
+    assert list(made.poses) == [f"shot{k}" for k in range(7)]
+    reason = "hangs together with shot7, shot9, but not with the rest"
+    assert list(summary.refused) == ["shot7", "shot8", "shot9"]
+    assert summary.refused["shot8"] == reason
+    taken = shots([*large, *small])
+    made, summary = run(tmp_path / "known", taken)
+    assert not summary.refused and error_m(made, taken) < 0.05
+
+
+def test_there_are_too_few_images(tmp_path: Path):
+    with pytest.raises(SceneError, match="none of 0 training frames"):
+        run(tmp_path, [])
+    with pytest.raises(ReconstructionError, match="1 of 1 images can be used"):
+        run(tmp_path, shots(ARC[:1]))
+
+
+def test_images_that_cannot_be_read_are_named_skipped_and_counted(tmp_path: Path, caplog):
+    taken = shots(ARC, [*[CAMERA] * 9, PORTRAIT], intrinsics=False)
+    for k in (3, 9):  # 9 is the only one of its lens
+        taken[k] = replace(taken[k], readable=False)
+    made, summary = run(tmp_path, taken)
+    assert summary.images == 10 and list(summary.refused) == ["shot3", "shot9"]
+    assert "shot3.jpg: is damaged" in caplog.text and "shot9.jpg: is damaged" in caplog.text
+    assert len(made.poses) == 8 and error_m(made, taken) < 0.05
+
+
+def test_no_image_can_be_read(tmp_path: Path):
+    taken = [replace(shot, readable=False) for shot in shots(ARC)]
+    with pytest.raises(SceneError, match="none of 10 images can be used; the last one: shot9.jpg"):
+        run(tmp_path, taken)
+
+
+# Poses that are wrong
+
+
+def mirrored(*signs: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda T: np.diag([1.0, -1, 1, 1]) @ T @ np.diag([*signs, 1.0])
+
+
+def turned(*signs: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda T: T @ np.diag([*signs, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (invert, "map-to-camera where"),
+        (turned(1, -1, -1), "if they are of cameras with y up and z backward"),
+        (turned(-1, -1, 1), "if they are of cameras with x left and y up"),
+        (mirrored(1, -1, 1), "if they are left-handed.*mirror the y axis"),
+        (lambda T: invert(turned(1, -1, -1)(T)), "map-to-camera where.* and .* z backward"),
+        (lambda T: invert(turned(-1, -1, 1)(T)), "map-to-camera where.* and .* x left"),
+    ],
+)
+def test_poses_of_another_convention_are_recognized(tmp_path: Path, wrong: Callable, said: str):
+    taken = shots(TILTED, given=lambda k, T: wrong(T))
+    with pytest.raises(ReconstructionError, match=f"pairs of images agree with them, but .*{said}"):
+        run(tmp_path, taken)
+
+
+def test_poses_of_other_images_are_refused(tmp_path: Path):
+    order = np.random.default_rng(1).permutation(len(TILTED))
+    with pytest.raises(ReconstructionError, match="as if they were those of other images"):
+        run(tmp_path, shots(TILTED, given=lambda k, T: TILTED[order[k]]))
+
+
+@pytest.mark.parametrize(("turn_rad", "shift_m"), [(1.0, 0.0), (0.0, 0.5), (0.3, 0.3)])
+def test_single_wrong_poses_are_refused_and_the_rest_is_not(
+    tmp_path: Path, turn_rad: float, shift_m: float
+):
+    error = np.eye(4)
+    error[:3, :3] = exp_rotation(np.array([0.6, 0.8, 0.0]) * turn_rad)
+    error[:3, 3] = np.array([0.8, 0.0, 0.6]) * shift_m
+    taken = shots(TILTED, given=lambda k, T: T @ error if k in (2, 9) else T)
+    made, summary = run(tmp_path, taken)
+    assert set(summary.refused) == {"shot2", "shot9"}
+    assert set(summary.refused.values()) == {"its given pose disagrees with what the images show"}
+    assert error_m(made, taken) < 0.06
+
+
+# Places and cameras that say little
+
+
+def spot(radius_m: float) -> list[np.ndarray]:
+    """Return poses that look all around from next to one place."""
+    offsets = radius_m * np.random.default_rng(0).standard_normal((8, 3))
+    centre = np.array([0, -1.5, 1.3])
+    return [
+        looking(centre + offset, (np.sin(a), 1, 1))
+        for a, offset in zip(np.linspace(-0.8, 0.8, 8), offsets, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("poses", [spot(0), spot(0.002), [spot(0)[3]] * 6])
+def test_from_one_spot_no_distance_is_known(tmp_path: Path, poses: list):
+    with pytest.raises(ReconstructionError, match="shot0.*taken from nearly the same spot as all"):
+        run(tmp_path, shots(poses))
+
+
+def test_only_a_part_is_taken_from_one_spot(tmp_path: Path):
+    """In another corner, from a tripod: nothing joins these images to those with distances."""
+    corner = [looking((-1.6, 0.3, 1.8), (-2.5 + 0.1 * k, 2, 1.9)) for k in range(3)]
+    made, summary = run(tmp_path, shots([*ARC, *corner]))
+    assert len(made.poses) >= 10
+    spots = {f"shot{k}" for k in (10, 11, 12)} - set(made.poses)
+    assert set(summary.refused) == spots
+    assert all("same spot" in reason for reason in summary.refused.values())
+
+
+def test_images_are_there_several_times(tmp_path: Path):
+    taken = shots([*ARC, ARC[4], ARC[4], ARC[5]])
+    made, summary = run(tmp_path / "known", taken)
+    assert not summary.refused and error_m(made, taken) < 0.05
+    taken = [replace(shot, T_map_cam=None) for shot in taken]
+    made, summary = run(tmp_path / "unknown", taken)
+    assert not summary.refused
+    assert position_errors_m(made, taken, fitted=True).max() < 0.06
+
+
+def test_two_images_are_enough(tmp_path: Path):
+    taken = shots([ARC[2], ARC[5]])
+    made, summary = run(tmp_path / "known", taken, Network(wrong_pairs=0.0))
+    assert len(made.poses) == 2 and summary.pairs == 1 and error_m(made, taken) < 0.15
+    made, _ = run(
+        tmp_path / "unknown",
+        [replace(shot, T_map_cam=None) for shot in taken],
+        Network(wrong_pairs=0.0),
+    )
+    assert len(made.poses) == 2 and not made.metric
+
+
+@pytest.mark.parametrize("given", [unknown, lambda k, T: T])
+def test_nothing_but_a_wall(tmp_path: Path, given: Callable):
+    poses = [looking((-0.9 + 0.2 * k, 0.9, 2.2), (-0.8 + 0.2 * k, 2, 2.2)) for k in range(8)]
+    taken = shots(poses, intrinsics=False, given=given)
+    made, summary = run(tmp_path, taken)
+    assert len(made.poses) == 8
+    assert summary.focal_px == (pytest.approx(CAMERA.fx * 160 / 96, rel=0.02),)
+    assert position_errors_m(made, taken, fitted=True).max() < 0.1
+    if made.metric:
+        assert error_m(made, taken) < 0.05
+
+
+# Networks that fail
+
+
+class Failing(Network):
+    """Spoils what it says of some images."""
+
+    def __init__(self, spoil: Callable, every: int) -> None:
+        super().__init__()
+        self._spoil, self._every = spoil, every
+
+    def decode(self, ones, others):
+        answers = super().decode(ones, others)
+        for answer in answers:
+            for pointmap in (answer.first, answer.second):
+                some = slice(None, None, self._every)
+                self._spoil(pointmap.points_bhw3[some], pointmap.confidence_bhw[some])
+        return answers
+
+
+SPOILT = {
+    "nothing is a number": lambda points, confidence: points.fill_(np.nan),
+    "nothing is sure": lambda points, confidence: confidence.zero_(),
+    "confidence is no number": lambda points, confidence: confidence.fill_(np.nan),
+    "confidence has no end": lambda points, confidence: confidence.fill_(np.inf),
+    "all is too far away": lambda points, confidence: points.fill_(1e30),
+    "all is far away": lambda points, confidence: points.fill_(6e4),
+    "all is here": lambda points, confidence: points.zero_(),
+    "all is behind": lambda points, confidence: points.neg_(),
+    "all is tiny": lambda points, confidence: points.mul_(1e-7),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("poses", ["given", "estimate"])
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_a_network_that_says_nonsense_is_not_believed(tmp_path: Path, spoilt: str, poses: str):
+    with pytest.raises(ReconstructionError, match="shot0, shot1, shot2: stands alone"):
+        run(tmp_path, shots(ARC[:3]), Failing(SPOILT[spoilt], 1), poses=poses)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("spoilt", "poses"),
+    [
+        ("nothing is a number", "given"),
+        ("nothing is a number", "estimate"),
+        ("all is far away", "given"),
+        ("all is behind", "estimate"),
+    ],
+)
+def test_nonsense_on_some_pairs_does_no_harm(tmp_path: Path, spoilt: str, poses: str):
+    taken = shots(ARC)
+    made, summary = run(tmp_path, taken, Failing(SPOILT[spoilt], 6), poses=poses)
+    assert summary.pairs_refused > summary.pairs / 8 and len(made.poses) > 8
+    assert error_m(made, taken) < 0.1
+
+
+def test_photographs_of_all_kinds_go_through_the_network(tmp_path: Path):
+    """Random weights see nothing; but all files reach the alignment, in cameras that fit them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    image_hw3 = shots(ARC[:1])[0].image()
+    Image.fromarray(image_hw3).save(folder / "a.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(image_hw3).save(folder / "b.jpg", exif=exif)
+    Image.fromarray(image_hw3[..., 0]).save(folder / "c.png")
+    Image.fromarray(np.dstack([image_hw3, image_hw3[..., :1]])).save(folder / "d.png")
+    (folder / "e.jpg").write_bytes((folder / "a.jpg").read_bytes()[:500])
+    (folder / "f.png").write_bytes(b"no photograph")
+    network = Dust3r(small_network(), "0" * 64, "cpu")
+    refused, names = {"e", "f"}, {"a", "b", "c", "d"}
+    try:
+        made, summary = reconstruct(
+            PhotoScene(folder), tmp_path / "out", network, PhotographsConfig(), CellsConfig(64, 8)
+        )
+    except ReconstructionError as error:
+        assert "a, b, c, d: stands alone" in str(error)
+        index = json.loads((tmp_path / "out/work/predictions.json").read_text())
+        sizes = {
+            one["name"]: (one["live"]["width"], one["live"]["height"]) for one in index["frames"]
+        }
+        assert sizes["b"] == (72, 96) and {sizes[name] for name in "acd"} == {(96, 72)}
+    else:
+        assert set(made.poses) | set(summary.refused) == names | refused
+
+
+# Interrupted runs
+
+
+MOMENTS = (
+    "predictions.json", "features/000002.npz", "pairs/000001-000003.npz", "reconstruction.json",
+    "frames/shot0.npz", "frames/shot3.npz", "features", "work",
+)  # fmt: skip
+
+
+def interruptible() -> list[Shot]:
+    taken = shots(ARC[:5])
+    taken[4] = replace(taken[4], readable=False)
+    return taken
+
+
+def run_killed(folder: Path) -> None:
+    """Run in children, each killed as it is about to finish, or delete, a certain file."""
+
+    def kill_at(moment: str, real: Callable) -> Callable:
+        def call(*args, **kwargs):
+            if str(args[-1]).endswith(moment):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        return call
+
+    for moment in MOMENTS:
+        child = os.fork()
+        if not child:
+            os.replace = kill_at(moment, os.replace)
+            shutil.rmtree = kill_at(moment, shutil.rmtree)
+            run(folder, interruptible())
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL, moment
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but the hidden ones, which a killed run leaves."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path: Path):
+    """Forks where no thread runs yet: in a process of its own."""
+    here = Path(__file__).parent
+    code = "import sys, pathlib, test_photographs as t; t.run_killed(pathlib.Path(sys.argv[1]))"
+    environment = {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "killed")],
+        check=True,
+        env={**os.environ, **environment},
+    )
+    assert any((tmp_path / "killed").rglob("pairs/*.npz"))  # the last was killed before
+    again, summary = run(tmp_path / "killed", interruptible())
+    assert summary is None and list(again.poses) == ["shot0", "shot1", "shot2", "shot3"]
+    whole, summary = run(tmp_path / "whole", interruptible())
+    assert list(summary.refused) == ["shot4"]
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert len(contents(tmp_path / "whole")) == 1 + 4
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_scene_that_has_changed_is_refused(tmp_path: Path, finished: bool):
+    taken = shots(ARC[:4])
+    run(tmp_path, taken)
+    if not finished:
+        (tmp_path / "frames/shot1.npz").unlink()
+    error = "holds a reconstruction made with other frames or settings; delete the folder"
+    for changed in (taken[:3], [*taken[:3], replace(taken[3], T_map_cam=np.eye(4))]):
+        with pytest.raises(ReconstructionError, match=error):
+            run(tmp_path, changed)
+    with pytest.raises(ReconstructionError, match=error):
+        run(tmp_path, taken, Network(noise=0.01))
