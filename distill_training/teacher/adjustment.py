@@ -59,9 +59,8 @@ class Adjusted:
     """The cameras on which all pairs agree best."""
 
     cameras: Cameras
-    residual_e: (
-        np.ndarray
-    )  # median 3-D distance of each directed pair over the depth; NaN: not used
+    # median 3-D distance of each directed pair over the depth; NaN where it is not used
+    residual_e: np.ndarray
     unit_sigma_i: np.ndarray  # standard deviation of each image's log unit
 
 
@@ -252,17 +251,17 @@ class _Problem:
         """
         images, k = len(self._rays_in3), self._per_image
         units = [_UNIT, 2 * _POSE_AND_UNIT - 1] if k == _POSE_AND_UNIT else [0, 1]
-        ends = np.stack([self._first, self._second], axis=1)
+        ends_e2 = np.stack([self._first, self._second], axis=1)
+        b_e2 = system.b_ek[:, units]
+        at = (ends_e2[:, :, None], ends_e2[:, None])
         H, spread = np.zeros((2, images, images))
-        for ends_2, H_kk, b_k in zip(ends, system.H_ekk, system.b_ek, strict=True):
-            at = np.ix_(ends_2, ends_2)
-            H[at] += H_kk[np.ix_(units, units)]
-            spread[at] += np.outer(b_k[units], b_k[units])
-        present = np.flatnonzero(H.diagonal() > 0)
+        np.add.at(H, at, system.H_ekk[:, units][:, :, units])
+        np.add.at(spread, at, b_e2[:, :, None] * b_e2[:, None])
         sigma_i = np.full(images, np.inf)
-        at = np.ix_(present, present)
-        inverse = np.linalg.pinv(H[at], hermitian=True)
-        sigma_i[present] = np.sqrt((inverse @ spread[at] @ inverse).diagonal().clip(min=0))
+        present = np.flatnonzero(H.diagonal() > 0)
+        H, spread = (matrix[np.ix_(present, present)] for matrix in (H, spread))
+        inverse = np.linalg.inv(H + 1e-9 * np.diag(H.diagonal()))
+        sigma_i[present] = np.sqrt((inverse @ spread * inverse).sum(axis=1))
         return sigma_i
 
 

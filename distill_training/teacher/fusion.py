@@ -34,8 +34,7 @@ def fuse(said: Sequence[Said], rays_n3: np.ndarray) -> tuple[np.ndarray, np.ndar
     depths, weights = [], []
     for one in said:
         points = transform(one.T_cam_first, one.unit * one.points_n3)
-        seen = np.isfinite(points).all(axis=-1) & (one.confidence_n > 0)
-        depths.append(depth_along(rays_n3, np.where(seen[..., None], points, 0)))
-        weights.append(np.where(seen, one.confidence_n, 0))
+        depths.append(depth_along(rays_n3, points))
+        weights.append(np.where(np.isfinite(depths[-1]), one.confidence_n, 0))
     depth, deviation = robust_mean(np.stack(depths), np.stack(weights))
     return depth, deviation * np.linalg.norm(rays_n3, axis=-1)

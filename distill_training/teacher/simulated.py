@@ -70,8 +70,8 @@ class Simulated:
     def descriptor(self, encoded: Encoded) -> np.ndarray:
         """Return which blocks of space an image sees; see `PairPredictor.descriptor`."""
         truth = _Truth.of(encoded)
-        seen = transform(truth.T_map_cam, truth.points_hw3[::8, ::8].reshape(-1, 3))
-        corners = np.floor(seen / _DESCRIPTOR_M).astype(np.int64)
+        seen_n3 = transform(truth.T_map_cam, truth.some_points_n3())
+        corners = np.floor(seen_n3 / _DESCRIPTOR_M).astype(np.int64)
         bins = corners @ np.array([73856093, 19349663, 83492791]) % _DESCRIPTOR_BINS
         counts = np.bincount(bins, minlength=_DESCRIPTOR_BINS).astype(np.float32)
         return np.sqrt(counts / counts.sum())
@@ -80,20 +80,20 @@ class Simulated:
         self, ones: Sequence[Encoded], others: Sequence[Encoded]
     ) -> tuple[PairPointmaps, PairPointmaps]:
         """Answer for a batch of pairs, in both orders; see `PairPredictor.decode`."""
-        forward = [self._answer(one, other) for one, other in zip(ones, others, strict=True)]
-        backward = [self._answer(other, one) for one, other in zip(ones, others, strict=True)]
+        pairs = list(zip(map(_Truth.of, ones), map(_Truth.of, others), strict=True))
+        forward = [self._answer(one, other) for one, other in pairs]
+        backward = [self._answer(other, one) for one, other in pairs]
         return _stacked(forward), _stacked(backward)
 
-    def _answer(self, one: Encoded, other: Encoded) -> list[np.ndarray]:
+    def _answer(self, first: "_Truth", second: "_Truth") -> list[np.ndarray]:
         """Return points and confidence of the first image, then of the second."""
-        first, second = _Truth.of(one), _Truth.of(other)
         config = self._config
         rng = np.random.default_rng((config.seed, first.key, second.key))
         T_first_second = invert(first.T_map_cam) @ second.T_map_cam
         # One draw for both orders: a pair that confuses the network does so either way round.
         unlucky = np.random.default_rng((config.seed, *sorted((first.key, second.key)))).random()
         wrong = unlucky < config.wrong_pairs or (
-            first.overlap(transform(T_first_second, second.points_hw3)) < _LEAST_OVERLAP
+            first.overlap(transform(T_first_second, second.some_points_n3())) < _LEAST_OVERLAP
         )
         if wrong:
             T_first_second = _anywhere(rng, np.median(first.depth_hw)) @ T_first_second
@@ -101,7 +101,7 @@ class Simulated:
         answer = []
         for truth, T in ((first, np.eye(4)), (second, T_first_second)):
             points_hw3, error_hw = self._spoilt(truth, rng, wrong)
-            certainty_hw = np.exp(0.5 * rng.standard_normal(error_hw.shape)) * 0.05
+            certainty_hw = 0.05 * np.exp(0.5 * rng.standard_normal(error_hw.shape, np.float32))
             confidence_hw = 1 + (0.5 if wrong else 5.0) * certainty_hw / (0.02 + error_hw)
             answer += [
                 (scale * transform(T, points_hw3)).astype(np.float32),
@@ -157,11 +157,14 @@ class _Truth:
         """True points, camera frame."""
         return self.rays_hw3 * self.depth_hw[..., None]
 
-    def overlap(self, points_hw3: np.ndarray) -> float:
+    def some_points_n3(self) -> np.ndarray:
+        """Return true points that stand for all, camera frame."""
+        return self.points_hw3[::8, ::8].reshape(-1, 3)
+
+    def overlap(self, points_n3: np.ndarray) -> float:
         """Return the share of points, in this camera's frame, that lie before its image."""
-        points = points_hw3[::8, ::8].reshape(-1, 3)
-        z = points[:, 2]
-        pixels = points[:, :2] / np.maximum(z, 1e-6)[:, None]
+        z = points_n3[:, 2]
+        pixels = points_n3[:, :2] / np.maximum(z, 1e-6)[:, None]
         pixels = pixels * (self.camera.fx, self.camera.fy) + (self.camera.cx, self.camera.cy)
         size = (self.camera.width, self.camera.height)
         return float(((z > 0) & ((pixels >= 0) & (pixels < size)).all(axis=-1)).mean())
