@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 # The logarithm of sigma is kept where exp() stays between 1 mm and 20 m.
 _LOG_SIGMA_RANGE = (-6.9, 3.0)
+# Mean and standard deviation of the colours in [0, 1] of the ImageNet images.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,32 @@ class SceneFrame:
 class ImageInput(nn.Module):
     """Turns image_bhw3 uint8 RGB into float (B, 3, H, W) of about unit range."""
 
+    def __init__(self, scale: float = 64, offset: float = 2) -> None:
+        """Make one that gives image / scale - offset."""
+        super().__init__()
+        self._scale, self._offset = scale, offset
+
     def forward(self, image_bhw3: Tensor) -> Tensor:
         """Return the normalized image; the cast is first: TensorRT takes uint8 into a cast only."""
-        return image_bhw3.float().permute(0, 3, 1, 2) / 64 - 2
+        return image_bhw3.float().permute(0, 3, 1, 2) / self._scale - self._offset
+
+
+class ImageNetInput(nn.Module):
+    """Likewise, by mean and deviation of each colour, as networks trained on ImageNet expect."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self) -> None:
+        """Make one."""
+        super().__init__()
+        mean, deviation = (torch.tensor(rgb).view(3, 1, 1) for rgb in _IMAGENET)
+        self.register_buffer("scale", 255 * deviation, persistent=False)
+        self.register_buffer("offset", mean / deviation, persistent=False)
+
+    def forward(self, image_bhw3: Tensor) -> Tensor:
+        """Return the normalized image."""
+        return image_bhw3.float().permute(0, 3, 1, 2) / self.scale - self.offset
 
 
 class CoordinateHead(nn.Module):

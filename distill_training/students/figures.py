@@ -1,0 +1,46 @@
+"""What a student costs, whatever it has learned."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mote_localization.camera import Camera
+
+
+@dataclass(frozen=True)
+class StudentFigures:
+    """The size of a student."""
+
+    parameters: int
+    trained: int  # parameters that are not frozen
+    macs: int  # multiply-adds for one image: convolutions, linear layers, attention
+    file_bytes: int  # of the map's weights in float32; its graph adds about 20 kB
+
+    def __str__(self) -> str:
+        """Return the figures in a line."""
+        return (
+            f"{self.parameters / 1e6:.2f} M parameters, {self.macs / 1e9:.2f} GMAC an image, "
+            f"{self.file_bytes / 1e6:.1f} MB"
+        )
+
+
+def describe(network: nn.Module, camera: Camera) -> StudentFigures:
+    """Return what a student costs on images of a canonical camera; the student stays as it is."""
+    parameters = list(network.parameters())
+    counted = copy.deepcopy(network).cpu().eval()
+    image_bhw3 = torch.zeros(1, camera.height, camera.width, 3, dtype=torch.uint8)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        counted(image_bhw3)
+    values = sum(p.numel() for p in parameters)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # becomes the bias of the convolution before it
+            values -= module.num_features
+    return StudentFigures(
+        parameters=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        macs=counter.get_total_flops() // 2,
+        file_bytes=4 * values,
+    )

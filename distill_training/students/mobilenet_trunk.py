@@ -1,0 +1,210 @@
+"""The MobileNets' feature extractors, with the parameter names of torchvision.
+
+Sandler et al., "MobileNetV2", 2018, table 2; Howard et al., "Searching for MobileNetV3", 2019,
+tables 1 and 2.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from distill_training.students.layers import MOMENTUM
+
+Variant = Literal["v2", "v3-small", "v3-large"]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A row of the tables."""
+
+    kernel: int
+    expanded: int  # channels
+    outputs: int  # channels
+    squeeze: bool
+    activation: type[nn.Module]
+    stride: int
+
+
+def _v2() -> list[_Block]:
+    """Return the blocks of MobileNetV2, from rows of expansion, channels, blocks, stride."""
+    rows = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
+    blocks, inputs = [], 32
+    for expansion, outputs, repeats, stride in rows:
+        for i in range(repeats):
+            step = stride if i == 0 else 1
+            blocks.append(_Block(3, expansion * inputs, outputs, False, nn.ReLU6, step))
+            inputs = outputs
+    return blocks
+
+
+_RE, _HS = nn.ReLU, nn.Hardswish
+_BLOCKS: dict[Variant, list[_Block]] = {
+    "v2": _v2(),
+    "v3-small": [
+        _Block(3, 16, 16, True, _RE, 2),
+        _Block(3, 72, 24, False, _RE, 2),
+        _Block(3, 88, 24, False, _RE, 1),
+        _Block(5, 96, 40, True, _HS, 2),
+        _Block(5, 240, 40, True, _HS, 1),
+        _Block(5, 240, 40, True, _HS, 1),
+        _Block(5, 120, 48, True, _HS, 1),
+        _Block(5, 144, 48, True, _HS, 1),
+        _Block(5, 288, 96, True, _HS, 2),
+        _Block(5, 576, 96, True, _HS, 1),
+        _Block(5, 576, 96, True, _HS, 1),
+    ],
+    "v3-large": [
+        _Block(3, 16, 16, False, _RE, 1),
+        _Block(3, 64, 24, False, _RE, 2),
+        _Block(3, 72, 24, False, _RE, 1),
+        _Block(5, 72, 40, True, _RE, 2),
+        _Block(5, 120, 40, True, _RE, 1),
+        _Block(5, 120, 40, True, _RE, 1),
+        _Block(3, 240, 80, False, _HS, 2),
+        _Block(3, 200, 80, False, _HS, 1),
+        _Block(3, 184, 80, False, _HS, 1),
+        _Block(3, 184, 80, False, _HS, 1),
+        _Block(3, 480, 112, True, _HS, 1),
+        _Block(3, 672, 112, True, _HS, 1),
+        _Block(5, 672, 160, True, _HS, 2),
+        _Block(5, 960, 160, True, _HS, 1),
+        _Block(5, 960, 160, True, _HS, 1),
+    ],
+}
+
+
+def mobilenet_features(variant: Variant) -> nn.Sequential:
+    """Return torchvision's `features` of a MobileNet, untrained, its last 1x1 convolution too."""
+    blocks, second, first = _BLOCKS[variant], variant == "v2", _first(variant)
+    last = 1280 if second else 6 * blocks[-1].outputs
+    layers: list[nn.Module] = [_conv(3, first, nn.ReLU6 if second else _HS, 3, 2, second=second)]
+    inputs = first
+    for block in blocks:
+        layers.append((_InvertedV2 if second else _InvertedV3)(inputs, block))
+        inputs = block.outputs
+    layers.append(_conv(inputs, last, nn.ReLU6 if second else _HS, 1, second=second))
+    for module in (m for layer in layers for m in layer.modules()):
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+    return nn.Sequential(*layers)
+
+
+def feature_levels(variant: Variant) -> dict[int, tuple[int, int]]:
+    """Return for each stride the last of `features` that has it, and its channels."""
+    stride = 2
+    levels = {stride: (0, _first(variant))}
+    for i, block in enumerate(_BLOCKS[variant], start=1):
+        stride *= block.stride
+        levels[stride] = (i, block.outputs)
+    return levels
+
+
+def _first(variant: Variant) -> int:
+    """Return the channels of the first convolution."""
+    return 32 if variant == "v2" else 16
+
+
+def _norm(channels: int, second: bool) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-5 if second else 1e-3, momentum=MOMENTUM)
+
+
+def _conv(
+    inputs: int,
+    outputs: int,
+    activation: type[nn.Module],
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    second: bool = False,
+) -> nn.Sequential:
+    kind = nn.Conv2d if groups == 1 else _Depthwise
+    return nn.Sequential(
+        kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        _norm(outputs, second),
+        *(() if activation is nn.Identity else (activation(inplace=True),)),
+    )
+
+
+class _Depthwise(nn.Conv2d):
+    """Convolves each channel by itself; on a CPU in float32 whatever the precision of the rest.
+
+    The gradient there takes two to eight times as long in bf16.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.dtype == torch.float32:
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(x.dtype)
+
+
+class _Inverted(nn.Module):
+    """Widens, convolves each channel by itself, narrows; the input passes around where it fits."""
+
+    def __init__(self, inputs: int, block: _Block) -> None:
+        super().__init__()
+        self._around = block.stride == 1 and inputs == block.outputs
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y if self._around else y
+
+
+class _InvertedV2(_Inverted):
+    def __init__(self, inputs: int, block: _Block) -> None:
+        super().__init__(inputs, block)
+        conv = partial(_conv, activation=block.activation, second=True)
+        wide = block.expanded
+        self.conv = nn.Sequential(
+            *((conv(inputs, wide, kernel=1),) if wide != inputs else ()),
+            conv(wide, wide, kernel=block.kernel, stride=block.stride, groups=wide),
+            nn.Conv2d(wide, block.outputs, 1, bias=False),
+            _norm(block.outputs, second=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._add(x, self.conv(x))
+
+
+class _InvertedV3(_Inverted):
+    def __init__(self, inputs: int, block: _Block) -> None:
+        super().__init__(inputs, block)
+        conv = partial(_conv, activation=block.activation)
+        wide = block.expanded
+        self.block = nn.Sequential(
+            *((conv(inputs, wide, kernel=1),) if wide != inputs else ()),
+            conv(wide, wide, kernel=block.kernel, stride=block.stride, groups=wide),
+            *((_Squeeze(wide),) if block.squeeze else ()),
+            _conv(wide, block.outputs, nn.Identity, kernel=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._add(x, self.block(x))
+
+
+class _Squeeze(nn.Module):
+    """Scales channels by what the whole image holds (Hu et al., "Squeeze-and-Excitation", 2018)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        few = max(8, int(channels / 4 + 4) // 8 * 8)  # a multiple of 8, about a quarter
+        if few < 0.9 * channels / 4:
+            few += 8
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, few, 1)
+        self.fc2 = nn.Conv2d(few, channels, 1)
+        self.activation = nn.ReLU(inplace=True)
+        self.scale_activation = nn.Hardsigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale_activation(self.fc2(self.activation(self.fc1(self.avgpool(x)))))
