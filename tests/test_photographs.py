@@ -80,6 +80,7 @@ def around(count: int) -> list[np.ndarray]:
     ]
 
 
+STRAIGHT = np.array([0.0, 0, 0, 1])
 ARC = around(10)
 # None of them held level.
 TILTED = [
@@ -307,6 +308,7 @@ def test_there_are_too_few_images(tmp_path: Path):
         run(tmp_path, shots(ARC[:1]))
 
 
+@pytest.mark.filterwarnings("error")
 def test_images_that_cannot_be_read_are_named_skipped_and_counted(tmp_path: Path, caplog):
     taken = shots(ARC, [*[CAMERA] * 9, PORTRAIT], intrinsics=False)
     for k in (3, 9):  # 9 is the only one of its lens
@@ -357,7 +359,17 @@ def test_poses_of_other_images_are_refused(tmp_path: Path):
         run(tmp_path, shots(TILTED, given=lambda k, T: TILTED[order[k]]))
 
 
-@pytest.mark.parametrize(("turn_rad", "shift_m"), [(1.0, 0.0), (0.0, 0.5), (0.3, 0.3)])
+def test_poses_that_leave_no_overlap_are_not_believed_either(tmp_path: Path):
+    """Images that look alike are compared whatever their poses say."""
+    far = [
+        pose_from(50 * np.array([np.cos(2.4 * k), np.sin(2.4 * k), 0]), STRAIGHT) for k in range(13)
+    ]
+    taken = shots(TILTED, given=lambda k, T: far[k] @ T)
+    with pytest.raises(ReconstructionError, match="its given pose disagrees with what"):
+        run(tmp_path, taken)
+
+
+@pytest.mark.parametrize(("turn_rad", "shift_m"), [(1.0, 0.0), (0.0, 0.25), (0.3, 0.3)])
 def test_single_wrong_poses_are_refused_and_the_rest_is_not(
     tmp_path: Path, turn_rad: float, shift_m: float
 ):

@@ -134,8 +134,11 @@ def reconstruct(
     directed = [(i, j) for pair in pairs for i, j in (pair, pair[::-1])]
     used = _among(directed, alignment.used_e)
     unused = _why_unused(photos, images, directed, alignment, poses_known)
-    if len(images) - len(unused) < 2:
-        raise ReconstructionError(_nothing_aligned(unused))
+    aligned = len(images) - len(unused)
+    # Where most poses are wrong, those that are not found out are no better.
+    wrong = sum(reason in (_CONTRADICTED, _NO_SCALE) for reason in unused.values())
+    if aligned < 2 or wrong > aligned:
+        raise ReconstructionError(_too_few_aligned(aligned, unused))
     refused |= unused
     maps = _fuse(photos, predictions, directed, alignment, cells.stride)
     gauge = Gauge(1.0, np.eye(4))
@@ -313,15 +316,16 @@ def _why_unused(
     return reasons
 
 
-def _nothing_aligned(reasons: dict[str, str]) -> str:
-    """Return the message where no two images could be brought together."""
+def _too_few_aligned(aligned: int, reasons: dict[str, str]) -> str:
+    """Return the message where next to no images could be brought together."""
     frames: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         frames.setdefault(reason, []).append(name)
+    share = f"only {aligned} of {aligned + len(reasons)}" if aligned else "no two"
     why = "; ".join(f"{_listed(names)}: {reason}" for reason, names in frames.items())
     return (
-        f"no two images could be brought together ({why}); expected photographs that show the "
-        "same things from several sides"
+        f"{share} images could be brought together ({why}); expected photographs that show the same "
+        "things from several sides, and their own poses or none"
     )
 
 
