@@ -324,8 +324,8 @@ def _too_few_aligned(aligned: int, reasons: dict[str, str]) -> str:
     share = f"only {aligned} of {aligned + len(reasons)}" if aligned else "no two"
     why = "; ".join(f"{_listed(names)}: {reason}" for reason, names in frames.items())
     return (
-        f"{share} images could be brought together ({why}); expected photographs that show the same "
-        "things from several sides, and their own poses or none"
+        f"{share} images could be brought together ({why}); expected photographs that show the "
+        "same things from several sides, and their own poses or none"
     )
 
 
