@@ -150,27 +150,6 @@ def test_reprojection_is_the_pixel_distance_while_far_below_its_bound():
     )
 
 
-@pytest.mark.parametrize("size", [(240, 320), (208, 320), (216, 328)])
-def test_student_gives_one_point_a_cell(size: tuple[int, int]):
-    student = create_student("cnn", SceneFrame((1, 2, 3), 1.5), **SMALL).eval()
-    image = torch.randint(0, 255, (2, *size, 3), dtype=torch.uint8)
-    points, sigma = student(image)
-    assert points.shape == (2, size[0] // 8, size[1] // 8, 3) and sigma.shape == points.shape[:3]
-    assert (sigma > 0).all()
-
-
-def test_unknown_student_is_one_clear_error():
-    with pytest.raises(MoteError, match="expected one of cnn"):
-        create_student("vgg", SceneFrame((0, 0, 0), 1))
-
-
-def test_default_cnn_fits_the_size_promised():
-    parameters = sum(
-        p.numel() for p in create_student("cnn", SceneFrame((0, 0, 0), 1)).parameters()
-    )
-    assert 1e6 < parameters < 4e6
-
-
 def test_held_out_frames_are_contiguous_blocks_apart_from_training():
     names = [f"{i:03}" for i in range(100)]
     training, held_out = split_held_out(names, 0.2)

@@ -20,12 +20,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         CheckpointError: The file is missing, damaged, or holds something else.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # beside DUSt3R's model
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+        with open(path, "rb") as file:
+            archive = zipfile.is_zipfile(file)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # beside DUSt3R's model
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # a damaged or hostile pickle can raise anything
         raise CheckpointError(
             f"{path}: is damaged or no file of weights (expected one of torch.save that holds "

@@ -121,7 +121,10 @@ class Prefix(nn.Module):
 
     def forward(self, x_bnc: Tensor) -> Tensor:
         """Return (b, k + n, c)."""
-        return torch.cat([self.values.expand(len(x_bnc), -1, -1), x_bnc], dim=1)
+        values_bkc: Tensor = self.values
+        if not torch.onnx.is_in_onnx_export():  # a map sees one image at a time
+            values_bkc = values_bkc.expand(len(x_bnc), -1, -1)
+        return torch.cat([values_bkc, x_bnc], dim=1)
 
     def remove(self, x_bnc: Tensor) -> Tensor:
         """Return the tokens of the patches alone."""
@@ -130,6 +133,9 @@ class Prefix(nn.Module):
 
 class Patches(nn.Module):
     """A published patch embedding; the image is scaled so that a token stands where wanted."""
+
+    rows: Tensor
+    columns: Tensor
 
     def __init__(
         self, channels: int, kernel: int, patch: int, size: tuple[int, int], grid: tuple[int, int]
@@ -141,20 +147,23 @@ class Patches(nn.Module):
             kernel: Side of the published patches, px.
             patch: Side of the patches of the student's image that they are to show, px.
             size: Height and width of the image, px.
-            grid: Rows and columns of patches; the last ones may reach out of the image.
+            grid: Rows and columns of patches; beyond the image its last pixels go on.
         """
         super().__init__()
-        self._missing = (0, grid[1] * patch - size[1], 0, grid[0] * patch - size[0])
-        self._scaled = None if kernel == patch else (grid[0] * kernel, grid[1] * kernel)
+        for name, side, seen in (("rows", 0, size[0]), ("columns", 1, size[1])):
+            pixels = torch.arange(grid[side] * patch).clamp(max=seen - 1)
+            self.register_buffer(name, pixels, persistent=False)
+        self._whole = size == (grid[0] * patch, grid[1] * patch)
+        self._scale = kernel / patch
         self.proj = nn.Conv2d(3, channels, kernel, kernel)
 
     def forward(self, image_bchw: Tensor) -> Tensor:
         """Return tokens (b, c, rows, columns)."""
-        if any(self._missing):
-            image_bchw = F.pad(image_bchw, self._missing, mode="replicate")
-        if self._scaled:
+        if not self._whole:
+            image_bchw = image_bchw.index_select(2, self.rows).index_select(3, self.columns)
+        if self._scale != 1:
             image_bchw = F.interpolate(
-                image_bchw, size=self._scaled, mode="bilinear", align_corners=False
+                image_bchw, scale_factor=self._scale, mode="bilinear", align_corners=False
             )
         return self.proj(image_bchw)
 
