@@ -50,6 +50,7 @@ class Accuracy:
     """Compare what the teacher says with measured depth and poses."""
 
     scenes: tyro.conf.Positional[tuple[Path, ...]]  # with depth, poses and intrinsics
+    seed: int = 0  # of the simulated errors
 
     def run(self) -> None:
         """Print a table for every scene; one that cannot be used is skipped, and says why.
@@ -62,7 +63,7 @@ class Accuracy:
                 _say(f"{path}: skipped, it is not there\n")
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                _compare(FolderScene(path), Path(folder))
+                _compare(FolderScene(path), SimulatedConfig(seed=self.seed), Path(folder))
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,20 @@ class _Part(Scene):
 class _Knowing(Simulated):
     """A simulated network that knows the truth of frames which do not tell it themselves."""
 
-    def __init__(self, truth: Mapping[str, Frame]) -> None:
-        super().__init__(SimulatedConfig())
+    def __init__(self, truth: Mapping[str, Frame], config: SimulatedConfig) -> None:
+        super().__init__(config)
         self._truth = truth
 
     def encode(self, frame: Frame, image_hw3: np.ndarray, live: Camera) -> Encoded:
         return super().encode(self._truth[frame.name], image_hw3, live)
 
 
-def _compare(scene: FolderScene, folder: Path) -> None:
+def _compare(scene: FolderScene, config: SimulatedConfig, folder: Path) -> None:
     """Print what the teacher says of a scene with poses, and without, knowing this and that."""
     measured = rgbd.reconstruct(scene, folder / "measured", rgbd.RgbdConfig())
     part = _Part(scene)
-    single_m = _single_pairs(part, measured, folder / "pairs")
+    predictor = _Knowing(part.truth, config)
+    single_m = _single_pairs(part, predictor, measured, folder / "pairs")
     ends, metres = _farthest(measured)
     length = f"{','.join(ends)}={metres}"
     runs: dict[str, tuple[_Part, tuple[str, ...]]] = {
@@ -137,7 +139,7 @@ def _compare(scene: FolderScene, folder: Path) -> None:
     for number, (name, (some, lengths)) in enumerate(runs.items()):
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
         made, summary = photographs.reconstruct(
-            some, folder / str(number), _Knowing(part.truth), PhotographsConfig(scale_from=lengths)
+            some, folder / str(number), predictor, PhotographsConfig(scale_from=lengths)
         )
         seconds = time.perf_counter() - start_s, time.process_time() - start_cpu_s
         assert summary is not None
@@ -193,7 +195,9 @@ def _errors(
     }
 
 
-def _single_pairs(scene: _Part, measured: Reconstruction, folder: Path) -> float:
+def _single_pairs(
+    scene: _Part, predictor: Simulated, measured: Reconstruction, folder: Path
+) -> float:
     """Return the median error (m) of pairs alone, of the image in whose frame they are.
 
     Each is scaled to where its median error is least, which takes the truth to know.
@@ -203,7 +207,7 @@ def _single_pairs(scene: _Part, measured: Reconstruction, folder: Path) -> float
     cells = USUAL_CELLS
     grids = [canonical_camera(camera, cells.width, cells.stride) for camera in live]
     names = [frame.name for frame in frames]
-    predictions = Predictions(folder, _Knowing(scene.truth), names, live, grids, cells.stride)
+    predictions = Predictions(folder, predictor, names, live, grids, cells.stride)
     predictions.encode(frames)
     pairs = choose_pairs(
         PhotographsConfig().pairs,
@@ -300,7 +304,7 @@ def _cost(path: Path, count: int, poses_known: bool) -> _Cost:
         made, summary = photographs.reconstruct(
             part if poses_known else part.blind(),
             Path(folder),
-            _Knowing(part.truth),
+            _Knowing(part.truth, SimulatedConfig()),
             PhotographsConfig(),
         )
     assert summary is not None
