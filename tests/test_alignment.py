@@ -21,7 +21,7 @@ from distill_training.teacher.observations import (  # noqa: E402
     sampled_cells,
 )
 from distill_training.teacher.predictions import DirectedPair  # noqa: E402
-from distill_training.teacher.relative_pose import relative_poses  # noqa: E402
+from distill_training.teacher.relative_pose import _similarities, relative_poses  # noqa: E402
 from distill_training.teacher.spanning_tree import along_tree  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, rotation_angle, transform  # noqa: E402
@@ -211,6 +211,7 @@ def test_pairs_of_an_image_are_brought_to_one_unit_exactly(rng):
     np.testing.assert_allclose(
         np.exp(log_scales_e + place.log_pair_e) * unit_i[place.observations.first_e], 1
     )
+    depth_in[:, :100] = np.nan
     np.testing.assert_allclose(
         fit_scales(place.observations, place.observations.rays_in3, depth_in), log_scales_e
     )
@@ -261,6 +262,15 @@ def test_how_two_cameras_stand_to_each_other_is_found(rng, wrong: float, toleran
     np.testing.assert_allclose(relative.R_p33, R_p33, atol=tolerance)
     np.testing.assert_allclose(relative.t_p3, t_p3, atol=tolerance)
     assert relative.residual_p.max() < tolerance
+
+
+def test_the_turn_between_two_cameras_before_a_wall_is_no_mirroring(rng):
+    wall_bn3 = np.tile(3 * cells(), (20, 1, 1))
+    T = placed(np.array([0.1, -0.2, 0.1]), np.array([0.5, 0, 0]))
+    seen_bn3 = transform(T, wall_bn3) + rng.normal(0, 0.02, wall_bn3.shape)
+    _, R_b33, _, _ = _similarities(wall_bn3, seen_bn3, np.ones(wall_bn3.shape[:2]))
+    for R in R_b33:
+        assert rotation_angle(T[:3, :3].T @ R) < np.radians(2)
 
 
 def test_a_pair_that_is_plain_wrong_is_seen_by_its_residual(rng):
@@ -316,6 +326,8 @@ def test_cameras_are_chained_along_the_surest_pairs(rng):
 
 def test_a_focal_length_assumed_wrong_is_found_from_pointmaps(rng):
     place = look(rng, noise=0.03, focal=1.2)
+    place.observations.own_en3[:, :100] *= (1.5, 1.5, 1)  # of no weight, but all alike
+    place.observations.own_weight_en[:, :100] = 0
     log_spread_l, sigma = estimate_spreads(place.observations, np.zeros(6, int))
     assert log_spread_l == pytest.approx([np.log(1.2)], abs=0.005)
     assert 0.005 <= sigma < 0.02
@@ -356,13 +368,7 @@ def test_the_deviation_of_units_is_that_of_their_errors(rng):
         found, log_unit_i = adjusted(look(rng, images=8, noise=0.03))
         errors.append(found.cameras.log_unit_i - log_unit_i)
         sigmas.append(found.unit_sigma_i)
-    print(
-        "SIG",
-        np.sqrt(np.mean(np.square(errors) / np.square(sigmas))),
-        np.mean(errors),
-        np.std(errors),
-    )
-    assert 0.5 < np.sqrt(np.mean(np.square(errors) / np.square(sigmas))) < 2
+    assert 0.5 < np.sqrt(np.mean(np.square(np.divide(errors, sigmas)))) < 2
 
 
 def test_poses_known_stay_as_they_are_and_so_does_a_lens(rng):
@@ -409,6 +415,24 @@ def test_a_lens_that_is_not_known_is_found(rng, poses_known: bool):
     )
     assert np.exp(found.cameras.log_spread_l) == pytest.approx([1.05], rel=1e-5)
     assert_poses(found.cameras, place, 1e-4, 1e-4)
+
+
+def test_what_is_known_of_a_lens_counts_as_much_as_it_is_sure(rng):
+    place = look(rng, focal=1.05, noise=0.03)
+    factors = [
+        float(np.exp(adjusted(place, spread_sigma_l=np.array([sigma]))[0].cameras.log_spread_l[0]))
+        for sigma in (1e-4, 1e-2, 1.0)
+    ]
+    assert factors[0] == pytest.approx(1, abs=0.002)
+    assert 1.005 < factors[1] < 1.035
+    assert factors[2] == pytest.approx(1.05, abs=0.015)
+
+
+def test_units_may_be_far_off_at_first(rng):
+    place = look(rng, noise=0.01)
+    first = replace(place.cameras(), log_unit_i=np.full(6, 6.0))
+    found, log_unit_i = adjusted(place, first)
+    np.testing.assert_allclose(found.cameras.log_unit_i, log_unit_i, atol=0.01)
 
 
 @pytest.mark.parametrize("poses_known", [True, False])

@@ -66,8 +66,8 @@ def test_half_of_the_weight_lies_on_either_side_of_a_weighted_median(values, wei
 
 def test_the_median_of_a_row_passes_over_what_is_none():
     nan = np.nan
-    rows = np.array([[5, nan, 1, 3, nan], [nan, nan, nan, nan, nan], [2, 9, 4, 8, 3]])
-    np.testing.assert_array_equal(row_medians(rows), [3, nan, 4])
+    rows = np.array([[5, nan, 1, 3, nan], [7, 8, nan, nan, nan], [nan] * 5, [2, 9, 4, 8, 3]])
+    np.testing.assert_array_equal(row_medians(rows), [3, 7, nan, 4])
 
 
 # Two deviations of as many normal values cover 0.70, 0.86, 0.91, 0.94 (Student 1908).
@@ -155,12 +155,12 @@ def test_cells_outside_of_the_network_s_crop_have_no_point():
 
 def test_pixels_without_a_point_do_not_spoil_a_cell():
     points = 3 * NETWORK.rays(pixels(NETWORK))
-    points[:4, :4] = np.nan
-    points[0, 4] = np.inf
+    points[:4, :7] = np.nan
+    points[0, 7] = np.inf
     found, confidence = cells_of(points)
     assert np.isnan(found[0, 0]).all() and confidence[0, 0] == 0
     np.testing.assert_allclose(found[0, 1, 2], 3, rtol=1e-6)
-    np.testing.assert_allclose(confidence[0, 1], 2 * 15 / 16)
+    np.testing.assert_allclose(confidence[0, 1], 2 * 3 / 16)
 
 
 def test_images_of_a_batch_do_not_mix(rng):
@@ -189,6 +189,15 @@ def test_what_pairs_say_in_frames_and_units_of_their_own_is_fused_in_the_map_s(r
     found, sigma = fuse([*said, wrong], rays)
     np.testing.assert_allclose(found, depth, rtol=1e-5)
     assert sigma.max() < 1e-4 * depth.max()
+
+
+def test_the_deviation_of_a_point_is_that_along_its_ray(rng):
+    rays = np.array([[0, 0, 1.0], [0.6, -0.8, 1]])
+    scales = 1 + 0.02 * rng.standard_normal(6)
+    said = [Said(scale * rays, np.ones(2), 1.0, np.eye(4)) for scale in scales]
+    depth, sigma = fuse(said, rays)
+    assert depth[0] == pytest.approx(depth[1])
+    assert sigma[1] == pytest.approx(np.sqrt(2) * sigma[0])
 
 
 def test_cells_that_no_pair_sees_have_no_depth():
@@ -294,6 +303,14 @@ def test_sigmas_grow_with_what_poses_are_off(rng):
 def test_a_wall_seen_through_another_one_is_no_disagreement():
     near, far = of_plane(VIEWS[0]), of_plane(VIEWS[1], PLANE / 3)
     assert np.isnan(measure_agreement({0: near, 1: far}, [(0, 1), (1, 0)]).distance)
+
+
+def test_few_cells_in_common_say_nothing_of_the_agreement():
+    some = of_plane(VIEWS[0])
+    few = np.where(np.arange(20) < 6, some.depth_hw, np.nan)
+    maps = {0: replace(some, depth_hw=few), 1: of_plane(VIEWS[1])}
+    assert np.isnan(measure_agreement(maps, [(0, 1)]).distance)
+    assert measure_agreement(maps, 5 * [(0, 1)]).distance < 1e-9
 
 
 @pytest.mark.parametrize("pairs", [[], [(0, 1)]])

@@ -46,9 +46,7 @@ def _differences(one: DepthMap, other: DepthMap) -> np.ndarray:
     points = transform(invert(other.T_map_cam) @ one.T_map_cam, rays * one.depth_hw[at][:, None])
     z, sigma = points[:, 2], one.sigma_hw[at]
     with np.errstate(invalid="ignore"):
-        in_front = z > 0
-    depth, other_sigma = other.along(np.where(in_front[:, None], points, 1))
-    with np.errstate(invalid="ignore"):
-        same = in_front & (np.abs(z - depth) < SAME_SURFACE * depth)
+        depth, other_sigma = other.along(np.where(z[:, None] > 0, points, 1))
+        same = np.abs(z - depth) < SAME_SURFACE * depth
     distance = np.abs(1 - depth / z) * np.linalg.norm(points, axis=1)
     return np.stack([distance, np.hypot(sigma, other_sigma)])[:, same]
