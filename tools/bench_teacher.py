@@ -176,7 +176,9 @@ def _errors(
     turned = T[:3, :3] @ T_made[:, :3, :3]
     turns = np.swapaxes(turned, 1, 2) @ T_true[:, :3, :3]
     turns_deg = np.degrees([rotation_angle(R) for R in turns])
-    in_map, in_camera, shares = [], [], []
+    in_map: list[np.ndarray] = []
+    in_camera: list[np.ndarray] = []
+    shares: list[float] = []
     for name, T_cam_made, T_cam_true in zip(
         made.poses, map(invert, T_made), map(invert, T_true), strict=True
     ):
@@ -190,7 +192,7 @@ def _errors(
             error_hw = np.linalg.norm(apart_hw3, axis=-1)
             known_hw = np.isfinite(error_hw)
             errors.append(np.stack([error_hw[known_hw], sigma_hw[known_hw]]))
-        shares.append(np.isfinite(one.points_hw3).all(axis=-1).mean())
+        shares.append(float(np.isfinite(one.points_hw3).all(axis=-1).mean()))
     (map_m, map_sigma_m), (cam_m, cam_sigma_m) = (
         np.concatenate(errors, axis=1) for errors in (in_map, in_camera)
     )
@@ -198,11 +200,11 @@ def _errors(
     return {
         "cells with a point": f"{np.mean(shares):.0%}",
         "fused pointmap off by, median": f"{100 * median_m:.2f} cm",
-        "the same, from its own camera": f"{100 * np.median(cam_m):.2f} cm",
+        "fused, seen from the own camera": f"{100 * np.median(cam_m):.2f} cm",
         "single pair at its best scale": f"{100 * single_m:.2f} cm",
         "times better": f"{single_m / median_m:.1f}",
         "true errors inside 2 sigma": f"{(map_m < 2 * map_sigma_m).mean():.1%}",
-        "the same, from its own camera ": f"{(cam_m < 2 * cam_sigma_m).mean():.1%}",
+        "inside, seen from the own camera": f"{(cam_m < 2 * cam_sigma_m).mean():.1%}",
         "positions off by, RMSE": f"{100 * np.sqrt((off_m**2).sum(axis=1).mean()):.2f} cm",
         "rotations off by, RMS, median, most": (
             f"{np.sqrt((turns_deg**2).mean()):.2f}°, {np.median(turns_deg):.2f}°, "
