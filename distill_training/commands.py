@@ -101,7 +101,7 @@ class Distill:
 
     reconstruction: tyro.conf.Positional[Path]  # folder made by `mote-distill reconstruct`
     output: Output  # map file (.onnx)
-    student: Literal["cnn"] = "cnn"  # family of the network
+    student: Literal["cnn", "mobilenet", "vit"] = "cnn"  # family of the network
     # folder for checkpoint and curves; default: beside the map, NAME.training
     work: Path | None = None
     train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
@@ -127,7 +127,7 @@ class Map:
     scene: tyro.conf.Positional[Path]  # scene folder, or folder of photographs
     output: Output  # map file (.onnx)
     teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
-    student: Literal["cnn"] = "cnn"  # family of the network
+    student: Literal["cnn", "mobilenet", "vit"] = "cnn"  # family of the network
     # folder for reconstruction, checkpoint and curves; default: beside the map, NAME.training
     work: Path | None = None
     train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)

@@ -20,10 +20,8 @@ from distill_training.config import TrainConfig
 from distill_training.held_out import HeldOutError, measure_held_out, split_held_out
 from distill_training.losses import distillation_loss, reprojection_loss
 from distill_training.reconstruction import Reconstruction
-from distill_training.students import STRIDE, create_student
-from distill_training.students.head import SceneFrame
+from distill_training.students import CellGrid, SceneFrame, create_student
 from distill_training.views import FrameStore, random_batches, scene_frame
-from mote_localization.errors import ReconstructionError
 from mote_localization.map_file import MapInfo
 from mote_localization.progress import progress_bar
 
@@ -53,22 +51,19 @@ def train(
 
     Raises:
         CheckpointError: The folder holds a damaged checkpoint or one of another training.
-        ReconstructionError: The reconstruction cannot be read, holds no point, or is of another
-            stride than the students'.
+        ReconstructionError: The reconstruction cannot be read, or holds no point.
+        MoteError: There is no such student, or none of the reconstruction's stride.
     """
-    if reconstruction.stride != STRIDE:
-        raise ReconstructionError(
-            f"{reconstruction.folder}: has a point every {reconstruction.stride} px, students give "
-            f"one every {STRIDE} px; reconstruct with --stride {STRIDE}"
-        )
+    camera = reconstruction.camera
+    cells = CellGrid(reconstruction.stride, camera.width, camera.height)
     training, held_out = split_held_out(list(reconstruction.poses), config.held_out)
     place, info = _describe(reconstruction, training, family)
     torch.manual_seed(config.seed)
     fabric = Fabric(devices=1, precision=_precision(config.precision))
-    network = create_student(family, place, **settings)
+    network = create_student(family, place, cells, **settings)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        network.parameter_groups(), config.learning_rate, weight_decay=config.weight_decay
     )
     student, optimizer = fabric.setup(network, optimizer)
     fingerprint = identity(
@@ -83,7 +78,7 @@ def train(
         _log.warning("%s: going on at step %d, after %.1f min", folder, step, elapsed_s / 60)
 
     store = FrameStore(reconstruction)
-    K_33 = torch.from_numpy(reconstruction.camera.K_33).float().to(fabric.device)
+    K_33 = torch.from_numpy(camera.K_33).float().to(fabric.device)
     done = _share_done(step, elapsed_s, config)
     checks = math.floor(done * _CHECKS)
     error = measure_held_out(network, info, reconstruction, store, held_out)
@@ -98,7 +93,7 @@ def train(
             _train_mode(network, fix_statistics=done >= config.fix_statistics)
             batch = {key: value.to(fabric.device) for key, value in next(batches).items()}
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * one_cycle(done, config.warm_up)
+                group["lr"] = group["rate"] * config.learning_rate * one_cycle(done, config.warm_up)
             points_bhw3, sigma_bhw = student(batch["image_hw3"])
             losses = _losses(points_bhw3, sigma_bhw, batch, K_33, config, done)
             optimizer.zero_grad()
