@@ -27,7 +27,6 @@ __all__ = [
     "describe",
 ]
 
-STRIDE = CellGrid.stride  # px of the image per cell side, unless told otherwise
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "cnn": (Cnn, CnnConfig),
     "mobilenet": (MobileNet, MobileNetConfig),
