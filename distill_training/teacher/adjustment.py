@@ -261,7 +261,8 @@ class _Problem:
         present = np.flatnonzero(H.diagonal() > 0)
         H, spread = (matrix[np.ix_(present, present)] for matrix in (H, spread))
         inverse = np.linalg.inv(H + 1e-9 * np.diag(H.diagonal()))
-        sigma_i[present] = np.sqrt((inverse @ spread * inverse).sum(axis=1))
+        # Cameras that all stand in one spot leave their units free: below 0 by rounding then.
+        sigma_i[present] = np.sqrt((inverse @ spread * inverse).sum(axis=1).clip(min=0))
         return sigma_i
 
 
