@@ -48,6 +48,10 @@ class Cameras:
         T[:3, :3], T[:3, 3] = self.R_i33[image], self.t_i3[image]
         return T
 
+    def focal_factors(self) -> list[float]:
+        """Return, for each image, its focal length over the one assumed at first."""
+        return np.exp(-self.log_spread_l[self.lens_i]).tolist()
+
     def rays(self, rays_in3: np.ndarray) -> np.ndarray:
         """Return the rays (i, n, 3) of the lenses as they are now."""
         spread_i = np.exp(self.log_spread_l[self.lens_i])

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,41 +20,20 @@ from distill_training.teacher.agreement import measure_agreement
 from distill_training.teacher.alignment import Alignment, align
 from distill_training.teacher.config import USUAL_CELLS, CellsConfig, PhotographsConfig
 from distill_training.teacher.depth_map import DepthMap
-from distill_training.teacher.fusion import Said, fuse
 from distill_training.teacher.gauge import Gauge, KnownLength, Sight, find_gauge, parse_scale
 from distill_training.teacher.observations import observe
-from distill_training.teacher.pairs import Pair, choose_pairs, components
+from distill_training.teacher.pairs import Pair, choose_pairs
+from distill_training.teacher.photo import Photo, take_photos
+from distill_training.teacher.pointmaps import fuse_photos
 from distill_training.teacher.predictions import Predictions
 from distill_training.teacher.predictor import PairPredictor
+from distill_training.teacher.refusals import among, check_aligned, why_unused
 from distill_training.teacher.summary import Summary
-from mote_localization.camera import Camera, CanonicalView, canonical_camera, cell_pixels
-from mote_localization.errors import ReconstructionError, SceneError
+from mote_localization.camera import Camera, CanonicalView, cell_pixels
+from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import transform
 from mote_localization.progress import track
-from mote_localization.scenes import Frame, Scene
-
-_log = logging.getLogger(__name__)
-_NOMINAL_FOCAL = 0.9  # of the long side: what phones have, to start from
-_UNSURE = 0.15  # of the depth: cells whose point is less sure have none
-_NAMED = 8  # frames named in a message
-
-# Why images that can be read are not used.
-_ALONE = "stands alone: shows nothing that is seen to be in another image, too"
-_APART = "hangs together with {}, but not with the rest"
-_CONTRADICTED = "its given pose disagrees with what the images show"
-_OUTVOTED = "what it shows disagrees with the rest"
-_NO_SCALE = "taken from nearly the same spot as all that shows the same: its distances are unknown"
-
-
-@dataclass(frozen=True)
-class _Photo:
-    """A photograph and its cameras; without intrinsics, with a focal length to start from."""
-
-    frame: Frame
-    live: Camera
-    grid: Camera  # undistorted, of the cells
-    lens: int
-    lens_known: bool
+from mote_localization.scenes import Scene
 
 
 def reconstruct(
@@ -84,7 +63,7 @@ def reconstruct(
             or the folder holds another reconstruction.
     """
     lengths = [parse_scale(text) for text in config.scale_from]
-    photos, refused = _photographs(scene, config, cells)
+    photos, refused = take_photos(scene, config.intrinsics, cells)
     poses_known = _poses_known(photos, config)
     settings = _settings(photos, predictor, config, cells)
     begun = begun_reconstruction(folder)
@@ -114,7 +93,7 @@ def reconstruct(
         config.pair_batch,
     )
     unread = predictions.encode([photo.frame for photo in photos])
-    refused |= {photos[i].frame.name: "cannot be read, as the log says" for i in unread}
+    refused |= {photos[i].frame.name: why for i, why in unread.items()}
     images = sorted(set(range(len(photos))) - set(unread))
     if len(images) < 2:
         raise ReconstructionError(
@@ -132,15 +111,14 @@ def reconstruct(
     predictions.decode(pairs)
     alignment = _align(photos, predictions, pairs, poses_known, cells.stride)
     directed = [(i, j) for pair in pairs for i, j in (pair, pair[::-1])]
-    used = _among(directed, alignment.used_e)
-    unused = _why_unused(photos, images, directed, alignment, poses_known)
-    aligned = len(images) - len(unused)
-    # Where most poses are wrong, those that are not found out are no better.
-    wrong = sum(reason in (_CONTRADICTED, _NO_SCALE) for reason in unused.values())
-    if aligned < 2 or wrong > aligned:
-        raise ReconstructionError(_too_few_aligned(aligned, unused))
+    used = among(directed, alignment.used_e)
+    unused = why_unused(photos, images, directed, alignment, poses_known)
+    check_aligned(len(images), unused)
     refused |= unused
-    maps = _fuse(photos, predictions, directed, alignment, cells.stride)
+    photos = [
+        photo.focused(f) for photo, f in zip(photos, alignment.cameras.focal_factors(), strict=True)
+    ]
+    maps = fuse_photos(photos, predictions, directed, alignment, cells.stride)
     gauge = Gauge(1.0, np.eye(4))
     if not poses_known:
         gauge = _gauge(photos, maps, lengths)
@@ -180,49 +158,7 @@ def reconstruct(
     )
 
 
-def _photographs(
-    scene: Scene, config: PhotographsConfig, cells: CellsConfig
-) -> tuple[list[_Photo], dict[str, str]]:
-    """Return the training frames with their cameras, and why some cannot be used.
-
-    Raises:
-        SceneError: There are none, or intrinsics are asked for that are not there.
-        CameraError: The map's width does not fit.
-    """
-    photos: list[_Photo] = []
-    refused: dict[str, str] = {}
-    lenses: dict[object, int] = {}
-    for frame in scene.frames("train"):
-        camera = frame.camera
-        if config.intrinsics == "given":
-            camera = frame.known_camera()
-        known = camera is not None and config.intrinsics != "estimate"
-        if camera is None:
-            try:
-                camera = _nominal(*frame.size())
-            except SceneError as error:
-                _log.warning("frame %s is left out: %s", frame.name, error)
-                refused[frame.name] = "cannot be read"
-                continue
-        # A lens is the same held upright or across.
-        lens = camera if known else tuple(sorted((camera.width, camera.height)))
-        grid = canonical_camera(camera, cells.width, cells.stride)
-        photos.append(_Photo(frame, camera, grid, lenses.setdefault(lens, len(lenses)), known))
-    if not photos:
-        raise SceneError(
-            f"scene {scene.name}: none of {len(refused)} training frames can be read, expected "
-            "two or more"
-        )
-    return photos, refused
-
-
-def _nominal(width: int, height: int) -> Camera:
-    """Return a camera of an image size, with a usual focal length."""
-    focal = _NOMINAL_FOCAL * max(width, height)
-    return Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
-
-
-def _poses_known(photos: Sequence[_Photo], config: PhotographsConfig) -> bool:
+def _poses_known(photos: Sequence[Photo], config: PhotographsConfig) -> bool:
     """Return whether poses are given.
 
     Raises:
@@ -235,7 +171,7 @@ def _poses_known(photos: Sequence[_Photo], config: PhotographsConfig) -> bool:
 
 
 def _settings(
-    photos: Sequence[_Photo],
+    photos: Sequence[Photo],
     predictor: PairPredictor,
     config: PhotographsConfig,
     cells: CellsConfig,
@@ -258,7 +194,7 @@ def _settings(
 
 
 def _align(
-    photos: Sequence[_Photo],
+    photos: Sequence[Photo],
     predictions: Predictions,
     pairs: Sequence[Pair],
     poses_known: bool,
@@ -281,117 +217,15 @@ def _align(
     )
 
 
-def _among(directed: Sequence[tuple[int, int]], which_e: np.ndarray) -> list[tuple[int, int]]:
-    """Return some of the directed pairs."""
-    return [ends for ends, one in zip(directed, which_e, strict=True) if one]
-
-
-def _why_unused(
-    photos: Sequence[_Photo],
-    images: Sequence[int],
-    directed: Sequence[tuple[int, int]],
-    alignment: Alignment,
-    poses_known: bool,
-) -> dict[str, str]:
-    """Return the frames that are not aligned, and why not."""
-    paired = {i for ends in _among(directed, alignment.used_e) for i in ends}
-    groups = components(len(photos), _among(directed, alignment.sound_e))
-    group_of = {i: group for group in groups for i in group}
-    reasons = {}
-    for i in images:
-        others = [photos[j].frame.name for j in group_of[i] if j != i]
-        if alignment.aligned_i[i]:
-            continue
-        if i in paired:
-            reason = _NO_SCALE
-        elif not others:
-            reason = _ALONE
-        elif poses_known:
-            reason = _CONTRADICTED
-        elif alignment.aligned_i[group_of[i]].any():
-            reason = _OUTVOTED
-        else:
-            reason = _APART.format(_listed(others))
-        reasons[photos[i].frame.name] = reason
-    return reasons
-
-
-def _too_few_aligned(aligned: int, reasons: dict[str, str]) -> str:
-    """Return the message where next to no images could be brought together."""
-    frames: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        frames.setdefault(reason, []).append(name)
-    share = f"only {aligned} of {aligned + len(reasons)}" if aligned else "no two"
-    why = "; ".join(f"{_listed(names)}: {reason}" for reason, names in frames.items())
-    return (
-        f"{share} images could be brought together ({why}); expected photographs that show the "
-        "same things from several sides, and their own poses or none"
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-def _fuse(
-    photos: Sequence[_Photo],
-    predictions: Predictions,
-    directed: Sequence[tuple[int, int]],
-    alignment: Alignment,
-    stride: int,
-) -> dict[int, DepthMap]:
-    """Return the fused pointmap of each aligned image, one image's pairs in memory at a time."""
-    number = {ends: e for e, ends in enumerate(directed) if alignment.used_e[e]}
-    partners: dict[int, list[int]] = {}
-    for i, j in number:
-        partners.setdefault(i, []).append(j)
-    maps = {}
-    aligned = np.flatnonzero(alignment.aligned_i).tolist()
-    for i in track(aligned, "fuse pairs", len(aligned)):
-        photo = photos[i]
-        grid = _focused(photo.grid, i, alignment)
-        rays_hw3 = grid.rays(cell_pixels(grid.width, grid.height, stride))
-        said: list[Said] = []
-        for j in partners[i]:
-            forth, back = predictions.read(i, j)
-            said += [
-                alignment.said(number[i, j], i, i, forth.own_hw3, forth.own_confidence_hw),
-                alignment.said(number[j, i], j, i, back.other_hw3, back.other_confidence_hw),
-            ]
-        depth_hw, sigma_hw = fuse(said, rays_hw3)
-        sigma_hw = np.hypot(sigma_hw, alignment.unit_sigma_i[i] * depth_hw)
-        with np.errstate(invalid="ignore"):
-            depth_hw = np.where(sigma_hw <= _UNSURE * depth_hw, depth_hw, np.nan)
-        maps[i] = DepthMap(
-            grid,
-            stride,
-            alignment.cameras.pose(i),
-            depth_hw.astype(np.float32),
-            np.where(np.isfinite(depth_hw), sigma_hw, np.inf).astype(np.float32),
-        )
-    return maps
-
-
-def _focused(camera: Camera, image: int, alignment: Alignment) -> Camera:
-    """Return an image's camera with the focal lengths that the alignment has found."""
-    cameras = alignment.cameras
-    factor = float(np.exp(-cameras.log_spread_l[cameras.lens_i[image]]))
-    return replace(camera, fx=factor * camera.fx, fy=factor * camera.fy)
-
-
 def _gauge(
-    photos: Sequence[_Photo], maps: dict[int, DepthMap], lengths: Sequence[KnownLength]
+    photos: Sequence[Photo], maps: dict[int, DepthMap], lengths: Sequence[KnownLength]
 ) -> Gauge:
     """Find frame and scale of an estimated map."""
     image = {photos[i].frame.name: i for i in maps}
 
     def see(name: str) -> Sight:
         one = maps[image[name]]
-        live = photos[image[name]].live
-        factor = one.grid.fx / photos[image[name]].grid.fx
-        live = replace(live, fx=factor * live.fx, fy=factor * live.fy)
-        return Sight(live, one.grid, one.depth_hw, one.sigma_hw)
+        return Sight(photos[image[name]].live, one.grid, one.depth_hw, one.sigma_hw)
 
     return find_gauge(
         {name: maps[i].T_map_cam for name, i in image.items()},
@@ -413,12 +247,10 @@ def _in_gauge(one: DepthMap, gauge: Gauge) -> DepthMap:
 
 
 def _frame(
-    photo: _Photo, one: DepthMap, canonical: Camera, sigma_factor: float
+    photo: Photo, one: DepthMap, canonical: Camera, sigma_factor: float
 ) -> ReconstructedFrame:
     """Return image and pointmap as the canonical camera sees them."""
-    factor = one.grid.fx / photo.grid.fx
-    live = replace(photo.live, fx=factor * photo.live.fx, fy=factor * photo.live.fy)
-    view = CanonicalView(live, canonical, one.stride)
+    view = _view(photo.live, canonical, one.stride)
     rays_hw3 = canonical.rays(cell_pixels(canonical.width, canonical.height, one.stride))
     depth_hw, sigma_hw = one.depth_hw, one.sigma_hw
     if one.grid != canonical:
@@ -429,3 +261,9 @@ def _frame(
         transform(one.T_map_cam, rays_hw3 * depth_hw[..., None]).astype(np.float32),
         (sigma_factor * sigma_hw).astype(np.float32),
     )
+
+
+@lru_cache(maxsize=16)
+def _view(live: Camera, canonical: Camera, stride: int) -> CanonicalView:
+    """Return the view of a camera, of which a scene has a few."""
+    return CanonicalView(live, canonical, stride)

@@ -100,14 +100,14 @@ class Predictions:
         }
         begin_folder(folder / _INDEX, json.loads(json.dumps(index)))
 
-    def encode(self, frames: Iterable[Frame]) -> list[int]:
+    def encode(self, frames: Iterable[Frame]) -> dict[int, str]:
         """Look at every image that was not looked at before.
 
         Args:
             frames: All of them, in order.
 
         Returns:
-            The images refused, because they cannot be read or the predictor lacks something. The
+            The images refused, and why: they cannot be read or the predictor lacks something. The
             rest have features.
 
         Raises:
@@ -115,8 +115,7 @@ class Predictions:
             ReconstructionError: A file cannot be written, or an image does not fit into the GPU's
                 memory.
         """
-        refused: list[int] = []
-        fault: Exception | None = None
+        refused: dict[int, str] = {}
         with _bar("look at images", "images", len(self._names)) as show:
             for k, frame in zip(range(len(self._names)), frames, strict=True):
                 if new := not self._features_path(k).exists():
@@ -124,15 +123,13 @@ class Predictions:
                         self._encode(k, frame)
                     except (SceneError, ImageError) as error:
                         _log.warning("frame %s is left out: %s", frame.name, error)
-                        refused.append(k)
-                        fault = error
+                        refused[k] = str(error)
                     except torch.cuda.OutOfMemoryError as error:
                         raise _out_of_memory("an image") from error
                 show(1, new)
-        if fault and len(refused) == len(self._names):
-            raise SceneError(
-                f"none of {len(refused)} images can be used; the last one: {fault}"
-            ) from fault
+        if refused and len(refused) == len(self._names):
+            why = list(refused.values())[-1]
+            raise SceneError(f"none of {len(refused)} images can be used; the last one: {why}")
         return refused
 
     def descriptors(self, images: Sequence[int]) -> np.ndarray:
