@@ -31,7 +31,7 @@ from distill_training.teacher.predictor import Encoded  # noqa: E402
 from distill_training.teacher.simulated import Simulated  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.errors import ReconstructionError, SceneError  # noqa: E402
-from mote_localization.geometry import exp_rotation, invert, pose_from, transform  # noqa: E402
+from mote_localization.geometry import exp_rotation, invert, pose_from, quaternion_xyzw, transform  # noqa: E402
 from mote_localization.scenes import Frame, Scene, Split  # noqa: E402
 from mote_localization.scenes.photos import PhotoScene  # noqa: E402
 
@@ -351,6 +351,20 @@ def test_poses_of_another_convention_are_recognized(tmp_path: Path, wrong: Calla
     taken = shots(TILTED, given=lambda k, T: wrong(T))
     with pytest.raises(ReconstructionError, match=f"pairs of images agree with them, but .*{said}"):
         run(tmp_path, taken)
+
+
+def test_poses_in_millimetres_are_taken_but_doubted(tmp_path: Path, caplog):
+    def in_millimetres(k: int, T: np.ndarray) -> np.ndarray:
+        return pose_from(1000 * T[:3, 3], quaternion_xyzw(T[:3, :3]))
+
+    run(tmp_path, shots(ARC, given=in_millimetres))
+    assert "expected metres; are they in another unit?" in caplog.text
+
+
+def test_a_length_beside_given_poses_is_not_used_and_said_so(tmp_path: Path, caplog):
+    made, _ = run(tmp_path, shots(ARC), scale_from=("shot0,shot5=7",))
+    assert "--scale-from is not used" in caplog.text
+    np.testing.assert_array_equal(made.poses["shot5"], ARC[5])
 
 
 def test_poses_of_other_images_are_refused(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ from mote_localization.geometry import transform
 from mote_localization.progress import track
 from mote_localization.scenes import Scene
 
+_log = logging.getLogger(__name__)
+_DEPTHS_M = (0.1, 200.0)  # median distances that a camera on a robot may see
+
 
 def reconstruct(
     scene: Scene,
@@ -65,6 +69,8 @@ def reconstruct(
     lengths = [parse_scale(text) for text in config.scale_from]
     photos, refused = take_photos(scene, config.intrinsics, cells)
     poses_known = _poses_known(photos, config)
+    if poses_known and lengths:
+        _log.warning("--scale-from is not used: the given poses say the scale")
     settings = _settings(photos, predictor, config, cells)
     begun = begun_reconstruction(folder)
     if begun and (begun.scene, begun.teacher, begun.stride, begun.settings) != (
@@ -120,7 +126,9 @@ def reconstruct(
     ]
     maps = fuse_photos(photos, predictions, directed, alignment, cells.stride)
     gauge = Gauge(1.0, np.eye(4))
-    if not poses_known:
+    if poses_known:
+        _check_unit(maps)
+    else:
         gauge = _gauge(photos, maps, lengths)
         maps = {i: _in_gauge(one, gauge) for i, one in maps.items()}
     agreement = measure_agreement(maps, [(i, j) for i, j in used if i in maps and j in maps])
@@ -229,11 +237,26 @@ def _gauge(
 
     return find_gauge(
         {name: maps[i].T_map_cam for name, i in image.items()},
-        float(np.nanmedian([np.nanmedian(one.depth_hw) for one in maps.values()])),
+        _median_depth(maps),
         see,
         {p.frame.name: p.frame.T_map_cam for p in photos if p.frame.T_map_cam is not None},
         lengths,
     )
+
+
+def _check_unit(maps: dict[int, DepthMap]) -> None:
+    """Warn where given poses are hardly in metres."""
+    median_m = _median_depth(maps)
+    if not _DEPTHS_M[0] < median_m < _DEPTHS_M[1]:
+        _log.warning(
+            "by the given poses, things are %.3g m away (median): expected metres; are they in "
+            "another unit?",
+            median_m,
+        )
+
+
+def _median_depth(maps: dict[int, DepthMap]) -> float:
+    return float(np.nanmedian([np.nanmedian(one.depth_hw) for one in maps.values()]))
 
 
 def _in_gauge(one: DepthMap, gauge: Gauge) -> DepthMap:
