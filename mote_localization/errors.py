@@ -42,4 +42,4 @@ class ReconstructionError(MoteError):
 
 
 class CheckpointError(MoteError):
-    """A training checkpoint is damaged or belongs to another training."""
+    """A network's weights are damaged, foreign, or of another training."""

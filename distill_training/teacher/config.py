@@ -34,8 +34,8 @@ class PairsConfig:
     """Which images are looked at together."""
 
     # complete: all with all; video: neighbours in time and loops; retrieval: what looks alike;
-    # overlap: what known poses say to see the same; auto: the first that can be of complete,
-    # overlap, video (of a recording in order), retrieval
+    # overlap: what known poses say to see the same, and some that look alike, to check the poses;
+    # auto: the first that can be of complete, overlap, video (of a recording in order), retrieval
     method: Literal["auto", "complete", "video", "retrieval", "overlap"] = "auto"
     per_image: int = 10  # pairs in which an image appears, about
     reach: int = 16  # images between the ends of the longest pair of neighbours in time
