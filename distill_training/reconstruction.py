@@ -8,6 +8,7 @@ The image is the canonical camera's, the pointmap at the student's stride: train
 else. Where the scale is unknown, lengths are in units of the reconstruction's own.
 """
 
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,6 +53,22 @@ class Reconstruction:
             ReconstructionError: The folder holds another reconstruction, or cannot be written.
         """
         begin_folder(self.folder / _INDEX, self.index())
+
+    def restart(self) -> None:
+        """Write the index in place of another outcome of the same settings, whose frames go.
+
+        Raises:
+            ReconstructionError: The folder cannot be written.
+        """
+        path = self.folder / _INDEX
+        try:
+            # The index first: without it, frames are nobody's.
+            path.unlink(missing_ok=True)
+            if (self.folder / "frames").exists():
+                shutil.rmtree(self.folder / "frames")
+        except OSError as error:
+            raise ReconstructionError(f"{path}: cannot be deleted ({error.strerror})") from error
+        self.begin()
 
     def missing(self) -> list[str]:
         """Return the names of the frames not yet written."""

@@ -300,9 +300,17 @@ def test_sigmas_grow_with_what_poses_are_off(rng):
     )
 
 
-def test_a_wall_seen_through_another_one_is_no_disagreement():
+def test_a_wall_behind_another_one_is_no_disagreement_but_one_before_it_is():
     near, far = of_plane(VIEWS[0]), of_plane(VIEWS[1], PLANE / 3)
-    assert np.isnan(measure_agreement({0: near, 1: far}, [(0, 1), (1, 0)]).distance)
+    assert np.isnan(measure_agreement({0: near, 1: far}, [(1, 0)]).distance)
+    before = measure_agreement({0: near, 1: far}, [(0, 1)])
+    assert before.share == 0 and before.distance > 1
+
+
+def test_a_wall_in_two_places_does_not_go_unseen():
+    maps = {0: of_plane(VIEWS[0]), 1: of_plane(VIEWS[1], PLANE / 1.2)}
+    found = measure_agreement(maps, [(0, 1), (1, 0)])
+    assert found.share < 0.1 and found.sigma_factor > 5
 
 
 def test_few_cells_in_common_say_nothing_of_the_agreement():

@@ -170,7 +170,7 @@ def test_wrong_pairs_say_that_they_are_not_sure():
         )
         for share in (0.0, 1.0)
     )
-    assert unsure - 1 < (sure - 1) / 20
+    assert unsure < sure / 10
 
 
 def test_confidence_falls_with_the_error():
@@ -181,7 +181,7 @@ def test_confidence_falls_with_the_error():
             (own, own_confidence, truth(VIEWS[i], VIEWS[i])),
             (other, other_confidence, truth(VIEWS[i], VIEWS[j])),
         ):
-            assert confidence.min() > 1
+            assert confidence.min() > 0
             off = np.linalg.norm(points - true, axis=-1)
             assert spearmanr(confidence.ravel(), -off.ravel()).statistic > 0.3
 

@@ -1,15 +1,18 @@
 """Adjusts cameras and scales until all pairs agree: Gauss-Newton on robust 3-D distances."""
 
+import logging
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import splu
+from scipy.sparse.linalg import cg
 
 from distill_training.teacher.observations import Observations
 from distill_training.teacher.robust import cauchy, row_medians
+from mote_localization.errors import ReconstructionError
 
+_log = logging.getLogger(__name__)
 _STEPS = 30
 _ENOUGH = 1e-5  # largest change of rotation (rad) and log scale at which a solution stands
 _DAMPING = 1e-6  # of the diagonal
@@ -18,7 +21,8 @@ _TUNING = 1.5  # medians at which a Cauchy weight has fallen to one half
 _CORRELATED = 12  # cells of a pointmap that err alike
 _CHUNK = 256  # directed pairs linearized together
 _POSE_AND_UNIT = 7  # unknowns of an image: rotation, position, log unit
-_UNIT = 6  # the last of them
+_PRECISION = 1e-6  # of a solution, relative
+_DRAWS = 48  # of errors, to measure the deviation of the outcome: to a tenth of it
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ def adjust(
         median = float(np.nanmedian(system.residual_e))
         if converged:
             break
+    else:
+        _log.warning("the cameras still move after %d steps of adjustment", _STEPS)
     system = problem.linearize(cameras, first_spread_l, median)
     residual_e = np.full(len(used_e), np.nan)
     residual_e[used_e] = system.residual_e
@@ -120,18 +126,52 @@ class _System:
     residual_e: np.ndarray
     prior_H: np.ndarray  # diagonal, of all unknowns
     prior_b: np.ndarray
+    lenses: int  # of the unknowns, the last ones
 
-    def solve(self) -> np.ndarray:
-        """Return the change of all unknowns."""
+    def solve(self, b_draws_nd: np.ndarray | None = None) -> np.ndarray:
+        """Return the change of all unknowns, or that which other right-hand sides (n, d) give.
+
+        By conjugate gradients, each image's own block inverted beforehand: direct factorization
+        fills in as places are seen from more and more sides.
+
+        Raises:
+            ReconstructionError: It does not converge.
+        """
         count, width = len(self.prior_H), self.columns_ek.shape[1]
         rows = np.repeat(self.columns_ek, width, axis=1).ravel()
         columns = np.tile(self.columns_ek, (1, width)).ravel()
         H = sparse.coo_array((self.H_ekk.ravel(), (rows, columns)), shape=(count, count))
-        b = np.bincount(self.columns_ek.ravel(), self.b_ek.ravel(), minlength=count)
         diagonal = H.diagonal()
         damping = _DAMPING * (diagonal + diagonal.max(initial=1e-9) * _DAMPING)
-        damped = (H + sparse.diags_array(damping + self.prior_H)).tocsc()
-        return splu(damped).solve(b + self.prior_b)
+        damped = (H + sparse.diags_array(damping + self.prior_H)).tocsr()
+        inverse = self._inverse_of_blocks(damped)
+        b_nd = (self.total(self.b_ek) + self.prior_b)[:, None] if b_draws_nd is None else b_draws_nd
+        solutions = []
+        for b in b_nd.T:
+            solution, steps = cg(damped, b, rtol=_PRECISION, maxiter=10 * count, M=inverse)
+            if steps:
+                raise ReconstructionError(
+                    "the cameras' positions and scales could not be found: what the pairs of "
+                    "images say hangs together too loosely; take more photographs in between"
+                )
+            solutions.append(solution)
+        return solutions[0] if b_draws_nd is None else np.stack(solutions, axis=1)
+
+    def total(self, b_ek: np.ndarray) -> np.ndarray:
+        """Return the sum over directed pairs of what each says of its unknowns."""
+        return np.bincount(self.columns_ek.ravel(), b_ek.ravel(), minlength=len(self.prior_H))
+
+    def _inverse_of_blocks(self, H: sparse.csr_array) -> sparse.csr_array:
+        """Return the inverse of H with all but the images' own blocks, and the lenses, left out."""
+        k = (self.columns_ek.shape[1] - 1) // 2
+        images = (len(self.prior_H) - self.lenses) // k
+        at = np.arange(images * k).reshape(images, k)
+        rows, columns = np.repeat(at, k, axis=1), np.tile(at, (1, k))
+        blocks = np.linalg.inv(H[rows.ravel(), columns.ravel()].reshape(images, k, k))
+        rest = np.arange(images * k, len(self.prior_H))
+        values = np.concatenate([blocks.ravel(), 1 / H.diagonal()[rest]])
+        ends = (np.concatenate([rows.ravel(), rest]), np.concatenate([columns.ravel(), rest]))
+        return sparse.csr_array((values, ends), shape=H.shape)
 
 
 class _Problem:
@@ -183,7 +223,7 @@ class _Problem:
             prior_H[stays * k : (stays + 1) * k] = 1e3 * np.abs(H_ekk).max()
         prior_H[images * k :] = self._known_l
         prior_b[images * k :] = self._known_l * (first_spread_l - cameras.log_spread_l)
-        return _System(columns_ek, H_ekk, b_ek, residual_e, prior_H, prior_b)
+        return _System(columns_ek, H_ekk, b_ek, residual_e, prior_H, prior_b, lenses)
 
     def _linearize(
         self, cameras: Cameras, chunk: slice, median: float
@@ -248,26 +288,24 @@ class _Problem:
         return replace(moved, R_i33=cameras.R_i33 @ turns, t_i3=cameras.t_i3 + of_images[:, 3:6])
 
     def unit_sigma(self, system: _System) -> np.ndarray:
-        """Return the standard deviation of each image's log unit, poses held.
+        """Return the standard deviation of each image's log unit.
 
-        From how far directed pairs pull apart, which needs no assumption on how alike the errors of
-        one pointmap are (the sandwich estimate: White 1980). Infinite for an image without pairs.
+        From how far directed pairs pull apart, each with its sign drawn at random: that needs no
+        assumption on how alike the errors of one pointmap are (the wild bootstrap: Wu 1986). Where
+        poses are adjusted too, all units together are as they like. Infinite for an image without
+        pairs.
         """
         images, k = len(self._rays_in3), self._per_image
-        units = [_UNIT, 2 * _POSE_AND_UNIT - 1] if k == _POSE_AND_UNIT else [0, 1]
-        ends_e2 = np.stack([self._first, self._second], axis=1)
-        b_e2 = system.b_ek[:, units]
-        at = (ends_e2[:, :, None], ends_e2[:, None])
-        H, spread = np.zeros((2, images, images))
-        np.add.at(H, at, system.H_ekk[:, units][:, :, units])
-        np.add.at(spread, at, b_e2[:, :, None] * b_e2[:, None])
-        sigma_i = np.full(images, np.inf)
-        present = np.flatnonzero(H.diagonal() > 0)
-        H, spread = (matrix[np.ix_(present, present)] for matrix in (H, spread))
-        inverse = np.linalg.inv(H + 1e-9 * np.diag(H.diagonal()))
-        # Cameras that all stand in one spot leave their units free: below 0 by rounding then.
-        sigma_i[present] = np.sqrt((inverse @ spread * inverse).sum(axis=1).clip(min=0))
-        return sigma_i
+        signs_de = np.random.default_rng(0).choice((-1.0, 1.0), (_DRAWS, len(system.b_ek)))
+        draws_nd = np.stack(
+            [system.total(signs_e[:, None] * system.b_ek) for signs_e in signs_de], axis=1
+        )
+        units_id = system.solve(draws_nd)[: images * k].reshape(images, k, -1)[:, -1]
+        paired = np.zeros(images, bool)
+        paired[self._first] = paired[self._second] = True
+        if not self._poses_known:
+            units_id = units_id - units_id[paired].mean(axis=0)
+        return np.where(paired, np.sqrt((units_id**2).mean(axis=1)), np.inf)
 
 
 def _cross(v: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ class Agreement:
     """How far pointmaps are apart where they show the same surface."""
 
     distance: float  # median, along the ray, units of the map; NaN where nothing overlaps
+    share: float  # of what can be compared that agrees to a tenth of the depth; NaN likewise
     sigma_factor: float  # by which the sigmas must grow to explain it, 1 or more
 
 
@@ -25,28 +26,35 @@ def measure_agreement(maps: dict[int, DepthMap], pairs: Iterable[tuple[int, int]
     """Compare sampled cells of images with what their partners show there.
 
     Errors that all pairs of an image share do not show in their spread, but they show here, and so
-    do those of the poses.
+    do those of the poses. What lies behind the partner's surface may be hidden by it, and does not
+    count; what lies before it has no excuse.
 
     Args:
         maps: Image -> pointmap.
         pairs: Ordered pairs of images to compare.
     """
-    compared = [np.zeros((2, 0)), *(_differences(maps[i], maps[j]) for i, j in pairs)]
-    differences, sigmas = np.concatenate(compared, axis=1)
+    compared = [np.zeros((3, 0)), *(_differences(maps[i], maps[j]) for i, j in pairs)]
+    differences, sigmas, relative = np.concatenate(compared, axis=1)
     if len(differences) < _ENOUGH:
-        return Agreement(float("nan"), 1.0)
+        return Agreement(float("nan"), float("nan"), 1.0)
     normalized = float(np.median(differences / sigmas))
-    return Agreement(float(np.median(differences)), max(1.0, normalized / _NORMAL_MEDIAN))
+    share = float((relative < SAME_SURFACE).mean())
+    return Agreement(float(np.median(differences)), share, max(1.0, normalized / _NORMAL_MEDIAN))
 
 
 def _differences(one: DepthMap, other: DepthMap) -> np.ndarray:
-    """Return distances along the other image's rays, where smooth, and their sigmas: (2, n)."""
+    """Return distances along the other image's rays, where smooth, with what is expected of them.
+
+    Returns:
+        Distances, their sigmas, and the distances over the depth: (3, n).
+    """
     at = sampled_cells(*one.depth_hw.shape)
     rays = one.rays_hw3()[at]
     points = transform(invert(other.T_map_cam) @ one.T_map_cam, rays * one.depth_hw[at][:, None])
     z, sigma = points[:, 2], one.sigma_hw[at]
     with np.errstate(invalid="ignore"):
         depth, other_sigma = other.along(np.where(z[:, None] > 0, points, 1))
-        same = np.abs(z - depth) < SAME_SURFACE * depth
-    distance = np.abs(1 - depth / z) * np.linalg.norm(points, axis=1)
-    return np.stack([distance, np.hypot(sigma, other_sigma)])[:, same]
+        comparable = (z > 0) & (z < (1 + SAME_SURFACE) * depth)
+        relative = np.abs(1 - depth / z)
+    distance = relative * np.linalg.norm(points, axis=1)
+    return np.stack([distance, np.hypot(sigma, other_sigma), relative])[:, comparable]

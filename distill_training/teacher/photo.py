@@ -4,8 +4,9 @@ import logging
 from dataclasses import dataclass, replace
 
 from distill_training.teacher.config import CellsConfig, Known
+from distill_training.teacher.predictor import PairPredictor
 from mote_localization.camera import Camera, canonical_camera
-from mote_localization.errors import SceneError
+from mote_localization.errors import CameraError, SceneError
 from mote_localization.scenes import Frame, Scene
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Photo:
 
 
 def take_photos(
-    scene: Scene, intrinsics: Known, cells: CellsConfig
+    scene: Scene, predictor: PairPredictor, intrinsics: Known, cells: CellsConfig
 ) -> tuple[list[Photo], dict[str, str]]:
     """Return the training frames with their cameras, and why some cannot be used.
 
@@ -44,21 +45,21 @@ def take_photos(
     refused: dict[str, str] = {}
     lenses: dict[object, int] = {}
     for frame in scene.frames("train"):
-        camera = frame.camera
-        if intrinsics == "given":
-            camera = frame.known_camera()
+        camera = frame.known_camera() if intrinsics == "given" else frame.camera
         known = camera is not None and intrinsics != "estimate"
-        if camera is None:
-            try:
-                camera = _nominal(*frame.size())
-            except SceneError as error:
-                _log.warning("frame %s is left out: %s", frame.name, error)
-                refused[frame.name] = str(error)
-                continue
+        try:
+            live = camera or _nominal(*frame.size())
+            grid = canonical_camera(live, cells.width, cells.stride)
+            predictor.camera(replace(live, distortion=()))
+        except (SceneError, CameraError) as error:
+            if cells.width % cells.stride:
+                raise
+            _log.warning("frame %s is left out: %s", frame.name, error)
+            refused[frame.name] = str(error)
+            continue
         # A lens is the same held upright or across.
-        lens = camera if known else tuple(sorted((camera.width, camera.height)))
-        grid = canonical_camera(camera, cells.width, cells.stride)
-        photos.append(Photo(frame, camera, grid, lenses.setdefault(lens, len(lenses)), known))
+        lens = live if known else tuple(sorted((live.width, live.height)))
+        photos.append(Photo(frame, live, grid, lenses.setdefault(lens, len(lenses)), known))
     if not photos:
         raise SceneError(
             f"scene {scene.name}: none of {len(refused)} training frames can be read, expected "

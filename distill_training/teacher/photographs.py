@@ -37,6 +37,8 @@ from mote_localization.progress import track
 from mote_localization.scenes import Scene
 
 _log = logging.getLogger(__name__)
+_LEAST_SHARE = 0.7  # of the cells that can be compared: what agrees in a sound reconstruction
+_DIGITS = 1e-4  # differences (m, px, shares) that are no other outcome
 _DEPTHS_M = (0.1, 200.0)  # median distances that a camera on a robot may see
 
 
@@ -67,8 +69,9 @@ def reconstruct(
             or the folder holds another reconstruction.
     """
     lengths = [parse_scale(text) for text in config.scale_from]
-    photos, refused = take_photos(scene, config.intrinsics, cells)
+    photos, refused = take_photos(scene, predictor, config.intrinsics, cells)
     poses_known = _poses_known(photos, config)
+    _check_names(lengths, photos)
     if poses_known and lengths:
         _log.warning("--scale-from is not used: the given poses say the scale")
     settings = _settings(photos, predictor, config, cells)
@@ -132,6 +135,12 @@ def reconstruct(
         gauge = _gauge(photos, maps, lengths)
         maps = {i: _in_gauge(one, gauge) for i, one in maps.items()}
     agreement = measure_agreement(maps, [(i, j) for i, j in used if i in maps and j in maps])
+    if agreement.share < _LEAST_SHARE:
+        _log.warning(
+            "only %.0f %% of what overlapping images show agrees to a tenth of its depth: a map of "
+            "this will not be good",
+            100 * agreement.share,
+        )
     canonical = Counter(one.grid for one in maps.values()).most_common(1)[0][0]
     reconstruction = Reconstruction(
         folder,
@@ -144,7 +153,10 @@ def reconstruct(
         {photos[i].frame.name: one.T_map_cam for i, one in maps.items()},
         gauge.metric,
     )
-    reconstruction.begin()
+    if begun and _same(begun, reconstruction):
+        reconstruction = begun
+    else:
+        reconstruction.restart()
     missing = set(reconstruction.missing())
     for i, one in track(maps.items(), "write pointmaps", len(maps)):
         if photos[i].frame.name in missing:
@@ -158,6 +170,7 @@ def reconstruct(
         len(pairs),
         len(pairs) - len(used) // 2,
         100 * agreement.distance,
+        agreement.share,
         tuple(lenses[lens].fx * canonical.width / lenses[lens].width for lens in sorted(lenses)),
         all(photo.lens_known for photo in photos),
         gauge.metric,
@@ -244,6 +257,34 @@ def _gauge(
     )
 
 
+def _same(begun: Reconstruction, again: Reconstruction) -> bool:
+    """Return whether a reconstruction was begun with this outcome, but for last digits.
+
+    They change with processors and libraries.
+    """
+    return (
+        list(begun.poses) == list(again.poses)
+        and begun.metric == again.metric
+        and replace(begun.camera, fx=1, fy=1) == replace(again.camera, fx=1, fy=1)
+        and np.allclose(begun.camera.K_33, again.camera.K_33, rtol=_DIGITS, atol=_DIGITS)
+        and np.allclose(
+            list(begun.poses.values()), list(again.poses.values()), rtol=_DIGITS, atol=_DIGITS
+        )
+    )
+
+
+def _check_names(lengths: Sequence[KnownLength], photos: Sequence[Photo]) -> None:
+    """Refuse lengths between unknown photographs before hours of work, not after."""
+    names = {photo.frame.name for photo in photos}
+    for length in lengths:
+        for end in (length.one, length.other):
+            if end.frame not in names:
+                raise ReconstructionError(
+                    f"--scale-from {length}: '{end.frame}' is none of the {len(names)} "
+                    f"photographs, such as '{min(names)}'"
+                )
+
+
 def _check_unit(maps: dict[int, DepthMap]) -> None:
     """Warn where given poses are hardly in metres."""
     median_m = _median_depth(maps)
@@ -278,7 +319,8 @@ def _frame(
     depth_hw, sigma_hw = one.depth_hw, one.sigma_hw
     if one.grid != canonical:
         depth_hw, sigma_hw = one.along(rays_hw3)
-        sigma_hw = np.where(np.isfinite(depth_hw), sigma_hw, np.inf)
+    depth_hw = np.where(view.covered_hw, depth_hw, np.nan)
+    sigma_hw = np.where(np.isfinite(depth_hw), sigma_hw, np.inf)
     return ReconstructedFrame(
         view.warp(photo.frame.image()),
         transform(one.T_map_cam, rays_hw3 * depth_hw[..., None]).astype(np.float32),

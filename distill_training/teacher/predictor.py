@@ -24,7 +24,7 @@ class Pointmap:
     """Where the pixels of a batch of images lie, at a scale of each pair's own."""
 
     points_bhw3: Tensor  # float32, camera frame of the pair's first image
-    confidence_bhw: Tensor  # float32, above 0; larger: surer
+    confidence_bhw: Tensor  # float32, 0: nothing is known; larger: surer, about as 1 / error
 
 
 @dataclass(frozen=True)

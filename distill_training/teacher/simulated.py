@@ -102,7 +102,7 @@ class Simulated:
         for truth, T in ((first, np.eye(4)), (second, T_first_second)):
             points_hw3, error_hw = self._spoilt(truth, rng, wrong)
             certainty_hw = 0.05 * np.exp(0.5 * rng.standard_normal(error_hw.shape, np.float32))
-            confidence_hw = 1 + (0.5 if wrong else 5.0) * certainty_hw / (0.02 + error_hw)
+            confidence_hw = np.log1p((0.5 if wrong else 5.0) * certainty_hw / (0.02 + error_hw))
             answer += [
                 (scale * transform(T, points_hw3)).astype(np.float32),
                 confidence_hw.astype(np.float32),

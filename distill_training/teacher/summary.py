@@ -18,6 +18,7 @@ class Summary:
     pairs: int
     pairs_refused: int
     agreement_cm: float  # median distance of overlapping pointmaps; hundredths of a unit
+    agreeing: float  # share of what overlapping pointmaps show that agrees; NaN: no overlap
     focal_px: tuple[float, ...]  # of each lens, in the canonical camera's pixels
     focal_known: bool
     metric: bool
@@ -35,6 +36,7 @@ class Summary:
         rows["pairs"] = f"{self.pairs} looked at, {self.pairs_refused} of them refused"
         unit = "cm" if self.metric else "hundredths of a unit"
         rows["residual"] = f"{self.agreement_cm:.1f} {unit}, median where pointmaps overlap"
+        rows["agreeing"] = f"{self.agreeing:.0%} of it, to a tenth of the depth"
         rows["poses"] = "given" if self.poses_known else "estimated"
         rows["focal length"] = "given" if self.focal_known else _listed(self.focal_px)
         rows["scale"] = self._scale()
