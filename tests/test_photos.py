@@ -1,6 +1,8 @@
 """Folders of photographs: which are frames, how they are called, and how they come out."""
 
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -11,7 +13,7 @@ from PIL import Image
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
 from mote_localization.scenes import open_scene
-from mote_localization.scenes.image_files import upright_size
+from mote_localization.scenes.image_files import image_size
 from mote_localization.scenes.photos import PhotoScene
 
 RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), (90, 90, 90)
@@ -93,7 +95,7 @@ def test_photographs_come_upright(tmp_path, suffix, orientation):
     write(path, as_sensed(photograph(), orientation), orientation)
     found_hw3 = only(tmp_path)
     assert found_hw3.shape == (40, 60, 3)
-    assert upright_size(path) == (60, 40)
+    assert image_size(path, upright=True) == (60, 40)
     for place, colour in (((5, 5), RED), ((35, 55), GREEN), ((35, 5), GREY)):
         np.testing.assert_allclose(found_hw3[place], colour, atol=3)
 
@@ -153,6 +155,43 @@ def test_a_damaged_photograph_is_named_and_harms_no_other(tmp_path, suffix, kept
     assert whole.image().shape == (40, 60, 3)
     with pytest.raises(SceneError, match=f"b.{suffix}: is damaged or no image"):
         damaged.image()
+
+
+def vast_png(path: Path, width: int, height: int) -> None:
+    """Write the few bytes of a black image."""
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    row = bytes(1 + (width + 7) // 8)
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(row * height),
+        b"IEND": b"",
+    }
+    with open(path, "ab") as file:
+        for kind, content in parts.items():
+            file.write(struct.pack(">I", len(content)) + kind + content)
+            file.write(struct.pack(">I", zlib.crc32(kind + content)))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("width", "height"), [(16385, 1), (1, 16385), (16000, 12501)])
+def test_an_image_of_few_bytes_and_many_pixels_is_refused_undecoded(
+    tmp_path, monkeypatch, width, height
+):
+    vast_png(tmp_path / "a.png", width, height)
+    assert (tmp_path / "a.png").stat().st_size < 100_000
+    monkeypatch.setattr(cv2, "imdecode", None)
+    (frame,) = PhotoScene(tmp_path).frames("train")
+    for read in (frame.image, frame.size):
+        with pytest.raises(
+            SceneError, match=f"a.png: is {width}x{height} px, expected at most 163"
+        ):
+            read()
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_size_of_a_large_photograph_is_no_warning(tmp_path):
+    vast_png(tmp_path / "a.png", 16000, 12500)
+    assert image_size(tmp_path / "a.png") == (16000, 12500)
 
 
 def test_a_photograph_that_went_away_is_named(tmp_path):

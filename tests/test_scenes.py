@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from make_scene import View, write_scene
+from PIL import Image
 
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
@@ -90,9 +91,25 @@ def test_without_intrinsics_images_may_be_of_any_size(folder):
     with_an_image_of_another_size(folder)
     frames = list(open_scene(folder).frames("all"))
     assert [f.image().shape[:2] for f in frames] == [(48, 64), (24, 32), (48, 64)]
+    assert [f.size() for f in frames] == [(64, 48), (32, 24), (64, 48)]
     assert [f.camera for f in frames] == [None] * 3
     with pytest.raises(SceneError, match=f"frame {NAMES[1]}: its camera's intrinsics are not"):
         frames[0].known_camera()
+
+
+def test_the_size_of_an_image_is_that_of_its_header_as_the_sensor_had_it(folder):
+    (folder / "camera-intrinsics.txt").unlink()
+    path = folder / f"data/{NAMES[2]}.color.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (32, 24)).save(path, exif=exif)
+    (frame,) = open_scene(folder).frames("test")
+    assert frame.size() == frame.image().shape[1::-1] == (32, 24)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert frame.size() == (32, 24)
+    path.write_bytes(b"no image")
+    with pytest.raises(SceneError, match="is damaged or no image"):
+        frame.size()
 
 
 def test_frames_of_a_folder_come_in_recording_order(folder):

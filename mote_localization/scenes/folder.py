@@ -20,7 +20,7 @@ from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.geometry import check_pose
 from mote_localization.scenes import LAYOUTS, NOMINAL_RATE_HZ, Frame, Scene, Split
-from mote_localization.scenes.image_files import decode_file, read_image
+from mote_localization.scenes.image_files import decode_file, image_size, read_image
 
 _MAX_NAMES_BYTES = 64 << 20
 _MAX_MATRIX_BYTES = 64 << 10
@@ -40,6 +40,12 @@ class FolderFrame(Frame):
     def image(self) -> np.ndarray:
         """Return image_hw3 RGB uint8; see `Frame.image`."""
         return self._checked(read_image(self.image_path), self.image_path)
+
+    def size(self) -> tuple[int, int]:
+        """Return width and height in px, from the header where it can be read; see `Frame.size`."""
+        if self.camera is not None:
+            return super().size()
+        return image_size(self.image_path) or super().size()
 
     def depth(self) -> np.ndarray | None:
         """Return depth_hw in metres, or None; see `Frame.depth`."""

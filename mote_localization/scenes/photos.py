@@ -15,7 +15,7 @@ import numpy as np
 from mote_localization.camera import Camera, read_camera_info
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.scenes import LAYOUTS, NOMINAL_RATE_HZ, Frame, Scene, Split
-from mote_localization.scenes.image_files import read_image, upright_size
+from mote_localization.scenes.image_files import image_size, read_image
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _CALIBRATION = "camera.yaml"
@@ -44,7 +44,7 @@ class PhotoFrame(Frame):
 
     def size(self) -> tuple[int, int]:
         """Return width and height in px, from the header where it can be read; see `Frame.size`."""
-        return upright_size(self.image_path) or super().size()
+        return image_size(self.image_path, upright=True) or super().size()
 
 
 class PhotoScene(Scene):
@@ -107,9 +107,10 @@ class PhotoScene(Scene):
 
 def _camera_of(path: Path, calibrated: Camera | None) -> Camera | None:
     """Return the calibrated camera if a photograph is of its size."""
-    if calibrated is None or upright_size(path) != (calibrated.width, calibrated.height):
+    if calibrated is None:
         return None
-    return calibrated
+    size = image_size(path, upright=True)
+    return calibrated if size == (calibrated.width, calibrated.height) else None
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
