@@ -412,7 +412,8 @@ def test_encoded_once_pairs_are_as_from_images(other_size: tuple[int, int]):
     others = [Noise(*other_size, seed) for seed in (2, 3)]
     answers = dust3r.decode(*([encode(dust3r, f) for f in side] for side in (ones, others)))
     one, other = (torch.stack([prepare(f.image(), 64) for f in side]) for side in (ones, others))
-    for answer, expected in zip(answers, (network(one, other), network(other, one)), strict=True):
+    for answer, said in zip(answers, (network(one, other), network(other, one)), strict=True):
+        expected = [said[0], said[1].log(), said[2], said[3].log()]
         found = [
             answer.first.points_bhw3,
             answer.first.confidence_bhw,
@@ -430,6 +431,7 @@ def test_a_predictor_keeps_to_the_protocol(tmp_path: Path):
         "checkpoint_sha256": file_sha256(tmp_path / "c.pth"),
         "head": "linear",
         "input_px": 64,
+        "precision": "fp32",
     }
     assert "CC BY-NC-SA 4.0" in dust3r.licence
     frame = Noise(80, 60)
@@ -439,6 +441,44 @@ def test_a_predictor_keeps_to_the_protocol(tmp_path: Path):
     descriptor = dust3r.descriptor(image)
     assert descriptor.shape == (32,) and descriptor.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(descriptor), 1, atol=1e-6)
+
+
+def test_where_the_network_knows_nothing_the_confidence_is_none():
+    network = small_network()
+    for head in (network.downstream_head1, network.downstream_head2):
+        head.proj.weight[3 * 256 :] = 0  # the last channel of 16x16 px
+        head.proj.bias[3 * 256 :] = -100
+        head.proj.bias[4 * 256 - 1] = 50
+    dust3r = Dust3r(network, "", "cpu")
+    images = [encode(dust3r, Noise(64, 64))]
+    for answer in dust3r.decode(images, images):
+        for pointmap in (answer.first, answer.second):
+            confidence_bpp = pointmap.confidence_bhw.unfold(1, 16, 16).unfold(2, 16, 16)
+            assert (confidence_bpp[..., 15, 15] == 50).all()
+            assert (confidence_bpp.flatten(-2)[..., :-1] == 0).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_features_of_a_gpu_are_not_those_of_the_cpu():
+    settings = [Dust3r(small_network(), "", device).settings for device in ("cpu", "cuda")]
+    assert settings[0] != settings[1] and settings[1]["precision"] in ("bf16", "fp16")
+
+
+def test_the_parameters_are_read_when_an_image_is_looked_at(tmp_path: Path):
+    """A finished reconstruction is only looked at: its checkpoint is known, and not loaded."""
+    path = tmp_path / "c.pth"
+    torch.save(content(), path)
+    ready, waiting = (Dust3r.open(path, "cpu") for _ in range(2))
+    frame = Noise(80, 60)
+    tokens = encode(ready, frame)
+    whole = Dust3r(small_network(), "", "cpu")
+    assert np.array_equal(tokens.features, encode(whole, frame).features)
+    path.unlink()
+    assert waiting.camera(frame.camera) == tokens.camera
+    assert waiting.settings == ready.settings
+    encode(ready, frame)  # it is loaded once
+    with pytest.raises(CheckpointError, match=r"c\.pth: cannot be read"):
+        encode(waiting, frame)
 
 
 def test_an_image_that_cannot_be_looked_at_names_its_frame():

@@ -60,14 +60,18 @@ def load_checkpoint(path: Path | str) -> DUSt3R:
         CheckpointError: The file is missing, damaged, or no DUSt3R checkpoint, or its network
             computes something else.
     """
-    path = Path(path)
-    try:
-        return _load(path)
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror or error})"
-    except _Unusable as error:
-        reason = str(error)
-    raise CheckpointError(f"{path}: {reason}; {_EXPECTED}")
+    network, state = _open(Path(path))
+    network.to_empty(device="cpu").load_state_dict(state)
+    return network.eval().requires_grad_(False)
+
+
+def describe_checkpoint(path: Path | str) -> DUSt3R:
+    """Return the network of a published checkpoint without its parameters' values, on "meta".
+
+    Raises:
+        CheckpointError: As `load_checkpoint`.
+    """
+    return _open(Path(path))[0]
 
 
 def file_sha256(path: Path | str) -> str:
@@ -95,7 +99,18 @@ class _Unusable(Exception):
     """What is wrong with the file, without its name."""
 
 
-def _load(path: Path) -> DUSt3R:
+def _open(path: Path) -> tuple[DUSt3R, Mapping[str, Tensor]]:
+    """Return a checkpoint's network on "meta" and its parameters, still on disk, that fit it."""
+    try:
+        return _checked(path)
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+    except _Unusable as error:
+        reason = str(error)
+    raise CheckpointError(f"{path}: {reason}; {_EXPECTED}")
+
+
+def _checked(path: Path) -> tuple[DUSt3R, Mapping[str, Tensor]]:
     content = _read(path)
     if not isinstance(content, dict) or not {"args", "model"} <= content.keys():
         found = (
@@ -118,8 +133,7 @@ def _load(path: Path) -> DUSt3R:
     # Views of few bytes can stand for any size; a second decoder may be the first again.
     if sum(p.nbytes for p in network.parameters()) > 2 * path.stat().st_size:
         raise _Unusable("found tensors larger than the file")
-    network.to_empty(device="cpu").load_state_dict(state)
-    return network.eval().requires_grad_(False)
+    return network, state
 
 
 def _read(path: Path) -> Any:

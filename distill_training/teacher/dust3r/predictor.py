@@ -1,14 +1,19 @@
 """DUSt3R as a pair predictor: each image encoded once, pairs decoded in both orders together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distill_training.teacher.dust3r.checkpoint import file_sha256, load_checkpoint
-from distill_training.teacher.dust3r.network import DUSt3R, Grid
+from distill_training.teacher.dust3r.checkpoint import (
+    describe_checkpoint,
+    file_sha256,
+    load_checkpoint,
+)
+from distill_training.teacher.dust3r.network import DUSt3R, Grid, _half_precision
 from distill_training.teacher.dust3r.prepare import prepare, prepared_camera
 from distill_training.teacher.predictor import Encoded, PairPointmaps, Pointmap
 from mote_localization.camera import Camera
@@ -25,13 +30,20 @@ class Dust3r:
     name = "dust3r"
     licence = "CC BY-NC-SA 4.0 (DUSt3R, Naver): non-commercial use only"
 
-    def __init__(self, network: DUSt3R, checkpoint_sha256: str, device: str = "auto") -> None:
+    def __init__(
+        self,
+        network: DUSt3R,
+        checkpoint_sha256: str,
+        device: str = "auto",
+        load: Callable[[], DUSt3R] | None = None,
+    ) -> None:
         """Look with a network.
 
         Args:
-            network: Moves to the device.
+            network: Moves to the device when it is first used.
             checkpoint_sha256: Fingerprint of the file that it came from.
             device: As torch names it; auto: the GPU where there is one.
+            load: Gives the network with its parameters, where those of `network` have no values.
 
         Raises:
             MoteError: There is no such device.
@@ -40,28 +52,35 @@ class Dust3r:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self._device = torch.device(device)
-            self._network = network.to(self._device).eval()
+            torch.empty(0, device=self._device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition("\n")[0]
             raise MoteError(
                 f"found device '{device}' ({reason}), expected auto, cpu, or a GPU that torch sees"
             ) from error
+        self._load = load or (lambda: network)
         self._size, self._patch = max(network.img_size), network.patch_size
         self.settings: dict[str, float | int | str] = {
             "checkpoint_sha256": checkpoint_sha256,
             "head": network.head_type,
             "input_px": self._size,
+            "precision": _precision(self._device),  # other precisions give other features
         }
 
     @classmethod
     def open(cls, path: Path | str, device: str = "auto") -> "Dust3r":
-        """Read a published checkpoint.
+        """Check a published checkpoint; its parameters are read when an image is looked at.
 
         Raises:
-            CheckpointError: As `load_checkpoint`.
+            CheckpointError: As `load_checkpoint`, which reads them, and may then raise it again.
             MoteError: There is no such device.
         """
-        return cls(load_checkpoint(path), file_sha256(path), device)
+        network = describe_checkpoint(path)
+        return cls(network, file_sha256(path), device, lambda: load_checkpoint(path))
+
+    @cached_property
+    def _network(self) -> DUSt3R:
+        return self._load().to(self._device).eval()
 
     def camera(self, live: Camera) -> Camera:
         """Return the camera of the network's images of an undistorted camera.
@@ -120,5 +139,16 @@ class Dust3r:
 
 
 def _answers(values: Sequence[Tensor]) -> PairPointmaps:
+    """Return the network's answers; it says 1 + exp(x), 1 where it knows nothing."""
     points1_bhw3, conf1_bhw, points2_bhw3, conf2_bhw = values
-    return PairPointmaps(Pointmap(points1_bhw3, conf1_bhw), Pointmap(points2_bhw3, conf2_bhw))
+    return PairPointmaps(
+        Pointmap(points1_bhw3, conf1_bhw.log()), Pointmap(points2_bhw3, conf2_bhw.log())
+    )
+
+
+def _precision(device: torch.device) -> str:
+    """Return in which precision the network's blocks compute on a device."""
+    with _half_precision(device):
+        if not torch.is_autocast_enabled("cuda"):
+            return "fp32"
+        return "bf16" if torch.get_autocast_dtype("cuda") == torch.bfloat16 else "fp16"
