@@ -21,7 +21,13 @@ from distill_training.teacher.observations import (  # noqa: E402
     sampled_cells,
 )
 from distill_training.teacher.predictions import DirectedPair  # noqa: E402
-from distill_training.teacher.relative_pose import _similarities, relative_poses  # noqa: E402
+from distill_training.teacher.relative_pose import (  # noqa: E402
+    _CONVENTIONS,
+    _similarities,
+    angles_between,
+    diagnose_conventions,
+    relative_poses,
+)
 from distill_training.teacher.spanning_tree import along_tree  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, rotation_angle, transform  # noqa: E402
@@ -282,6 +288,51 @@ def test_a_pair_that_is_plain_wrong_is_seen_by_its_residual(rng):
     relative = relative_poses(o, o.rays_in3, *scaled(place))
     wrong_p = (relative.i_p == 1) & (relative.j_p == 4)
     assert relative.residual_p[wrong_p] > 5 * relative.residual_p[~wrong_p].max()
+
+
+def test_angles_between_rotations_are_those_of_their_turns(rng):
+    R_b33 = np.array([exp_rotation(omega) for omega in rng.normal(0, 1, (20, 3))])
+    angles = np.array([*np.logspace(-8, 0, 18), 3.1, np.pi])
+    other_b33 = [
+        R @ exp_rotation(np.array([0.6, 0, 0.8]) * a) for R, a in zip(R_b33, angles, strict=True)
+    ]
+    np.testing.assert_allclose(angles_between(R_b33, np.array(other_b33)), angles, rtol=1e-6)
+
+
+def test_every_convention_is_told_from_all_others(rng):
+    place = look(rng, images=8, noise=0.05)
+    o = place.observations
+    relative = relative_poses(o, o.rays_in3, *scaled(place))
+    assert len({said for said, _, _ in _CONVENTIONS}) == len(_CONVENTIONS) == 2 * 48
+    for said, C, inverted in _CONVENTIONS:
+        right, mirror = np.eye(4), np.diag([np.linalg.det(C), 1, 1, 1])
+        right[:3, :3] = C
+        T_i44 = mirror @ place.T_map_cam_i44 @ right
+        seems, would_p, do_p = diagnose_conventions(
+            relative, np.linalg.inv(T_i44) if inverted else T_i44
+        )
+        assert seems == said and would_p.mean() > 0.9 and (do_p.mean() < 0.5) == bool(said)
+
+
+@pytest.mark.parametrize("along", [(0, 0, 1), (1, 0, 1)])
+def test_poses_that_several_conventions_explain_are_not_accused(rng, along: tuple):
+    """Straight on, and on a floor: a mirrored camera sees the same."""
+    place = look(rng, images=8)
+    steps, turns = np.linspace(0, 2, 8), np.linspace(0, 1, 8) ** 2 * along[0]
+    T = [
+        placed(np.array([0, a, 0]), np.multiply(along, s))
+        for s, a in zip(steps, turns, strict=True)
+    ]
+    i, j = np.triu_indices(8, 1)
+    T_ij = np.array([invert(T[a]) @ T[b] for a, b in zip(i, j, strict=True)])
+    omega = rng.normal(0, 0.03, (len(i), 3))
+    R_p33 = T_ij[:, :3, :3] @ np.array([exp_rotation(one) for one in omega])
+    t_p3 = T_ij[:, :3, 3] * (1 + rng.normal(0, 0.1, (len(i), 3))) + rng.normal(0, 0.03, (len(i), 3))
+    o = place.observations
+    relative = relative_poses(o, o.rays_in3, *scaled(place))
+    relative = replace(relative, i_p=i, j_p=j, R_p33=R_p33, t_p3=t_p3)
+    seems, _, do_p = diagnose_conventions(relative, np.array(T))
+    assert not seems and do_p.mean() > 0.9
 
 
 def test_noise_does_not_shrink_the_scale_between_two_cameras(rng):

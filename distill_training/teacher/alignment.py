@@ -1,5 +1,6 @@
 """Brings all images to one frame: of the given poses in metres, or of a frame of its own."""
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,12 +27,13 @@ from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import invert
 
 _ROUNDS = 3  # of adjusting cameras and depths in turns
+_log = logging.getLogger(__name__)
 _OUTLIER = 3.0  # medians: pairs that are off by more are refused
 # Of the depth: pairs off by less are not refused; pairs off by more are, were they the majority.
 _RESIDUALS = (0.05, 0.2)
 _ANGLES = (np.radians(5.0), np.radians(20.0))  # likewise
 _CONFUSED = 3  # pairs, and times as many: so many more agree if poses are of another convention
-_FEW = 0.15  # of the pairs
+_FEW, _MANY, _MOST = 0.15, 0.35, 0.65  # of the pairs
 _SAME_SPOT = 1e-4  # of the depth: shorter baselines are as good as none
 _LARGEST_UNIT_SIGMA = 0.2  # log: images whose scale is less sure are refused
 
@@ -146,17 +148,22 @@ def _agreeing(relative: RelativePoses, good_p: np.ndarray, T_map_cam_i44: np.nda
     """
     seems, would_p, do_p = diagnose_conventions(relative.only(good_p), T_map_cam_i44)
     more, fewer = (would_p & ~do_p).sum(), (do_p & ~would_p).sum()
-    problem = ""
-    if more >= max(_CONFUSED * (1 + fewer), _FEW * len(do_p)):
-        problem = f"but {would_p.sum()} would if they are {seems}"
-    elif do_p.sum() < _FEW * len(do_p):
-        problem = "as if they were those of other images"
-    if problem:
-        raise ReconstructionError(
-            f"the given poses disagree with what the images show: {do_p.sum()} of {len(do_p)} "
-            f"pairs of images agree with them, {problem}; expected camera-to-map, OpenCV axes (x "
-            "right, y down, z forward)"
-        )
+    contradict = (~do_p).sum()
+    found = (
+        f"the given poses disagree with what the images show: {do_p.sum()} of {len(do_p)} pairs of "
+        "images agree with them, "
+    )
+    expected = "expected camera-to-map, OpenCV axes (x right, y down, z forward)"
+    # Where nearly no pair can tell, those that seem to are but wrong.
+    if contradict >= _FEW * good_p.sum():
+        if more >= max(_CONFUSED * (1 + fewer), _MOST * len(do_p)):
+            raise ReconstructionError(
+                f"{found}but {would_p.sum()} would if they are {seems}; {expected}"
+            )
+        if contradict > _MOST * len(do_p):
+            raise ReconstructionError(f"{found}as if they were those of other images; {expected}")
+        if contradict > _MANY * len(do_p):
+            _log.warning("%sthose that do not are left out; %s", found, expected)
     angle_p = angles_between(relative.R_p33, between(relative, T_map_cam_i44)[0])
     return _not_outliers(np.where(good_p, angle_p, np.inf), _ANGLES)
 

@@ -1,20 +1,19 @@
 """What each pair says of how its two cameras stand to each other."""
 
 from dataclasses import dataclass, fields
-from itertools import product
+from itertools import permutations, product
 
-import cv2
 import numpy as np
 
 from distill_training.teacher.observations import Observations
 from distill_training.teacher.robust import cauchy, row_medians
-from mote_localization.geometry import invert
 
 _STEPS = 10
 _TUNING = 1.5  # medians at which a Cauchy weight has fallen to one half
 _TURNED_ALIKE = np.radians(8.0)
 _TOWARDS_ALIKE = np.cos(np.radians(30.0))
 _APART = 0.1  # of the depth: cameras nearer to each other have no sure direction
+_AS_GOOD = 0.95  # of the votes
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,8 @@ def _similarities(
 
 def angles_between(R_b33: np.ndarray, other_b33: np.ndarray) -> np.ndarray:
     """Return by which angles (b,), rad, rotations differ."""
-    turns = np.swapaxes(R_b33, 1, 2) @ other_b33
-    return np.array([np.linalg.norm(cv2.Rodrigues(turn)[0]) for turn in turns])
+    chord_b = np.linalg.norm(R_b33 - other_b33, axis=(-2, -1)) / np.sqrt(8)
+    return 2 * np.arcsin(np.minimum(chord_b, 1))
 
 
 def between(relative: RelativePoses, T_map_cam_i44: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,17 +127,46 @@ def between(relative: RelativePoses, T_map_cam_i44: np.ndarray) -> tuple[np.ndar
     return R_p33 @ R_i33[relative.j_p], (R_p33 @ apart_p3[..., None])[..., 0]
 
 
-# How poses come out wrong: what was done to them, and what to do about it.
+# How poses come out wrong: what was done to them, and what to do about it. Cameras are named by
+# where their axes x, y and z point.
 _INVERTED = "map-to-camera where camera-to-map is expected (invert them)"
-_LEFT = "left-handed, as in game engines (mirror the {} axis of camera and map)"
-_AXES = {
-    (1, 1, 1): "",
-    (1, -1, -1): "of cameras with y up and z backward, as in OpenGL (turn both axes round)",
-    (-1, -1, 1): "of cameras with x left and y up (turn both axes round)",
-    (1, -1, 1): _LEFT.format("y"),
-    (-1, 1, 1): _LEFT.format("x"),
-    (1, 1, -1): _LEFT.format("z"),
+_MIRRORED = "left-handed, as in game engines (mirror camera and map), "
+_EXPECTED = ("right", "down", "forward")
+_OPPOSITE = ("left", "up", "backward")
+_ROLLED = "rolled by 90 deg to the {} against the images: portrait photographs, or mounted so"
+_KNOWN = {
+    _EXPECTED: "as they should be",
+    ("right", "up", "backward"): "as in OpenGL",
+    ("forward", "left", "up"): "as of robots' bodies in ROS, REP-103",
+    ("down", "left", "forward"): _ROLLED.format("right"),
+    ("up", "right", "forward"): _ROLLED.format("left"),
+    ("left", "up", "forward"): "rolled by 180 deg against the images: mounted upside down",
 }
+
+
+def _conventions() -> list[tuple[str, np.ndarray, bool]]:
+    """Return all axes (3, 3) that a camera may have, inverted or not, in words; the likely first.
+
+    Axes are the columns, in the camera's axes as they should be.
+    """
+    found = []
+    for order, signs in product(permutations(range(3)), product((1, -1), repeat=3)):
+        C = np.eye(3)[:, order] * signs
+        ways = zip(order, signs, strict=True)
+        names = tuple((_EXPECTED if sign > 0 else _OPPOSITE)[axis] for axis, sign in ways)
+        text = "of cameras with x {}, y {} and z {}".format(*names)
+        if names in _KNOWN:
+            text = f"{text} ({_KNOWN[names]})" if names != _EXPECTED else ""
+        mirrored = bool(np.linalg.det(C) < 0)
+        if mirrored:
+            text = f"{_MIRRORED}{text}"
+        for inverted in (False, True):
+            said = " and ".join(filter(None, (_INVERTED if inverted else "", text)))
+            found.append(((mirrored, names not in _KNOWN, inverted), (said, C, inverted)))
+    return [one for _, one in sorted(found, key=lambda ranked: ranked[0])]
+
+
+_CONVENTIONS = _conventions()
 
 
 def diagnose_conventions(
@@ -146,27 +174,36 @@ def diagnose_conventions(
 ) -> tuple[str, np.ndarray, np.ndarray]:
     """Say which mistake would explain that pairs disagree with the given poses.
 
-    Every pair votes for each convention by which it agrees: in how one camera is turned against the
-    other, and in which direction it stands. Pairs that are plain wrong vote for none.
+    Every pair that can tell, of cameras turned or moved, votes for each convention by which it
+    agrees: in how one camera is turned against the other, and in which direction it stands. Pairs
+    that are plain wrong vote for none.
 
     Args:
         relative: What the pairs say.
         T_map_cam_i44: The poses as given.
 
     Returns:
-        What the poses most likely are (empty: as they should), and which pairs agree with that, and
-        which with the poses as given.
+        What the poses most likely are (empty: as they should), and of the pairs that can tell,
+        which agree with that, and which with the poses as given.
     """
     apart_p = np.linalg.norm(relative.t_p3, axis=-1)
-    votes = {}
-    for inverted, (signs, axes) in product((False, True), _AXES.items()):
-        given = np.array([invert(T) for T in T_map_cam_i44]) if inverted else T_map_cam_i44
-        R_p33, t_p3 = between(relative, given)
-        flip = np.diag(signs).astype(float)
-        turned_p = angles_between(flip @ relative.R_p33 @ flip, R_p33) < _TURNED_ALIKE
-        along_p = (t_p3 * (relative.t_p3 * signs)).sum(axis=-1)
-        towards_p = along_p >= _TOWARDS_ALIKE * apart_p * np.linalg.norm(t_p3, axis=-1)
-        text = " and ".join(filter(None, (_INVERTED if inverted else "", axes)))
-        votes[text] = turned_p & (towards_p | (apart_p < _APART))
-    best = max(votes, key=lambda text: votes[text].sum())
-    return best, votes[best], votes[""]
+    straight = np.eye(3)
+    turns = (relative.R_p33, between(relative, T_map_cam_i44)[0])
+    turned_p = np.maximum(*(angles_between(straight, R_p33) for R_p33 in turns))
+    tells_p = (turned_p > _TURNED_ALIKE) | (apart_p > _APART)
+    relative, apart_p = relative.only(tells_p), apart_p[tells_p]
+    given = {
+        False: between(relative, T_map_cam_i44),
+        True: between(relative, np.linalg.inv(T_map_cam_i44)),
+    }
+    votes = []
+    for _, C, inverted in _CONVENTIONS:
+        R_p33, t_p3 = given[inverted]
+        turned_p = angles_between(C @ R_p33 @ C.T, relative.R_p33) < _TURNED_ALIKE
+        along_p = (t_p3 @ C.T * relative.t_p3).sum(axis=-1)
+        towards_p = along_p > _TOWARDS_ALIKE * apart_p * np.linalg.norm(t_p3, axis=-1)
+        votes.append(turned_p & (towards_p | (apart_p < _APART)))
+    counts = [votes_p.sum() for votes_p in votes]
+    # Motion in a plane or along a line leaves several: the likely one, though noise favour another.
+    best = next(k for k, count in enumerate(counts) if count >= _AS_GOOD * max(counts))
+    return _CONVENTIONS[best][0], votes[best], votes[0]
