@@ -359,15 +359,6 @@ def test_poses_of_another_convention_are_recognized(tmp_path: Path, wrong: Calla
         run(tmp_path, taken)
 
 
-def test_poses_in_millimetres_are_taken_but_doubted(tmp_path: Path, caplog):
-    def in_millimetres(k: int, T: np.ndarray) -> np.ndarray:
-        return pose_from(1000 * T[:3, 3], quaternion_xyzw(T[:3, :3]))
-
-    run(tmp_path, shots(ARC, given=in_millimetres))
-    assert "expected metres; are they in another unit?" in caplog.text
-
-
-def test_a_length_beside_given_poses_is_not_used_and_said_so(tmp_path: Path, caplog):
 @pytest.mark.parametrize(
     ("axes", "said"), [((DOWN, -RIGHT, FORWARD), "rolled"), ((FORWARD, -RIGHT, -DOWN), "REP-103")]
 )
@@ -390,6 +381,15 @@ def test_many_wrong_poses_are_warned_of(tmp_path: Path, caplog):
     assert set(summary.refused) == {"shot2", "shot6", "shot9"}
 
 
+def test_poses_in_millimetres_are_taken_but_doubted(tmp_path: Path, caplog):
+    def in_millimetres(k: int, T: np.ndarray) -> np.ndarray:
+        return pose_from(1000 * T[:3, 3], quaternion_xyzw(T[:3, :3]))
+
+    run(tmp_path, shots(ARC, given=in_millimetres))
+    assert "expected metres; are they in another unit?" in caplog.text
+
+
+def test_a_length_beside_given_poses_is_not_used_and_said_so(tmp_path: Path, caplog):
     made, _ = run(tmp_path, shots(ARC), scale_from=("shot0,shot5=7",))
     assert "--scale-from is not used" in caplog.text
     np.testing.assert_array_equal(made.poses["shot5"], ARC[5])

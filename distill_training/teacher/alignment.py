@@ -26,8 +26,8 @@ from distill_training.teacher.spanning_tree import along_tree
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import invert
 
-_ROUNDS = 3  # of adjusting cameras and depths in turns
 _log = logging.getLogger(__name__)
+_ROUNDS = 3  # of adjusting cameras and depths in turns
 _OUTLIER = 3.0  # medians: pairs that are off by more are refused
 # Of the depth: pairs off by less are not refused; pairs off by more are, were they the majority.
 _RESIDUALS = (0.05, 0.2)
