@@ -312,7 +312,7 @@ def test_depth_is_the_teacher_where_none_is_named(room, distill):
     assert (made.teacher, made.camera.width, made.settings["window_px"]) == ("rgbd", 80, 2)
 
 
-SUMMARY = Summary(30, {}, 200, 9, 1.84, (262.31,), True, True, None, True)
+SUMMARY = Summary(30, {}, 200, 9, 1.84, 0.968, (262.31,), True, True, None, True)
 
 
 @pytest.mark.parametrize(
@@ -324,6 +324,9 @@ SUMMARY = Summary(30, {}, 200, 9, 1.84, (262.31,), True, True, None, True)
         ({}, "pairs", "200 looked at, 9 of them refused"),
         ({}, "residual", "1.8 cm, median where pointmaps overlap"),
         ({"metric": False}, "residual", "1.8 hundredths of a unit"),
+        ({}, "agreeing", "97% of it, to a tenth of the depth"),
+        ({}, "poses", "given"),
+        ({"poses_known": False}, "poses", "estimated"),
         ({}, "focal length", "given"),
         ({"focal_known": False}, "focal length", "estimated, 262.3 px"),
         (
