@@ -200,6 +200,33 @@ def test_the_deviation_of_a_point_is_that_along_its_ray(rng):
     assert sigma[1] == pytest.approx(np.sqrt(2) * sigma[0])
 
 
+def test_near_cells_are_judged_by_their_own_errors_not_by_those_of_far_ones(rng):
+    """A quarter of the cells ten times nearer than the rest, where a quarter of values fly."""
+    depth_n = np.where(np.arange(400) < 100, 0.5, 5.0)
+    rays_n3 = np.tile([0.0, 0.0, 1.0], (400, 1))
+    said = []
+    for k in range(12):
+        noisy = depth_n * np.exp(0.03 * rng.standard_normal(400))
+        if k % 4 == 0:
+            noisy[:100] *= 1.8
+        said.append(Said(rays_n3 * noisy[:, None], np.ones(400), 1.0, np.eye(4)))
+    fused = fuse(said, rays_n3)[0]
+    assert np.median(np.abs(fused / depth_n - 1)[:100]) < 0.025
+
+
+def test_where_no_pair_knows_anything_there_is_no_depth():
+    rays_n3 = np.tile([0.0, 0.0, 1.0], (2, 1))
+    said = [Said(2 * rays_n3, np.array([0.02, 2.0]), 1.0, np.eye(4))] * 3
+    depth_n = fuse(said, rays_n3)[0]
+    assert np.isnan(depth_n[0]) and depth_n[1] == pytest.approx(2)
+
+
+def test_points_behind_a_camera_are_none():
+    rays_n3 = np.array([[0.0, 0.0, 1.0]])
+    said = [Said(-2 * rays_n3, np.ones(1), 1.0, np.eye(4))] * 3
+    assert np.isnan(fuse(said, rays_n3)).all()
+
+
 def test_cells_that_no_pair_sees_have_no_depth():
     rays = np.array([[0, 0, 1.0], [0.1, 0, 1], [0, 0.1, 1]])
     points = 2 * rays

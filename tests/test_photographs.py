@@ -29,7 +29,7 @@ from distill_training.teacher.gauge import similarity  # noqa: E402
 from distill_training.teacher.photographs import reconstruct  # noqa: E402
 from distill_training.teacher.predictor import Encoded  # noqa: E402
 from distill_training.teacher.simulated import Simulated  # noqa: E402
-from mote_localization.camera import Camera, cell_pixels  # noqa: E402
+from mote_localization.camera import Camera, CanonicalView, cell_pixels  # noqa: E402
 from mote_localization.errors import ReconstructionError, SceneError  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, pose_from, quaternion_xyzw, transform  # noqa: E402
 from mote_localization.scenes import Frame, Scene, Split  # noqa: E402
@@ -317,6 +317,15 @@ def test_images_that_cannot_be_read_are_named_skipped_and_counted(tmp_path: Path
     assert summary.images == 10 and list(summary.refused) == ["shot3", "shot9"]
     assert "shot3.jpg: is damaged" in caplog.text and "shot9.jpg: is damaged" in caplog.text
     assert len(made.poses) == 8 and error_m(made, taken) < 0.05
+
+
+def test_an_image_of_an_impossible_shape_is_named_and_skipped(tmp_path: Path, caplog):
+    taken = shots(ARC)
+    flat = Camera(400, 2, 300.0, 300.0, 199.5, 0.5)
+    taken[3] = replace(taken[3], true_camera=flat, camera=None)
+    made, summary = run(tmp_path, taken)
+    assert list(summary.refused) == ["shot3"] and "frame shot3 is left out" in caplog.text
+    assert len(made.poses) == len(ARC) - 1
 
 
 def test_no_image_can_be_read(tmp_path: Path):
@@ -637,6 +646,47 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path: Path)
     assert list(summary.refused) == ["shot4"]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert len(contents(tmp_path / "whole")) == 1 + 4
+
+
+def test_another_processor_s_last_digits_are_no_other_reconstruction(tmp_path: Path, monkeypatch):
+    taken = shots(ARC[:5], given=unknown)
+
+    class Killed(Exception):
+        pass
+
+    def die(*_) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reconstruction, "write_frame", die)
+        with pytest.raises(Killed):
+            run(tmp_path, taken)
+    index = tmp_path / "reconstruction.json"
+    begun = index.read_text()
+    x = json.loads(begun)["frames"][1]["T_map_cam"][0][3]
+    index.write_text(begun.replace(repr(x), repr(x + 1e-9)))
+    begun = index.read_text()
+    made, _ = run(tmp_path, taken)
+    assert index.read_text() == begun and not made.missing()
+
+
+def test_cells_that_the_lens_does_not_cover_have_no_point(tmp_path: Path):
+    pincushion = replace(CAMERA, distortion=(0.3, 0.0, 0.0, 0.0))
+    taken = shots(ARC, (pincushion,))
+    made, _ = run(tmp_path, taken)
+    covered_hw = CanonicalView(pincushion, made.camera, made.stride).covered_hw
+    assert 0.5 < covered_hw.mean() < 0.99
+    for name in made.poses:
+        frame = made.read_frame(name)
+        assert not np.isfinite(frame.points_hw3[~covered_hw]).any()
+        assert np.isinf(frame.sigma_hw[~covered_hw]).all()
+
+
+@pytest.mark.parametrize("text", ["shot0,shot99=1", "nobody:1:1,shot0:2:2=1"])
+def test_lengths_between_unknown_photographs_are_refused_before_any_work(tmp_path: Path, text: str):
+    with pytest.raises(ReconstructionError, match="is none of the 10 photographs, such as 'shot0'"):
+        run(tmp_path, shots(ARC, given=unknown), scale_from=(text,))
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -25,6 +25,7 @@ from distill_training.teacher.relative_pose import (
 from distill_training.teacher.spanning_tree import along_tree
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import invert
+from mote_localization.progress import track
 
 _log = logging.getLogger(__name__)
 _ROUNDS = 3  # of adjusting cameras and depths in turns
@@ -35,7 +36,7 @@ _ANGLES = (np.radians(5.0), np.radians(20.0))  # likewise
 _CONFUSED = 3  # pairs, and times as many: so many more agree if poses are of another convention
 _FEW, _MANY, _MOST = 0.15, 0.35, 0.65  # of the pairs
 _SAME_SPOT = 1e-4  # of the depth: shorter baselines are as good as none
-_LARGEST_UNIT_SIGMA = 0.2  # log: images whose scale is less sure are refused
+_LARGEST_UNIT_SIGMA = 0.1  # log: images whose scale is less sure are refused
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def align(
     alignment = Alignment(
         cameras, log_scales_e, sound_e, np.zeros_like(sound_e), nobody_i, unknown_i, np.nan
     )
-    for _ in range(_ROUNDS):
+    for _ in track(range(_ROUNDS), "align", _ROUNDS):
         if not good_p.any():
             return replace(alignment, used_e=np.zeros_like(sound_e), aligned_i=nobody_i)
         used_e = relative.directed(good_p, len(sound_e))
