@@ -36,6 +36,10 @@ def ring(n: int, turns: int = 1) -> np.ndarray:
     return unit(np.exp(3 * np.cos(angles[:, None] - knots)))
 
 
+def centred(descriptors: np.ndarray) -> np.ndarray:
+    return unit(descriptors - descriptors.mean(axis=0))
+
+
 def held(n: int, pairs: list[tuple[int, int]]) -> np.ndarray:
     return np.bincount(np.array(pairs).ravel(), minlength=n)
 
@@ -81,6 +85,39 @@ def test_a_video_that_comes_back_is_closed():
     phase = np.diff(far, axis=1) % (n // turns)
     assert len(far) > 2 * n
     assert (np.minimum(phase, n // turns - phase) <= 10).all()
+
+
+def test_a_video_that_never_comes_back_has_neighbours_in_time_alone():
+    """Seen from afar images are still alike, but less than neighbours are."""
+    n = 200
+    walk = unit(np.concatenate([ring(2 * n)[:n], np.ones((n, 8))], axis=1))
+    pairs = video_and_loop_pairs(walk, CONFIG)
+    gaps = np.diff(pairs, axis=1)
+    assert set(gaps[gaps <= CONFIG.reach]) == {1, 2, 4, 8, 16}
+    assert gaps.max() <= 1.5 * CONFIG.reach
+    assert len(pairs) > 4.5 * n
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 16, 17])
+def test_a_short_video_has_neighbours_in_time_alone(n: int):
+    assert video_and_loop_pairs(ring(n), CONFIG) == video_pairs(n, 10, CONFIG.reach)
+
+
+def test_what_all_images_have_in_common_says_nothing():
+    """Two thirds of the images are blurred: they, too, are paired by where they look."""
+    n = 200
+    shown = np.resize([0.03, 0.2, 1.0], (n, 1))
+    descriptors = unit(np.concatenate([shown * ring(n), np.ones((n, 8))], axis=1))
+    i, j = np.array(choose_pairs(CONFIG, descriptors, [CAMERA] * n, [None] * n, False)).T
+    assert np.mean(np.minimum((j - i) % n, (i - j) % n) <= 25) > 0.92
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_images_that_are_all_the_same_are_paired(sequential: bool):
+    n = 40
+    same = np.repeat(ring(1), n, axis=0)
+    pairs = choose_pairs(CONFIG, same, [CAMERA] * n, [None] * n, sequential)
+    assert len(components(n, pairs)) == 1 and len(pairs) > 3 * n
 
 
 def test_near_copies_do_not_take_all_partners():
@@ -183,11 +220,11 @@ def test_portrait_and_landscape_are_paired_by_what_each_sees():
             True,
             True,
             overlapping_and_alike_pairs(
-                np.stack(training_views(40)), [CAMERA] * 40, ring(40), CONFIG
+                np.stack(training_views(40)), [CAMERA] * 40, centred(ring(40)), CONFIG
             ),
         ),
-        (40, False, True, video_and_loop_pairs(ring(40), CONFIG)),
-        (40, False, False, retrieval_pairs(ring(40), 10)),
+        (40, False, True, video_and_loop_pairs(centred(ring(40)), CONFIG)),
+        (40, False, False, retrieval_pairs(centred(ring(40)), 10)),
     ],
 )
 def test_the_choice_follows_what_is_known(n: int, known: bool, sequential: bool, expected: list):

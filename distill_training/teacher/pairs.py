@@ -1,5 +1,6 @@
 """Which images to look at together: about as many pairs an image, however many images there are."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -24,6 +25,7 @@ _GRID = (6, 5)  # rays across and down an image that stand for it
 _DEPTHS = (0.5, 1.0, 2.0)  # of the typical depth, at which a ray's points are asked for
 _LEAST_BASELINE = 0.05  # of the typical depth: shorter ones say next to nothing about scale
 _LAST_RESORT = 0.05  # share of the image: least overlap of a pair that joins two groups
+_UNLIKE = 0.25  # share of pairs of neighbours `reach` apart that are less alike than a loop may be
 _UNBELIEVING = 2  # pairs an image that are chosen by likeness, whatever the poses say
 
 
@@ -56,6 +58,7 @@ def choose_pairs(
         )
     if method == "complete" or (method == "auto" and n - 1 <= config.per_image):
         return complete_pairs(n)
+    descriptors_nd = _centred(descriptors_nd)
     if method == "overlap" or (method == "auto" and len(known) == n):
         return overlapping_and_alike_pairs(np.stack(known), cameras, descriptors_nd, config)
     if method == "video" or (method == "auto" and sequential):
@@ -78,10 +81,20 @@ def video_pairs(n: int, per_image: int, reach: int) -> list[Pair]:
 
 
 def video_and_loop_pairs(descriptors_nd: np.ndarray, config: PairsConfig) -> list[Pair]:
-    """Return neighbours in time, and as many pairs that look alike though far apart in time."""
-    loops = config.per_image // 2
-    window = video_pairs(len(descriptors_nd), config.per_image - loops, config.reach)
-    return sorted({*window, *_alike(descriptors_nd, loops, apart=config.reach + 1)})
+    """Return neighbours in time, and pairs that look alike though far apart in time.
+
+    The latter take half of the pairs at most, the former all that is left. Far apart in time,
+    images must look as alike as most of those `reach` apart do: the video says itself how alike
+    images are that still have something in common.
+    """
+    n, reach, per_image = len(descriptors_nd), config.reach, config.per_image
+    if n <= reach:
+        return video_pairs(n, per_image, reach)
+    likeness_k = np.sum(descriptors_nd[:-reach] * descriptors_nd[reach:], axis=1)
+    least = float(np.quantile(likeness_k, _UNLIKE))
+    loops = _alike(descriptors_nd, per_image // 2, apart=reach + 1, least=least)
+    window = video_pairs(n, per_image - math.ceil(2 * len(loops) / n), reach)
+    return sorted({*window, *loops})
 
 
 def retrieval_pairs(descriptors_nd: np.ndarray, per_image: int) -> list[Pair]:
@@ -177,8 +190,20 @@ def _growing(count: int, last: int) -> list[int]:
     return numbers
 
 
-def _alike(descriptors_nd: np.ndarray, per_image: int, apart: int = 1) -> set[Pair]:
-    """Return pairs that look alike, `apart` images from each other or more."""
+def _centred(descriptors_nd: np.ndarray) -> np.ndarray:
+    """Return descriptors (n, d) without what all have in common, which tells no two apart."""
+    own_nd = descriptors_nd - descriptors_nd.mean(axis=0)
+    # An image that is just the mean has no direction: it is like all others.
+    return own_nd / np.linalg.norm(own_nd, axis=1, keepdims=True).clip(min=1e-6)
+
+
+def _alike(
+    descriptors_nd: np.ndarray, per_image: int, apart: int = 1, least: float = -np.inf
+) -> set[Pair]:
+    """Return pairs that look alike, `apart` images from each other or more.
+
+    The products of their descriptors are above `least`, or equal.
+    """
     n = len(descriptors_nd)
     number_n = np.arange(n)
     ranks = np.array(_growing(per_image, _RANKS * per_image)) - 1
@@ -187,7 +212,8 @@ def _alike(descriptors_nd: np.ndarray, per_image: int, apart: int = 1) -> set[Pa
         near_bn = np.abs(number_n[block, None] - number_n) < apart
         ranked_bk, product_bk = _ranked(np.where(near_bn, -np.inf, product_bn), ranks[-1] + 1)
         for ranked_k, product_k in zip(ranked_bk, product_bk, strict=True):
-            wishes.append(ranked_k[ranks[ranks < np.isfinite(product_k).sum()]])
+            count = (np.isfinite(product_k) & (product_k >= least)).sum()
+            wishes.append(ranked_k[ranks[ranks < count]])
     return _granted(wishes, per_image)
 
 
