@@ -49,7 +49,6 @@ class Alignment:
     used_e: np.ndarray  # directed pairs that agree with the rest, too
     aligned_i: np.ndarray  # images that hang together with the rest
     unit_sigma_i: np.ndarray  # standard deviation of each image's log unit
-    residual: float  # median 3-D distance between what pairs say and the outcome, over the depth
 
     def said(
         self, pair: int, first: int, image: int, points: np.ndarray, confidence: np.ndarray
@@ -95,9 +94,9 @@ def align(
     nobody_i = np.zeros(o.images, bool)
     unknown_i = np.full(o.images, np.inf)
     alignment = Alignment(
-        cameras, log_scales_e, sound_e, np.zeros_like(sound_e), nobody_i, unknown_i, np.nan
+        cameras, log_scales_e, sound_e, np.zeros_like(sound_e), nobody_i, unknown_i
     )
-    for _ in track(range(_ROUNDS), "align", _ROUNDS):
+    for turn in track(range(1, _ROUNDS + 1), "align", _ROUNDS):
         if not good_p.any():
             return replace(alignment, used_e=np.zeros_like(sound_e), aligned_i=nobody_i)
         used_e = relative.directed(good_p, len(sound_e))
@@ -118,8 +117,9 @@ def align(
             used_e,
             _aligned(adjusted, relative, good_p, poses_known=T_map_cam_i44 is not None),
             adjusted.unit_sigma_i,
-            float(np.nanmedian(adjusted.residual_e)),
         )
+        if turn == _ROUNDS:  # what follows is for the next one
+            break
         depth_in = _refined_depth(o, alignment)
         log_scales_e = fit_scales(o, cameras.rays(o.rays_in3), depth_in)
         residual_p = np.fmax(

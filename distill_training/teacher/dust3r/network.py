@@ -94,7 +94,7 @@ class DUSt3R(nn.Module):
             )
         grid = (height // self.patch_size, width // self.patch_size)
         rope = Rope(grid, self._enc_head_channels, image_b3hw.device)
-        with _half_precision(image_b3hw.device):
+        with half_precision(image_b3hw.device):
             # Tokens stay float32 between blocks: half precision would add up its rounding.
             tokens_bnc = self.patch_embed(image_b3hw).float()
             for block in self.enc_blocks:
@@ -109,7 +109,7 @@ class DUSt3R(nn.Module):
         rope1, rope2 = (Rope(g, self._dec_head_channels, device) for g in (grid1, grid2))
         layers = self.downstream_head1.layers
         kept1, kept2 = [tokens1_bnc], [tokens2_bmc]
-        with _half_precision(device):
+        with half_precision(device):
             one, two = (self.decoder_embed(t).float() for t in (tokens1_bnc, tokens2_bmc))
             pairs = zip(self.dec_blocks, self.dec_blocks2, strict=True)
             for i, (block1, block2) in enumerate(pairs, start=1):
@@ -166,7 +166,7 @@ def _pointmap(
         return pointmap(head(maps[-len(head.layers) :]))
 
 
-def _half_precision(device: torch.device) -> AbstractContextManager:
+def half_precision(device: torch.device) -> AbstractContextManager:
     """Return the context in which the blocks compute: bf16 or, on older GPUs, fp16."""
     if device.type != "cuda":
         return nullcontext()

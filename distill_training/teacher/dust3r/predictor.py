@@ -13,7 +13,7 @@ from distill_training.teacher.dust3r.checkpoint import (
     file_sha256,
     load_checkpoint,
 )
-from distill_training.teacher.dust3r.network import DUSt3R, Grid, _half_precision
+from distill_training.teacher.dust3r.network import DUSt3R, Grid, half_precision
 from distill_training.teacher.dust3r.prepare import prepare, prepared_camera
 from distill_training.teacher.predictor import Encoded, PairPointmaps, Pointmap
 from mote_localization.camera import Camera
@@ -148,7 +148,7 @@ def _answers(values: Sequence[Tensor]) -> PairPointmaps:
 
 def _precision(device: torch.device) -> str:
     """Return in which precision the network's blocks compute on a device."""
-    with _half_precision(device):
+    with half_precision(device):
         if not torch.is_autocast_enabled("cuda"):
             return "fp32"
         return "bf16" if torch.get_autocast_dtype("cuda") == torch.bfloat16 else "fp16"
