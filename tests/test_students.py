@@ -224,8 +224,8 @@ def test_sizes_of_the_cnn_are_those_promised():
 
 
 @pytest.mark.parametrize("family", ["cnn", "mobilenet"])
-def test_maps_of_the_defaults_stay_under_6_megabytes(family: str):
-    assert describe(create_student(family, FRAME), CAMERA).file_bytes < 5.9e6
+def test_maps_of_the_defaults_stay_under_4_megabytes(family: str):
+    assert describe(create_student(family, FRAME), CAMERA).file_bytes < 3.9e6
 
 
 # Export
@@ -248,7 +248,7 @@ def exported(network: Student, family: str, stride: int, path: Path) -> None:
     """Check that ONNX Runtime predicts the same, from a graph of fixed sizes alone."""
     lively(network)
     described = info(stride, family)
-    assert export_map(network, described, images(2).numpy(), path) < 1e-3
+    assert export_map(network, described, images(2).numpy(), path) < 2e-3
     model = to_onnx(network, described)
     nodes = model.graph.node
     assert [node.op_type for node in nodes if "image" in node.input] == ["Cast"]
@@ -256,7 +256,7 @@ def exported(network: Student, family: str, stride: int, path: Path) -> None:
     assert not asking & {node.op_type for node in nodes}
     assert all(o.domain == "" and o.version == 17 for o in model.opset_import)
     weights = describe(network, CAMERA).file_bytes
-    assert weights < model.ByteSize() < weights + 80_000
+    assert weights < model.ByteSize() < weights + 150_000
 
 
 @pytest.mark.parametrize(("family", "stride", "settings"), CASES)

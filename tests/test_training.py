@@ -262,8 +262,8 @@ def test_an_exported_map_predicts_what_the_student_does(
     points, sigma = create_backend(read).predict(images[0])
     with torch.inference_mode():
         expected_points, expected_sigma = student(torch.from_numpy(images[:1]))
-    np.testing.assert_allclose(points, expected_points[0], atol=1e-3)
-    np.testing.assert_allclose(sigma, expected_sigma[0], rtol=1e-3)
+    np.testing.assert_allclose(points, expected_points[0], atol=2e-3)
+    np.testing.assert_allclose(sigma, expected_sigma[0], rtol=1e-2)
 
 
 def test_an_unequal_export_is_not_written(reconstruction: Reconstruction, tmp_path: Path):
