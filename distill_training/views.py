@@ -35,7 +35,14 @@ class FrameStore:
 
 
 def random_batches(
-    store: FrameStore, names: list[str], batch: int, augment: AugmentConfig, seed: int, step: int
+    store: FrameStore,
+    names: list[str],
+    batch: int,
+    augment: AugmentConfig,
+    seed: int,
+    step: int,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Generator[dict[str, Tensor], None, None]:
     """Give batches of random views for ever, made one step ahead in a thread.
 
@@ -49,6 +56,8 @@ def random_batches(
         augment: How views are changed.
         seed: Of everything that is random.
         step: The first step.
+        rank: Which of the processes that train together this one is.
+        ranks: How many there are; a step's views are shared out among them, `batch` to each.
 
     Yields:
         The fields of `View` as tensors with a leading batch axis.
@@ -65,7 +74,8 @@ def random_batches(
         )
 
     def make(step: int) -> dict[str, Tensor]:
-        drawn = [draw(index) for index in range(step * batch, (step + 1) * batch)]
+        first = (step * ranks + rank) * batch
+        drawn = [draw(index) for index in range(first, first + batch)]
         return {
             f.name: torch.from_numpy(np.stack([getattr(view, f.name) for view in drawn]))
             for f in fields(View)
