@@ -35,6 +35,7 @@ from mote_localization.evaluation.metrics import (
     Transport,
     accuracy_rows,
     errors,
+    pose_error,
     summarize,
     write_tum,
 )
@@ -136,6 +137,28 @@ def test_both_bounds_must_hold():
     assert summary.within["10 cm, 5 deg"] == 0
 
 
+def test_truth_in_the_ellipsoids_of_covariances():
+    sure = np.diag([0.01**2] * 3 + [np.radians(1) ** 2] * 3)
+    found = [
+        answer(metres=0.027, covariance_66=sure),  # 2.7 sigma: inside, both
+        answer(metres=0.029, covariance_66=sure),  # 2.9: inside with six axes, not with three
+        answer(metres=0.029, degrees=2.9, covariance_66=sure),  # outside, both
+        answer(metres=0.0, degrees=3.4, covariance_66=sure),
+        answer(metres=0.0, degrees=3.6, covariance_66=sure),  # the position is right
+    ]
+    unknown = [answer(), answer(metres=9.0), answer(T_map_cam=T_MAP_CAM, T_map_cam_true=None)]
+    summary = summarize(found + unknown)
+    assert summary.within_95 == {"position": 3 / 5, "pose": 3 / 5}
+    assert ("true position in its 95 % ellipsoid", "60.0 %") in accuracy_rows(summary)
+    assert not summarize(unknown).within_95
+
+
+def test_covariances_are_of_the_map_frames_axes():
+    turned = answer(T_map_cam=moved(T_MAP_CAM, (0.02, 0, 0), 5.0))
+    error_6 = pose_error(turned.T_map_cam, turned.T_map_cam_true)
+    np.testing.assert_allclose(error_6, [0.02, 0, 0, 0, 0, np.radians(5)], atol=1e-12)
+
+
 def test_more_lost_than_found_has_no_median():
     summary = summarize([answer(metres=0.01), answer(), answer()])
     assert summary.median_cm == np.inf
@@ -209,6 +232,7 @@ def test_evaluation_of_a_recording(tmp_path, tiny_map, drive, capsys):
     assert "drive, test frames, without ROS" in printed
     assert re.search(r"within 5 cm, 5°\D+75.0 %", printed)
     assert re.search(r"lost\D+25.0 %", printed)
+    assert "true pose in its 95 % ellipsoid" in printed
     content = json.loads(figures.read_text())
     assert [frame["localized"] for frame in content["frames"]] == [i not in DARK for i in range(8)]
     found = [frame["error_cm"] for frame in content["frames"] if frame["localized"]]

@@ -143,6 +143,7 @@ def localize(localizer: Localizer, frames: Iterable[Frame]) -> Iterator[Answer]:
             reason=found.reason,
             inliers=found.inliers,
             seconds=found.seconds,
+            covariance_66=found.covariance_66,
         )
 
 

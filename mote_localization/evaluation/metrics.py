@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from mote_localization.errors import MoteError
@@ -21,6 +22,7 @@ from mote_localization.geometry import quaternion_xyzw
 BOUNDS = ((10, 5), (5, 5), (2, 2), (1, 1))  # cm, degrees
 PERCENTILES = (50, 95, 99)
 STAGES = ("remap", "network", "pose")
+_CHI2_95 = {3: 7.815, 6: 12.592}  # 95th percentile of chi-square, by degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Answer:
     seconds: dict[str, float]  # of each stage; empty: unanswered
     answered: bool = True  # over ROS a newer image may take a frame's place
     latency_s: float | None = None  # image published to pose received, over ROS
+    covariance_66: np.ndarray | None = None  # of T_map_cam: x y z rotX rotY rotZ, m and rad
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Summary:
     within: dict[str, float]  # "5 cm, 5 deg" -> share of the frames with truth, 0 to 1
     worst_cm: float | None  # of the localized
     worst_deg: float | None
+    # "position", "pose" -> share of the localized whose truth lies in that 95 % ellipsoid
+    within_95: dict[str, float]
     lost_reasons: dict[str, int]  # one reason of each kind, and how many were alike
     milliseconds: dict[str, dict[str, float]]  # stage, "total", "image to pose" -> p50, p95, p99
     transport: Transport | None
@@ -123,10 +128,35 @@ def summarize(answers: Sequence[Answer], transport: Transport | None = None) -> 
         },
         worst_cm=float(cm[found].max()) if found.any() else None,
         worst_deg=float(deg[found].max()) if found.any() else None,
+        within_95=_within_95(answers),
         lost_reasons=_lost_reasons(answers),
         milliseconds=_milliseconds(answers),
         transport=transport,
     )
+
+
+def pose_error(T_map_cam: np.ndarray, truth_44: np.ndarray) -> np.ndarray:
+    """Return the error (6,) of a pose in the axes of its covariance: metres, radians, map frame."""
+    rotation_3 = cv2.Rodrigues(T_map_cam[:3, :3] @ truth_44[:3, :3].T)[0][:, 0]
+    return np.concatenate([T_map_cam[:3, 3] - truth_44[:3, 3], rotation_3])
+
+
+def _within_95(answers: Sequence[Answer]) -> dict[str, float]:
+    """Return how often the truth lies in the ellipsoids; nothing where that cannot be known."""
+    inside = []
+    for a in answers:
+        if a.T_map_cam is None or a.T_map_cam_true is None or a.covariance_66 is None:
+            continue
+        error_6 = pose_error(a.T_map_cam, a.T_map_cam_true)
+        inside.append(
+            [
+                error_6[:n] @ np.linalg.pinv(a.covariance_66[:n, :n], hermitian=True) @ error_6[:n]
+                < bound
+                for n, bound in _CHI2_95.items()
+            ]
+        )
+    shares = np.mean(inside, axis=0).tolist() if inside else []
+    return dict(zip(("position", "pose"), shares, strict=False))
 
 
 def _lost_reasons(answers: Sequence[Answer]) -> dict[str, int]:
@@ -162,6 +192,10 @@ def accuracy_rows(summary: Summary) -> list[tuple[str, str]]:
         ]
         if summary.worst_cm is not None and summary.worst_deg is not None:
             rows.append(("worst of the localized", _error(summary.worst_cm, summary.worst_deg)))
+    rows += [
+        (f"true {what} in its 95 % ellipsoid", percent(share))
+        for what, share in summary.within_95.items()
+    ]
     rows.append(("lost", percent(summary.lost / summary.frames)))
     if summary.transport:
         answered = 1 - summary.unanswered / summary.frames

@@ -337,6 +337,7 @@ def _answers(
                 latency_s=(line["received_ns"] - sent_ns[stamp_s]) / 1e9
                 if localized and stamp_s in sent_ns
                 else None,
+                covariance_66=np.array(line["covariance"]).reshape(6, 6) if localized else None,
             )
         )
     times_s = sorted(line["received_ns"] / 1e9 for line in answered if "position" in line)
