@@ -27,6 +27,7 @@ class TrainConfig:
     # canonical px, at the start and at the end
     reprojection_bound_px: tuple[float, float] = (30.0, 2.0)
     held_out: float = 0.05  # share of the frames kept from training to measure the error on
+    margin: int = 0  # frames on either side of each held-out block that are not trained with either
     # auto: bf16 where the processor computes in it
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     # of the first weights and of the views; with steps given, the training repeats exactly
@@ -44,7 +45,8 @@ class TrainConfig:
                 f"found --batch {self.batch} and --learning-rate {self.learning_rate:g}, expected "
                 "1 or more and above 0"
             )
-        if not 0 <= self.held_out <= _MOST_HELD_OUT:
+        if not 0 <= self.held_out <= _MOST_HELD_OUT or self.margin < 0:
             raise MoteError(
-                f"found --held-out {self.held_out:g}, expected a share, at most {_MOST_HELD_OUT}"
+                f"found --held-out {self.held_out:g}, --margin {self.margin}, expected a share, at "
+                f"most {_MOST_HELD_OUT}, and 0 frames or more"
             )

@@ -7,15 +7,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 
+from distill_training.augment import View
 from distill_training.reconstruction import Reconstruction
 from distill_training.views import FrameStore
+from mote_localization.errors import MoteError
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import MapFile, MapInfo
 
 _CHI2_6_MEDIAN = 5.348  # median of a chi-square variable of 6 degrees of freedom
 _BLOCKS = 4  # contiguous pieces of the recording: a frame's neighbours would give it away
+_LEAST_TRAINED = 0.25  # share of the frames; with fewer there is little to train with
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,10 @@ class HeldOutError:
     median_cm: float  # of the camera position
     median_deg: float
     within_5cm_5deg: float  # share of all frames
-    cell_median_cm: float  # of the points, against the teacher's
+    within_10cm_5deg: float  # likewise
+    cell_cm: float  # median error of the points, against the teacher's
     cells_within_2_sigma: float  # share of the points
+    spearman: float  # rank correlation of the points' sigma with their error
     # median of e^T C^-1 e over its expectation: how much too small the poses' covariances are
     covariance_scale: float
 
@@ -44,14 +50,35 @@ class HeldOutError:
         )
 
 
-def split_held_out(names: list[str], share: float) -> tuple[list[str], list[str]]:
-    """Split off contiguous blocks, a `share` of the frames in all: (to train with, held out)."""
+def split_held_out(names: list[str], share: float, margin: int = 0) -> tuple[list[str], list[str]]:
+    """Split off contiguous blocks of frames.
+
+    Args:
+        names: The frames, in recording order.
+        share: Of the frames that the blocks hold in all.
+        margin: Frames on either side of each block that are in neither part: what is near in time
+            looks alike, and would make the held-out frames easier than a robot's.
+
+    Returns:
+        The frames to train with, and those held out.
+
+    Raises:
+        MoteError: Fewer than a quarter of the frames are left to train with.
+    """
     length = math.ceil(round(share * len(names)) / _BLOCKS)
     held_out: set[str] = set()
+    near: set[str] = set()
     for block in range(_BLOCKS if length else 0):
-        middle = round((block + 0.5) * len(names) / _BLOCKS)
-        held_out.update(names[middle - length // 2 :][:length])
-    return [n for n in names if n not in held_out], [n for n in names if n in held_out]
+        first = round((block + 0.5) * len(names) / _BLOCKS) - length // 2
+        held_out.update(names[first : first + length])
+        near.update(names[max(0, first - margin) : first + length + margin])
+    training = [name for name in names if name not in held_out | near]
+    if len(training) < _LEAST_TRAINED * len(names):
+        raise MoteError(
+            f"found {len(training)} of {len(names)} frames left to train with, expected a quarter "
+            f"or more: lower --held-out {share:g} or --margin {margin}"
+        )
+    return training, [name for name in names if name in held_out]
 
 
 def measure_held_out(
@@ -63,14 +90,14 @@ def measure_held_out(
 ) -> HeldOutError:
     """Localize held-out frames with a student in training; it is left in evaluation mode."""
     localizer = Localizer(MapFile(Path("training"), info, b""), _TorchBackend(network))
-    centimetres, degrees, cells, honest, surprise = [], [], [], [], []
+    centimetres, degrees, surprise = [], [], []
+    cells_m, sigmas_m = [np.zeros(0)], [np.zeros(0)]
     for name in names:
         frame = store.frame(name)
-        truth = frame.plain()
         found = localizer.localize(frame.image_hw3, reconstruction.camera)
-        distance = np.linalg.norm(found.points_hw3 - truth.points_hw3, axis=-1)[truth.valid_hw]
-        cells.append(100 * distance)
-        honest.append(distance < 2 * found.sigma_hw[truth.valid_hw])
+        truth = frame.plain()
+        cells_m.append(_distances(found.points_hw3, truth))
+        sigmas_m.append(found.sigma_hw[truth.valid_hw])
         if found.T_map_cam is None or found.covariance_66 is None:
             centimetres.append(math.inf)
             degrees.append(180.0)
@@ -81,17 +108,48 @@ def measure_held_out(
         information_66 = np.linalg.pinv(found.covariance_66, hermitian=True)
         surprise.append(float(error_6 @ information_66 @ error_6))
     if not names:
-        return HeldOutError(0, *[math.nan] * 6)
-    within = (np.array(centimetres) < 5) & (np.array(degrees) < 5)
+        return HeldOutError(0, *[math.nan] * 8)
+    position, turn = np.array(centimetres), np.array(degrees)
+    error_m, sigma_m = np.concatenate(cells_m), np.concatenate(sigmas_m)
     return HeldOutError(
-        len(names),
-        float(np.median(centimetres)),
-        float(np.median(degrees)),
-        float(within.mean()),
-        float(np.median(np.concatenate(cells))),
-        float(np.concatenate(honest).mean()),
-        float(np.median(surprise)) / _CHI2_6_MEDIAN if surprise else math.nan,
+        frames=len(names),
+        median_cm=float(np.median(position)),
+        median_deg=float(np.median(turn)),
+        within_5cm_5deg=float(((position < 5) & (turn < 5)).mean()),
+        within_10cm_5deg=float(((position < 10) & (turn < 5)).mean()),
+        cell_cm=_median(100 * error_m),
+        cells_within_2_sigma=float((error_m < 2 * sigma_m).mean()) if len(error_m) else math.nan,
+        spearman=_rank_correlation(sigma_m, error_m),
+        covariance_scale=_median(np.array(surprise)) / _CHI2_6_MEDIAN,
     )
+
+
+def measure_cells(network: nn.Module, store: FrameStore, names: list[str]) -> float:
+    """Return the median error of the points in frames as they are, cm; of no frames NaN.
+
+    The student is left in evaluation mode.
+    """
+    backend, cells_m = _TorchBackend(network), [np.zeros(0)]
+    for name in names:
+        frame = store.frame(name)
+        cells_m.append(_distances(backend.predict(frame.image_hw3)[0], frame.plain()))
+    return _median(100 * np.concatenate(cells_m))
+
+
+def _distances(points_hw3: np.ndarray, truth: View) -> np.ndarray:
+    """Return how far the points are from those that the teacher knows, metres."""
+    return np.linalg.norm(points_hw3 - truth.points_hw3, axis=-1)[truth.valid_hw]
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values)) if len(values) else math.nan
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Spearman's rank correlation; NaN where either is all alike, or not known."""
+    if len(a) < 2 or not (np.ptp(a) > 0 and np.ptp(b) > 0):
+        return math.nan
+    return float(spearmanr(a, b).statistic)
 
 
 def _pose_error(T_map_cam: np.ndarray, truth_44: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def train(
     """
     camera = reconstruction.camera
     cells = CellGrid(reconstruction.stride, camera.width, camera.height)
-    training, held_out = split_held_out(list(reconstruction.poses), config.held_out)
+    training, held_out = split_held_out(list(reconstruction.poses), config.held_out, config.margin)
     place, info = _describe(reconstruction, training, family)
     torch.manual_seed(config.seed)
     fabric = Fabric(devices=1, precision=_precision(config.precision))

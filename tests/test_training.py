@@ -17,12 +17,17 @@ from make_scene import write_plane_scene  # noqa: E402
 from distill_training.augment import AugmentConfig, FrameViews  # noqa: E402
 from distill_training.config import TrainConfig  # noqa: E402
 from distill_training.export import export_map  # noqa: E402
-from distill_training.held_out import split_held_out  # noqa: E402
+from distill_training.held_out import (  # noqa: E402
+    measure_cells,
+    measure_held_out,
+    split_held_out,
+)
 from distill_training.losses import distillation_loss, reprojection_loss  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.students import create_student  # noqa: E402
 from distill_training.students.head import SceneFrame  # noqa: E402
 from distill_training.train import one_cycle, train  # noqa: E402
+from distill_training.views import FrameStore  # noqa: E402
 from mote_localization.backends import create_backend  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.errors import (  # noqa: E402
@@ -156,6 +161,51 @@ def test_held_out_frames_are_contiguous_blocks_apart_from_training():
     jumps = np.diff([int(n) for n in held_out])
     assert (jumps > 1).sum() == 3
     assert split_held_out(names, 0.0) == (names, [])
+
+
+def test_frames_near_a_held_out_block_are_in_neither_part():
+    names = [f"{i:03}" for i in range(100)]
+    _, held_out = split_held_out(names, 0.2)
+    training, same = split_held_out(names, 0.2, margin=3)
+    assert same == held_out and len(training) == 100 - 20 - 4 * 2 * 3
+    distances = np.abs(np.subtract.outer([int(n) for n in training], [int(n) for n in held_out]))
+    assert distances.min() == 4
+
+
+@pytest.mark.parametrize(("frames", "share", "margin"), [(100, 0.2, 10), (3, 0.5, 0)])
+def test_too_few_frames_to_train_with_are_refused(frames: int, share: float, margin: int):
+    names = [f"{i:03}" for i in range(frames)]
+    with pytest.raises(MoteError, match=f"of {frames} frames left .* lower --held-out"):
+        split_held_out(names, share, margin)
+
+
+class Off(torch.nn.Module):
+    """Knows one frame, and is off by half of the sigma that it gives, which grows by column."""
+
+    def __init__(self, frame: ReconstructedFrame) -> None:
+        super().__init__()
+        self.points = torch.nn.Parameter(torch.from_numpy(frame.points_hw3))
+
+    def forward(self, image):
+        sigma = torch.linspace(0.002, 0.02, 48).reshape(1, 6, 8)
+        direction = torch.randn(1, 6, 8, 3, generator=torch.Generator().manual_seed(0))
+        return self.points + 0.5 * sigma[..., None] * torch.nn.functional.normalize(
+            direction, dim=-1
+        ), sigma
+
+
+def test_a_held_out_error_is_that_of_the_student(reconstruction: Reconstruction):
+    network, store = Off(reconstruction.read_frame("f1")), FrameStore(reconstruction)
+    info = MapInfo("wall", CAMERA, 8, (-9, -9, -9), (9, 9, 9), "rgbd", "", "cnn")
+    error = measure_held_out(network, info, reconstruction, store, ["f1"])
+    assert error.frames == 1 and 0 < error.median_cm < 2 and error.within_5cm_5deg == 1
+    assert error.cell_cm == pytest.approx(0.55, abs=0.02)
+    assert error.cells_within_2_sigma == 1 and error.spearman > 0.999
+    assert measure_cells(network, store, ["f1"]) == pytest.approx(error.cell_cm, abs=1e-4)
+    network.points.data += torch.tensor([0.07, 0.0, 0.0])
+    error = measure_held_out(network, info, reconstruction, store, ["f1"])
+    assert error.within_5cm_5deg == 0 and error.within_10cm_5deg == 1
+    assert error.cells_within_2_sigma == 0
 
 
 def test_learning_rate_rises_to_one_and_falls_to_almost_nothing():
@@ -298,7 +348,9 @@ def mote_distill(*arguments: object) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("wrong", [{"minutes": 0}, {"steps": -1}, {"batch": 0}, {"held_out": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"minutes": 0}, {"steps": -1}, {"batch": 0}, {"held_out": 1}, {"margin": -1}]
+)
 def test_settings_that_cannot_be_trained_are_refused(wrong: dict):
     with pytest.raises(MoteError, match="expected"):
         TrainConfig(**wrong)
