@@ -1,10 +1,11 @@
-"""Random views of a reconstructed frame: the image plane turned, zoomed, shifted; colours changed.
+"""Random views of a reconstructed frame: turned, zoomed, stretched, shifted; less sharp and clean.
 
-Turning about the optical axis and zooming keep every pixel's 3-D point exactly, so the pointmap is
-not approximated but looked up where the pixel came from: depth is interpolated along the pixel's
-own ray.
+An affine map of the image plane keeps every pixel's 3-D point exactly, so the pointmap is not
+approximated but looked up where the pixel came from: depth is interpolated along the pixel's own
+ray.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,10 +14,13 @@ import numpy as np
 
 from distill_training.reconstruction import ReconstructedFrame
 from mote_localization.camera import Camera, cell_pixels
+from mote_localization.errors import MoteError
 from mote_localization.geometry import invert, transform
 
 # Neighbouring cells farther apart than this, as a ratio of depths, lie on different surfaces.
 _SAME_SURFACE = 1.1
+_NOISE_LEVELS = 32.0  # standard deviation of the stored noise: 8 bits hold four of them either way
+_NOISE_OFFSETS = 1 << 16  # places where a view's noise may start
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,20 @@ class AugmentConfig:
     brightness: float = 0.2  # share of the full range, at most, either way
     contrast: float = 0.3  # share, at most, either way
     colour: float = 0.1  # share per channel, at most, either way
+    noise: float = 0.02  # share of the full range, standard deviation of each pixel's, at most
+    # px, standard deviation, at most; half of the views are out of focus, half moved while exposed
+    blur: float = 1.0
+    # ratio, at most, of two zooms at right angles, as of surfaces seen at a slant; 1: none
+    stretch: float = 1.0
+    # share of the image's width, at most, of the sides of a rectangle that hides what is behind it
+    cutout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no view can be made of."""
+        for name, value in vars(self).items():
+            least = 1 if name in ("zoom", "stretch") else 0
+            if not least <= value < math.inf:
+                raise MoteError(f"found {name} {value:g} of views, expected {least} or more")
 
 
 @dataclass(frozen=True)
@@ -39,7 +57,7 @@ class View:
     points_hw3: np.ndarray  # float32, m, map frame; 0 where not valid
     valid_hw: np.ndarray  # bool, the teacher knows the cell's point
     pixels_hw2: np.ndarray  # float32, where each cell stands in the unaugmented image
-    inside_hw: np.ndarray  # bool, the cell stands on the unaugmented image
+    inside_hw: np.ndarray  # bool, the cell shows the unaugmented image
     T_cam_map: np.ndarray  # (4, 4) float32, of the unaugmented image
 
 
@@ -75,9 +93,27 @@ class FrameViews:
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=rng.integers(0, 256, 3).tolist(),
         )
-        return self._view(_recoloured(image_hw3, rng, config), A_23)
+        hidden_n = self._hide(image_hw3, rng, config.cutout) if config.cutout else None
+        image_hw3 = _blurred(image_hw3, rng, config.blur)
+        image_hw3 = _recoloured(image_hw3, rng, config)
+        image_hw3 = _noisy(image_hw3, rng, config.noise)
+        return self._view(image_hw3, A_23, hidden_n)
 
-    def _view(self, image_hw3: np.ndarray, A_23: np.ndarray) -> View:
+    def _hide(self, image_hw3: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
+        """Fill a random rectangle of the image, in place; return which cells (n,) it hides."""
+        size = np.array([self._camera.width, self._camera.height])
+        side = rng.uniform(0, share, 2) * self._camera.width
+        corner = rng.uniform(0, size) - side / 2
+        low, high = corner.clip(0, size).astype(int), (corner + side).clip(0, size).astype(int)
+        image_hw3[low[1] : high[1], low[0] : high[0]] = rng.integers(0, 256, 3)
+        cells_2n = _cells(self._camera.width, self._camera.height, self._stride)[:2]
+        # A pixel reaches half a pixel beyond its centre.
+        covered = (cells_2n > low[:, None] - 0.5) & (cells_2n < high[:, None] - 0.5)
+        return covered[0] & covered[1]
+
+    def _view(
+        self, image_hw3: np.ndarray, A_23: np.ndarray, hidden_n: np.ndarray | None = None
+    ) -> View:
         """Look up the points of an image whose pixels A takes to the unaugmented image's.
 
         Arrays are flat and their axes x, y, z apart: what is computed is then contiguous.
@@ -87,6 +123,8 @@ class FrameViews:
         pixels_2n = A_23.astype(np.float32) @ cells_3n
         x, y = (pixels_2n - (self._stride - 1) / 2) / self._stride  # in cells
         inside = (x > -0.5) & (x < columns - 0.5) & (y > -0.5) & (y < rows - 0.5)
+        if hidden_n is not None:
+            inside &= ~hidden_n
         # Half a cell beyond the outermost cells is extrapolated: fractions from -0.5 to 1.5.
         j, i = _floor(x, columns - 2), _floor(y, rows - 2)
         one, by_x, by_y, by_xy = self._surface_n4.take(i * (columns - 1) + j, axis=0).T
@@ -147,10 +185,37 @@ def _random_map(rng: np.random.Generator, config: AugmentConfig, camera: Camera)
     angle = np.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))
     zoom = config.zoom ** rng.uniform(-1, 1)
     shift = rng.uniform(-config.shift, config.shift, 2) * camera.width
-    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
-    A_22 = np.array([[cos, -sin], [sin, cos]])
+    stretch, along = config.stretch ** rng.uniform(0, 1), rng.uniform(0, np.pi)
+    zooms_22 = np.diag([stretch**-0.5, stretch**0.5]) / zoom
+    A_22 = _rotation(along) @ zooms_22 @ _rotation(angle - along)
     centre = np.array([camera.cx, camera.cy])
     return np.c_[A_22, centre - A_22 @ (centre + shift)]
+
+
+def _rotation(angle: float) -> np.ndarray:
+    """Return the rotation (2, 2) by an angle, rad."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.array([[cos, -sin], [sin, cos]])
+
+
+def _blurred(image_hw3: np.ndarray, rng: np.random.Generator, most_px: float) -> np.ndarray:
+    """Blur by a Gaussian or along a line, of up to `most_px` px standard deviation."""
+    sigma, moved, angle = rng.uniform(0, most_px), rng.random() < 0.5, rng.uniform(0, np.pi)
+    if sigma < 0.2:  # px: changes nothing
+        return image_hw3
+    if not moved:
+        return cv2.GaussianBlur(image_hw3, (0, 0), sigma)
+    return cv2.filter2D(image_hw3, -1, _line(math.sqrt(12) * sigma, angle))
+
+
+def _line(length_px: float, angle: float) -> np.ndarray:
+    """Return a line through the middle of a square, of sum 1: float32, as large as it needs."""
+    along = length_px * np.linspace(-0.5, 0.5, 1 + 2 * math.ceil(length_px))
+    radius = math.ceil(length_px / 2)
+    at = np.arange(-radius, radius + 1)[:, None]
+    # Each of the line's points is shared out among the four pixels around it.
+    x, y = (np.maximum(0, 1 - np.abs(at - f(angle) * along)) for f in (math.cos, math.sin))
+    return (y @ x.T / len(along)).astype(np.float32)
 
 
 def _recoloured(
@@ -163,3 +228,18 @@ def _recoloured(
     offset = 127.5 + 255 * rng.uniform(-config.brightness, config.brightness)
     levels = (np.arange(256)[:, None] - 127.5) * gain + offset
     return cv2.LUT(image_hw3, levels.clip(0, 255).astype(np.uint8)[None])
+
+
+def _noisy(image_hw3: np.ndarray, rng: np.random.Generator, most: float) -> np.ndarray:
+    """Add Gaussian noise of up to `most` of the full range, drawn once and for all beforehand."""
+    share, start = rng.uniform(0, most), rng.integers(_NOISE_OFFSETS)
+    noise_hw3 = _noise(image_hw3.size)[start:][: image_hw3.size].reshape(image_hw3.shape)
+    gain = 255 * share / _NOISE_LEVELS
+    return cv2.addWeighted(image_hw3, 1, noise_hw3, gain, -128 * gain)
+
+
+@lru_cache(maxsize=4)
+def _noise(size: int) -> np.ndarray:
+    """Return uint8 noise about 128, enough for an image of so many numbers at any offset."""
+    noise = np.random.default_rng(0).normal(128, _NOISE_LEVELS, size + _NOISE_OFFSETS)
+    return noise.round().clip(0, 255).astype(np.uint8)

@@ -83,7 +83,7 @@ def test_augmented_image_moves_with_its_pixels():
     frame = wall_frame(POSE)
     frame.image_hw3[:] = 0
     frame.image_hw3[20:26, 30:36] = 255
-    config = AugmentConfig(brightness=0, contrast=0, colour=0)
+    config = AugmentConfig(brightness=0, contrast=0, colour=0, noise=0, blur=0)
     for seed in range(5):
         view = FrameViews(frame, POSE, CAMERA, 8).draw(np.random.default_rng(seed), config)
         cells = cell_pixels(64, 48, 8).reshape(-1, 2)
@@ -228,7 +228,7 @@ def test_training_lowers_the_loss(reconstruction: Reconstruction, tmp_path: Path
     ).plain()
 
     def error(steps: int) -> float:
-        still = AugmentConfig(0, 1, 0, 0, 0, 0)
+        still = AugmentConfig(0, 1, 0, 0, 0, 0, 0, 0)
         config = replace(QUICK, steps=steps, fix_statistics=0, augment=still)
         student, _ = train(reconstruction, tmp_path / str(steps), "cnn", SMALL, config)
         points, _ = student(torch.from_numpy(frame.image_hw3)[None])

@@ -1,0 +1,133 @@
+"""Views of reconstructed frames: points stay exact however the image is changed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from distill_training.augment import AugmentConfig, FrameViews
+from distill_training.reconstruction import ReconstructedFrame
+from mote_localization.camera import Camera, cell_pixels
+from mote_localization.errors import MoteError
+from mote_localization.geometry import pose_from, transform
+
+CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
+POSE = pose_from(np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.2, 0.3, 0.9]))
+STILL = AugmentConfig(0, 1, 0, 0, 0, 0, 0, 0)  # changes nothing
+WILD = AugmentConfig(stretch=2.0, cutout=0.5)
+SEEDS = range(20)
+
+
+def wall_frame() -> ReconstructedFrame:
+    """A frame that looks at the plane z = 2 + 0.1 x - 0.2 y of its camera."""
+    rays = CAMERA.rays(cell_pixels(64, 48, 8))
+    z = 2 / (1 - 0.1 * rays[..., 0] + 0.2 * rays[..., 1])
+    points = transform(POSE, rays * z[..., None]).astype(np.float32)
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    return ReconstructedFrame(image, points, np.full((6, 8), 0.01, np.float32))
+
+
+def views(config: AugmentConfig, frame: ReconstructedFrame | None = None):
+    made = FrameViews(frame or wall_frame(), POSE, CAMERA, 8)
+    return [made.draw(np.random.default_rng(seed), config) for seed in SEEDS]
+
+
+def affine(view) -> np.ndarray:
+    """The map (2, 3) from the view's pixels to the unaugmented image's."""
+    cells = np.c_[cell_pixels(64, 48, 8).reshape(-1, 2), np.ones(48)]
+    return np.linalg.lstsq(cells, view.pixels_hw2.reshape(-1, 2), rcond=None)[0].T
+
+
+def test_a_frame_that_is_not_changed_is_given_as_it_is():
+    frame = wall_frame()
+    for view in [FrameViews(frame, POSE, CAMERA, 8).plain(), *views(STILL)]:
+        assert (view.image_hw3 == frame.image_hw3).all() and view.valid_hw.all()
+        np.testing.assert_allclose(view.points_hw3, frame.points_hw3, atol=1e-5)
+
+
+def test_points_of_wild_views_stay_on_the_surface_and_on_their_rays():
+    for view in views(WILD):
+        seen = transform(view.T_cam_map, view.points_hw3)[view.valid_hw]
+        np.testing.assert_allclose(seen[:, 2], 2 + seen[:, :2] @ (0.1, -0.2), atol=1e-4)
+        np.testing.assert_allclose(CAMERA.project(seen), view.pixels_hw2[view.valid_hw], atol=1e-2)
+
+
+def test_a_known_point_is_shown_by_the_pixel_that_the_map_says():
+    """What is at a pixel of a stretched view is what is at its pixel of the original."""
+    frame = wall_frame()
+    ramp_hw = np.add.outer(2.0 * np.arange(48), 2.0 * np.arange(64)).astype(np.uint8)
+    frame.image_hw3[:] = ramp_hw[..., None]
+    config = AugmentConfig(brightness=0, contrast=0, colour=0, noise=0, blur=0, stretch=2.0)
+    for view in views(config, frame):
+        middle = np.array([31, 23])
+        x, y = affine(view) @ (*middle, 1)
+        if 1 < x < 62 and 1 < y < 46:
+            assert view.image_hw3[23, 31, 0] == pytest.approx(2 * x + 2 * y, abs=1.5)
+
+
+def test_stretch_zooms_along_one_direction_up_to_its_ratio():
+    ratios = []
+    for view in views(replace(STILL, stretch=1.5)):
+        zooms = np.linalg.svd(affine(view)[:, :2], compute_uv=False)
+        ratios.append(zooms[0] / zooms[1])
+        assert zooms.prod() == pytest.approx(1, abs=1e-4)
+    assert 1.3 < max(ratios) < 1.5 + 1e-4 and min(ratios) < 1.1
+
+
+def test_cells_behind_a_rectangle_are_hidden_and_no_others():
+    frame = wall_frame()
+    hidden = []
+    for view in views(replace(STILL, cutout=0.5), frame):
+        changed_hw = (view.image_hw3 != frame.image_hw3).any(axis=-1)
+        # A cell stands where four pixels meet.
+        covered_hw = changed_hw[3::8, 3::8] & changed_hw[4::8, 4::8]
+        assert (view.valid_hw == ~covered_hw).all() and (view.inside_hw == ~covered_hw).all()
+        assert (view.points_hw3[~view.valid_hw] == 0).all()
+        hidden.append((~view.valid_hw).mean())
+    assert max(hidden) > 0.05 and np.mean(hidden) < 0.25
+
+
+def test_noise_is_as_strong_as_said_and_never_the_same():
+    frame = wall_frame()
+    frame.image_hw3[:] = 128
+    strengths, images = [], []
+    for view in views(replace(STILL, noise=0.05), frame):
+        error = view.image_hw3.astype(float) - 128
+        assert abs(error.mean()) < 4 * error.std() / np.sqrt(error.size) + 0.1
+        strengths.append(error.std() / 255)
+        images.append(view.image_hw3.tobytes())
+    assert 0.04 < max(strengths) < 0.052 and min(strengths) < 0.015
+    assert len(set(images)) == len(images)
+
+
+def test_blur_spreads_a_point_as_far_as_said_and_keeps_its_place():
+    frame = wall_frame()
+    frame.image_hw3[:] = 0
+    frame.image_hw3[24, 32] = 255
+    y, x = np.mgrid[:48, :64]
+    spreads, round_ones = [], 0
+    for view in views(replace(STILL, blur=2.0), frame):
+        weight = view.image_hw3[..., 0] / view.image_hw3[..., 0].sum()
+        middle = np.array([(weight * x).sum(), (weight * y).sum()])
+        assert np.abs(middle - (32, 24)).max() < 0.15
+        away = np.stack([x - middle[0], y - middle[1]]).reshape(2, -1)
+        moments = np.linalg.eigvalsh(away * weight.ravel() @ away.T)
+        spreads.append(np.sqrt(moments[1]))
+        round_ones += moments[0] > 0.8 * moments[1]
+    assert 1.5 < max(spreads) < 2.2 and min(spreads) < 1.0
+    assert 4 < round_ones < 16  # the others are lines
+
+
+def test_the_same_seed_draws_the_same_view():
+    for first, second in zip(views(WILD), views(WILD), strict=True):
+        assert all(
+            (a == b).all() for a, b in zip(vars(first).values(), vars(second).values(), strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"zoom": 0.5}, {"stretch": 0.0}, {"noise": -1}, {"blur": np.nan}]
+)
+def test_views_that_cannot_be_drawn_are_refused(wrong: dict):
+    with pytest.raises(MoteError, match="expected [01] or more"):
+        AugmentConfig(**wrong)
