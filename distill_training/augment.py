@@ -59,28 +59,46 @@ class View:
     pixels_hw2: np.ndarray  # float32, where each cell stands in the unaugmented image
     inside_hw: np.ndarray  # bool, the cell shows the unaugmented image
     T_cam_map: np.ndarray  # (4, 4) float32, of the unaugmented image
+    T_near_map: np.ndarray  # (4, 4) float32, of an image that sees the same from beside it
+    sigma_hw: np.ndarray  # float32, m, expected error of the teacher's point; 0 where none is said
 
 
 class FrameViews:
     """A reconstructed frame from which views are drawn."""
 
     def __init__(
-        self, frame: ReconstructedFrame, T_map_cam: np.ndarray, camera: Camera, stride: int
+        self,
+        frame: ReconstructedFrame,
+        T_map_cam: np.ndarray,
+        camera: Camera,
+        stride: int,
+        near_n44: np.ndarray | None = None,
     ) -> None:
-        """Keep the image and each cell's depth: its point lies that far along the cell's ray."""
+        """Keep the image and each cell's depth: its point lies that far along the cell's ray.
+
+        Args:
+            frame: Image and points.
+            T_map_cam: Its pose.
+            camera: Canonical.
+            stride: Pixels per cell side.
+            near_n44: Poses T_map_cam of neighbouring frames; none: itself.
+        """
         self.image_hw3 = frame.image_hw3
         self.T_map_cam = T_map_cam
         self._camera, self._stride = camera, stride
         T_cam_map = invert(T_map_cam)
         self._T_cam_map = T_cam_map.astype(np.float32)
+        near_n44 = T_map_cam[None] if near_n44 is None or not len(near_n44) else near_n44
+        self._near_n44 = np.stack([invert(T) for T in near_n44]).astype(np.float32)
         self._map_rays_33 = T_map_cam[:3, :3] @ np.linalg.inv(camera.K_33)  # pixel -> ray, map axes
         points_cam = transform(T_cam_map, frame.points_hw3.astype(np.float64))
         self._depth_hw = np.nan_to_num(points_cam[..., 2], nan=0.0).astype(np.float32)
         self._surface_n4 = _surfaces(self._depth_hw)
+        self._sigma_hw = np.where(np.isfinite(frame.sigma_hw), frame.sigma_hw, 0).astype(np.float32)
 
     def plain(self) -> View:
         """Return the frame as it is."""
-        return self._view(self.image_hw3, np.eye(2, 3))
+        return self._view(self.image_hw3, np.eye(2, 3), self._near_n44[0])
 
     def draw(self, rng: np.random.Generator, config: AugmentConfig) -> View:
         """Return a random view."""
@@ -97,7 +115,8 @@ class FrameViews:
         image_hw3 = _blurred(image_hw3, rng, config.blur)
         image_hw3 = _recoloured(image_hw3, rng, config)
         image_hw3 = _noisy(image_hw3, rng, config.noise)
-        return self._view(image_hw3, A_23, hidden_n)
+        T_near_map = self._near_n44[rng.integers(len(self._near_n44))]
+        return self._view(image_hw3, A_23, T_near_map, hidden_n)
 
     def _hide(self, image_hw3: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
         """Fill a random rectangle of the image, in place; return which cells (n,) it hides."""
@@ -112,7 +131,11 @@ class FrameViews:
         return covered[0] & covered[1]
 
     def _view(
-        self, image_hw3: np.ndarray, A_23: np.ndarray, hidden_n: np.ndarray | None = None
+        self,
+        image_hw3: np.ndarray,
+        A_23: np.ndarray,
+        T_near_map: np.ndarray,
+        hidden_n: np.ndarray | None = None,
     ) -> View:
         """Look up the points of an image whose pixels A takes to the unaugmented image's.
 
@@ -144,6 +167,8 @@ class FrameViews:
             np.ascontiguousarray(pixels_2n.T).reshape(rows, columns, 2),
             inside.reshape(rows, columns),
             self._T_cam_map,
+            T_near_map,
+            self._sigma_hw.take(nearest).reshape(rows, columns),
         )
 
 

@@ -1,28 +1,55 @@
 """What a student is punished for."""
 
+import math
+
 import torch
 from torch import Tensor
 
+# Depths of points that a pixel error says something about, m (Brachmann et al., ACE, CVPR 2023,
+# section 3.3).
+DEPTH_RANGE_M = (0.1, 1000.0)
+
+
+def depth_range(
+    bounds_min: tuple[float, ...], bounds_max: tuple[float, ...]
+) -> tuple[float, float]:
+    """Return the depths z at which points of a place may lie, by two corners of it, metres.
+
+    Cameras and almost all points lie between the corners; where the scale is unknown, 10 cm may be
+    far.
+    """
+    diagonal = math.dist(bounds_min, bounds_max)
+    return min(DEPTH_RANGE_M[0], 0.02 * diagonal), min(DEPTH_RANGE_M[1], 1.5 * diagonal)
+
 
 def distillation_loss(
-    points_bhw3: Tensor, sigma_bhw: Tensor, target_bhw3: Tensor, valid_bhw: Tensor
+    points_bhw3: Tensor,
+    sigma_bhw: Tensor,
+    target_bhw3: Tensor,
+    valid_bhw: Tensor,
+    target_sigma_bhw: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean negative log-likelihood of the teacher's points under the student's sigma.
+    """Return the mean negative log-likelihood of the teacher's points under both sigmas.
 
-    Laplace in the 3-D distance d: log sigma + d / sigma, least where sigma is the expected distance
-    (Kendall and Gal 2017, eq. 8 with the Laplace prior). So sigma is calibrated and cells that
-    cannot be learned do not rule.
+    Laplace in the 3-D distance d: log b + d / b, least where b is the expected distance (Kendall
+    and Gal 2017, eq. 8 with the Laplace prior). The student's and the teacher's error are
+    independent, so the distance expected is b = sqrt(sigma^2 + target_sigma^2). So sigma is the
+    student's own error, calibrated against the truth and not against the teacher; cells that
+    cannot be learned do not rule, nor do those that the teacher is unsure of.
 
     Args:
         points_bhw3: The student's points, metres.
         sigma_bhw: Its expected error, metres.
         target_bhw3: The teacher's points, metres; anything where not valid.
         valid_bhw: Where the teacher knows.
+        target_sigma_bhw: The teacher's expected error, metres; None: it makes none.
     """
     target_bhw3 = torch.where(valid_bhw[..., None], target_bhw3, 0)
     distance_bhw = (points_bhw3 - target_bhw3).square().sum(-1).add(1e-8).sqrt()
-    loss_bhw = sigma_bhw.log() + distance_bhw / sigma_bhw
-    return _mean(loss_bhw, valid_bhw)
+    expected_bhw = sigma_bhw
+    if target_sigma_bhw is not None:
+        expected_bhw = torch.hypot(sigma_bhw, torch.where(valid_bhw, target_sigma_bhw, 0))
+    return _mean(expected_bhw.log() + distance_bhw / expected_bhw, valid_bhw)
 
 
 def reprojection_loss(
@@ -32,32 +59,88 @@ def reprojection_loss(
     K_33: Tensor,
     valid_bhw: Tensor,
     bound_px: float,
+    depth_range_m: tuple[float, float] = DEPTH_RANGE_M,
 ) -> Tensor:
-    """Return the mean robust reprojection error in pixels, in [0, bound_px).
+    """Return the mean robust reprojection error in pixels, in [0, bound_px].
 
-    The error e of a cell counts as bound * tanh(e / bound) (Brachmann et al., ACE, CVPR 2023, eq.
-    4), points nearer than 10 cm to the camera's plane as the bound.
+    The error e of a cell counts as bound * tanh(e / bound) (ACE, eq. 4). A point behind the
+    camera or out of range counts as the bound and is not pulled by its pixel error, which says
+    nothing there: the distillation loss alone brings it back, to the teacher's point.
 
     Args:
         points_bhw3: The student's points, metres, map frame.
-        pixels_bhw2: Where each cell stands in its unaugmented canonical image.
-        T_cam_map_b44: Map to camera.
+        pixels_bhw2: Where each cell stands in the canonical image of a camera.
+        T_cam_map_b44: Map to that camera.
         K_33: Canonical camera matrix.
-        valid_bhw: Cells that lie on the unaugmented image.
+        valid_bhw: Cells that count.
         bound_px: Errors far above it no longer pull.
+        depth_range_m: Depths z at which a point may lie, least and largest.
     """
-    R, t = T_cam_map_b44[:, None, None, :3, :3], T_cam_map_b44[:, None, None, :3, 3]
-    x, y, z = ((R @ points_bhw3[..., None])[..., 0] + t).unbind(-1)
-    depth = z.clamp(min=0.1)
-    u = K_33[0, 0] * x / depth + K_33[0, 2]
-    v = K_33[1, 1] * y / depth + K_33[1, 2]
-    error_bhw = (
-        ((u - pixels_bhw2[..., 0]).square() + (v - pixels_bhw2[..., 1]).square()).add(1e-4).sqrt()
+    seen_bhw2, z_bhw = _project(points_bhw3, T_cam_map_b44, K_33, depth_range_m)
+    error_bhw = (seen_bhw2 - pixels_bhw2).square().sum(-1).add(1e-4).sqrt()
+    bounded_bhw = bound_px * torch.tanh(error_bhw / bound_px)
+    in_range_bhw = _in_range(z_bhw, depth_range_m)
+    return _mean(torch.where(in_range_bhw, bounded_bhw, bound_px), valid_bhw)
+
+
+def neighbour_loss(
+    points_bhw3: Tensor,
+    target_bhw3: Tensor,
+    T_near_map_b44: Tensor,
+    K_33: Tensor,
+    valid_bhw: Tensor,
+    size_px: tuple[int, int],
+    bound_px: float,
+    depth_range_m: tuple[float, float] = DEPTH_RANGE_M,
+) -> Tensor:
+    """Return likewise the error in a neighbouring image, to where the teacher's point stands there.
+
+    A cell's own image says nothing about how far away its point is; a neighbour's does, in pixels.
+    Cells whose teacher's point is not in the neighbour's image do not count.
+
+    Args:
+        points_bhw3: The student's points, metres, map frame.
+        target_bhw3: The teacher's points, likewise; anything where not valid.
+        T_near_map_b44: Map to the neighbour's camera.
+        K_33: Canonical camera matrix.
+        valid_bhw: Where the teacher knows.
+        size_px: Width and height of the canonical image.
+        bound_px: Errors far above it no longer pull.
+        depth_range_m: Depths z at which a point may lie, least and largest.
+    """
+    target_bhw3 = torch.where(valid_bhw[..., None], target_bhw3, 0)
+    pixels_bhw2, z_bhw = _project(target_bhw3, T_near_map_b44, K_33, depth_range_m)
+    limits = pixels_bhw2.new_tensor(size_px) - 0.5
+    shown_bhw = ((pixels_bhw2 > -0.5) & (pixels_bhw2 < limits)).all(-1)
+    return reprojection_loss(
+        points_bhw3,
+        pixels_bhw2,
+        T_near_map_b44,
+        K_33,
+        valid_bhw & shown_bhw & _in_range(z_bhw, depth_range_m),
+        bound_px,
+        depth_range_m,
     )
-    bounded = bound_px * torch.tanh(error_bhw / bound_px)
-    return _mean(torch.where(z > 0.1, bounded, bound_px), valid_bhw)
+
+
+def _project(
+    points_bhw3: Tensor, T_cam_map_b44: Tensor, K_33: Tensor, depth_range_m: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Return pixels (B, h, w, 2) and depths z (B, h, w); pixels mean nothing out of range."""
+    R_b1133, t_b113 = T_cam_map_b44[:, None, None, :3, :3], T_cam_map_b44[:, None, None, :3, 3]
+    # Not a matrix product: accelerators round those to 10 bits where they may, which is pixels.
+    points_cam_bhw3 = (R_b1133 * points_bhw3[..., None, :]).sum(-1) + t_b113
+    z_bhw = points_cam_bhw3[..., 2]
+    focal_2, centre_2 = K_33.diagonal()[:2], K_33[:2, 2]
+    xy_bhw2 = points_cam_bhw3[..., :2] / z_bhw.clamp(min=depth_range_m[0])[..., None]
+    return focal_2 * xy_bhw2 + centre_2, z_bhw
+
+
+def _in_range(z_bhw: Tensor, depth_range_m: tuple[float, float]) -> Tensor:
+    """Return which depths may be."""
+    return (z_bhw > depth_range_m[0]) & (z_bhw < depth_range_m[1])
 
 
 def _mean(loss_bhw: Tensor, valid_bhw: Tensor) -> Tensor:
     """Return the mean over valid cells; 0 where there is none."""
-    return loss_bhw[valid_bhw].sum() / valid_bhw.sum().clamp(min=1)
+    return torch.where(valid_bhw, loss_bhw, 0).sum() / valid_bhw.sum().clamp(min=1)

@@ -1,7 +1,7 @@
 """Training examples: frames of a reconstruction in bounded memory, batches of random views."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import lru_cache
@@ -11,27 +11,39 @@ import torch
 from torch import Tensor
 
 from distill_training.augment import AugmentConfig, FrameViews, View
+from distill_training.neighbours import neighbours
 from distill_training.reconstruction import Reconstruction
 from distill_training.students.head import SceneFrame
 from mote_localization.errors import ReconstructionError
 
 _CACHE_BYTES = 1 << 30
 _SAMPLED_FRAMES = 200  # frames that say where the place lies
+_SOUGHT_FRAMES = 500  # frames that may be neighbours
 
 
 class FrameStore:
     """The frames of a reconstruction, a bounded number of them kept in memory."""
 
-    def __init__(self, reconstruction: Reconstruction) -> None:
-        """Open the store; frames are read when first asked for."""
+    def __init__(self, reconstruction: Reconstruction, among: Sequence[str] = ()) -> None:
+        """Open the store; frames are read when first asked for.
+
+        Args:
+            reconstruction: Where they are read.
+            among: Frames in which neighbours are looked for; none: frames have none.
+        """
         self._reconstruction = reconstruction
+        poses = [reconstruction.poses[name] for name in among]
+        thinned = poses[:: max(1, math.ceil(len(poses) / _SOUGHT_FRAMES))]
+        self._among_n44 = np.array(thinned).reshape(-1, 4, 4)
         camera = reconstruction.camera
         frame_bytes = camera.width * camera.height * 3  # the image; the rest is small beside it
         self.frame = lru_cache(maxsize=max(1, _CACHE_BYTES // frame_bytes))(self._read)
 
     def _read(self, name: str) -> FrameViews:
         source = self._reconstruction
-        return FrameViews(source.read_frame(name), source.poses[name], source.camera, source.stride)
+        frame, pose = source.read_frame(name), source.poses[name]
+        chosen = neighbours(frame.points_hw3, pose, self._among_n44, source.camera)
+        return FrameViews(frame, pose, source.camera, source.stride, self._among_n44[chosen])
 
 
 def random_batches(

@@ -1,0 +1,243 @@
+"""What students are punished for, on data whose answer is known."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from distill_training.augment import FrameViews  # noqa: E402
+from distill_training.losses import (  # noqa: E402
+    depth_range,
+    distillation_loss,
+    neighbour_loss,
+    reprojection_loss,
+)
+from distill_training.neighbours import neighbours  # noqa: E402
+from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
+from distill_training.views import FrameStore  # noqa: E402
+from mote_localization.camera import Camera, cell_pixels  # noqa: E402
+from mote_localization.geometry import invert, pose_from, transform  # noqa: E402
+
+pytestmark = pytest.mark.train
+CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
+SIZE = (64, 48)
+K = torch.from_numpy(CAMERA.K_33).float()
+EVERYWHERE = torch.ones(1, 6, 8, dtype=torch.bool)
+CELLS = torch.from_numpy(cell_pixels(64, 48, 8)).float()[None]
+RAYS = torch.from_numpy(CAMERA.rays(cell_pixels(64, 48, 8))).float()[None]
+ORIGIN = torch.eye(4)[None]
+SHORT_RANGE = (0.1, 10.0)
+
+
+def beside(x: float, turn: float = 0.0) -> np.ndarray:
+    """T_map_cam of a camera x m to the right, turned to the left by an angle, rad."""
+    turned = np.array([0, -np.sin(turn / 2), 0, np.cos(turn / 2)])
+    return pose_from(np.array([x, 0, 0]), turned)
+
+
+def to_camera(T_map_cam: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(invert(T_map_cam)).float()[None]
+
+
+def pull(loss: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Where a step down the loss moves the points."""
+    (gradient,) = torch.autograd.grad(loss, points)
+    return -gradient
+
+
+# Likelihood
+
+
+def likelihood_of(sigma: float, teacher_sigma: float | None, student_error: float) -> float:
+    """Of a student wrong by `student_error` of a teacher wrong by 5 cm along each axis."""
+    seeded = torch.Generator().manual_seed(0)
+    points, target = (
+        torch.randn(2, 200, 200, 3, generator=seeded) * s for s in (student_error, 0.05)
+    )
+    everywhere = torch.ones(2, 200, 200, dtype=torch.bool)
+    known = None if teacher_sigma is None else torch.full((2, 200, 200), teacher_sigma)
+    return distillation_loss(
+        points, torch.full((2, 200, 200), sigma), target, everywhere, known
+    ).item()
+
+
+@pytest.mark.parametrize("student_error", [0.02, 0.05, 0.2])
+def test_the_best_sigma_is_the_students_own_error_whatever_the_teachers(student_error: float):
+    mean_length = np.sqrt(8 / np.pi)  # of a vector of three standard normal numbers
+    sigmas = student_error * mean_length * np.array([0.5, 0.9, 1.0, 1.1, 2])
+    losses = [likelihood_of(sigma, 0.05 * mean_length, student_error) for sigma in sigmas]
+    assert np.argmin(losses) == 2
+
+
+def test_a_teacher_taken_at_its_word_is_blamed_on_the_student():
+    sigmas = (0.03, 0.06, 0.09)
+    losses = [likelihood_of(sigma, None, 0.02) for sigma in sigmas]
+    assert np.argmin(losses) == 2  # 1.6 (2^2 + 5^2)^0.5 cm, where the student's own error is 3 cm
+
+
+def test_a_teacher_that_makes_no_error_changes_nothing():
+    rng = np.random.default_rng(0)
+    points, target = torch.from_numpy(rng.normal(size=(2, 2, 6, 8, 3))).float()
+    sigma = torch.from_numpy(rng.uniform(0.01, 1, (2, 6, 8))).float()
+    valid = torch.from_numpy(rng.random((2, 6, 8)) < 0.5)
+    alone = distillation_loss(points, sigma, target, valid)
+    for teacher_sigma in (0.0, 1e-6):
+        both = distillation_loss(points, sigma, target, valid, torch.full((2, 6, 8), teacher_sigma))
+        assert both.item() == pytest.approx(alone.item(), rel=1e-6)
+
+
+def test_unsure_points_pull_less():
+    points = torch.zeros(1, 1, 2, 3, requires_grad=True)
+    target = torch.tensor([[[[0.1, 0, 0], [0.1, 0, 0]]]])
+    loss = distillation_loss(
+        points,
+        torch.full((1, 1, 2), 0.01),
+        target,
+        torch.ones(1, 1, 2, dtype=torch.bool),
+        torch.tensor([[[0.0, 0.1]]]),
+    )
+    sure, unsure = pull(loss, points)[0, 0, :, 0]
+    assert sure > 9 * unsure > 0
+
+
+def test_what_the_teacher_does_not_know_may_be_anything():
+    points = torch.ones(1, 1, 2, 3, requires_grad=True)
+    unknown = torch.tensor([[[0.1, torch.inf]]])
+    target = torch.tensor([[[[0.0, 0, 0], [torch.nan] * 3]]])
+    known = torch.tensor([[[True, False]]])
+    for loss in (
+        distillation_loss(points, torch.ones(1, 1, 2), target, known, unknown),
+        neighbour_loss(points, target + points.new_tensor([0, 0, 2]), ORIGIN, K, known, SIZE, 9.0),
+    ):
+        moved = pull(loss, points)
+        assert torch.isfinite(loss) and torch.isfinite(moved).all()
+        assert moved[0, 0, 0].abs().sum() > 0 and (moved[0, 0, 1] == 0).all()
+
+
+# Pixels
+
+
+def test_a_point_is_pulled_to_its_own_ray_across_it_alone():
+    off = 2 * RAYS + torch.tensor([0.3, -0.2, 0.1])
+    points = off.clone().requires_grad_()
+    loss = reprojection_loss(points, CELLS, ORIGIN, K, EVERYWHERE, 50.0)
+    moved = pull(loss, points)
+    right_way = (moved * (off[..., 2:] * RAYS - off)).sum(-1)
+    assert (right_way > 0).all()
+    # A step along the ray through the point would change nothing.
+    along = (moved * off).sum(-1) / (moved.norm(dim=-1) * off.norm(dim=-1))
+    assert along.abs().max() < 1e-4
+
+
+def test_descent_brings_points_to_their_rays_and_the_neighbour_to_their_depths():
+    """The own image knows the ray, a neighbour's the depth: together, the point."""
+    truth = 2 * RAYS
+    points = (1.3 * truth + 0.05).requires_grad_()
+    optimizer = torch.optim.Adam([points], 0.02)
+    for bound in np.linspace(50, 1, 150).tolist():
+        own = reprojection_loss(points, CELLS, ORIGIN, K, EVERYWHERE, bound)
+        near = to_camera(beside(1.0))
+        there = neighbour_loss(points, truth, near, K, EVERYWHERE, SIZE, bound)
+        optimizer.zero_grad()
+        (own + there).backward()
+        optimizer.step()
+    pixels, _ = _seen(truth, beside(1.0))
+    seen = pixels[..., 0] > -0.5
+    assert seen.mean() == 5 / 8
+    error = (points - truth).norm(dim=-1).detach().numpy()[0]
+    assert error[seen].max() < 0.03 and error[~seen].min() > 0.1
+
+
+def _seen(points: torch.Tensor, T_map_cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    points_cam = transform(invert(T_map_cam), points[0].numpy().astype(np.float64))
+    return CAMERA.project(points_cam), points_cam[..., 2]
+
+
+def test_a_neighbours_error_is_that_of_its_camera():
+    """The loss's own projection against OpenCV's, for the cells that the neighbour shows."""
+    T_map_near = beside(0.5, turn=0.25)
+    truth, points = 2 * RAYS, 2.1 * RAYS
+    (there, _), (here, _) = _seen(truth, T_map_near), _seen(points, T_map_near)
+    shown = ((there > -0.5) & (there < np.array(SIZE) - 0.5)).all(-1)
+    expected = np.linalg.norm(there - here, axis=-1)[shown].mean()
+    loss = neighbour_loss(points, truth, to_camera(T_map_near), K, EVERYWHERE, SIZE, 1e4)
+    assert expected > 0.3 and loss.item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_no_error_counts_more_than_the_bound():
+    for bound in (1.0, 50.0):
+        for off in (0.01, 1.0, 100.0):
+            points = 2 * RAYS + torch.tensor([off, 0, 0])
+            loss = reprojection_loss(points, CELLS, ORIGIN, K, EVERYWHERE, bound)
+            assert loss <= bound
+    points = (2 * RAYS + torch.tensor([100.0, 0, 0])).requires_grad_()
+    loss = reprojection_loss(points, CELLS, ORIGIN, K, EVERYWHERE, 1.0)
+    assert loss.item() == pytest.approx(1) and pull(loss, points).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("z", [-2.0, 0.05, 20.0])
+def test_points_out_of_range_count_as_the_bound_and_are_left_to_the_teacher(z: float):
+    points = (z * RAYS).requires_grad_()
+    loss = reprojection_loss(points, CELLS, ORIGIN, K, EVERYWHERE, 5.0, SHORT_RANGE)
+    assert loss.item() == pytest.approx(5) and (pull(loss, points) == 0).all()
+    near = neighbour_loss(points, 2 * RAYS, ORIGIN, K, EVERYWHERE, SIZE, 5.0, SHORT_RANGE)
+    assert near.item() == pytest.approx(5) and (pull(near, points) == 0).all()
+    taught = distillation_loss(points, torch.ones(1, 6, 8), 2 * RAYS, EVERYWHERE)
+    assert ((pull(taught, points) * (2 * RAYS - points)).sum(-1) > 0).all()
+
+
+def test_cells_that_do_not_count_neither_count_nor_pull():
+    points = (2 * RAYS + 0.1).requires_grad_()
+    some = EVERYWHERE.clone()
+    some[:, :3] = False
+    wrong = torch.where(some[..., None], CELLS, torch.inf)
+    loss = reprojection_loss(points, torch.nan_to_num(wrong, posinf=1e9), ORIGIN, K, some, 50.0)
+    below = reprojection_loss(points[:, 3:], CELLS[:, 3:], ORIGIN, K, some[:, 3:], 50.0)
+    assert loss.item() == pytest.approx(below.item())
+    assert (pull(loss, points)[:, :3] == 0).all()
+    behind = neighbour_loss(points, -2 * RAYS, ORIGIN, K, EVERYWHERE, SIZE, 50.0)
+    assert behind.item() == 0 and (pull(behind, points) == 0).all()
+
+
+def test_depths_reach_across_the_place():
+    near, far = depth_range((-2.0, 0.0, 0.0), (2.0, 3.0, 12.0))
+    assert near == 0.1 and 13 < far < 26
+    assert depth_range((0.0, 0.0, 0.0), (0.1, 0.1, 0.1))[0] < 0.01  # units that are no metres
+
+
+# Neighbours
+
+
+def wall(x: float = 0.0) -> np.ndarray:
+    """Points (h, w, 3) of the wall z = 2 m that a camera x m to the right sees."""
+    return (2 * RAYS[0]).numpy() + (x, 0, 0)
+
+
+def test_neighbours_see_half_of_the_points_from_beside():
+    poses = np.stack([beside(x) for x in (0, 0.02, 0.3, 1.0, 2.0, -0.5)] + [beside(0.3, np.pi)])
+    assert neighbours(wall(), beside(0), poses, CAMERA).tolist() == [2, 3, 5]
+    assert neighbours(wall(), beside(0), poses[:2], CAMERA).tolist() == []
+    assert neighbours(wall() * np.nan, beside(0), poses, CAMERA).tolist() == []
+    assert neighbours(wall(), beside(0), poses[:0], CAMERA).tolist() == []
+
+
+def test_neighbours_are_few_and_from_all_over_the_recording():
+    poses = np.stack([beside(0.3)] * 40)
+    assert neighbours(wall(), beside(0), poses, CAMERA).tolist() == [5, 15, 25, 35]
+
+
+def test_views_name_a_neighbour_that_was_trained_with(tmp_path):
+    poses = {f"f{i}": beside(0.2 * i) for i in range(4)}
+    made = Reconstruction(tmp_path / "r", "wall", "rgbd", "", CAMERA, 8, {}, poses)
+    made.begin()
+    sigma = np.full((6, 8), np.inf, np.float32)
+    sigma[0] = 0.05
+    image = np.zeros((48, 64, 3), np.uint8)
+    for i, name in enumerate(poses):
+        points = wall(0.2 * i).astype(np.float32)
+        made.write_frame(name, ReconstructedFrame(image, points, sigma))
+    view = FrameStore(made, ["f0", "f3"]).frame("f0").plain()
+    np.testing.assert_allclose(view.T_near_map, invert(poses["f3"]), atol=1e-6)
+    assert (view.sigma_hw[0] == sigma[0]).all() and (view.sigma_hw[1:] == 0).all()
+    alone = FrameViews(made.read_frame("f0"), poses["f0"], CAMERA, 8).plain()
+    np.testing.assert_allclose(alone.T_near_map, alone.T_cam_map)
