@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,6 +14,22 @@ from mote_localization.errors import CheckpointError
 from mote_localization.files import atomic_write
 
 _NAME = "checkpoint.pt"
+
+
+@dataclass
+class TrainState:
+    """All that changes in a training, so all that a checkpoint keeps."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    elapsed_s: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)  # a row a check
+
+    @property
+    def student(self) -> nn.Module:
+        """What has been learned: the network that is measured, and becomes the map."""
+        return self.network
 
 
 def identity(**settings: object) -> str:
@@ -36,54 +53,43 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def save_checkpoint(
-    folder: Path,
-    fingerprint: str,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    elapsed_s: float,
-) -> None:
+def save_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
     """Write the state of a training.
 
     Raises:
         CheckpointError: The disk is full or the folder cannot be written; the older checkpoint
             survives.
     """
-    state = {
+    content = {
         "identity": fingerprint,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "elapsed_s": elapsed_s,
+        "network": state.network.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "step": state.step,
+        "elapsed_s": state.elapsed_s,
+        "history": state.history,
     }
     try:
         with atomic_write(folder / _NAME) as file:
-            torch.save(state, file)
+            torch.save(content, file)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder / _NAME}: cannot be written ({error}); free some space and run again"
         ) from error
 
 
-def load_checkpoint(
-    folder: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, float]:
-    """Restore a training into network and optimizer.
-
-    Returns:
-        Its step and elapsed seconds; 0 and 0 where there is no checkpoint.
+def load_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
+    """Restore a training; where there is no checkpoint, it stays at its beginning.
 
     Raises:
         CheckpointError: The checkpoint is damaged or of a training with other settings.
     """
     path = folder / _NAME
     if not path.exists():
-        return 0, 0.0
+        return
     advice = f"delete {folder} to train anew, or choose another folder"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["identity"]
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found = content["identity"]
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path}: is damaged ({error}); {advice}") from error
     if found != fingerprint:
@@ -91,8 +97,11 @@ def load_checkpoint(
             f"{path}: belongs to a training with other settings or another reconstruction; {advice}"
         )
     try:
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"]), float(state["elapsed_s"])
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        state.network.load_state_dict(content["network"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.step, state.elapsed_s = int(content["step"]), float(content["elapsed_s"])
+        state.history = [
+            {str(name): float(value) for name, value in row.items()} for row in content["history"]
+        ]
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: is damaged ({error}); {advice}") from error

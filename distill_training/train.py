@@ -3,8 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,21 +12,22 @@ from typing import Literal
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
-from distill_training.checkpoint import identity, load_checkpoint, make_folder, save_checkpoint
+from distill_training.checkpoint import TrainState, identity, load_checkpoint, make_folder
 from distill_training.config import TrainConfig
-from distill_training.held_out import HeldOutError, measure_held_out, split_held_out
+from distill_training.held_out import HeldOutError, measure_cells, measure_held_out, split_held_out
+from distill_training.history import read_history
+from distill_training.journal import Journal
 from distill_training.losses import distillation_loss, reprojection_loss
 from distill_training.reconstruction import Reconstruction
 from distill_training.students import CellGrid, SceneFrame, create_student
 from distill_training.views import FrameStore, random_batches, scene_frame
 from mote_localization.map_file import MapInfo
-from mote_localization.progress import progress_bar
+
+__all__ = ["one_cycle", "read_history", "train"]
 
 _log = logging.getLogger(__name__)
-_CHECKS = 20  # times over a training that the held-out error is measured and a checkpoint written
-_CURVE_STEPS = 20  # steps between points of the loss curves
+_SAMPLED_FRAMES = 16  # frames trained with, about, that the student is measured on as well
 
 
 def train(
@@ -41,7 +41,7 @@ def train(
 
     Args:
         reconstruction: What the teacher says.
-        folder: Where the checkpoint and the TensorBoard curves go.
+        folder: Where checkpoint, history and TensorBoard curves go.
         family: Name of the student.
         settings: Its sizes.
         config: How to train.
@@ -73,22 +73,26 @@ def train(
         config=asdict(config),
     )
     make_folder(folder)
-    step, elapsed_s = load_checkpoint(folder, fingerprint, network, optimizer)
-    if step:
-        _log.warning("%s: going on at step %d, after %.1f min", folder, step, elapsed_s / 60)
+    state = TrainState(network, optimizer)
+    load_checkpoint(folder, fingerprint, state)
+    if state.step:
+        minutes = state.elapsed_s / 60
+        _log.warning("%s: going on at step %d, after %.1f min", folder, state.step, minutes)
 
     store = FrameStore(reconstruction)
+    sample = training[:: math.ceil(len(training) / _SAMPLED_FRAMES)]
+
+    def measure(student: nn.Module) -> tuple[HeldOutError, float]:
+        error = measure_held_out(student, info, reconstruction, store, held_out)
+        return error, measure_cells(student, store, sample)
+
     K_33 = torch.from_numpy(camera.K_33).float().to(fabric.device)
-    done = _share_done(step, elapsed_s, config)
-    checks = math.floor(done * _CHECKS)
-    error = measure_held_out(network, info, reconstruction, store, held_out)
-    clock = time.perf_counter() - elapsed_s
-    draw = random_batches(store, training, config.batch, config.augment, config.seed, step)
-    with (
-        SummaryWriter(folder, purge_step=step) as curves,
-        closing(draw) as batches,
-        _bar(config, error) as show,
-    ):
+    done = _share_done(state, config)
+    epoch = len(training) / config.batch
+    journal = Journal(folder, fingerprint, state, measure, config, done, epoch)
+    clock = time.perf_counter() - state.elapsed_s
+    draw = random_batches(store, training, config.batch, config.augment, config.seed, state.step)
+    with journal, closing(draw) as batches:
         while done < 1:
             _train_mode(network, fix_statistics=done >= config.fix_statistics)
             batch = {key: value.to(fabric.device) for key, value in next(batches).items()}
@@ -100,23 +104,14 @@ def train(
             fabric.backward(losses["total"])
             fabric.clip_gradients(student, optimizer, max_norm=1.0)
             optimizer.step()
-            step += 1
-            elapsed_s = time.perf_counter() - clock
-            done = _share_done(step, elapsed_s, config)
-            if step % _CURVE_STEPS == 0:
-                for name, value in losses.items():
-                    curves.add_scalar(f"loss/{name}", value.item(), step)
-                show(done, losses["total"].item(), error)
-            if math.floor(done * _CHECKS) > checks or done >= 1:
-                checks = math.floor(done * _CHECKS)
-                error = measure_held_out(network, info, reconstruction, store, held_out)
-                for name, figure in error.figures().items():
-                    curves.add_scalar(f"held_out/{name}", figure, step)
-                save_checkpoint(folder, fingerprint, network, optimizer, step, elapsed_s)
-                show(done, losses["total"].item(), error)
+            state.step += 1
+            state.elapsed_s = time.perf_counter() - clock
+            done = _share_done(state, config)
+            journal.note(done, losses)
+    error = journal.error
     figures: dict[str, float | int | str] = {
-        "steps": step,
-        "minutes": round(elapsed_s / 60, 2),
+        "steps": state.step,
+        "minutes": round(state.elapsed_s / 60, 2),
         "frames": len(training),
         "parameters": sum(p.numel() for p in network.parameters()),
         "precision": _precision(config.precision),
@@ -147,22 +142,6 @@ def _describe(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     return place, info
-
-
-@contextmanager
-def _bar(
-    config: TrainConfig, error: HeldOutError
-) -> Iterator[Callable[[float, float, HeldOutError], None]]:
-    """Show a progress bar; give the function that moves it: share done, loss, held-out error."""
-    budget = config.steps or 60 * config.minutes
-    with progress_bar("loss {task.fields[loss]:.3f}", "held-out {task.fields[error]}") as bar:
-        name = "distill, steps" if config.steps else "distill, s"
-        task = bar.add_task(name, total=budget, loss=math.nan, error=error)
-
-        def show(done: float, loss: float, error: HeldOutError) -> None:
-            bar.update(task, completed=min(done, 1) * budget, loss=loss, error=error)
-
-        yield show
 
 
 def one_cycle(done: float, warm_up: float) -> float:
@@ -209,9 +188,9 @@ def _losses(
     return {**losses, "total": total}
 
 
-def _share_done(step: int, elapsed_s: float, config: TrainConfig) -> float:
+def _share_done(state: TrainState, config: TrainConfig) -> float:
     """Return the share of the training that is over."""
-    return step / config.steps if config.steps else elapsed_s / (60 * config.minutes)
+    return state.step / config.steps if config.steps else state.elapsed_s / (60 * config.minutes)
 
 
 def _precision(name: str) -> Literal["32-true", "bf16-mixed"]:

@@ -22,6 +22,7 @@ from distill_training.held_out import (  # noqa: E402
     measure_held_out,
     split_held_out,
 )
+from distill_training.history import read_history  # noqa: E402
 from distill_training.losses import distillation_loss, reprojection_loss  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.students import create_student  # noqa: E402
@@ -242,13 +243,14 @@ def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstructio
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
+        "import distill_training.journal as j\n"
         "import distill_training.train as t\n"
         "from distill_training.reconstruction import open_reconstruction\n"
-        "save = t.save_checkpoint\n"
-        "def save_then_die(folder, identity, network, optimizer, step, elapsed):\n"
-        "    save(folder, identity, network, optimizer, step, elapsed)\n"
-        "    if step == 3: os._exit(9)\n"
-        "t.save_checkpoint = save_then_die\n"
+        "save = j.save_checkpoint\n"
+        "def save_then_die(folder, identity, state):\n"
+        "    save(folder, identity, state)\n"
+        "    if state.step == 3: os._exit(9)\n"
+        "j.save_checkpoint = save_then_die\n"
         "config = t.TrainConfig(steps=6, batch=2, held_out=0, precision='fp32')\n"
         f"t.train(open_reconstruction(sys.argv[1]), Path(sys.argv[2]), 'cnn', {SMALL}, config)\n"
     )
@@ -261,6 +263,30 @@ def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstructio
     assert info.training["steps"] == 6
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    for a, b in zip(read_history(tmp_path / "whole"), read_history(folder), strict=True):
+        assert {**a, "minutes": 0} == pytest.approx({**b, "minutes": 0}, abs=1e-3, nan_ok=True)
+
+
+def test_a_history_begins_untrained_and_has_a_row_a_check(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    _, info = train(reconstruction, tmp_path, "cnn", SMALL, replace(QUICK, steps=40, held_out=0.25))
+    rows = read_history(tmp_path)
+    assert [row["step"] for row in rows] == list(range(0, 41, 2))
+    assert [row["epoch"] for row in rows[:3]] == [0, 2, 4]  # of four frames, two are held out
+    assert np.isnan(rows[0]["loss"]) and np.isfinite([row["loss"] for row in rows[1:]]).all()
+    assert rows[-1]["train_cell_cm"] < rows[0]["train_cell_cm"]
+    measured = {k: v for k, v in info.training.items() if k.startswith("held_out")}
+    assert "held_out_cell_cm" in measured and "held_out_spearman" in measured
+    assert measured.items() <= rows[-1].items()
+
+
+@pytest.mark.parametrize("text", [None, b"", b"step,loss\n1\n", b"step\none\n", b"\xff\xfe"])
+def test_a_damaged_history_is_refused(tmp_path: Path, text: bytes | None):
+    if text is not None:
+        (tmp_path / "history.csv").write_bytes(text)
+    with pytest.raises(CheckpointError, match="history.csv: cannot be read"):
+        read_history(tmp_path)
 
 
 def test_a_reconstruction_of_another_stride_is_refused(
