@@ -1,13 +1,35 @@
 """What a student is punished for."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Depths of points that a pixel error says something about, m (Brachmann et al., ACE, CVPR 2023,
-# section 3.3).
-DEPTH_RANGE_M = (0.1, 1000.0)
+# Depths at which a point's pixel says where it is, m (Brachmann et al., ACE, CVPR 2023, 3.3).
+_DEPTH_RANGE_M = (0.1, 1000.0)
+
+
+@dataclass(frozen=True)
+class Optics:
+    """What canonical cameras show: points in range, on an image."""
+
+    K_33: Tensor
+    size_px: tuple[int, int]  # width and height
+    depth_range_m: tuple[float, float] = _DEPTH_RANGE_M  # least and largest z
+
+    def project(self, points_bhw3: Tensor, T_cam_map_b44: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pixels (B, h, w, 2) of points, and which are in range (B, h, w).
+
+        Pixels mean nothing out of range.
+        """
+        R_b1133, t_b113 = T_cam_map_b44[:, None, None, :3, :3], T_cam_map_b44[:, None, None, :3, 3]
+        # Not a matrix product: accelerators round those to 10 bits where they may, which is pixels.
+        points_cam_bhw3 = (R_b1133 * points_bhw3[..., None, :]).sum(-1) + t_b113
+        z_bhw, (nearest, farthest) = points_cam_bhw3[..., 2], self.depth_range_m
+        xy_bhw2 = points_cam_bhw3[..., :2] / z_bhw.clamp(min=nearest)[..., None]
+        pixels_bhw2 = self.K_33.diagonal()[:2] * xy_bhw2 + self.K_33[:2, 2]
+        return pixels_bhw2, (z_bhw > nearest) & (z_bhw < farthest)
 
 
 def depth_range(
@@ -18,8 +40,9 @@ def depth_range(
     Cameras and almost all points lie between the corners; where the scale is unknown, 10 cm may be
     far.
     """
+    nearest, farthest = _DEPTH_RANGE_M
     diagonal = math.dist(bounds_min, bounds_max)
-    return min(DEPTH_RANGE_M[0], 0.02 * diagonal), min(DEPTH_RANGE_M[1], 1.5 * diagonal)
+    return min(nearest, 0.02 * diagonal), min(farthest, 1.5 * diagonal)
 
 
 def distillation_loss(
@@ -56,10 +79,9 @@ def reprojection_loss(
     points_bhw3: Tensor,
     pixels_bhw2: Tensor,
     T_cam_map_b44: Tensor,
-    K_33: Tensor,
+    optics: Optics,
     valid_bhw: Tensor,
     bound_px: float,
-    depth_range_m: tuple[float, float] = DEPTH_RANGE_M,
 ) -> Tensor:
     """Return the mean robust reprojection error in pixels, in [0, bound_px].
 
@@ -71,15 +93,13 @@ def reprojection_loss(
         points_bhw3: The student's points, metres, map frame.
         pixels_bhw2: Where each cell stands in the canonical image of a camera.
         T_cam_map_b44: Map to that camera.
-        K_33: Canonical camera matrix.
+        optics: Of all cameras.
         valid_bhw: Cells that count.
         bound_px: Errors far above it no longer pull.
-        depth_range_m: Depths z at which a point may lie, least and largest.
     """
-    seen_bhw2, z_bhw = _project(points_bhw3, T_cam_map_b44, K_33, depth_range_m)
+    seen_bhw2, in_range_bhw = optics.project(points_bhw3, T_cam_map_b44)
     error_bhw = (seen_bhw2 - pixels_bhw2).square().sum(-1).add(1e-4).sqrt()
     bounded_bhw = bound_px * torch.tanh(error_bhw / bound_px)
-    in_range_bhw = _in_range(z_bhw, depth_range_m)
     return _mean(torch.where(in_range_bhw, bounded_bhw, bound_px), valid_bhw)
 
 
@@ -87,11 +107,9 @@ def neighbour_loss(
     points_bhw3: Tensor,
     target_bhw3: Tensor,
     T_near_map_b44: Tensor,
-    K_33: Tensor,
+    optics: Optics,
     valid_bhw: Tensor,
-    size_px: tuple[int, int],
     bound_px: float,
-    depth_range_m: tuple[float, float] = DEPTH_RANGE_M,
 ) -> Tensor:
     """Return likewise the error in a neighbouring image, to where the teacher's point stands there.
 
@@ -102,43 +120,18 @@ def neighbour_loss(
         points_bhw3: The student's points, metres, map frame.
         target_bhw3: The teacher's points, likewise; anything where not valid.
         T_near_map_b44: Map to the neighbour's camera.
-        K_33: Canonical camera matrix.
+        optics: Of all cameras.
         valid_bhw: Where the teacher knows.
-        size_px: Width and height of the canonical image.
         bound_px: Errors far above it no longer pull.
-        depth_range_m: Depths z at which a point may lie, least and largest.
     """
     target_bhw3 = torch.where(valid_bhw[..., None], target_bhw3, 0)
-    pixels_bhw2, z_bhw = _project(target_bhw3, T_near_map_b44, K_33, depth_range_m)
-    limits = pixels_bhw2.new_tensor(size_px) - 0.5
-    shown_bhw = ((pixels_bhw2 > -0.5) & (pixels_bhw2 < limits)).all(-1)
+    pixels_bhw2, in_range_bhw = optics.project(target_bhw3, T_near_map_b44)
+    limits_2 = pixels_bhw2.new_tensor(optics.size_px) - 0.5
+    shown_bhw = ((pixels_bhw2 > -0.5) & (pixels_bhw2 < limits_2)).all(-1)
+    counted_bhw = valid_bhw & shown_bhw & in_range_bhw
     return reprojection_loss(
-        points_bhw3,
-        pixels_bhw2,
-        T_near_map_b44,
-        K_33,
-        valid_bhw & shown_bhw & _in_range(z_bhw, depth_range_m),
-        bound_px,
-        depth_range_m,
+        points_bhw3, pixels_bhw2, T_near_map_b44, optics, counted_bhw, bound_px
     )
-
-
-def _project(
-    points_bhw3: Tensor, T_cam_map_b44: Tensor, K_33: Tensor, depth_range_m: tuple[float, float]
-) -> tuple[Tensor, Tensor]:
-    """Return pixels (B, h, w, 2) and depths z (B, h, w); pixels mean nothing out of range."""
-    R_b1133, t_b113 = T_cam_map_b44[:, None, None, :3, :3], T_cam_map_b44[:, None, None, :3, 3]
-    # Not a matrix product: accelerators round those to 10 bits where they may, which is pixels.
-    points_cam_bhw3 = (R_b1133 * points_bhw3[..., None, :]).sum(-1) + t_b113
-    z_bhw = points_cam_bhw3[..., 2]
-    focal_2, centre_2 = K_33.diagonal()[:2], K_33[:2, 2]
-    xy_bhw2 = points_cam_bhw3[..., :2] / z_bhw.clamp(min=depth_range_m[0])[..., None]
-    return focal_2 * xy_bhw2 + centre_2, z_bhw
-
-
-def _in_range(z_bhw: Tensor, depth_range_m: tuple[float, float]) -> Tensor:
-    """Return which depths may be."""
-    return (z_bhw > depth_range_m[0]) & (z_bhw < depth_range_m[1])
 
 
 def _mean(loss_bhw: Tensor, valid_bhw: Tensor) -> Tensor:

@@ -18,7 +18,13 @@ from distill_training.config import TrainConfig
 from distill_training.held_out import HeldOutError, measure_cells, measure_held_out, split_held_out
 from distill_training.history import read_history
 from distill_training.journal import Journal
-from distill_training.losses import distillation_loss, reprojection_loss
+from distill_training.losses import (
+    Optics,
+    depth_range,
+    distillation_loss,
+    neighbour_loss,
+    reprojection_loss,
+)
 from distill_training.reconstruction import Reconstruction
 from distill_training.students import CellGrid, SceneFrame, create_student
 from distill_training.views import FrameStore, random_batches, scene_frame
@@ -79,7 +85,7 @@ def train(
         minutes = state.elapsed_s / 60
         _log.warning("%s: going on at step %d, after %.1f min", folder, state.step, minutes)
 
-    store = FrameStore(reconstruction)
+    store = FrameStore(reconstruction, training)
     sample = training[:: math.ceil(len(training) / _SAMPLED_FRAMES)]
 
     def measure(student: nn.Module) -> tuple[HeldOutError, float]:
@@ -87,6 +93,8 @@ def train(
         return error, measure_cells(student, store, sample)
 
     K_33 = torch.from_numpy(camera.K_33).float().to(fabric.device)
+    in_range_m = depth_range(info.bounds_min, info.bounds_max)
+    optics = Optics(K_33, (camera.width, camera.height), in_range_m)
     done = _share_done(state, config)
     epoch = len(training) / config.batch
     journal = Journal(folder, fingerprint, state, measure, config, done, epoch)
@@ -99,7 +107,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * config.learning_rate * one_cycle(done, config.warm_up)
             points_bhw3, sigma_bhw = student(batch["image_hw3"])
-            losses = _losses(points_bhw3, sigma_bhw, batch, K_33, config, done)
+            losses = _losses(points_bhw3, sigma_bhw, batch, optics, config, done)
             optimizer.zero_grad()
             fabric.backward(losses["total"])
             fabric.clip_gradients(student, optimizer, max_norm=1.0)
@@ -169,22 +177,31 @@ def _losses(
     points_bhw3: Tensor,
     sigma_bhw: Tensor,
     batch: dict[str, Tensor],
-    K_33: Tensor,
+    optics: Optics,
     config: TrainConfig,
     done: float,
 ) -> dict[str, Tensor]:
     """Return each loss by name, and their sum as `total`."""
-    total = distillation_loss(points_bhw3, sigma_bhw, batch["points_hw3"], batch["valid_hw"])
+    target_bhw3, valid_bhw = batch["points_hw3"], batch["valid_hw"]
+    total = distillation_loss(points_bhw3, sigma_bhw, target_bhw3, valid_bhw, batch["sigma_hw"])
     losses = {"distill": total}
     if config.loss == "distill+reprojection":
         first, last = config.reprojection_bound_px
         # The bound narrows along a quarter circle, slowly at first (ACE, CVPR 2023, section 3.3).
         bound_px = last + (first - last) * math.sqrt(1 - done**2)
-        reprojection = reprojection_loss(
-            points_bhw3, batch["pixels_hw2"], batch["T_cam_map"], K_33, batch["inside_hw"], bound_px
+        own = reprojection_loss(
+            points_bhw3,
+            batch["pixels_hw2"],
+            batch["T_cam_map"],
+            optics,
+            batch["inside_hw"],
+            bound_px,
         )
-        losses["reprojection_px"] = reprojection
-        total = total + config.reprojection_weight * reprojection
+        near = neighbour_loss(
+            points_bhw3, target_bhw3, batch["T_near_map"], optics, valid_bhw, bound_px
+        )
+        losses |= {"reprojection_px": own, "neighbour_px": near}
+        total = total + config.reprojection_weight * (own + near)
     return {**losses, "total": total}
 
 

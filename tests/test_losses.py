@@ -1,5 +1,7 @@
 """What students are punished for, on data whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from distill_training.augment import FrameViews  # noqa: E402
 from distill_training.losses import (  # noqa: E402
+    Optics,
     depth_range,
     distillation_loss,
     neighbour_loss,
@@ -20,13 +23,12 @@ from mote_localization.geometry import invert, pose_from, transform  # noqa: E40
 
 pytestmark = pytest.mark.train
 CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
-SIZE = (64, 48)
-K = torch.from_numpy(CAMERA.K_33).float()
+OPTICS = Optics(torch.from_numpy(CAMERA.K_33).float(), (64, 48))
 EVERYWHERE = torch.ones(1, 6, 8, dtype=torch.bool)
 CELLS = torch.from_numpy(cell_pixels(64, 48, 8)).float()[None]
 RAYS = torch.from_numpy(CAMERA.rays(cell_pixels(64, 48, 8))).float()[None]
 ORIGIN = torch.eye(4)[None]
-SHORT_RANGE = (0.1, 10.0)
+SHORT = replace(OPTICS, depth_range_m=(0.1, 10.0))
 
 
 def beside(x: float, turn: float = 0.0) -> np.ndarray:
@@ -107,7 +109,7 @@ def test_what_the_teacher_does_not_know_may_be_anything():
     known = torch.tensor([[[True, False]]])
     for loss in (
         distillation_loss(points, torch.ones(1, 1, 2), target, known, unknown),
-        neighbour_loss(points, target + points.new_tensor([0, 0, 2]), ORIGIN, K, known, SIZE, 9.0),
+        neighbour_loss(points, target + points.new_tensor([0, 0, 2]), ORIGIN, OPTICS, known, 9.0),
     ):
         moved = pull(loss, points)
         assert torch.isfinite(loss) and torch.isfinite(moved).all()
@@ -120,7 +122,7 @@ def test_what_the_teacher_does_not_know_may_be_anything():
 def test_a_point_is_pulled_to_its_own_ray_across_it_alone():
     off = 2 * RAYS + torch.tensor([0.3, -0.2, 0.1])
     points = off.clone().requires_grad_()
-    loss = reprojection_loss(points, CELLS, ORIGIN, K, EVERYWHERE, 50.0)
+    loss = reprojection_loss(points, CELLS, ORIGIN, OPTICS, EVERYWHERE, 50.0)
     moved = pull(loss, points)
     right_way = (moved * (off[..., 2:] * RAYS - off)).sum(-1)
     assert (right_way > 0).all()
@@ -135,9 +137,9 @@ def test_descent_brings_points_to_their_rays_and_the_neighbour_to_their_depths()
     points = (1.3 * truth + 0.05).requires_grad_()
     optimizer = torch.optim.Adam([points], 0.02)
     for bound in np.linspace(50, 1, 150).tolist():
-        own = reprojection_loss(points, CELLS, ORIGIN, K, EVERYWHERE, bound)
+        own = reprojection_loss(points, CELLS, ORIGIN, OPTICS, EVERYWHERE, bound)
         near = to_camera(beside(1.0))
-        there = neighbour_loss(points, truth, near, K, EVERYWHERE, SIZE, bound)
+        there = neighbour_loss(points, truth, near, OPTICS, EVERYWHERE, bound)
         optimizer.zero_grad()
         (own + there).backward()
         optimizer.step()
@@ -158,9 +160,9 @@ def test_a_neighbours_error_is_that_of_its_camera():
     T_map_near = beside(0.5, turn=0.25)
     truth, points = 2 * RAYS, 2.1 * RAYS
     (there, _), (here, _) = _seen(truth, T_map_near), _seen(points, T_map_near)
-    shown = ((there > -0.5) & (there < np.array(SIZE) - 0.5)).all(-1)
+    shown = ((there > -0.5) & (there < np.array(OPTICS.size_px) - 0.5)).all(-1)
     expected = np.linalg.norm(there - here, axis=-1)[shown].mean()
-    loss = neighbour_loss(points, truth, to_camera(T_map_near), K, EVERYWHERE, SIZE, 1e4)
+    loss = neighbour_loss(points, truth, to_camera(T_map_near), OPTICS, EVERYWHERE, 1e4)
     assert expected > 0.3 and loss.item() == pytest.approx(expected, rel=1e-3)
 
 
@@ -168,19 +170,19 @@ def test_no_error_counts_more_than_the_bound():
     for bound in (1.0, 50.0):
         for off in (0.01, 1.0, 100.0):
             points = 2 * RAYS + torch.tensor([off, 0, 0])
-            loss = reprojection_loss(points, CELLS, ORIGIN, K, EVERYWHERE, bound)
+            loss = reprojection_loss(points, CELLS, ORIGIN, OPTICS, EVERYWHERE, bound)
             assert loss <= bound
     points = (2 * RAYS + torch.tensor([100.0, 0, 0])).requires_grad_()
-    loss = reprojection_loss(points, CELLS, ORIGIN, K, EVERYWHERE, 1.0)
+    loss = reprojection_loss(points, CELLS, ORIGIN, OPTICS, EVERYWHERE, 1.0)
     assert loss.item() == pytest.approx(1) and pull(loss, points).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("z", [-2.0, 0.05, 20.0])
 def test_points_out_of_range_count_as_the_bound_and_are_left_to_the_teacher(z: float):
     points = (z * RAYS).requires_grad_()
-    loss = reprojection_loss(points, CELLS, ORIGIN, K, EVERYWHERE, 5.0, SHORT_RANGE)
+    loss = reprojection_loss(points, CELLS, ORIGIN, SHORT, EVERYWHERE, 5.0)
     assert loss.item() == pytest.approx(5) and (pull(loss, points) == 0).all()
-    near = neighbour_loss(points, 2 * RAYS, ORIGIN, K, EVERYWHERE, SIZE, 5.0, SHORT_RANGE)
+    near = neighbour_loss(points, 2 * RAYS, ORIGIN, SHORT, EVERYWHERE, 5.0)
     assert near.item() == pytest.approx(5) and (pull(near, points) == 0).all()
     taught = distillation_loss(points, torch.ones(1, 6, 8), 2 * RAYS, EVERYWHERE)
     assert ((pull(taught, points) * (2 * RAYS - points)).sum(-1) > 0).all()
@@ -191,11 +193,13 @@ def test_cells_that_do_not_count_neither_count_nor_pull():
     some = EVERYWHERE.clone()
     some[:, :3] = False
     wrong = torch.where(some[..., None], CELLS, torch.inf)
-    loss = reprojection_loss(points, torch.nan_to_num(wrong, posinf=1e9), ORIGIN, K, some, 50.0)
-    below = reprojection_loss(points[:, 3:], CELLS[:, 3:], ORIGIN, K, some[:, 3:], 50.0)
+    loss = reprojection_loss(
+        points, torch.nan_to_num(wrong, posinf=1e9), ORIGIN, OPTICS, some, 50.0
+    )
+    below = reprojection_loss(points[:, 3:], CELLS[:, 3:], ORIGIN, OPTICS, some[:, 3:], 50.0)
     assert loss.item() == pytest.approx(below.item())
     assert (pull(loss, points)[:, :3] == 0).all()
-    behind = neighbour_loss(points, -2 * RAYS, ORIGIN, K, EVERYWHERE, SIZE, 50.0)
+    behind = neighbour_loss(points, -2 * RAYS, ORIGIN, OPTICS, EVERYWHERE, 50.0)
     assert behind.item() == 0 and (pull(behind, points) == 0).all()
 
 

@@ -23,7 +23,7 @@ from distill_training.held_out import (  # noqa: E402
     split_held_out,
 )
 from distill_training.history import read_history  # noqa: E402
-from distill_training.losses import distillation_loss, reprojection_loss  # noqa: E402
+from distill_training.losses import Optics, distillation_loss, reprojection_loss  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.students import create_student  # noqa: E402
 from distill_training.students.head import SceneFrame  # noqa: E402
@@ -147,10 +147,11 @@ def test_reprojection_is_the_pixel_distance_while_far_below_its_bound():
     pixels = torch.from_numpy(frame.pixels_hw2)[None] + torch.tensor([3.0, 4.0])
     pose = torch.from_numpy(invert(POSE)).float()[None]
     K, valid = torch.from_numpy(CAMERA.K_33).float(), torch.ones(1, 6, 8, dtype=torch.bool)
-    assert reprojection_loss(points, pixels, pose, K, valid, 1e4).item() == pytest.approx(
+    optics = Optics(K, (64, 48))
+    assert reprojection_loss(points, pixels, pose, optics, valid, 1e4).item() == pytest.approx(
         5, abs=0.02
     )
-    assert reprojection_loss(points, pixels, pose, K, valid, 1.0).item() == pytest.approx(
+    assert reprojection_loss(points, pixels, pose, optics, valid, 1.0).item() == pytest.approx(
         1, abs=0.02
     )
 
