@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
@@ -13,6 +13,9 @@ from distill_training.packages import training_packages
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.teacher.choice import Flat, Teacher
 from mote_localization.errors import MoteError
+
+if TYPE_CHECKING:
+    from distill_training.settings import Settings
 
 _COMPARED_IMAGES = 4  # on which the map must predict what the student does
 
@@ -96,15 +99,79 @@ class Reconstruct:
 
 
 @dataclass(frozen=True)
+class Learning:
+    """Which student learns, and how."""
+
+    student: Literal["cnn", "mobilenet", "vit"] = "cnn"  # family of the network
+    # published weights that the trunk of a mobilenet or vit starts from
+    pretrained: File = None
+    # blocks of that trunk that stay as they are
+    freeze: Annotated[str, tyro.conf.arg(metavar="none|all|all-but-last-N")] = "none"
+    # further settings of the family, as size=l fine-blocks=3; an unknown one tells which there are
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    # folder for all that is kept of the work; default: beside the map, NAME.training
+    work: Path | None = None
+    train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
+
+    def check(self, output: Path) -> None:
+        """Refuse before any work is done what would fail when it is.
+
+        Raises:
+            MoteError: The output is no map's name, torch is missing, or the student makes no sense.
+        """
+        if output.is_dir() or output.suffix != ".onnx":
+            raise MoteError(f"--output {output}: expected the name of a map file, NAME.onnx")
+        if self.pretrained and not self.pretrained.is_file():
+            raise MoteError(f"--pretrained {self.pretrained}: expected a file of weights")
+        with training_packages():
+            import distill_training.export
+            import distill_training.train  # noqa: F401
+        self._settings()
+
+    def folder(self, output: Path) -> Path:
+        """Return where the work on a map lies."""
+        return self.work or output.with_suffix(".training")
+
+    def make_map(self, reconstruction: Reconstruction, output: Path) -> None:
+        """Train the student on a reconstruction, and write its map.
+
+        Raises:
+            MoteError: The reconstruction or the pretrained file cannot be used, the folder holds
+                another training, or a file cannot be written.
+        """
+        from distill_training.export import export_map
+        from distill_training.train import train
+
+        network, info = train(
+            reconstruction, self.folder(output), self.student, self._settings(), self.train
+        )
+        names = list(reconstruction.poses)
+        compared = names[:: max(1, len(names) // _COMPARED_IMAGES)]
+        images_bhw3 = np.stack([reconstruction.read_frame(name).image_hw3 for name in compared])
+        worst_m = export_map(network, info, images_bhw3, output)
+        _say(
+            f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), equal to the student within "
+            f"{1000 * worst_m:.3f} mm; see it with `mote inspect {output}`"
+        )
+
+    def _settings(self) -> "Settings":
+        from distill_training.settings import split_settings, student_settings
+
+        given: dict[str, object] = dict(split_settings(self.set))
+        if self.pretrained:
+            given["pretrained"] = str(self.pretrained)
+        if self.freeze != "none":
+            given["freeze"] = self.freeze
+        return student_settings(self.student, given)
+
+
+@dataclass(frozen=True)
 class Distill:
     """Train a student on a reconstruction and write the map."""
 
     reconstruction: tyro.conf.Positional[Path]  # folder made by `mote-distill reconstruct`
     output: Output  # map file (.onnx)
-    student: Literal["cnn", "mobilenet", "vit"] = "cnn"  # family of the network
-    # folder for checkpoint and curves; default: beside the map, NAME.training
-    work: Path | None = None
-    train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
+    learning: Annotated[Learning, Flat] = field(default_factory=Learning)
 
     def run(self) -> None:
         """Train and export.
@@ -113,11 +180,8 @@ class Distill:
             MoteError: The reconstruction cannot be used, torch is missing, or the map cannot be
                 written.
         """
-        _check_first(self.output)
-        work = self.work or self.output.with_suffix(".training")
-        _distill(
-            open_reconstruction(self.reconstruction), self.output, self.student, work, self.train
-        )
+        self.learning.check(self.output)
+        self.learning.make_map(open_reconstruction(self.reconstruction), self.output)
 
 
 @dataclass(frozen=True)
@@ -127,10 +191,7 @@ class Map:
     scene: tyro.conf.Positional[Path]  # scene folder, or folder of photographs
     output: Output  # map file (.onnx)
     teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
-    student: Literal["cnn", "mobilenet", "vit"] = "cnn"  # family of the network
-    # folder for reconstruction, checkpoint and curves; default: beside the map, NAME.training
-    work: Path | None = None
-    train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
+    learning: Annotated[Learning, Flat] = field(default_factory=Learning)
 
     def run(self) -> None:
         """Reconstruct, train and export.
@@ -138,37 +199,9 @@ class Map:
         Raises:
             MoteError: The scene cannot be used, torch is missing, or a file cannot be written.
         """
-        _check_first(self.output)
-        work = self.work or self.output.with_suffix(".training")
-        reconstruction = self.teacher.reconstruct(self.scene, work / "reconstruction")
-        _distill(reconstruction, self.output, self.student, work, self.train)
-
-
-def _check_first(output: Path) -> None:
-    """Refuse before any work is done what would fail when it is."""
-    if output.is_dir() or output.suffix != ".onnx":
-        raise MoteError(f"--output {output}: expected the name of a map file, NAME.onnx")
-    with training_packages():
-        import distill_training.export
-        import distill_training.train  # noqa: F401
-
-
-def _distill(
-    reconstruction: Reconstruction, output: Path, student: str, work: Path, config: TrainConfig
-) -> None:
-    """Train a student and write its map."""
-    from distill_training.export import export_map
-    from distill_training.train import train
-
-    network, info = train(reconstruction, work, student, {}, config)
-    names = list(reconstruction.poses)
-    compared = names[:: max(1, len(names) // _COMPARED_IMAGES)]
-    images_bhw3 = np.stack([reconstruction.read_frame(name).image_hw3 for name in compared])
-    worst_m = export_map(network, info, images_bhw3, output)
-    _say(
-        f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), equal to the student within "
-        f"{1000 * worst_m:.3f} mm; see it with `mote inspect {output}`"
-    )
+        self.learning.check(self.output)
+        folder = self.learning.folder(self.output) / "reconstruction"
+        self.learning.make_map(self.teacher.reconstruct(self.scene, folder), self.output)
 
 
 def _say(text: str) -> None:

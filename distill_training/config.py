@@ -32,6 +32,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     # of the first weights and of the views; with steps given, the training repeats exactly
     seed: int = 0
+    # how views differ from their frames
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:

@@ -26,6 +26,7 @@ from distill_training.losses import (
     reprojection_loss,
 )
 from distill_training.reconstruction import Reconstruction
+from distill_training.settings import Settings, settings_identity
 from distill_training.students import CellGrid, SceneFrame, create_student
 from distill_training.views import FrameStore, random_batches, scene_frame
 from mote_localization.map_file import MapInfo
@@ -40,7 +41,7 @@ def train(
     reconstruction: Reconstruction,
     folder: Path,
     family: str,
-    settings: dict[str, int],
+    settings: Settings,
     config: TrainConfig,
 ) -> tuple[nn.Module, MapInfo]:
     """Train a student, or go on where an interrupted training of the same settings stopped.
@@ -49,14 +50,15 @@ def train(
         reconstruction: What the teacher says.
         folder: Where checkpoint, history and TensorBoard curves go.
         family: Name of the student.
-        settings: Its sizes.
+        settings: Those of its family, see `student_settings`.
         config: How to train.
 
     Returns:
         The student, float32, in evaluation mode, on the CPU; and the description of its map.
 
     Raises:
-        CheckpointError: The folder holds a damaged checkpoint or one of another training.
+        CheckpointError: The folder holds a damaged checkpoint or one of another training, or a
+            pretrained file cannot be used.
         ReconstructionError: The reconstruction cannot be read, or holds no point.
         MoteError: There is no such student, or none of the reconstruction's stride.
     """
@@ -75,7 +77,7 @@ def train(
     fingerprint = identity(
         reconstruction=reconstruction.index(),
         student=family,
-        settings=settings,
+        settings=settings_identity(settings),
         config=asdict(config),
     )
     make_folder(folder)
@@ -122,6 +124,7 @@ def train(
         "minutes": round(state.elapsed_s / 60, 2),
         "frames": len(training),
         "parameters": sum(p.numel() for p in network.parameters()),
+        **({"settings": _told(settings)} if settings else {}),
         "precision": _precision(config.precision),
         "loss": config.loss,
         "seed": config.seed,
@@ -150,6 +153,14 @@ def _describe(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     return place, info
+
+
+def _told(settings: Settings) -> str:
+    """Return settings as a command line takes them, files without their folders."""
+    return " ".join(
+        f"{name}={Path(str(value)).name if name == 'pretrained' else value}"
+        for name, value in settings.items()
+    )
 
 
 def one_cycle(done: float, warm_up: float) -> float:

@@ -404,6 +404,35 @@ def test_a_checkpoint_is_run_on_the_device_named(room, distill):
     assert status == 1 and "no two images could be brought together" in said
 
 
+@pytest.mark.train
+def test_a_student_is_chosen_with_its_settings(room, distill):
+    distill("reconstruct room -o made --width 160")
+    chosen = "--student cnn --set size=s coarse-blocks=2 --steps 1 --batch 2"
+    status, said = distill(f"distill made -o room.onnx {chosen}")
+    assert status == 0, said
+    assert read_map("room.onnx").info.training["settings"] == "coarse_blocks=2 size=s"
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--set depth=3", "student cnn: it has no setting 'depth'; it takes size=s|m|l stem=N"),
+        ("--set size", "found 'size', expected NAME=VALUE"),
+        ("--set size=s size=l", "found 'size=l', expected NAME=VALUE, each name once"),
+        ("--freeze all", "student cnn: it has no setting 'freeze'"),
+        ("--student vit --freeze all", "found freeze = 'all' without a pretrained file"),
+        ("--student vit --pretrained v.pth", "--pretrained v.pth: expected a file of weights"),
+    ],
+)
+def test_a_student_that_makes_no_sense_is_refused_before_any_work(
+    room, distill, arguments, complaint
+):
+    status, said = distill(f"map room -o room.onnx {arguments}")
+    assert status == 1 and said.startswith("error: ") and complaint in said
+    assert not Path("room.training").exists()
+
+
 @pytest.mark.parametrize(("command", "output"), [("reconstruct", "made"), ("map", "room.onnx")])
 def test_without_torch_it_says_what_to_install(room, command, output):
     output = room.parent / output

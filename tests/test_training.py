@@ -1,6 +1,7 @@
 """Views, losses, students, training and export."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +26,7 @@ from distill_training.held_out import (  # noqa: E402
 from distill_training.history import read_history  # noqa: E402
 from distill_training.losses import Optics, distillation_loss, reprojection_loss  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
+from distill_training.settings import split_settings, student_settings  # noqa: E402
 from distill_training.students import create_student  # noqa: E402
 from distill_training.students.head import SceneFrame  # noqa: E402
 from distill_training.train import one_cycle, train  # noqa: E402
@@ -304,6 +306,50 @@ def test_a_checkpoint_of_other_settings_is_refused(reconstruction: Reconstructio
         train(other, tmp_path / "t", "cnn", SMALL, QUICK)
     with pytest.raises(CheckpointError, match="other settings"):
         train(reconstruction, tmp_path / "t", "cnn", SMALL, replace(QUICK, seed=1))
+
+
+def test_settings_are_the_same_as_text_and_as_values():
+    values = {"patch": 8, "width": 96, "trunk_rate": 0.5, "pretrained": Path("a.pth")}
+    texts = split_settings(["patch=8", "width=96", "trunk-rate=5e-1", "pretrained=a.pth"])
+    assert student_settings("vit", values) == student_settings("vit", texts)
+    assert student_settings("vit", texts) == {**values, "pretrained": "a.pth"}
+    assert student_settings("cnn", {"size": "m", "stem": None}) == {}  # as the family has them
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "message"),
+    [
+        ("cnn", {"depth": "3"}, "no setting 'depth'; it takes size=s|m|l stem=N"),
+        ("cnn", {"size": "xl"}, "found size = 'xl', expected s or m or l; it takes"),
+        ("cnn", {"stem": "many"}, "found stem = 'many'"),
+        ("cnn", {"stem": 1.5}, "found stem = 1.5"),
+        ("vit", {"freeze": "all"}, "without a pretrained file"),
+        ("rnn", {}, "found student 'rnn', expected one of cnn"),
+    ],
+)
+def test_settings_that_no_student_has_are_refused(family: str, given: dict, message: str):
+    with pytest.raises(MoteError, match=re.escape(message)):
+        student_settings(family, given)
+
+
+def test_another_pretrained_file_is_another_training(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    def write(path: Path, bias: float) -> dict:
+        network = create_student("mobilenet", SceneFrame((0.0, 0.0, 0.0), 1.0))
+        weights = {f"features.{k}": v + bias for k, v in network.features.state_dict().items()}
+        torch.save(weights, path)
+        return student_settings("mobilenet", {"pretrained": path, "freeze": "all"})
+
+    quick = replace(QUICK, steps=1)
+    settings = write(tmp_path / "trunk.pth", 0)
+    _, info = train(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
+    assert info.training["settings"] == "freeze=all pretrained=trunk.pth"
+    settings["pretrained"] = str((tmp_path / "trunk.pth").rename(tmp_path / "moved.pth"))
+    train(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
+    write(tmp_path / "moved.pth", 1)
+    with pytest.raises(CheckpointError, match="other settings"):
+        train(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
 
 
 def test_a_torn_checkpoint_is_refused(reconstruction: Reconstruction, tmp_path: Path):
