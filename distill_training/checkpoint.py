@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from mote_localization.errors import CheckpointError
 from mote_localization.files import atomic_write
@@ -22,6 +23,7 @@ class TrainState:
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
+    averaged: AveragedModel | None = None  # of the weights of the steps, where that is wanted
     step: int = 0
     elapsed_s: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)  # a row a check
@@ -29,7 +31,7 @@ class TrainState:
     @property
     def student(self) -> nn.Module:
         """What has been learned: the network that is measured, and becomes the map."""
-        return self.network
+        return self.averaged.module if self.averaged else self.network
 
 
 def identity(**settings: object) -> str:
@@ -64,6 +66,7 @@ def save_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
         "identity": fingerprint,
         "network": state.network.state_dict(),
         "optimizer": state.optimizer.state_dict(),
+        "averaged": state.averaged.state_dict() if state.averaged else None,
         "step": state.step,
         "elapsed_s": state.elapsed_s,
         "history": state.history,
@@ -99,6 +102,8 @@ def load_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
     try:
         state.network.load_state_dict(content["network"])
         state.optimizer.load_state_dict(content["optimizer"])
+        if state.averaged:
+            state.averaged.load_state_dict(content["averaged"])
         state.step, state.elapsed_s = int(content["step"]), float(content["elapsed_s"])
         state.history = [
             {str(name): float(value) for name, value in row.items()} for row in content["history"]

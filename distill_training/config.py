@@ -1,5 +1,6 @@
 """The settings of a training, free of torch, so that a command line shows them without it."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,12 +23,18 @@ class TrainConfig:
     # share of the training after which batch statistics stay as they are, so that what is trained
     # to the end is what the map will hold
     fix_statistics: float = 0.6
+    # decay a step of the average of the weights that is measured and becomes the map; 0: the last
+    # weights are
+    ema: float = 0.0
     loss: Literal["distill", "distill+reprojection"] = "distill"  # what is minimized
     reprojection_weight: float = 0.1  # of the reprojection loss, per canonical px
     # canonical px, at the start and at the end
     reprojection_bound_px: tuple[float, float] = (30.0, 2.0)
     held_out: float = 0.05  # share of the frames kept from training to measure the error on
     margin: int = 0  # frames on either side of each held-out block that are not trained with either
+    # how much too small the poses' covariances are, as an earlier training has measured it; by
+    # default measured, on the frames held out
+    covariance_scale: float | None = None
     # auto: bf16 where the processor computes in it
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     # of the first weights and of the views; with steps given, the training repeats exactly
@@ -45,6 +52,12 @@ class TrainConfig:
             raise MoteError(
                 f"found --batch {self.batch} and --learning-rate {self.learning_rate:g}, expected "
                 "1 or more and above 0"
+            )
+        if not 0 <= self.ema < 1:
+            raise MoteError(f"found --ema {self.ema:g}, expected a decay from 0 to below 1")
+        if self.covariance_scale is not None and not 0 < self.covariance_scale < math.inf:
+            raise MoteError(
+                f"found --covariance-scale {self.covariance_scale:g}, expected a number above 0"
             )
         if not 0 <= self.held_out <= _MOST_HELD_OUT or self.margin < 0:
             raise MoteError(

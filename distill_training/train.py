@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distill_training.checkpoint import TrainState, identity, load_checkpoint, make_folder
 from distill_training.config import TrainConfig
@@ -73,15 +74,17 @@ def train(
     optimizer = torch.optim.AdamW(
         network.parameter_groups(), config.learning_rate, weight_decay=config.weight_decay
     )
+    averaged = _average(network, config.ema, fabric.device) if config.ema else None
     student, optimizer = fabric.setup(network, optimizer)
     fingerprint = identity(
         reconstruction=reconstruction.index(),
         student=family,
         settings=settings_identity(settings),
-        config=asdict(config),
+        # what is only said of the student may be said otherwise of one that is trained already
+        config=asdict(replace(config, covariance_scale=None)),
     )
     make_folder(folder)
-    state = TrainState(network, optimizer)
+    state = TrainState(network, optimizer, averaged)
     load_checkpoint(folder, fingerprint, state)
     if state.step:
         minutes = state.elapsed_s / 60
@@ -114,11 +117,12 @@ def train(
             fabric.backward(losses["total"])
             fabric.clip_gradients(student, optimizer, max_norm=1.0)
             optimizer.step()
+            if averaged:
+                averaged.update_parameters(network)
             state.step += 1
             state.elapsed_s = time.perf_counter() - clock
             done = _share_done(state, config)
             journal.note(done, losses)
-    error = journal.error
     figures: dict[str, float | int | str] = {
         "steps": state.step,
         "minutes": round(state.elapsed_s / 60, 2),
@@ -128,11 +132,31 @@ def train(
         "precision": _precision(config.precision),
         "loss": config.loss,
         "seed": config.seed,
-        **{f"held_out_{name}": value for name, value in error.figures().items()},
+        **{f"held_out_{name}": value for name, value in journal.error.figures().items()},
     }
-    network.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    scale = error.covariance_scale if math.isfinite(error.covariance_scale) else 1.0
-    return network, replace(info, training=figures, covariance_scale=round(max(scale, 1.0), 2))
+    state.student.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    scale = _covariance_scale(journal.error, config)
+    return state.student, replace(info, training=figures, covariance_scale=scale)
+
+
+def _average(network: nn.Module, decay: float, device: torch.device) -> AveragedModel:
+    """Return the running average of a network's weights; batch statistics are averaged alike."""
+    return AveragedModel(
+        network, device, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
+    )
+
+
+def _covariance_scale(error: HeldOutError, config: TrainConfig) -> float:
+    """Return the scale of the poses' covariances, as given, else measured, else 1."""
+    if config.covariance_scale is not None:
+        return config.covariance_scale
+    if math.isfinite(error.covariance_scale):
+        return round(max(error.covariance_scale, 1.0), 2)
+    _log.warning(
+        "no held-out frame tells how far the poses' covariances can be trusted: they are not "
+        "calibrated; run again with --covariance-scale as a training with --held-out measures it"
+    )
+    return 1.0
 
 
 def _describe(

@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 import torch  # noqa: E402
 from make_scene import write_plane_scene  # noqa: E402
+from torch.optim.swa_utils import AveragedModel  # noqa: E402
 
 from distill_training.augment import AugmentConfig, FrameViews  # noqa: E402
 from distill_training.config import TrainConfig  # noqa: E402
@@ -242,7 +243,8 @@ def test_training_lowers_the_loss(reconstruction: Reconstruction, tmp_path: Path
 
 
 def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstruction, tmp_path: Path):
-    whole, _ = train(reconstruction, tmp_path / "whole", "cnn", SMALL, QUICK)
+    averaging = replace(QUICK, ema=0.7)
+    whole, _ = train(reconstruction, tmp_path / "whole", "cnn", SMALL, averaging)
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
@@ -254,7 +256,7 @@ def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstructio
         "    save(folder, identity, state)\n"
         "    if state.step == 3: os._exit(9)\n"
         "j.save_checkpoint = save_then_die\n"
-        "config = t.TrainConfig(steps=6, batch=2, held_out=0, precision='fp32')\n"
+        "config = t.TrainConfig(steps=6, batch=2, held_out=0, ema=0.7, precision='fp32')\n"
         f"t.train(open_reconstruction(sys.argv[1]), Path(sys.argv[2]), 'cnn', {SMALL}, config)\n"
     )
     folder = tmp_path / "resumed"
@@ -262,12 +264,43 @@ def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstructio
     root = str(Path(__file__).resolve().parent.parent)
     run = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True)
     assert run.returncode == 9, run.stderr.decode()
-    resumed, info = train(reconstruction, folder, "cnn", SMALL, QUICK)
+    resumed, info = train(reconstruction, folder, "cnn", SMALL, averaging)
     assert info.training["steps"] == 6
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     for a, b in zip(read_history(tmp_path / "whole"), read_history(folder), strict=True):
         assert {**a, "minutes": 0} == pytest.approx({**b, "minutes": 0}, abs=1e-3, nan_ok=True)
+
+
+def test_the_average_of_the_weights_becomes_the_map(
+    reconstruction: Reconstruction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    passed = []  # the weights after each step
+
+    def step(model: AveragedModel, network: torch.nn.Module) -> None:
+        passed.append({k: v.clone() for k, v in network.state_dict().items()})
+        update(model, network)
+
+    update = AveragedModel.update_parameters
+    monkeypatch.setattr(AveragedModel, "update_parameters", step)
+    student, _ = train(reconstruction, tmp_path, "cnn", SMALL, replace(QUICK, steps=3, ema=0.6))
+    for name, value in student.state_dict().items():
+        if value.is_floating_point():
+            first, second, third = (weights[name] for weights in passed)
+            expected = 0.36 * first + 0.24 * second + 0.4 * third
+            torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+
+
+def test_without_held_out_frames_covariances_are_as_given_or_not_calibrated(
+    reconstruction: Reconstruction, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    quick = replace(QUICK, steps=1)
+    _, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, quick)
+    assert info.covariance_scale == 1 and "not calibrated" in caplog.text
+    caplog.clear()
+    given = replace(quick, covariance_scale=3.7)
+    _, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, given)  # it is trained
+    assert info.covariance_scale == 3.7 and "calibrated" not in caplog.text
 
 
 def test_a_history_begins_untrained_and_has_a_row_a_check(
@@ -422,7 +455,16 @@ def mote_distill(*arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"minutes": 0}, {"steps": -1}, {"batch": 0}, {"held_out": 1}, {"margin": -1}]
+    "wrong",
+    [
+        {"minutes": 0},
+        {"steps": -1},
+        {"batch": 0},
+        {"held_out": 1},
+        {"margin": -1},
+        {"ema": 1},
+        {"covariance_scale": 0},
+    ],
 )
 def test_settings_that_cannot_be_trained_are_refused(wrong: dict):
     with pytest.raises(MoteError, match="expected"):
