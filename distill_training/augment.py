@@ -1,17 +1,19 @@
-"""Random views of a reconstructed frame: turned, zoomed, stretched, shifted; less sharp and clean.
+"""Random views of a reconstructed frame: moved, turned, zoomed, stretched; less sharp and clean.
 
-An affine map of the image plane keeps every pixel's 3-D point exactly, so the pointmap is not
-approximated but looked up where the pixel came from: depth is interpolated along the pixel's own
-ray.
+Some are drawn from where no photograph was taken, see `novel_views`. Then and otherwise, an affine
+map of the image plane keeps every pixel's 3-D point exactly, so the pointmap is not approximated
+but looked up where the pixel came from: depth is interpolated along the pixel's own ray.
 """
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from distill_training.novel_views import MovableFrame, random_motion
 from distill_training.reconstruction import ReconstructedFrame
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import MoteError
@@ -40,6 +42,10 @@ class AugmentConfig:
     stretch: float = 1.0
     # share of the image's width, at most, of the sides of a rectangle that hides what is behind it
     cutout: float = 0.0
+    novel: float = 0.0  # share of views that are drawn from where no photograph was taken
+    # share of the median depth, standard deviation along each axis of how far away from one
+    novel_shift: float = 0.06
+    novel_turn_deg: float = 3.0  # deg, likewise of the turn about each axis but the optical one
 
     def __post_init__(self) -> None:
         """Refuse what no view can be made of."""
@@ -83,18 +89,30 @@ class FrameViews:
             stride: Pixels per cell side.
             near_n44: Poses T_map_cam of neighbouring frames; none: itself.
         """
-        self.image_hw3 = frame.image_hw3
-        self.T_map_cam = T_map_cam
         self._camera, self._stride = camera, stride
-        T_cam_map = invert(T_map_cam)
-        self._T_cam_map = T_cam_map.astype(np.float32)
+        self._movable: MovableFrame | None = None
         near_n44 = T_map_cam[None] if near_n44 is None or not len(near_n44) else near_n44
         self._near_n44 = np.stack([invert(T) for T in near_n44]).astype(np.float32)
-        self._map_rays_33 = T_map_cam[:3, :3] @ np.linalg.inv(camera.K_33)  # pixel -> ray, map axes
-        points_cam = transform(T_cam_map, frame.points_hw3.astype(np.float64))
-        self._depth_hw = np.nan_to_num(points_cam[..., 2], nan=0.0).astype(np.float32)
-        self._surface_n4 = _surfaces(self._depth_hw)
-        self._sigma_hw = np.where(np.isfinite(frame.sigma_hw), frame.sigma_hw, 0).astype(np.float32)
+        points_cam = transform(invert(T_map_cam), frame.points_hw3.astype(np.float64))
+        depth_hw = np.nan_to_num(points_cam[..., 2], nan=0.0).astype(np.float32)
+        sigma_hw = np.where(np.isfinite(frame.sigma_hw), frame.sigma_hw, 0).astype(np.float32)
+        self._stand(T_map_cam, frame.image_hw3, depth_hw, sigma_hw, np.ones_like(depth_hw, bool))
+
+    def _stand(
+        self,
+        T_map_cam: np.ndarray,
+        image_hw3: np.ndarray,
+        depth_hw: np.ndarray,
+        sigma_hw: np.ndarray,
+        shown_hw: np.ndarray,
+    ) -> None:
+        """Set the pose and what is seen from there; cells that are not shown see nothing."""
+        self.T_map_cam, self.image_hw3 = T_map_cam, image_hw3
+        self._depth_hw, self._sigma_hw, self._shown_hw = depth_hw, sigma_hw, shown_hw
+        self._T_cam_map = invert(T_map_cam).astype(np.float32)
+        # pixel -> ray, map axes
+        self._map_rays_33 = T_map_cam[:3, :3] @ np.linalg.inv(self._camera.K_33)
+        self._surface_n4 = _surfaces(depth_hw)
 
     def plain(self) -> View:
         """Return the frame as it is."""
@@ -102,6 +120,30 @@ class FrameViews:
 
     def draw(self, rng: np.random.Generator, config: AugmentConfig) -> View:
         """Return a random view."""
+        if config.novel and rng.random() < config.novel:
+            return self._moved(rng, config)._drawn(rng, config)
+        return self._drawn(rng, config)
+
+    def _moved(self, rng: np.random.Generator, config: AugmentConfig) -> "FrameViews":
+        """Return what a camera beside the frame's sees; itself where no depth is known."""
+        if self._movable is None:
+            self._movable = MovableFrame(
+                self.image_hw3, self._depth_hw, self._sigma_hw, self._camera
+            )
+        if not self._movable.depth:
+            return self
+        T_cam_moved = random_motion(
+            rng, self._movable.depth, config.novel_shift, config.novel_turn_deg
+        )
+        image_hw3, depth_hw, sigma_hw = self._movable.seen_from(
+            T_cam_moved, rng.integers(0, 256, 3).tolist()
+        )
+        moved = copy(self)
+        moved._stand(self.T_map_cam @ T_cam_moved, image_hw3, depth_hw, sigma_hw, depth_hw > 0)
+        return moved
+
+    def _drawn(self, rng: np.random.Generator, config: AugmentConfig) -> View:
+        """Return a random view in the frame's own image plane."""
         A_23 = _random_map(rng, config, self._camera)
         image_hw3 = cv2.warpAffine(
             self.image_hw3,
@@ -153,6 +195,7 @@ class FrameViews:
         one, by_x, by_y, by_xy = self._surface_n4.take(i * (columns - 1) + j, axis=0).T
         smooth = one + by_x * (x - j) + (by_y + by_xy * (x - j)) * (y - i)
         nearest = _floor(y + 0.5, rows - 1) * columns + _floor(x + 0.5, columns - 1)
+        inside &= self._shown_hw.take(nearest)
         depth = self._depth_hw.take(nearest)
         np.divide(1, smooth, out=depth, where=inside & ~np.isnan(smooth))
         valid = inside & (depth > 0)

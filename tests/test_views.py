@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from distill_training.augment import AugmentConfig, FrameViews
+from distill_training.novel_views import MovableFrame
 from distill_training.reconstruction import ReconstructedFrame
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import MoteError
-from mote_localization.geometry import pose_from, transform
+from mote_localization.geometry import invert, pose_from, transform
 
 CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
 POSE = pose_from(np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.2, 0.3, 0.9]))
@@ -131,3 +132,50 @@ def test_the_same_seed_draws_the_same_view():
 def test_views_that_cannot_be_drawn_are_refused(wrong: dict):
     with pytest.raises(MoteError, match="expected [01] or more"):
         AugmentConfig(**wrong)
+
+
+MOVED = replace(STILL, novel=1.0, novel_shift=0.05, novel_turn_deg=4.0)
+
+
+def test_views_from_beside_a_photograph_show_its_points_where_their_camera_sees_them():
+    frame = wall_frame()
+    ramp_hw = np.add.outer(2.0 * np.arange(48), 2.0 * np.arange(64)).astype(np.uint8)
+    frame.image_hw3[:] = ramp_hw[..., None]
+    T_cam_map = invert(POSE)
+    shown = 0
+    for view in views(MOVED, frame):
+        assert not np.allclose(view.T_cam_map, T_cam_map, atol=1e-3)
+        points = view.points_hw3[view.valid_hw]
+        x, y, z = transform(T_cam_map, points).T
+        np.testing.assert_allclose(z, 2 + 0.1 * x - 0.2 * y, rtol=0.03)  # on the wall
+        seen = transform(view.T_cam_map, points)
+        np.testing.assert_allclose(CAMERA.project(seen), view.pixels_hw2[view.valid_hw], atol=1e-2)
+        # the cell's middle is the corner of four pixels; away from the borders they show the wall
+        u, v = CAMERA.project(np.stack([x, y, z], axis=-1)).T
+        rows, columns = np.nonzero(view.valid_hw)
+        colours = view.image_hw3.reshape(6, 8, 8, 8, 3)[rows, 3:5, columns, 3:5, 0].mean(
+            axis=(1, 2)
+        )
+        inner = (u > 4) & (u < 59) & (v > 4) & (v < 43)
+        np.testing.assert_allclose(colours[inner], 2 * (u + v)[inner], atol=3)
+        shown += inner.sum()
+    assert shown > 300
+    assert (views(MOVED, frame)[3].image_hw3 == views(MOVED, frame)[3].image_hw3).all()
+
+
+def test_a_view_from_closer_has_no_holes_and_what_is_in_front_hides_what_is_behind():
+    depth_hw = np.full((6, 8), 3.0, np.float32)
+    depth_hw[2:4, 3:5] = 1.5
+    image_hw3 = np.full((48, 64, 3), 200, np.uint8)
+    image_hw3[16:32, 24:40] = 50
+    movable = MovableFrame(image_hw3, depth_hw, np.full((6, 8), 0.02, np.float32), CAMERA)
+    forward, sideways = np.eye(4), np.eye(4)
+    forward[2, 3], sideways[0, 3] = 0.4, 0.6
+    image, depth, sigma = movable.seen_from(forward, (0, 0, 0))
+    assert (depth > 0).all() and (image > 0).all() and (sigma == np.float32(0.02)).all()
+    assert set(np.unique(depth.round(2))) == {np.float32(1.1), np.float32(2.6)}
+    image, depth, _ = movable.seen_from(sideways, (0, 0, 0))
+    # 0.6 m are 20 px at 1.5 m and 10 px at 3 m: behind the box 10 px of wall were never seen
+    assert (depth[2:4, 1] == 1.5).all() and (image[18:30, 6:18] == 50).all()
+    assert (depth[2:4, 3] == 0).all() and (image[18:30, 22:28] == 0).all()
+    assert (depth[2:4, 4:6] == 3).all() and (image[18:30, 32:52] == 200).all()
