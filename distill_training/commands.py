@@ -10,6 +10,7 @@ from rich.console import Console
 
 from distill_training.config import TrainConfig
 from distill_training.packages import training_packages
+from distill_training.processes import processes, rank
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.teacher.choice import Flat, Teacher
 from mote_localization.errors import MoteError
@@ -145,6 +146,8 @@ class Learning:
         network, info = train(
             reconstruction, self.folder(output), self.student, self._settings(), self.train
         )
+        if rank():
+            return  # of several processes, the first one writes
         names = list(reconstruction.poses)
         compared = names[:: max(1, len(names) // _COMPARED_IMAGES)]
         images_bhw3 = np.stack([reconstruction.read_frame(name).image_hw3 for name in compared])
@@ -197,8 +200,14 @@ class Map:
         """Reconstruct, train and export.
 
         Raises:
-            MoteError: The scene cannot be used, torch is missing, or a file cannot be written.
+            MoteError: The scene cannot be used, torch is missing, a file cannot be written, or
+                several processes have been started.
         """
+        if processes() > 1:
+            raise MoteError(
+                f"found {processes()} processes, expected one: let them `mote-distill distill` "
+                "what one has reconstructed"
+            )
         self.learning.check(self.output)
         folder = self.learning.folder(self.output) / "reconstruction"
         self.learning.make_map(self.teacher.reconstruct(self.scene, folder), self.output)

@@ -16,7 +16,7 @@ class TrainConfig:
 
     minutes: float = 25.0  # min of training; start-up and export come on top
     steps: int = 0  # train for so many steps instead; 0: for the minutes
-    batch: int = 8  # views per step
+    batch: int = 8  # views per step, of each process where several train together
     learning_rate: float = 3e-3  # AdamW, highest of the one-cycle schedule
     weight_decay: float = 1e-2  # AdamW
     warm_up: float = 0.05  # share of the training in which the learning rate rises

@@ -433,6 +433,14 @@ def test_a_student_that_makes_no_sense_is_refused_before_any_work(
     assert not Path("room.training").exists()
 
 
+def test_only_one_process_makes_a_map_of_a_scene(room, distill, monkeypatch):
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "2"), ("RANK", "1")):
+        monkeypatch.setenv(name, value)
+    status, said = distill("map room -o room.onnx")
+    assert status == 1 and "found 2 processes, expected one: let them `mote-distill dist" in said
+    assert not Path("room.training").exists()
+
+
 @pytest.mark.parametrize(("command", "output"), [("reconstruct", "made"), ("map", "room.onnx")])
 def test_without_torch_it_says_what_to_install(room, command, output):
     output = room.parent / output

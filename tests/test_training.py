@@ -2,8 +2,10 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,13 +27,14 @@ from distill_training.held_out import (  # noqa: E402
     split_held_out,
 )
 from distill_training.history import read_history  # noqa: E402
+from distill_training.learner import one_cycle  # noqa: E402
 from distill_training.losses import Optics, distillation_loss, reprojection_loss  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.settings import split_settings, student_settings  # noqa: E402
 from distill_training.students import create_student  # noqa: E402
 from distill_training.students.head import SceneFrame  # noqa: E402
-from distill_training.train import one_cycle, train  # noqa: E402
-from distill_training.views import FrameStore  # noqa: E402
+from distill_training.train import train  # noqa: E402
+from distill_training.views import FrameStore, random_batches  # noqa: E402
 from mote_localization.backends import create_backend  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.errors import (  # noqa: E402
@@ -323,6 +326,61 @@ def test_a_damaged_history_is_refused(tmp_path: Path, text: bytes | None):
         (tmp_path / "history.csv").write_bytes(text)
     with pytest.raises(CheckpointError, match="history.csv: cannot be read"):
         read_history(tmp_path)
+
+
+def test_processes_share_out_the_frames_of_one(reconstruction: Reconstruction):
+    store, names = FrameStore(reconstruction), list(reconstruction.poses)
+
+    def drawn(batch: int, rank: int, ranks: int) -> list[torch.Tensor]:
+        draw = random_batches(store, names, batch, AugmentConfig(), 0, 0, rank, ranks)
+        with closing(draw) as batches:
+            return [next(batches)["image_hw3"] for _ in range(3)]
+
+    for one, first, second in zip(drawn(4, 0, 1), drawn(2, 0, 2), drawn(2, 1, 2), strict=True):
+        assert torch.equal(one, torch.cat([first, second]))
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_student(reconstruction: Reconstruction, tmp_path: Path):
+    script = (
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from distill_training.config import TrainConfig\n"
+        "from distill_training.processes import rank\n"
+        "from distill_training.reconstruction import open_reconstruction\n"
+        "from distill_training.train import train\n"
+        "config = TrainConfig(minutes=0.01, batch=2, held_out=0, ema=0.5, precision='fp32')\n"
+        "folder = Path(sys.argv[2])\n"
+        f"student, info = train(open_reconstruction(sys.argv[1]), folder, 'cnn', {SMALL}, config)\n"
+        "torch.save(dict(student.named_parameters()), folder / f'{rank()}.pt')\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path / "together"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "LT_ACCELERATOR": "cpu",
+        "GLOO_SOCKET_IFNAME": "lo",
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        **{"TORCHELASTIC_RUN_ID": "test", "GROUP_WORLD_SIZE": "1", "WORLD_SIZE": "2"},
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(reconstruction.folder), str(folder)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=300)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    last = read_history(folder)[-1]
+    assert last["step"] > 0 and last["epoch"] == last["step"]  # all four frames in every step
+    assert "distill, s" in said[0] and "distill, s" not in said[1]
 
 
 def test_a_reconstruction_of_another_stride_is_refused(
