@@ -24,8 +24,11 @@ class Optics:
         Pixels mean nothing out of range.
         """
         R_b1133, t_b113 = T_cam_map_b44[:, None, None, :3, :3], T_cam_map_b44[:, None, None, :3, 3]
+        x_bhw1, y_bhw1, z_bhw1 = points_bhw3.split(1, dim=-1)
         # Not a matrix product: accelerators round those to 10 bits where they may, which is pixels.
-        points_cam_bhw3 = (R_b1133 * points_bhw3[..., None, :]).sum(-1) + t_b113
+        points_cam_bhw3 = (
+            x_bhw1 * R_b1133[..., 0] + y_bhw1 * R_b1133[..., 1] + z_bhw1 * R_b1133[..., 2] + t_b113
+        )
         z_bhw, (nearest, farthest) = points_cam_bhw3[..., 2], self.depth_range_m
         xy_bhw2 = points_cam_bhw3[..., :2] / z_bhw.clamp(min=nearest)[..., None]
         pixels_bhw2 = self.K_33.diagonal()[:2] * xy_bhw2 + self.K_33[:2, 2]

@@ -107,9 +107,10 @@ def test_what_the_teacher_does_not_know_may_be_anything():
     unknown = torch.tensor([[[0.1, torch.inf]]])
     target = torch.tensor([[[[0.0, 0, 0], [torch.nan] * 3]]])
     known = torch.tensor([[[True, False]]])
+    behind = to_camera(pose_from(np.array([0, 0, -3.0]), np.array([0, 0, 0, 1])))
     for loss in (
         distillation_loss(points, torch.ones(1, 1, 2), target, known, unknown),
-        neighbour_loss(points, target + points.new_tensor([0, 0, 2]), ORIGIN, OPTICS, known, 9.0),
+        neighbour_loss(points, target, behind, OPTICS, known, 50.0),
     ):
         moved = pull(loss, points)
         assert torch.isfinite(loss) and torch.isfinite(moved).all()
