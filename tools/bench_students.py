@@ -1,0 +1,308 @@
+"""Compare maps of a scene with each other and with a classical yardstick, on the same CPU.
+
+`python tools/bench_students.py SCENE --maps A.onnx B.onnx --yardstick sift_localizer.py` localizes
+the scene's test frames by each map as `mote evaluate` does, runs the yardstick on them, the maps
+again, in reverse order, and prints Markdown. Poses and depth of the test frames are what the
+answers are compared with; no map sees them.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tyro
+from rich.console import Console
+from scipy.stats import spearmanr
+
+from distill_training.reconstruction import Reconstruction
+from distill_training.teacher import rgbd
+from distill_training.teacher.config import CellsConfig
+from mote_localization.errors import MoteError
+from mote_localization.evaluation.evaluate import localize
+from mote_localization.evaluation.metrics import (
+    STAGES,
+    Answer,
+    accuracy_rows,
+    percent,
+    summarize,
+)
+from mote_localization.localizer import Localizer
+from mote_localization.progress import track
+from mote_localization.scenes import Frame, Scene, Split, open_scene
+
+_WARM_UP = 5  # frames localized before times count
+_TIMES = 5  # that a query is to be faster, and a map smaller, than the yardstick's
+# What the yardstick prints, all of it: a script that says something else is another yardstick.
+_PRINTED = re.compile(
+    r".+: (?P<frames>\d+) queries, median (?P<cm>[\d.]+|inf) cm (?P<deg>[\d.]+) deg\n"
+    r"  within 10 cm 5 deg: (?P<at_10>[\d.]+) %\n"
+    r"  within 5 cm 5 deg: (?P<at_5>[\d.]+) %\n"
+    r"  within 2 cm 2 deg: (?P<at_2>[\d.]+) %\n"
+    r"  within 1 cm 1 deg: (?P<at_1>[\d.]+) %\n"
+    r"  query (?P<ms>\d+) ms median; mapping \d+ s; map (?P<mib>[\d.]+) MiB \(.*\)\n"
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Compare maps of a scene with each other and with a classical yardstick."""
+
+    scene: tyro.conf.Positional[Path]  # scene folder, or recording, with true poses
+    maps: tuple[Path, ...]  # map files (.onnx) of that scene
+    # script that takes a scene folder and localizes its test frames; none: the maps alone
+    yardstick: Path | None = None
+    threads: int = 2  # CPU threads, and cores, of everything
+
+    def run(self) -> None:
+        """Print the table; what is not there is skipped, and says why.
+
+        Raises:
+            MoteError: A map or the scene cannot be used, or the yardstick printed something else.
+        """
+        if not self.scene.exists():
+            _say(f"{self.scene}: skipped, it is not there")
+            return
+        _use_cores(self.threads)
+        scene = open_scene(self.scene)
+        first = next(scene.frames("test"), None)
+        if first is None or first.T_map_cam is None:
+            raise MoteError(f"{self.scene}: has no test frames, or no poses to compare with")
+        runs = [_Run(path, self.threads) for path in self.maps]
+        for run in runs:
+            run.localize(scene)
+        yardstick = self._measure_yardstick(scene)
+        for run in reversed(runs):
+            run.localize(scene)
+        honesty = _honesty(scene, runs)
+        stems = [path.stem for path in self.maps]
+        names = stems if len(set(stems)) == len(stems) else [f"{path}" for path in self.maps]
+        columns = {
+            name: run.rows(yardstick) | honesty.get(run.path, {})
+            for name, run in zip(names, runs, strict=True)
+        }
+        if yardstick:
+            columns["yardstick"] = yardstick.rows()
+        rows = dict.fromkeys(row for column in columns.values() for row in column)
+        _say(f"| {scene.name}, {scene.count('test')} test frames | " + " | ".join(columns) + " |")
+        _say("|---" * (1 + len(columns)) + "|")
+        for row in rows:
+            _say(f"| {row} | " + " | ".join(c.get(row, "") for c in columns.values()) + " |")
+
+    def _measure_yardstick(self, scene: Scene) -> "_Yardstick | None":
+        """Run the script on the test frames; None where it cannot be, and says why.
+
+        Raises:
+            MoteError: It failed, or printed what is not understood.
+        """
+        if self.yardstick is None:
+            return None
+        if not self.yardstick.exists():
+            _say(f"{self.yardstick}: skipped, it is not there\n")
+            return None
+        with Console(stderr=True).status(f"{self.yardstick.name} maps and localizes {scene.name}"):
+            done = subprocess.run(
+                [sys.executable, self.yardstick, self.scene], capture_output=True, text=True
+            )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
+            raise MoteError(f"{self.yardstick}: failed on {self.scene} ({last})")
+        said = _PRINTED.fullmatch(done.stdout)
+        if not said or int(said["frames"]) != scene.count("test"):
+            raise MoteError(
+                f"{self.yardstick}: found what is printed below, expected the medians of "
+                f"{scene.count('test')} queries, the shares within four bounds, times and the "
+                f"map's size, as {__file__} knows them; adapt one to the other\n"
+                f"{done.stdout[:2000]}"
+            )
+        return _Yardstick(**{k: float(v) for k, v in said.groupdict().items() if k != "frames"})
+
+
+@dataclass(frozen=True)
+class _Yardstick:
+    """What the yardstick printed of itself: medians, percent, milliseconds, MiB."""
+
+    cm: float
+    deg: float
+    at_10: float
+    at_5: float
+    at_2: float
+    at_1: float
+    ms: float
+    mib: float
+
+    def rows(self) -> dict[str, str]:
+        """Return its column of the table."""
+        return {
+            "median error": f"{self.cm:.2f} cm, {self.deg:.2f}°",
+            "within 10 cm, 5°": f"{self.at_10:.1f} %",
+            "within 5 cm, 5°": f"{self.at_5:.1f} %",
+            "within 2 cm, 2°": f"{self.at_2:.1f} %",
+            "within 1 cm, 1°": f"{self.at_1:.1f} %",
+            "query with the image read, p50": f"{self.ms:.0f} ms",
+            "map": f"{self.mib:.1f} MiB",
+        }
+
+
+class _ReadFrame(Frame):
+    """A frame that notes the time its image takes to read."""
+
+    def __init__(self, frame: Frame, read_s: list[float]) -> None:
+        self.name, self.stamp_s = frame.name, frame.stamp_s
+        self.camera, self.T_map_cam = frame.camera, frame.T_map_cam
+        self._frame, self._read_s = frame, read_s
+
+    def image(self) -> np.ndarray:
+        start_s = time.perf_counter()
+        image_hw3 = self._frame.image()
+        self._read_s.append(time.perf_counter() - start_s)
+        return image_hw3
+
+
+@dataclass
+class _Run:
+    """A map, and its answers."""
+
+    path: Path
+    threads: int
+    answers: list[Answer] = field(default_factory=list)  # of all passes
+    read_s: list[float] = field(default_factory=list)  # for each answer
+
+    def __post_init__(self) -> None:
+        self.localizer = Localizer.open(self.path, threads=self.threads)
+
+    def localize(self, scene: Scene) -> None:
+        """Localize all test frames once more."""
+        for _ in localize(self.localizer, islice(scene.frames("test"), _WARM_UP)):
+            pass
+        frames = (_ReadFrame(frame, self.read_s) for frame in scene.frames("test"))
+        self.answers += track(localize(self.localizer, frames), self.path.stem, scene.count("test"))
+
+    def rows(self, yardstick: _Yardstick | None) -> dict[str, str]:
+        """Return its column of the table, but for what its sigmas say."""
+        summary = summarize(self.answers)
+        query_s = [
+            read_s + sum(answer.seconds[stage] for stage in STAGES)
+            for answer, read_s in zip(self.answers, self.read_s, strict=True)
+        ]
+        query_ms = 1000 * float(np.median(query_s))
+        size = self.path.stat().st_size
+        info = self.localizer.info
+        rows = {
+            "student": info.student,
+            **dict(accuracy_rows(summary)[1:]),  # but for the frames: of two passes
+            "query, p50": f"{summary.milliseconds['total']['p50']:.1f} ms",
+            "query with the image read, p50": f"{query_ms:.1f} ms",
+            "map": f"{size / 2**20:.2f} MiB",
+            "map, bytes": f"{size:,}",
+        }
+        if yardstick:
+            faster, smaller = yardstick.ms / query_ms, yardstick.mib / (size / 2**20)
+            better = (
+                100 * summary.within["5 cm, 5 deg"] > yardstick.at_5
+                and 100 * summary.within["10 cm, 5 deg"] > yardstick.at_10
+            )
+            rows |= {
+                "query faster than the yardstick's": f"{faster:.1f} times",
+                "map smaller than the yardstick's": f"{smaller:.1f} times",
+                f"better within 5 and 10 cm, and {_TIMES} times faster and smaller": "yes"
+                if better and min(faster, smaller) >= _TIMES
+                else "no",
+            }
+        return rows
+
+
+class _Tested(Scene):
+    """The test frames of a scene, for a teacher to measure."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.name, self._scene = scene.name, scene
+
+    def frames(self, split: Split) -> Iterator[Frame]:
+        return self._scene.frames("test")
+
+    def count(self, split: Split) -> int:
+        return self._scene.count("test")
+
+
+def _honesty(scene: Scene, runs: Sequence[_Run]) -> dict[Path, dict[str, str]]:
+    """Return what maps' sigmas say of their errors, where test frames have depth."""
+    if next(scene.frames("test")).depth() is None:
+        _say(f"sigmas: skipped, the test frames of {scene.name} have no depth\n")
+        return {}
+    found = {}
+    truths: dict[CellsConfig, Reconstruction] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for run in runs:
+            info = run.localizer.info
+            cells = CellsConfig(info.camera.width, info.stride)
+            if cells not in truths:
+                truths[cells] = rgbd.reconstruct(
+                    _Tested(scene), Path(folder, f"{len(truths)}"), rgbd.RgbdConfig(), cells
+                )
+            if truths[cells].camera != info.camera or not info.metric:
+                _say(
+                    f"sigmas of {run.path}: skipped, its camera is not that of the scene, or its "
+                    "scale is not known\n"
+                )
+                continue
+            found[run.path] = _cells(run.localizer, truths[cells], scene)
+    return found
+
+
+def _cells(localizer: Localizer, truth: Reconstruction, scene: Scene) -> dict[str, str]:
+    """Compare the points of all cells with measured depth, and their errors with their sigmas."""
+    errors, sigmas, ranks = [], [], []
+    for frame in track(scene.frames("test"), "sigmas", scene.count("test")):
+        found = localizer.localize(frame.image(), frame.known_camera())
+        error_hw = np.linalg.norm(
+            found.points_hw3 - truth.read_frame(frame.name).points_hw3, axis=-1
+        )
+        known_hw = np.isfinite(error_hw) & found.covered_hw
+        errors.append(error_hw[known_hw])
+        sigmas.append(found.sigma_hw[known_hw])
+        ranks.append(float(spearmanr(errors[-1], sigmas[-1]).statistic))
+    error_m, sigma_m = np.concatenate(errors), np.concatenate(sigmas)
+    overall = float(spearmanr(error_m, sigma_m).statistic)
+    return {
+        "cells off by, median": f"{100 * np.median(error_m):.2f} cm",
+        "true errors of cells inside 2 sigma": percent(float((error_m < 2 * sigma_m).mean())),
+        "Spearman of sigma and error: median of the frames, overall": (
+            f"{np.nanmedian(ranks):.2f}, {overall:.2f}"
+        ),
+    }
+
+
+def _use_cores(count: int) -> None:
+    """Keep to so many cores; so does the yardstick, which inherits it."""
+    if count < 1:
+        raise MoteError(f"found --threads {count}, expected 1 or more")
+    cv2.setNumThreads(count)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def _say(text: str) -> None:
+    Console(width=1000).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run, with one line where the input is at fault."""
+    try:
+        tyro.cli(Bench, description=__doc__).run()
+    except MoteError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # what shells expect after SIGINT
+
+
+if __name__ == "__main__":
+    main()
