@@ -14,7 +14,7 @@ from distill_training.students.student import CellGrid, Student, StudentConfig
 class CnnConfig(StudentConfig):
     """Sizes of the network, in channels and blocks; what is not given follows from `size`."""
 
-    size: Literal["s", "m", "l"] = "m"  # about 0.5, 1.4 and 8 M parameters
+    size: Literal["s", "m", "l"] = "m"  # about 0.45, 1.3 and 8 M parameters
     stem: int | None = None  # channels at stride 2; twice as many at stride 4
     fine: int | None = None  # channels at stride 8
     coarse: int | None = None  # channels at twice the stride of the fine ones: context is cheap
@@ -28,6 +28,8 @@ _SIZES = {"s": (24, 64, 80, 1, 2), "m": (32, 96, 128, 2, 2), "l": (48, 192, 288,
 
 class Cnn(Student):
     """Fully convolutional student; of stride 8 down to that, then a detour to stride 16."""
+
+    rate = 0.5
 
     def __init__(self, frame: SceneFrame, cells: CellGrid, config: CnnConfig) -> None:
         """Make the untrained network."""
