@@ -1,0 +1,383 @@
+"""Ablations: what a file asks for, trainings that are not repeated, the table, the pictures."""
+
+import csv
+import json
+import math
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+
+import distill_training.ablate.trainings  # noqa: E402
+from distill_training.ablate import grid as grid_module  # noqa: E402
+from distill_training.ablate.command import Ablate  # noqa: E402
+from distill_training.ablate.grid import read_grid  # noqa: E402
+from distill_training.ablate.plots import apart  # noqa: E402
+from distill_training.ablate.table import COLUMNS  # noqa: E402
+from distill_training.ablate.trainings import do, finished, folder_of, state  # noqa: E402
+from distill_training.cli import main  # noqa: E402
+from distill_training.config import TrainConfig  # noqa: E402
+from distill_training.history import read_history  # noqa: E402
+from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
+from distill_training.students import FAMILIES, create_student  # noqa: E402
+from distill_training.students.head import SceneFrame  # noqa: E402
+from mote_localization.camera import Camera, cell_pixels  # noqa: E402
+from mote_localization.errors import MoteError, ReconstructionError  # noqa: E402
+from mote_localization.geometry import pose_from, transform  # noqa: E402
+from mote_localization.map_file import read_map  # noqa: E402
+
+pytestmark = pytest.mark.train
+CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
+FRAMES = 20
+SMALL = {"stem": 8, "fine": 16, "coarse": 16, "coarse_blocks": 1, "fine_blocks": 1}
+COMMON = {"steps": 4, "batch": 2, "held_out": 0.2, "precision": "fp32"}
+
+
+def write_reconstruction(folder: Path) -> Reconstruction:
+    """Frames of a slanted wall with a picture on it, a tenth of whose cells the teacher lacks."""
+    poses = {
+        f"f{i:02}": pose_from(np.array([0.05 * i, 0, 0]), np.array([0, 0, 0, 1.0]))
+        for i in range(FRAMES)
+    }
+    made = Reconstruction(folder, "wall", "rgbd", "", CAMERA, 8, {}, poses)
+    made.begin()
+    rays = CAMERA.rays(cell_pixels(64, 48, 8))
+    z = 2 / (1 - 0.1 * rays[..., 0] + 0.2 * rays[..., 1])
+    for i, (name, pose) in enumerate(poses.items()):
+        points = transform(pose, rays * z[..., None]).astype(np.float32)
+        points[:, 0] = np.nan
+        small = np.random.default_rng(i).integers(0, 255, (6, 8, 3), np.uint8)
+        image = cv2.resize(small, (64, 48), interpolation=cv2.INTER_CUBIC)
+        made.write_frame(name, ReconstructedFrame(image, points, np.full((6, 8), 0.01, np.float32)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def wall(tmp_path_factory) -> Path:
+    """The folder of a tiny reconstruction."""
+    return write_reconstruction(tmp_path_factory.mktemp("wall") / "r").folder
+
+
+@pytest.fixture
+def write(tmp_path: Path, wall: Path):
+    """Write a file of an ablation of the tiny reconstruction; return its path."""
+
+    def write(**content: object) -> Path:
+        path, asked = (
+            tmp_path / "ablation.yaml",
+            {"reconstructions": {"wall": str(wall)}, **content},
+        )
+        path.write_text(yaml.safe_dump(asked, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, wall: Path) -> Path:
+    """A finished ablation: its file; what it made lies beside it."""
+    path = tmp_path_factory.mktemp("ablation") / "students.yaml"
+    content = {
+        "reconstructions": {"wall": str(wall)},
+        "common": COMMON,
+        "grid": [
+            {"student": "cnn", "seed": [0, 1], **SMALL},
+            {"student": "vit", "width": 24, "stem": 8, "fine": 16, "encoder_blocks": 1},
+        ],
+        "rows": [{"name": "cnn, both losses", "loss": "distill+reprojection", **SMALL}],
+    }
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    Ablate(path, pictures=1).run()
+    return path
+
+
+# What a file asks for
+
+
+def test_grids_and_rows_become_trainings_with_telling_names(write):
+    runs = read_grid(
+        write(
+            common={"steps": 30, "batch": 2},
+            grid=[
+                {"student": ["cnn"], "size": ["s", "m"]},
+                {"student": "vit", "patch": [8, 16], "augment.zoom": 1.25},
+            ],
+            rows=[{"name": "long", "epochs": 3, "reprojection_bound_px": [50, 1]}],
+        )
+    )
+    assert [run.name for run in runs] == [
+        "cnn s",
+        "cnn m",
+        "vit patch 8",
+        "vit patch 16",
+        "long",
+    ]
+    assert [run.student for run in runs] == ["cnn", "cnn", "vit", "vit", "cnn"]
+    # m and 16 are what the families take anyway
+    assert [run.settings for run in runs] == [{"size": "s"}, {}, {"patch": 8}, {}, {}]
+    assert [run.config.augment.zoom for run in runs] == [1.5, 1.5, 1.25, 1.25, 1.5]
+    # 16 of 20 frames are trained with, two a step
+    assert [run.config.steps for run in runs] == [30] * 4 + [3 * 16 // 2]
+    assert runs[4].config.reprojection_bound_px == (50.0, 1.0)
+    assert len({run.key for run in runs}) == 5
+
+
+def test_another_budget_takes_the_place_of_the_common_one(write):
+    common = {"steps": 30, "learning-rate": "3e-3"}
+    first, second = read_grid(write(common=common, rows=[{}, {"minutes": 2}]))
+    assert (first.config.steps, second.config.steps, second.config.minutes) == (30, 0, 2.0)
+    assert first.config.learning_rate == 3e-3
+
+
+def test_keys_tell_trainings_apart_and_not_their_names(write):
+    plain = read_grid(write(rows=[{"name": "a", "steps": 5}]))[0]
+    named = read_grid(write(rows=[{"name": "b", "steps": 5, "size": "m"}]))[0]
+    assert plain.key == named.key
+    assert read_grid(write(rows=[{"steps": 6}]))[0].key != plain.key
+
+
+def test_no_option_of_a_training_is_a_setting_of_a_student():
+    options = {*grid_module._train_kinds(), "epochs", "student", "reconstruction", "name"}
+    for _, config in FAMILIES.values():
+        assert not options & set(config.__dataclass_fields__)
+    assert {"seed", "margin", "augment.rotation_deg"} <= options
+    assert set(TrainConfig.__dataclass_fields__) - options == {"augment"}
+
+
+BAD = {
+    "more": ({"more": 1, "rows": [{}]}, "found 'more', expected reconstructions, common, grid"),
+    "nothing": ({}, "found neither grid nor rows"),
+    "no mapping": ({"grid": ["cnn"]}, "grid: found 'cnn', expected keys and values"),
+    "empty list": ({"grid": {"seed": []}}, "grid: seed: found an empty list"),
+    "rows no list": ({"rows": {"seed": 1}}, "rows: found keys and values (1), expected a list"),
+    "name": ({"rows": [{"name": "a|b"}]}, "row 1: found name 'a|b'"),
+    "same name": ({"rows": [{"name": "a"}, {"name": "a", "seed": 1}]}, "two trainings named 'a'"),
+    "same training": ({"rows": [{"name": "a"}, {"name": "b", "seed": 0}]}, "the same training"),
+    "student": ({"rows": [{"student": "rnn"}]}, "found student 'rnn', expected one of cnn"),
+    "reconstruction": ({"rows": [{"reconstruction": "hall"}]}, "expected one of wall"),
+    "another's setting": ({"rows": [{"patch": 8}]}, "found 'patch', expected an option"),
+    "setting": ({"rows": [{"size": "xl"}]}, "found size = 'xl', expected s or m or l"),
+    "freeze": ({"rows": [{"student": "vit", "freeze": "all"}]}, "without a pretrained file"),
+    "option's type": ({"rows": [{"batch": 2.5}]}, "batch: found 2.5, expected a whole number"),
+    "option's value": ({"rows": [{"batch": 0}]}, "found --batch 0"),
+    "true": ({"rows": [{"learning_rate": True}]}, "found True, expected a number"),
+    "infinite": ({"rows": [{"minutes": math.inf}]}, "minutes: found inf, expected a number"),
+    "loss": ({"rows": [{"loss": "l2"}]}, "loss: found 'l2', expected distill or distill+repro"),
+    "pair": ({"rows": [{"reprojection_bound_px": [3]}]}, "found a list (1), expected 2 numbers"),
+    "two budgets": ({"rows": [{"steps": 3, "epochs": 2}]}, "found epochs and steps, expected one"),
+    "no step": ({"rows": [{"epochs": 0.01}]}, "epochs: found 0.01, expected enough"),
+    "held out": ({"rows": [{"held_out": 0}]}, "found held_out 0, expected a share"),
+    "two shares": ({"grid": {"held_out": [0.1, 0.2]}}, "expected one share for all"),
+    "vast number": ({"rows": [{"seed": 1 << 70}]}, "seed: found a value that is too long"),
+    "nested": ({"grid": {"seed": [[[1]]]}}, "seed: found a list (1), expected text, a number"),
+    "too many": ({"grid": {"seed": [*range(200)], "batch": [*range(1, 200)]}}, "39800 combinatio"),
+    "too many rows": (
+        {"rows": [{"seed": i} for i in range(1001)]},
+        "found 1001, expected at most 1000",
+    ),
+}
+
+
+@pytest.mark.parametrize("which", BAD)
+def test_what_cannot_be_trained_or_compared_is_refused(write, which: str):
+    content, message = BAD[which]
+    with pytest.raises(MoteError) as refused:
+        read_grid(write(**content))
+    assert message in str(refused.value) and "ablation.yaml" in str(refused.value)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "line 1: is no YAML text"),
+        ("- 1", "found a list (1), expected keys and values"),
+        ("x: !!python/object/apply:os.system [exit]", "is no YAML text"),
+        ("a: &a [1, 2]\nb: [*a, *a]", "found an alias"),
+        ("a: " + "9" * 5000, "is no YAML text"),
+        ("[" * 100_000, "found an alias (*name) or more than 8 levels"),
+        ("rows: []", "reconstructions: found nothing"),
+        ("reconstructions: {}", "found none, expected NAME: FOLDER"),
+        ("reconstructions: {a/b: r}", "found 'a/b': 'r', expected a name"),
+        ("#" * (1 << 21), "is larger than 1 MiB"),
+    ],
+)
+def test_what_is_no_such_file_is_refused(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(MoteError) as refused:
+        read_grid(path)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_missing_files_are_refused(tmp_path: Path, write):
+    with pytest.raises(MoteError, match="none.yaml: cannot be read"):
+        read_grid(tmp_path / "none.yaml")
+    with pytest.raises(ReconstructionError, match="nowhere"):
+        read_grid(write(reconstructions={"wall": "nowhere"}, rows=[{}]))
+    absent = write(rows=[{"student": "vit", "pretrained": "absent.pth"}])
+    with pytest.raises(MoteError, match="absent.pth: cannot be read"):
+        Ablate(absent).run()
+    assert not absent.with_suffix(".training").exists()
+
+
+def test_a_pretrained_file_lies_beside_the_ablation_s(write, tmp_path: Path):
+    (tmp_path / "trunk.pth").write_bytes(b"weights")
+    (run,) = read_grid(write(rows=[{"student": "vit", "pretrained": "trunk.pth"}]))
+    assert run.settings == {"pretrained": str(tmp_path.resolve() / "trunk.pth")}
+
+
+# Trainings
+
+
+def test_the_table_holds_what_histories_and_maps_say(done: Path):
+    output = done.with_suffix(".training")
+    runs = read_grid(done)
+    with open(output / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [run.name for run in runs]
+    for run, row in zip(runs, rows, strict=True):
+        folder = folder_of(run, output)
+        last = read_history(folder)[-1]
+        measured = [column for column in COLUMNS if column.key in last]
+        assert len(measured) == 10
+        for column in measured:
+            text = row[column.name or column.key]
+            np.testing.assert_equal(float(text) if text else math.nan, last[column.key])
+        student = create_student(run.student, SceneFrame((0.0, 0.0, 0.0), 1.0), **run.settings)
+        parameters = sum(p.numel() for p in student.parameters())
+        assert run.student == "vit" or float(row["parameters"]) == parameters
+        assert float(row["file_bytes"]) == (folder / "map.onnx").stat().st_size
+        assert read_map(folder / "map.onnx").info.training["steps"] == float(row["steps_done"]) == 4
+        assert float(row["milliseconds"]) > 0 and float(row["macs"]) > 1e5
+
+
+def test_the_markdown_table_tells_settings_apart_and_says_what_is_common(done: Path):
+    text = (done.with_suffix(".training") / "table.md").read_text()
+    assert f"mote-distill ablate {done}" in text and "4 of 4 trainings are finished." in text
+    assert "batch 2" in text and "reconstruction wall" in text
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 6
+    header = [cell.strip("| ") for cell in lines[0]]
+    assert {"student", "seed", "width", "loss"} <= set(header) and "steps" in header
+    assert "stride" not in header
+    # the best of a column is bold, where one is better
+    column = [line[header.index("cells, cm")] for line in lines[2:]]
+    values = [float(cell.strip("*")) for cell in column]
+    assert [float(cell.strip("*")) for cell in column if "**" in cell] == [min(values)]
+    assert not any("**" in line[header.index("network, ms")] for line in lines)
+
+
+def test_plots_and_pictures_are_drawn(done: Path):
+    output = done.with_suffix(".training")
+    for name in ("error_over_epochs.svg", "error_against_cost.svg"):
+        text = (output / name).read_text()
+        assert text.rstrip().endswith("</svg>")
+        assert all(run.name in text for run in read_grid(done))
+    (picture,) = (output / "pictures").iterdir()
+    image = cv2.imread(str(picture))
+    # six columns: photo, teacher, four students
+    assert picture.name.startswith("wall-f") and image.shape[1] > 1.5 * image.shape[0]
+
+
+def test_what_is_finished_is_not_trained_again(done: Path, monkeypatch):
+    output = done.with_suffix(".training")
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*/*") if path.suffix != ".png"}
+    assert len(before) == 4 * 5  # checkpoint, history, curves, map, result
+    monkeypatch.setattr(distill_training.ablate.trainings, "train", None)
+    Ablate(done, pictures=0).run()
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_finished_training_is_found_under_another_name(write, tmp_path: Path):
+    output = tmp_path / "out"
+    (run,) = read_grid(write(common=COMMON, rows=[{"name": "first", **SMALL}]))
+    do(run, output)
+    again, new = read_grid(write(common=COMMON, grid={"seed": [0, 1], **SMALL}))
+    assert again.name == "cnn seed 0"
+    assert [state(one, output) for one in (again, new)] == ["finished", ""]
+    assert list(finished([again, new], output)) == [run.key]
+
+
+def test_an_interrupted_ablation_goes_on_where_it_stopped(write, tmp_path: Path, monkeypatch):
+    import distill_training.journal as journal
+
+    path = write(common=COMMON, grid={"seed": [0, 1], **SMALL})
+    saved = journal.save_checkpoint
+    first, second = read_grid(path)
+
+    def save_then_stop(folder, fingerprint, state, *rest):
+        saved(folder, fingerprint, state, *rest)
+        if folder.name.startswith("cnn-seed-1") and state.step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(journal, "save_checkpoint", save_then_stop)
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        Ablate(path, output, pictures=0).run()
+    assert [state(run, output) for run in (first, second)] == ["finished", "begun"]
+    assert "1 of 2 trainings are finished" in (output / "table.md").read_text()
+    monkeypatch.setattr(journal, "save_checkpoint", saved)
+    Ablate(path, output, pictures=0).run()
+    assert "2 of 2 trainings are finished" in (output / "table.md").read_text()
+    steps = [row["step"] for row in read_history(folder_of(second, output))]
+    assert steps == [0, 1, 2, 3, 4]
+    whole = do(second, tmp_path / "whole")
+    resumed = finished([second], output)[second.key]
+    assert resumed.figures["held_out_cell_cm"] == pytest.approx(
+        whole.figures["held_out_cell_cm"], abs=1e-3
+    )
+
+
+def test_a_training_that_fails_does_not_hold_up_the_others(write, tmp_path: Path):
+    path = write(
+        common={**COMMON, **SMALL},
+        rows=[{"name": "wild", "learning_rate": 1e38}, {"name": "tame"}],
+    )
+    with pytest.raises(MoteError, match=r"^1 of 2 trainings failed; wild: "):
+        Ablate(path, pictures=0).run()
+    text = (path.with_suffix(".training") / "table.md").read_text()
+    assert "1 of 2 trainings are finished" in text and "| tame |" in text
+
+
+def test_a_damaged_result_is_refused(write, tmp_path: Path):
+    (run,) = read_grid(write(common=COMMON, rows=[{**SMALL}]))
+    outcome = do(run, tmp_path)
+    result = outcome.folder / "result.json"
+    for text in ("", "[]", '{"costs": {"macs": 1}}', "[" * 100_000):
+        result.write_text(text)
+        with pytest.raises(MoteError, match="result.json: is damaged"):
+            finished([run], tmp_path)
+    result.write_text(json.dumps({"costs": outcome.costs}))
+    (outcome.folder / "history.csv").write_text("step,epoch\n1,2\n")
+    with pytest.raises(MoteError, match="its history lacks figures"):
+        finished([run], tmp_path)
+
+
+def test_labels_are_moved_apart_as_little_as_it_takes():
+    assert apart([0.0, 1.0, 5.0], 1.0) == [0.0, 1.0, 5.0]
+    np.testing.assert_allclose(apart([2.0, 2.0, 2.0], 1.0), [1.0, 2.0, 3.0])
+    np.testing.assert_allclose(apart([0.0, 2.0, 2.2, 3.0], 1.0), [0.0, 1.4, 2.4, 3.4])
+    assert apart([], 1.0) == []
+
+
+# The command
+
+
+def test_the_command_lists_without_training_and_refuses_in_a_line(write, monkeypatch, capsys):
+    path = write(common=COMMON, grid={"student": ["cnn", "vit"]})
+    monkeypatch.setattr(sys, "argv", ["mote-distill", "ablate", str(path), "--list"])
+    main()
+    listed = capsys.readouterr().out
+    assert "cnn" in listed and "vit" in listed
+    assert not path.with_suffix(".training").exists()
+    path.write_text("rows: 3")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert str(ended.value).startswith("error: ") and "\n" not in str(ended.value)
