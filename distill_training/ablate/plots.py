@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from distill_training.ablate.trainings import Outcome
 from mote_localization.errors import MoteError
@@ -41,6 +41,7 @@ STYLE: Any = {
 _WIDTH_IN = 8.0
 _LABEL_PT = 11.0  # distance of labels that stand above each other
 _MARKS = ("o", "s", "^")  # of families
+_WIDE = 8  # ratio from which on values are told apart by their ratios
 _MOST_OWN_COLOURS = len(COLOURS)
 
 
@@ -151,9 +152,11 @@ def _curve(outcome: Outcome, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _logarithmic(axes: Axes) -> None:
-    """Make the upward axis logarithmic, with whole numbers along it."""
+    """Make the upward axis logarithmic, of what is drawn already, with round numbers along it."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    wide = high > _WIDE * low
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(6))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(axis="y", color=RULE, linewidth=0.5)
@@ -215,7 +218,7 @@ def _front(axes: Axes, x: np.ndarray, y: np.ndarray, sign: int) -> None:
 
 def _spread(axes: Axes, x: np.ndarray) -> None:
     """Show costs from nothing on, or as ratios where they are far apart."""
-    if x.max() > 8 * x.min() > 0:
+    if x.max() > _WIDE * x.min() > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
