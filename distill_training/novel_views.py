@@ -4,8 +4,6 @@ The teacher's points say where every pixel lies, so what a camera some decimetre
 photograph's sees can be drawn. What the photograph does not show stays unknown.
 """
 
-from functools import lru_cache
-
 import cv2
 import numpy as np
 
@@ -14,6 +12,7 @@ from mote_localization.geometry import exp_rotation, invert
 
 _SAME_SURFACE = 1.1  # ratio of depths between neighbouring samples up to which a surface goes on
 _NEAREST = 0.1  # of the median depth: nothing nearer is drawn
+_OUTSIDE = -9  # px: shown by no image
 _SQUARE = np.ones((3, 3), np.uint8)
 _SAMPLES = 2  # samples of depth across a cell in which what hides what is decided
 
@@ -50,14 +49,14 @@ class MovableFrame:
             sigma_hw: Expected error of each cell's point, metres.
             camera: Canonical.
         """
-        self._image_hw3, self._sigma_hw, self._camera = image_hw3, sigma_hw, camera
+        self._image_hw3, self._sigma_hw = image_hw3, sigma_hw
         self._stride = camera.width // depth_hw.shape[1]
-        fine_hw = refined(depth_hw, _SAMPLES)
-        rays_3n = _rays(camera, self._stride / _SAMPLES, fine_hw.shape)
-        known_n = fine_hw.ravel() > 0
-        self.depth = float(np.median(fine_hw[fine_hw > 0])) if known_n.any() else 0.0
-        self._points_3n = rays_3n[:, known_n] * fine_hw.ravel()[known_n]
-        self._fine_shape = fine_hw.shape
+        self._fine_hw = refined(depth_hw, _SAMPLES)
+        known = self._fine_hw[self._fine_hw > 0]
+        self.depth = float(np.median(known)) if len(known) else 0.0
+        side = self._stride / _SAMPLES  # px, of a sample
+        to_fine_33 = np.array([[1 / side, 0, 0.5 / side - 0.5], [0, 1 / side, 0.5 / side - 0.5]])
+        self._K_33, self._fine_K_33 = camera.K_33, np.r_[to_fine_33, [[0, 0, 1]]] @ camera.K_33
 
     def seen_from(
         self, T_cam_moved: np.ndarray, fill: tuple[int, int, int]
@@ -68,20 +67,15 @@ class MovableFrame:
             T_cam_moved: Its pose in the axes of the photograph's.
             fill: Colour of what the photograph does not show; depth is 0 there.
         """
-        camera = self._camera
         fine_hw = self._hidden_removed(invert(T_cam_moved))
         dense_hw = refined(fine_hw, self._stride // _SAMPLES)
-        rays_3n = _rays(camera, 1, dense_hw.shape)
-        points_3n = (T_cam_moved[:3, :3].astype(np.float32) @ rays_3n) * dense_hw.ravel()
-        points_3n += T_cam_moved[:3, 3:].astype(np.float32)
-        z = np.maximum(points_3n[2], 1e-6)
-        seen = (dense_hw > 0) & (points_3n[2].reshape(dense_hw.shape) > 0)
-        x_hw = (camera.fx * points_3n[0] / z + camera.cx).reshape(dense_hw.shape)
-        y_hw = (camera.fy * points_3n[1] / z + camera.cy).reshape(dense_hw.shape)
+        x_hw, y_hw, z_hw = _reprojected(dense_hw, self._K_33, T_cam_moved)
+        seen_hw = (dense_hw > 0) & (z_hw > 0)
+        x_hw[~seen_hw] = y_hw[~seen_hw] = _OUTSIDE
         image_hw3 = cv2.remap(
             self._image_hw3,
-            np.where(seen, x_hw, -9),
-            np.where(seen, y_hw, -9),
+            x_hw,
+            y_hw,
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=fill,
@@ -105,21 +99,38 @@ class MovableFrame:
 
     def _hidden_removed(self, T_moved_cam: np.ndarray) -> np.ndarray:
         """Return the depth of what is nearest along each of the moved camera's rays; 0: nothing."""
-        camera, size = self._camera, self._stride / _SAMPLES
-        rows, columns = self._fine_shape
-        R, t = T_moved_cam[:3, :3].astype(np.float32), T_moved_cam[:3, 3:].astype(np.float32)
-        points_3n = R @ self._points_3n + t
-        points_3n = points_3n[:, points_3n[2] > _NEAREST * self.depth]
-        x, y, z = points_3n[:, np.argsort(-points_3n[2])]  # what is nearest is written last
-        j = np.rint(((camera.fx / size) * x / z) + (camera.cx - (size - 1) / 2) / size)
-        i = np.rint(((camera.fy / size) * y / z) + (camera.cy - (size - 1) / 2) / size)
-        inside = (j >= 0) & (j < columns) & (i >= 0) & (i < rows)
-        depth_hw = np.zeros(self._fine_shape, np.float32)
-        depth_hw[i[inside].astype(np.int32), j[inside].astype(np.int32)] = z[inside]
+        rows, columns = self._fine_hw.shape
+        x_hw, y_hw, z_hw = _reprojected(self._fine_hw, self._fine_K_33, T_moved_cam)
+        drawn_hw = (self._fine_hw > 0) & (z_hw > _NEAREST * self.depth)
+        drawn_hw &= (x_hw > -0.5) & (x_hw < columns - 0.5) & (y_hw > -0.5) & (y_hw < rows - 0.5)
+        j, i = np.rint(x_hw[drawn_hw]).astype(np.int32), np.rint(y_hw[drawn_hw]).astype(np.int32)
+        z = z_hw[drawn_hw]
+        order = np.argsort(-z)  # what is nearest is written last
+        depth_hw = np.zeros(self._fine_hw.shape, np.float32)
+        depth_hw[i[order], j[order]] = z[order]
         # Rounding leaves holes a sample wide; what stands farther away fills them.
         return np.where(
             depth_hw > 0, depth_hw, cv2.morphologyEx(depth_hw, cv2.MORPH_CLOSE, _SQUARE)
         )
+
+
+def _reprojected(
+    depth_hw: np.ndarray, K_33: np.ndarray, T_to_from: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where points stand in another camera of the same K_33: x, y and z (h, w), float32.
+
+    The point at depth d of the pixel (u, v) stands at d K R K^-1 (u, v, 1) + K t, homogeneous. It
+    is written out: a matrix product would wake threads that the training needs.
+    """
+    H_33 = (K_33 @ T_to_from[:3, :3] @ np.linalg.inv(K_33)).astype(np.float32)
+    h_3 = (K_33 @ T_to_from[:3, 3]).astype(np.float32)
+    u = np.arange(depth_hw.shape[1], dtype=np.float32)
+    v = np.arange(depth_hw.shape[0], dtype=np.float32)[:, None]
+    x_hw, y_hw, z_hw = (
+        (a * u + (b * v + c)) * depth_hw + d for (a, b, c), d in zip(H_33, h_3, strict=True)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return x_hw / z_hw, y_hw / z_hw, z_hw
 
 
 def refined(depth_hw: np.ndarray, factor: int) -> np.ndarray:
@@ -137,12 +148,3 @@ def refined(depth_hw: np.ndarray, factor: int) -> np.ndarray:
     nearest_hw = cv2.resize(depth_hw, size, interpolation=cv2.INTER_NEAREST)
     on_surface = cv2.resize(one_surface.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     return np.where(on_surface, smooth_hw, nearest_hw)
-
-
-@lru_cache(maxsize=8)
-def _rays(camera: Camera, size_px: float, shape: tuple[int, int]) -> np.ndarray:
-    """Return the rays (3, n), of depth 1, of samples `size_px` px wide; float32."""
-    y, x = np.indices(shape, np.float32).reshape(2, -1)
-    u, v = (size_px * at + (size_px - 1) / 2 for at in (x, y))
-    rays_3n = [(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones_like(u)]
-    return np.stack(rays_3n).astype(np.float32)

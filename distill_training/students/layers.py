@@ -15,7 +15,7 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequ
     """
     layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    nn.init.zeros_(layer.bias)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return nn.Sequential(layer, nn.ReLU(inplace=True))
 
 
@@ -33,7 +33,7 @@ class Residual(nn.Module):
         last = nn.Conv2d(channels, channels, 3, padding=1)
         # At first nothing is added: depth does no harm (Zhang et al., "Fixup", 2019).
         nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.body = nn.Sequential(conv(channels, channels), last)
 
     def forward(self, x: Tensor) -> Tensor:
