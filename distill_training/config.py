@@ -1,8 +1,10 @@
 """The settings of a training, free of torch, so that a command line shows them without it."""
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 from distill_training.augment import AugmentConfig
 from mote_localization.errors import MoteError
@@ -32,9 +34,9 @@ class TrainConfig:
     reprojection_bound_px: tuple[float, float] = (30.0, 2.0)
     held_out: float = 0.05  # share of the frames kept from training to measure the error on
     margin: int = 0  # frames on either side of each held-out block that are not trained with either
-    # how much too small the poses' covariances are, as an earlier training has measured it; by
-    # default measured, on the frames held out
-    covariance_scale: float | None = None
+    # an earlier map of the place, trained with frames held out, whose measured scales of sigmas and
+    # covariances are taken; by default they are measured on this training's own
+    calibrated_by: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     # auto: bf16 where the processor computes in it
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     # of the first weights and of the views; with steps given, the training repeats exactly
@@ -55,10 +57,6 @@ class TrainConfig:
             )
         if not 0 <= self.ema < 1:
             raise MoteError(f"found --ema {self.ema:g}, expected a decay from 0 to below 1")
-        if self.covariance_scale is not None and not 0 < self.covariance_scale < math.inf:
-            raise MoteError(
-                f"found --covariance-scale {self.covariance_scale:g}, expected a number above 0"
-            )
         if not 0 <= self.held_out <= _MOST_HELD_OUT or self.margin < 0:
             raise MoteError(
                 f"found --held-out {self.held_out:g}, --margin {self.margin}, expected a share, at "

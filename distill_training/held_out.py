@@ -4,7 +4,6 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from scipy.stats import spearmanr
@@ -14,10 +13,12 @@ from distill_training.augment import View
 from distill_training.reconstruction import Reconstruction
 from distill_training.views import FrameStore
 from mote_localization.errors import MoteError
+from mote_localization.evaluation.metrics import pose_error
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import MapFile, MapInfo
 
 _CHI2_6_MEDIAN = 5.348  # median of a chi-square variable of 6 degrees of freedom
+_LAPLACE_IN_2_SIGMA = 1 - math.exp(-2)  # share of errors, where sigma is the expected one
 _BLOCKS = 4  # contiguous pieces of the recording: a frame's neighbours would give it away
 _LEAST_TRAINED = 0.25  # share of the frames; with fewer there is little to train with
 
@@ -34,6 +35,8 @@ class HeldOutError:
     cell_cm: float  # median error of the points, against the teacher's
     cells_within_2_sigma: float  # share of the points
     spearman: float  # rank correlation of the points' sigma with their error
+    # by how much sigma is too small: multiplied by it, the share of the Laplace law is in 2 sigma
+    sigma_scale: float
     # median of e^T C^-1 e over its expectation: how much too small the poses' covariances are
     covariance_scale: float
 
@@ -102,13 +105,13 @@ def measure_held_out(
             centimetres.append(math.inf)
             degrees.append(180.0)
             continue
-        error_6 = _pose_error(found.T_map_cam, frame.T_map_cam)
+        error_6 = pose_error(found.T_map_cam, frame.T_map_cam)
         centimetres.append(100 * float(np.linalg.norm(error_6[:3])))
         degrees.append(math.degrees(np.linalg.norm(error_6[3:])))
         information_66 = np.linalg.pinv(found.covariance_66, hermitian=True)
         surprise.append(float(error_6 @ information_66 @ error_6))
     if not names:
-        return HeldOutError(0, *[math.nan] * 8)
+        return HeldOutError(0, *[math.nan] * 9)
     position, turn = np.array(centimetres), np.array(degrees)
     error_m, sigma_m = np.concatenate(cells_m), np.concatenate(sigmas_m)
     return HeldOutError(
@@ -120,6 +123,7 @@ def measure_held_out(
         cell_cm=_median(100 * error_m),
         cells_within_2_sigma=float((error_m < 2 * sigma_m).mean()) if len(error_m) else math.nan,
         spearman=_rank_correlation(sigma_m, error_m),
+        sigma_scale=_quantile(error_m / sigma_m, _LAPLACE_IN_2_SIGMA) / 2,
         covariance_scale=_median(np.array(surprise)) / _CHI2_6_MEDIAN,
     )
 
@@ -142,7 +146,11 @@ def _distances(points_hw3: np.ndarray, truth: View) -> np.ndarray:
 
 
 def _median(values: np.ndarray) -> float:
-    return float(np.median(values)) if len(values) else math.nan
+    return _quantile(values, 0.5)
+
+
+def _quantile(values: np.ndarray, share: float) -> float:
+    return float(np.quantile(values, share)) if len(values) else math.nan
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -150,12 +158,6 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     if len(a) < 2 or not (np.ptp(a) > 0 and np.ptp(b) > 0):
         return math.nan
     return float(spearmanr(a, b).statistic)
-
-
-def _pose_error(T_map_cam: np.ndarray, truth_44: np.ndarray) -> np.ndarray:
-    """Return the error (6,) of a pose in the axes of its covariance: metres, radians, map frame."""
-    rotation_3 = cv2.Rodrigues(T_map_cam[:3, :3] @ truth_44[:3, :3].T)[0][:, 0]
-    return np.concatenate([T_map_cam[:3, 3] - truth_44[:3, 3], rotation_3])
 
 
 class _TorchBackend:

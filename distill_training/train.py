@@ -14,6 +14,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from distill_training.calibration import (
+    Calibration,
+    covariance_scale,
+    read_calibration,
+    sigma_scale,
+)
 from distill_training.checkpoint import TrainState, identity, load_checkpoint, make_folder
 from distill_training.config import TrainConfig
 from distill_training.held_out import HeldOutError, measure_cells, measure_held_out, split_held_out
@@ -58,12 +64,14 @@ def train(
         CheckpointError: The folder holds a damaged checkpoint or one of another training, or a
             pretrained file cannot be used.
         ReconstructionError: The reconstruction cannot be read, or holds no point.
-        MoteError: There is no such student, or none of the reconstruction's stride.
+        MoteError: There is no such student, or none of the reconstruction's stride; or the map to
+            calibrate by is none of this place.
     """
     camera = reconstruction.camera
     cells = CellGrid(reconstruction.stride, camera.width, camera.height)
     training, held_out = split_held_out(list(reconstruction.poses), config.held_out, config.margin)
     place, info = _describe(reconstruction, training, family)
+    given = read_calibration(config.calibrated_by, info) if config.calibrated_by else None
     torch.manual_seed(config.seed)
     fabric = _fabric(config.precision)
     network = create_student(family, place, cells, **settings)
@@ -77,7 +85,7 @@ def train(
         student=family,
         settings=settings_identity(settings),
         # what is only said of the student may be said otherwise of one that is trained already
-        config=asdict(replace(config, covariance_scale=None)),
+        config=asdict(replace(config, calibrated_by=None)),
         processes=fabric.world_size,
     )
     make_folder(folder)
@@ -117,22 +125,26 @@ def train(
             done = fabric.broadcast(_share_done(state, config))
             if journal:
                 journal.note(done, losses)
-    state.student.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    student = state.student.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if journal:
-        info = _with_figures(info, state, journal.error, settings, config, len(training))
-    return state.student, info
+        calibration, error = given, journal.error
+        if calibration is None:
+            calibration = Calibration(sigma_scale(error))
+        student.head.scale_sigma(calibration.sigma)
+        if given is None:  # covariances follow from sigmas
+            error = measure(student)[0]
+            calibration = replace(calibration, covariance=covariance_scale(error))
+        figures = _figures(state, error, settings, config, len(training))
+        figures["sigma_scale"] = calibration.sigma
+        info = replace(info, training=figures, covariance_scale=calibration.covariance)
+    return student, info
 
 
-def _with_figures(
-    info: MapInfo,
-    state: TrainState,
-    error: HeldOutError,
-    settings: Settings,
-    config: TrainConfig,
-    frames: int,
-) -> MapInfo:
-    """Return a map's description with the figures of its training."""
-    figures: dict[str, float | int | str] = {
+def _figures(
+    state: TrainState, error: HeldOutError, settings: Settings, config: TrainConfig, frames: int
+) -> dict[str, float | int | str]:
+    """Return what a map tells of its training."""
+    return {
         "steps": state.step,
         "minutes": round(state.elapsed_s / 60, 2),
         "frames": frames,
@@ -143,20 +155,6 @@ def _with_figures(
         "seed": config.seed,
         **{f"held_out_{name}": value for name, value in error.figures().items()},
     }
-    return replace(info, training=figures, covariance_scale=_covariance_scale(error, config))
-
-
-def _covariance_scale(error: HeldOutError, config: TrainConfig) -> float:
-    """Return the scale of the poses' covariances, as given, else measured, else 1."""
-    if config.covariance_scale is not None:
-        return config.covariance_scale
-    if math.isfinite(error.covariance_scale):
-        return round(max(error.covariance_scale, 1.0), 2)
-    _log.warning(
-        "no held-out frame tells how far the poses' covariances can be trusted: they are not "
-        "calibrated; run again with --covariance-scale as a training with --held-out measures it"
-    )
-    return 1.0
 
 
 def _describe(

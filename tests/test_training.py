@@ -294,16 +294,48 @@ def test_the_average_of_the_weights_becomes_the_map(
             torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
 
 
-def test_without_held_out_frames_covariances_are_as_given_or_not_calibrated(
+def test_without_held_out_frames_a_map_is_calibrated_by_an_earlier_one_or_not(
     reconstruction: Reconstruction, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
+    images = np.zeros((1, 48, 64, 3), np.uint8)
     quick = replace(QUICK, steps=1)
-    _, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, quick)
-    assert info.covariance_scale == 1 and "not calibrated" in caplog.text
+    student, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, quick)
+    assert info.covariance_scale == info.training["sigma_scale"] == 1
+    assert "not calibrated" in caplog.text
+    export_map(student, info, images, tmp_path / "uncalibrated.onnx")
+    earlier = replace(info, covariance_scale=3.7, training={"sigma_scale": 2.0})
+    export_map(student, earlier, images, tmp_path / "earlier.onnx")
     caplog.clear()
-    given = replace(quick, covariance_scale=3.7)
-    _, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, given)  # it is trained
-    assert info.covariance_scale == 3.7 and "calibrated" not in caplog.text
+    given = replace(quick, calibrated_by=tmp_path / "earlier.onnx")
+    again, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, given)  # it is trained
+    assert info.covariance_scale == 3.7 and info.training["sigma_scale"] == 2
+    assert "calibrated" not in caplog.text
+    with torch.inference_mode():
+        points, sigma = student(torch.from_numpy(images))
+        same_points, larger_sigma = again(torch.from_numpy(images))
+    torch.testing.assert_close(points, same_points, rtol=0, atol=0)
+    torch.testing.assert_close(larger_sigma, 2 * sigma)
+
+    elsewhere = replace(earlier, scene="elsewhere")
+    export_map(student, elsewhere, images, tmp_path / "elsewhere.onnx")
+    with pytest.raises(MoteError, match="is a map of elsewhere, expected one of"):
+        by_it = replace(quick, calibrated_by=tmp_path / "elsewhere.onnx")
+        train(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
+    export_map(student, replace(earlier, training={}), images, tmp_path / "unmeasured.onnx")
+    with pytest.raises(MoteError, match="no measured scale"):
+        by_it = replace(quick, calibrated_by=tmp_path / "unmeasured.onnx")
+        train(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
+
+
+def test_sigmas_are_scaled_to_what_held_out_frames_show(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    """Of the Laplace law, which the likelihood assumes, 86 % lie within two expected errors."""
+    config = replace(QUICK, steps=40, held_out=0.5)
+    _, info = train(reconstruction, tmp_path, "cnn", SMALL, config)
+    assert info.training["sigma_scale"] != 1
+    assert info.training["held_out_cells_within_2_sigma"] == pytest.approx(0.865, abs=0.02)
+    assert info.training["held_out_sigma_scale"] == pytest.approx(1, abs=0.01)
 
 
 def test_a_history_begins_untrained_and_has_a_row_a_check(
@@ -315,9 +347,8 @@ def test_a_history_begins_untrained_and_has_a_row_a_check(
     assert [row["epoch"] for row in rows[:3]] == [0, 2, 4]  # of four frames, two are held out
     assert np.isnan(rows[0]["loss"]) and np.isfinite([row["loss"] for row in rows[1:]]).all()
     assert rows[-1]["train_cell_cm"] < rows[0]["train_cell_cm"]
-    measured = {k: v for k, v in info.training.items() if k.startswith("held_out")}
-    assert "held_out_cell_cm" in measured and "held_out_spearman" in measured
-    assert measured.items() <= rows[-1].items()
+    for figure in ("held_out_cell_cm", "held_out_spearman"):  # sigma's scale moves neither
+        assert info.training[figure] == rows[-1][figure]
 
 
 @pytest.mark.parametrize("text", [None, b"", b"step,loss\n1\n", b"step\none\n", b"\xff\xfe"])
@@ -521,7 +552,6 @@ def mote_distill(*arguments: object) -> subprocess.CompletedProcess:
         {"held_out": 1},
         {"margin": -1},
         {"ema": 1},
-        {"covariance_scale": 0},
     ],
 )
 def test_settings_that_cannot_be_trained_are_refused(wrong: dict):

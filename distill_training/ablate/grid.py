@@ -62,7 +62,7 @@ class Run:
             reconstruction=self.reconstruction.index(),
             student=self.student,
             settings=settings_identity(self.settings),
-            config=asdict(replace(self.config, covariance_scale=None)),
+            config=asdict(replace(self.config, calibrated_by=None)),
         )[:10]
 
     def value(self, key: str) -> Value:

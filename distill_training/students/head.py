@@ -1,5 +1,6 @@
 """What all students share: how an image enters and how coordinates leave."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,11 @@ class CoordinateHead(nn.Module):
         self.out.bias = nn.Parameter(torch.zeros(4))
         self.register_buffer("mean", torch.tensor(frame.mean))
         self.register_buffer("spread", torch.tensor(frame.spread))
+
+    def scale_sigma(self, scale: float) -> None:
+        """Multiply the expected errors from now on."""
+        with torch.no_grad():
+            self.out.bias[3] += math.log(scale)  # type: ignore[index]
 
     def forward(self, features_bchw: Tensor) -> tuple[Tensor, Tensor]:
         """Return points_bhw3 (m, map frame) and sigma_bhw (m), always computed in float32.

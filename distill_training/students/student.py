@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from torch import nn
 
+from distill_training.students.head import CoordinateHead
 from mote_localization.errors import MoteError
 
 STRIDES = (4, 8, 16)
@@ -74,6 +75,7 @@ class PretrainedConfig(StudentConfig):
 class Student(nn.Module):
     """A network that gives points_bhw3 (m, map frame) and sigma_bhw (m) of image_bhw3 uint8."""
 
+    head: CoordinateHead
     rate: ClassVar[float] = 1.0  # learning rate that suits the family, as a share of the trainer's
 
     def __init__(self) -> None:
