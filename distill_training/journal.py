@@ -15,6 +15,7 @@ from distill_training.checkpoint import TrainState, save_checkpoint
 from distill_training.config import TrainConfig
 from distill_training.held_out import HeldOutError
 from distill_training.history import write_history
+from mote_localization.errors import MoteError
 from mote_localization.progress import progress_bar
 
 _CHECKS = 20  # times over a training that the student is measured and a checkpoint written
@@ -85,6 +86,7 @@ class Journal:
 
         Raises:
             CheckpointError: The disk is full or the folder cannot be written.
+            MoteError: The training has diverged; the last checkpoint is from before.
         """
         step = self._state.step
         self._losses.append(losses["total"].detach())
@@ -98,6 +100,11 @@ class Journal:
             self._show(done, losses["total"])
 
     def _check(self) -> None:
+        if not torch.stack(self._losses).isfinite().all():
+            raise MoteError(
+                f"found a loss that is no number before step {self._state.step}: the training has "
+                "diverged; run it again with a lower --learning-rate"
+            )
         self.error, train_cell_cm = self._measure(self._state.student)
         for name, figure in self.error.figures().items():
             self._curves.add_scalar(f"held_out/{name}", figure, self._state.step)

@@ -594,3 +594,13 @@ def test_bad_input_is_one_line_and_exit_code_1(
     assert run.returncode == 1
     assert run.stderr.startswith("error: ") and message in run.stderr
     assert run.stderr.count("\n") == 1
+
+
+def test_a_training_that_diverges_is_refused_and_its_last_checkpoint_survives(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    with pytest.raises(MoteError, match="no number before step .*lower --learning-rate"):
+        wild = replace(QUICK, steps=40, learning_rate=1e20, warm_up=0.9)
+        train(reconstruction, tmp_path, "cnn", SMALL, wild)
+    rows = read_history(tmp_path)
+    assert np.isfinite([row["loss"] for row in rows[1:]]).all()
