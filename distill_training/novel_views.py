@@ -52,6 +52,7 @@ class MovableFrame:
         self._image_hw3, self._sigma_hw = image_hw3, sigma_hw
         self._stride = camera.width // depth_hw.shape[1]
         self._fine_hw = refined(depth_hw, _SAMPLES)
+        self._surface_hw = _is_surface(self._fine_hw).astype(np.uint8)
         known = self._fine_hw[self._fine_hw > 0]
         self.depth = float(np.median(known)) if len(known) else 0.0
         side = self._stride / _SAMPLES  # px, of a sample
@@ -67,7 +68,7 @@ class MovableFrame:
             T_cam_moved: Its pose in the axes of the photograph's.
             fill: Colour of what the photograph does not show; depth is 0 there.
         """
-        fine_hw = self._hidden_removed(invert(T_cam_moved))
+        fine_hw = self._sharpened(self._hidden_removed(invert(T_cam_moved)), T_cam_moved)
         dense_hw = refined(fine_hw, self._stride // _SAMPLES)
         x_hw, y_hw, z_hw = _reprojected(dense_hw, self._K_33, T_cam_moved)
         seen_hw = (dense_hw > 0) & (z_hw > 0)
@@ -80,7 +81,8 @@ class MovableFrame:
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=fill,
         )
-        # a cell's middle is the corner of its four middle samples; 1/depth is linear on planes
+        # A cell's middle is the corner of its four middle samples; 1/depth is linear on planes.
+        # What shows two surfaces has no depth.
         rows, columns = (n // _SAMPLES for n in fine_hw.shape)
         grid = fine_hw.reshape(rows, _SAMPLES, columns, _SAMPLES)
         samples_hw4 = grid.swapaxes(1, 2).reshape(rows, columns, -1)
@@ -95,7 +97,7 @@ class MovableFrame:
             cv2.INTER_NEAREST,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        return image_hw3, np.where(one_surface, mean_hw, nearest_hw), sigma_hw
+        return image_hw3, np.where(one_surface, mean_hw, 0), sigma_hw
 
     def _hidden_removed(self, T_moved_cam: np.ndarray) -> np.ndarray:
         """Return the depth of what is nearest along each of the moved camera's rays; 0: nothing."""
@@ -113,6 +115,28 @@ class MovableFrame:
             depth_hw > 0, depth_hw, cv2.morphologyEx(depth_hw, cv2.MORPH_CLOSE, _SQUARE)
         )
 
+    def _sharpened(self, depth_hw: np.ndarray, T_cam_moved: np.ndarray) -> np.ndarray:
+        """Return depths anew, of the points that the photograph shows where the samples look.
+
+        Rounding has put them up to half a sample beside their rays. On surfaces seen at a slant
+        that would be centimetres.
+        """
+        x_hw, y_hw, _ = _reprojected(depth_hw, self._fine_K_33, T_cam_moved)
+        x_hw[depth_hw == 0] = y_hw[depth_hw == 0] = _OUTSIDE
+        surface_hw = cv2.remap(self._surface_hw, x_hw, y_hw, cv2.INTER_NEAREST)
+        inverse_hw = cv2.remap(
+            1 / np.maximum(self._fine_hw, 1e-3),
+            x_hw,
+            y_hw,
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        (_, _, (a, b, c)), (_, _, d) = _mapping(self._fine_K_33, invert(T_cam_moved))
+        sharp_hw = (a * x_hw + b * y_hw + c) / inverse_hw + d
+        ratio_hw = sharp_hw / np.maximum(depth_hw, 1e-3)
+        same_hw = (surface_hw > 0) & (ratio_hw < _SAME_SURFACE) & (ratio_hw > 1 / _SAME_SURFACE)
+        return np.where(same_hw, sharp_hw, depth_hw)
+
 
 def _reprojected(
     depth_hw: np.ndarray, K_33: np.ndarray, T_to_from: np.ndarray
@@ -122,8 +146,7 @@ def _reprojected(
     The point at depth d of the pixel (u, v) stands at d K R K^-1 (u, v, 1) + K t, homogeneous. It
     is written out: a matrix product would wake threads that the training needs.
     """
-    H_33 = (K_33 @ T_to_from[:3, :3] @ np.linalg.inv(K_33)).astype(np.float32)
-    h_3 = (K_33 @ T_to_from[:3, 3]).astype(np.float32)
+    H_33, h_3 = _mapping(K_33, T_to_from)
     u = np.arange(depth_hw.shape[1], dtype=np.float32)
     v = np.arange(depth_hw.shape[0], dtype=np.float32)[:, None]
     x_hw, y_hw, z_hw = (
@@ -131,6 +154,12 @@ def _reprojected(
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         return x_hw / z_hw, y_hw / z_hw, z_hw
+
+
+def _mapping(K_33: np.ndarray, T_to_from: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return K R K^-1 and K t, float32."""
+    H_33 = K_33 @ T_to_from[:3, :3] @ np.linalg.inv(K_33)
+    return H_33.astype(np.float32), (K_33 @ T_to_from[:3, 3]).astype(np.float32)
 
 
 def refined(depth_hw: np.ndarray, factor: int) -> np.ndarray:
@@ -141,10 +170,16 @@ def refined(depth_hw: np.ndarray, factor: int) -> np.ndarray:
     """
     depth_hw = depth_hw.astype(np.float32)
     size = (depth_hw.shape[1] * factor, depth_hw.shape[0] * factor)
-    low_hw = cv2.erode(depth_hw, _SQUARE)
-    one_surface = (low_hw > 0) & (cv2.dilate(depth_hw, _SQUARE) < _SAME_SURFACE * low_hw)
     inverse_hw = 1 / np.maximum(depth_hw, 1e-3)
     smooth_hw = 1 / cv2.resize(inverse_hw, size, interpolation=cv2.INTER_LINEAR)
     nearest_hw = cv2.resize(depth_hw, size, interpolation=cv2.INTER_NEAREST)
-    on_surface = cv2.resize(one_surface.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    on_surface = cv2.resize(
+        _is_surface(depth_hw).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST
+    )
     return np.where(on_surface, smooth_hw, nearest_hw)
+
+
+def _is_surface(depth_hw: np.ndarray) -> np.ndarray:
+    """Return which samples lie on one surface with all around them."""
+    nearest_hw = cv2.erode(depth_hw, _SQUARE)
+    return (nearest_hw > 0) & (cv2.dilate(depth_hw, _SQUARE) < _SAME_SURFACE * nearest_hw)

@@ -147,7 +147,9 @@ def test_views_from_beside_a_photograph_show_its_points_where_their_camera_sees_
         assert not np.allclose(view.T_cam_map, T_cam_map, atol=1e-3)
         points = view.points_hw3[view.valid_hw]
         x, y, z = transform(T_cam_map, points).T
-        np.testing.assert_allclose(z, 2 + 0.1 * x - 0.2 * y, rtol=0.03)  # on the wall
+        off = np.abs(
+            z - (2 + 0.1 * x - 0.2 * y)
+        )  # the wall; beyond the outermost cells it is guessed
         seen = transform(view.T_cam_map, points)
         np.testing.assert_allclose(CAMERA.project(seen), view.pixels_hw2[view.valid_hw], atol=1e-2)
         # the cell's middle is the corner of four pixels; away from the borders they show the wall
@@ -156,7 +158,8 @@ def test_views_from_beside_a_photograph_show_its_points_where_their_camera_sees_
         colours = view.image_hw3.reshape(6, 8, 8, 8, 3)[rows, 3:5, columns, 3:5, 0].mean(
             axis=(1, 2)
         )
-        inner = (u > 4) & (u < 59) & (v > 4) & (v < 43)
+        inner = (u > 8) & (u < 55) & (v > 8) & (v < 39)
+        assert off[inner].max() < 2e-3 and off.max() < 0.06
         np.testing.assert_allclose(colours[inner], 2 * (u + v)[inner], atol=3)
         shown += inner.sum()
     assert shown > 300
@@ -172,8 +175,10 @@ def test_a_view_from_closer_has_no_holes_and_what_is_in_front_hides_what_is_behi
     forward, sideways = np.eye(4), np.eye(4)
     forward[2, 3], sideways[0, 3] = 0.4, 0.6
     image, depth, sigma = movable.seen_from(forward, (0, 0, 0))
-    assert (depth > 0).all() and (image > 0).all() and (sigma == np.float32(0.02)).all()
-    assert set(np.unique(depth.round(2))) == {np.float32(1.1), np.float32(2.6)}
+    assert (image > 0).all() and (sigma == np.float32(0.02)).all()
+    # what shows both the box and the wall has no depth
+    assert set(np.unique(depth.round(2))) == {0, np.float32(1.1), np.float32(2.6)}
+    assert (depth[:, [0, -1]] > 0).all() and (depth == 0).mean() < 0.3
     image, depth, _ = movable.seen_from(sideways, (0, 0, 0))
     # 0.6 m are 20 px at 1.5 m and 10 px at 3 m: behind the box 10 px of wall were never seen
     assert (depth[2:4, 1] == 1.5).all() and (image[18:30, 6:18] == 50).all()
