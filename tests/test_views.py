@@ -159,7 +159,7 @@ def test_views_from_beside_a_photograph_show_its_points_where_their_camera_sees_
             axis=(1, 2)
         )
         inner = (u > 8) & (u < 55) & (v > 8) & (v < 39)
-        assert off[inner].max() < 0.01 and off.max() < 0.06
+        assert off[inner].max() < 0.01 and off.max() < 0.08
         np.testing.assert_allclose(colours[inner], 2 * (u + v)[inner], atol=3)
         shown += inner.sum()
     assert shown > 300
