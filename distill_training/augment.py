@@ -53,6 +53,8 @@ class AugmentConfig:
             least = 1 if name in ("zoom", "stretch") else 0
             if not least <= value < math.inf:
                 raise MoteError(f"found {name} {value:g} of views, expected {least} or more")
+        if self.novel > 1:
+            raise MoteError(f"found novel {self.novel:g} of views, expected a share, at most 1")
 
 
 @dataclass(frozen=True)

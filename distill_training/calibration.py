@@ -13,6 +13,7 @@ from distill_training.held_out import HeldOutError
 from mote_localization.errors import MoteError
 from mote_localization.map_file import MapInfo, read_map
 
+_LEAST_SIGMA_SCALE = 0.1  # where the teacher's noise explains all, nothing tells how small it is
 _log = logging.getLogger(__name__)
 
 
@@ -32,13 +33,16 @@ def read_calibration(path: Path, info: MapInfo) -> Calibration:
         info: The description of the map that is being made.
 
     Raises:
-        MoteError: The map cannot be used, is of another scene, or nothing was measured for it.
+        MoteError: The map cannot be used, is of another scene or student, or nothing was measured
+            for it.
     """
     earlier = read_map(path).info
-    if (earlier.scene, earlier.camera) != (info.scene, info.camera):
-        raise MoteError(
-            f"{path}: is a map of {earlier.scene}, expected one of {info.scene} for the same camera"
-        )
+    for name in ("scene", "camera", "stride", "student", "teacher"):
+        found, expected = getattr(earlier, name), getattr(info, name)
+        if found != expected:
+            raise MoteError(
+                f"{path}: cannot calibrate this map: found {name} {found}, expected {expected}"
+            )
     sigma = earlier.training.get("sigma_scale")
     if not isinstance(sigma, float | int) or not 0 < sigma < math.inf:
         raise MoteError(
@@ -51,7 +55,7 @@ def read_calibration(path: Path, info: MapInfo) -> Calibration:
 def sigma_scale(error: HeldOutError) -> float:
     """Return the scale of the sigmas that held-out frames show; 1 where there are none."""
     if math.isfinite(error.sigma_scale):
-        return round(error.sigma_scale, 3)
+        return round(max(error.sigma_scale, _LEAST_SIGMA_SCALE), 3)
     _log.warning(
         "no held-out frame tells how far sigmas and covariances can be trusted: they are not "
         "calibrated; give --calibrated-by a map that was trained with --held-out and --margin"

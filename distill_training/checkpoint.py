@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pickle
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +92,7 @@ def load_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = content["identity"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what damaged pickles raise is not to be told beforehand
         raise CheckpointError(f"{path}: is damaged ({error}); {advice}") from error
     if found != fingerprint:
         raise CheckpointError(
@@ -108,5 +107,5 @@ def load_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
         state.history = [
             {str(name): float(value) for name, value in row.items()} for row in content["history"]
         ]
-    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise CheckpointError(f"{path}: is damaged ({error}); {advice}") from error

@@ -1,5 +1,6 @@
 """The settings of a training, free of torch, so that a command line shows them without it."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +20,7 @@ class TrainConfig:
     minutes: float = 25.0  # min of training; start-up and export come on top
     steps: int = 0  # train for so many steps instead; 0: for the minutes
     batch: int = 8  # views per step, of each process where several train together
-    learning_rate: float = 3e-3  # AdamW, highest of the one-cycle schedule
+    learning_rate: float = 3e-3  # AdamW, highest of the one-cycle schedule; families take a share
     weight_decay: float = 1e-2  # AdamW
     warm_up: float = 0.05  # share of the training in which the learning rate rises
     # share of the training after which batch statistics stay as they are, so that what is trained
@@ -39,26 +40,30 @@ class TrainConfig:
     calibrated_by: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     # auto: bf16 where the processor computes in it
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    # of the first weights and of the views; with steps given, the training repeats exactly
+    # of the first weights and of the views; with steps, on a CPU, the training repeats exactly
     seed: int = 0
     # how views differ from their frames
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        if self.steps < 0 or (self.steps == 0 and not self.minutes > 0):
-            raise MoteError(
-                f"found --minutes {self.minutes:g}, --steps {self.steps}, expected either above 0"
-            )
-        if self.batch < 1 or not self.learning_rate > 0:
-            raise MoteError(
-                f"found --batch {self.batch} and --learning-rate {self.learning_rate:g}, expected "
-                "1 or more and above 0"
-            )
-        if not 0 <= self.ema < 1:
-            raise MoteError(f"found --ema {self.ema:g}, expected a decay from 0 to below 1")
-        if not 0 <= self.held_out <= _MOST_HELD_OUT or self.margin < 0:
-            raise MoteError(
-                f"found --held-out {self.held_out:g}, --margin {self.margin}, expected a share, at "
-                f"most {_MOST_HELD_OUT}, and 0 frames or more"
-            )
+        finite = math.isfinite
+        first_px, last_px = self.reprojection_bound_px
+        for name, fits, expected in (
+            ("steps", self.steps >= 0, "a whole number"),
+            ("minutes", self.steps or 0 < self.minutes < math.inf, "a time above 0, or --steps"),
+            ("batch", self.batch >= 1, "1 or more"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "a number above 0"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("warm_up", 0 <= self.warm_up < 1, "a share below 1"),
+            ("fix_statistics", self.fix_statistics >= 0, "0 or more"),
+            ("ema", 0 <= self.ema < 1, "a decay from 0 to below 1"),
+            ("reprojection_weight", 0 <= self.reprojection_weight < math.inf, "0 or more"),
+            ("reprojection_bound_px", finite(first_px) and first_px >= last_px > 0, "falling"),
+            ("held_out", 0 <= self.held_out <= _MOST_HELD_OUT, f"at most {_MOST_HELD_OUT}"),
+            ("margin", self.margin >= 0, "0 frames or more"),
+            ("seed", 0 <= self.seed < 1 << 32, "0 or more, below 2^32"),
+        ):
+            if not fits:
+                option = "--" + name.replace("_", "-")
+                raise MoteError(f"found {option} {getattr(self, name)}, expected {expected}")

@@ -33,9 +33,11 @@ class HeldOutError:
     within_5cm_5deg: float  # share of all frames
     within_10cm_5deg: float  # likewise
     cell_cm: float  # median error of the points, against the teacher's
-    cells_within_2_sigma: float  # share of the points
+    # share of the points that are within two expected errors, the student's and the teacher's
+    cells_within_2_sigma: float
     spearman: float  # rank correlation of the points' sigma with their error
-    # by how much sigma is too small: multiplied by it, the share of the Laplace law is in 2 sigma
+    # by how much the student's sigma is too small: multiplied by it, the share of the points that
+    # the Laplace law expects is within two
     sigma_scale: float
     # median of e^T C^-1 e over its expectation: how much too small the poses' covariances are
     covariance_scale: float
@@ -94,13 +96,14 @@ def measure_held_out(
     """Localize held-out frames with a student in training; it is left in evaluation mode."""
     localizer = Localizer(MapFile(Path("training"), info, b""), _TorchBackend(network))
     centimetres, degrees, surprise = [], [], []
-    cells_m, sigmas_m = [np.zeros(0)], [np.zeros(0)]
+    cells_m, sigmas_m, teacher_m = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)]
     for name in names:
         frame = store.frame(name)
         found = localizer.localize(frame.image_hw3, reconstruction.camera)
         truth = frame.plain()
         cells_m.append(_distances(found.points_hw3, truth))
         sigmas_m.append(found.sigma_hw[truth.valid_hw])
+        teacher_m.append(truth.sigma_hw[truth.valid_hw])
         if found.T_map_cam is None or found.covariance_66 is None:
             centimetres.append(math.inf)
             degrees.append(180.0)
@@ -113,7 +116,9 @@ def measure_held_out(
     if not names:
         return HeldOutError(0, *[math.nan] * 9)
     position, turn = np.array(centimetres), np.array(degrees)
-    error_m, sigma_m = np.concatenate(cells_m), np.concatenate(sigmas_m)
+    error_m, sigma_m, noise_m = map(np.concatenate, (cells_m, sigmas_m, teacher_m))
+    # A point is within two expected errors, hypot(s sigma, noise), where s is larger than this.
+    needed_n = np.sqrt(np.maximum((error_m / 2) ** 2 - noise_m**2, 0)) / sigma_m
     return HeldOutError(
         frames=len(names),
         median_cm=float(np.median(position)),
@@ -121,9 +126,9 @@ def measure_held_out(
         within_5cm_5deg=float(((position < 5) & (turn < 5)).mean()),
         within_10cm_5deg=float(((position < 10) & (turn < 5)).mean()),
         cell_cm=_median(100 * error_m),
-        cells_within_2_sigma=float((error_m < 2 * sigma_m).mean()) if len(error_m) else math.nan,
+        cells_within_2_sigma=float((needed_n < 1).mean()) if len(needed_n) else math.nan,
         spearman=_rank_correlation(sigma_m, error_m),
-        sigma_scale=_quantile(error_m / sigma_m, _LAPLACE_IN_2_SIGMA) / 2,
+        sigma_scale=_quantile(needed_n, _LAPLACE_IN_2_SIGMA),
         covariance_scale=_median(np.array(surprise)) / _CHI2_6_MEDIAN,
     )
 

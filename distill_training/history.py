@@ -21,7 +21,9 @@ def write_history(folder: Path, rows: Sequence[Row]) -> None:
         CheckpointError: The file cannot be written; the older one survives.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
+    # an older checkpoint's rows may lack a column
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, columns, restval="nan")
     writer.writeheader()
     writer.writerows({name: round(value, 4) for name, value in row.items()} for row in rows)
     try:

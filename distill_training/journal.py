@@ -54,7 +54,7 @@ class Journal:
         self._budget = config.steps or 60 * config.minutes
         self._name = "distill, steps" if config.steps else "distill, s"
         self._checks = math.floor(done * _CHECKS)
-        self._losses: list[Tensor] = []  # since the last check
+        self._loss_sum, self._loss_steps = torch.zeros(()), 0  # since the last check
         self._open = ExitStack()
         self.error, train_cell_cm = measure(state.student)
         if not state.history:
@@ -89,7 +89,8 @@ class Journal:
             MoteError: The training has diverged; the last checkpoint is from before.
         """
         step = self._state.step
-        self._losses.append(losses["total"].detach())
+        self._loss_sum = self._loss_sum.to(losses["total"].device) + losses["total"].detach()
+        self._loss_steps += 1
         if step % _CURVE_STEPS == 0:
             for name, value in losses.items():
                 self._curves.add_scalar(f"loss/{name}", value.item(), step)
@@ -100,7 +101,7 @@ class Journal:
             self._show(done, losses["total"])
 
     def _check(self) -> None:
-        if not torch.stack(self._losses).isfinite().all():
+        if not self._loss_sum.isfinite():
             raise MoteError(
                 f"found a loss that is no number before step {self._state.step}: the training has "
                 "diverged; run it again with a lower --learning-rate"
@@ -113,8 +114,8 @@ class Journal:
 
     def _record(self, train_cell_cm: float) -> None:
         """Add a row to the history, and write it."""
-        loss = torch.stack(self._losses).mean().item() if self._losses else math.nan
-        self._losses.clear()
+        loss = self._loss_sum.item() / self._loss_steps if self._loss_steps else math.nan
+        self._loss_sum, self._loss_steps = torch.zeros(()), 0
         held_out = {f"held_out_{name}": value for name, value in asdict(self.error).items()}
         self._state.history.append(
             {

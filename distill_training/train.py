@@ -127,16 +127,16 @@ def train(
                 journal.note(done, losses)
     student = state.student.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if journal:
-        calibration, error = given, journal.error
-        if calibration is None:
-            calibration = Calibration(sigma_scale(error))
+        calibration = given or Calibration(sigma_scale(journal.error))
         student.head.scale_sigma(calibration.sigma)
-        if given is None:  # covariances follow from sigmas
-            error = measure(student)[0]
+        # covariances follow from sigmas
+        error = measure_held_out(student, info, reconstruction, store, held_out)
+        if not given:
             calibration = replace(calibration, covariance=covariance_scale(error))
         figures = _figures(state, error, settings, config, len(training))
         figures["sigma_scale"] = calibration.sigma
         info = replace(info, training=figures, covariance_scale=calibration.covariance)
+    store.frame.cache_clear()  # a cycle of references would keep it until the collector comes by
     return student, info
 
 

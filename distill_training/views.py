@@ -17,6 +17,7 @@ from distill_training.students.head import SceneFrame
 from mote_localization.errors import ReconstructionError
 
 _CACHE_BYTES = 1 << 30
+_CELL_BYTES = 64  # of a frame in memory: depth, sigma, the surface around, samples for novel views
 _SAMPLED_FRAMES = 200  # frames that say where the place lies
 _SOUGHT_FRAMES = 500  # frames that may be neighbours
 
@@ -36,7 +37,8 @@ class FrameStore:
         thinned = poses[:: max(1, math.ceil(len(poses) / _SOUGHT_FRAMES))]
         self._among_n44 = np.array(thinned).reshape(-1, 4, 4)
         camera = reconstruction.camera
-        frame_bytes = camera.width * camera.height * 3  # the image; the rest is small beside it
+        cells = (camera.width // reconstruction.stride) * (camera.height // reconstruction.stride)
+        frame_bytes = camera.width * camera.height * 3 + cells * _CELL_BYTES
         self.frame = lru_cache(maxsize=max(1, _CACHE_BYTES // frame_bytes))(self._read)
 
     def _read(self, name: str) -> FrameViews:

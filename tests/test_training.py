@@ -318,7 +318,7 @@ def test_without_held_out_frames_a_map_is_calibrated_by_an_earlier_one_or_not(
 
     elsewhere = replace(earlier, scene="elsewhere")
     export_map(student, elsewhere, images, tmp_path / "elsewhere.onnx")
-    with pytest.raises(MoteError, match="is a map of elsewhere, expected one of"):
+    with pytest.raises(MoteError, match="found scene elsewhere, expected"):
         by_it = replace(quick, calibrated_by=tmp_path / "elsewhere.onnx")
         train(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
     export_map(student, replace(earlier, training={}), images, tmp_path / "unmeasured.onnx")
@@ -552,6 +552,10 @@ def mote_distill(*arguments: object) -> subprocess.CompletedProcess:
         {"held_out": 1},
         {"margin": -1},
         {"ema": 1},
+        {"seed": -1},
+        {"weight_decay": -1},
+        {"warm_up": 1},
+        {"reprojection_bound_px": (0, 0)},
     ],
 )
 def test_settings_that_cannot_be_trained_are_refused(wrong: dict):

@@ -73,7 +73,7 @@ class Ablate:
                 _say(f"{i} of {len(runs)}: {run.name}")
                 try:
                     found[run.key] = trainings.do(run, output)
-                except (MoteError, RuntimeError) as error:  # torch's: divergence, no memory
+                except (MoteError, RuntimeError, ValueError) as error:  # torch's: no memory
                     _say(f"failed: {error}")
                     failed[run.name] = error
                     continue
@@ -83,7 +83,7 @@ class Ablate:
             _say(f"{len(found)} of {len(runs)} trainings compared: {output / 'table.md'}")
         if failed:
             name, first = next(iter(failed.items()))
-            first_line = str(first).splitlines()[0]
+            first_line = (str(first) or type(first).__name__).splitlines()[0]
             raise MoteError(f"{len(failed)} of {len(runs)} trainings failed; {name}: {first_line}")
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Return a convolution and ReLU, started so that variances pass (He et al., "Delving", 2015).
 
-    There is no batch normalization: few views are no measure of all, and it costs a fifth of the
-    time of a step.
+    There is no batch normalization: few views are no measure of all, and steps are faster.
     """
     layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -44,7 +43,7 @@ class Residual(nn.Module):
 class Stem(nn.Sequential):
     """Convolutions from the image to strides 4, 8 and, for students of stride 16, that.
 
-    Where cells are fine they are many: what is learned is learned from stride 8 on.
+    There are no blocks before stride 8: a layer costs four times as much at stride 4.
     """
 
     def __init__(self, first: int, fine: int, stride: int) -> None:
