@@ -586,7 +586,7 @@ def test_one_command_makes_a_map_of_a_scene(tmp_path: Path):
     ("scene", "arguments", "message"),
     [
         ("nothing", (), "does not exist"),
-        (".", ("--minutes", 0), "expected either above 0"),
+        (".", ("--minutes", 0), "expected a time above 0"),
         (".", ("--stride", 0), "expected 1 or more"),
         (".", (), "holds no photographs, expected"),
     ],
