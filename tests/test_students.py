@@ -210,8 +210,8 @@ def test_sizes_of_the_cnn_are_those_promised():
         describe(create_student("cnn", FRAME, size=size), CAMERA).parameters / 1e6
         for size in ("s", "m", "l")
     ]
-    assert sizes == pytest.approx([0.45, 1.3, 8], rel=0.05)
-    narrow = create_student("cnn", FRAME, size="l", coarse=8)
+    assert sizes == pytest.approx([0.5, 0.9, 8], rel=0.05)
+    narrow = create_student("cnn", FRAME, size="l", fine=64)
     assert describe(narrow, CAMERA).parameters < 4e6
 
 

@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MOMENTUM = 0.01  # of batch statistics: averaged over about 100 steps, batches are small
+
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Return a convolution and ReLU, started so that variances pass (He et al., "Delving", 2015).
-
-    There is no batch normalization: few views are no measure of all, and steps are faster.
-    """
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return nn.Sequential(layer, nn.ReLU(inplace=True))
+    """Return a convolution with batch normalization and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs, momentum=MOMENTUM),
+        nn.ReLU(inplace=True),
+    )
 
 
 def mix(channels: int) -> nn.Sequential:
@@ -29,11 +29,11 @@ class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         """Make one for so many channels."""
         super().__init__()
-        last = nn.Conv2d(channels, channels, 3, padding=1)
-        # At first nothing is added: depth does no harm (Zhang et al., "Fixup", 2019).
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.body = nn.Sequential(conv(channels, channels), last)
+        self.body = nn.Sequential(
+            conv(channels, channels),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels, momentum=MOMENTUM),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the input's shape."""
@@ -77,7 +77,12 @@ class TopDown(nn.Module):
             blocks: Residual blocks after all is joined.
         """
         super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(inputs, width, 1) for inputs in channels)
+        self.laterals = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width, momentum=MOMENTUM)
+            )
+            for inputs in channels
+        )
         self._factors = [b // a for a, b in zip(strides, strides[1:], strict=False)]
         self.blocks = nn.Sequential(*(Residual(width) for _ in range(blocks)))
 

@@ -27,8 +27,6 @@ class MobileNetConfig(PretrainedConfig):
 class MobileNet(Student):
     """Fully convolutional student on a MobileNet without the last layers, which tell objects."""
 
-    rate = 0.5
-
     def __init__(self, frame: SceneFrame, cells: CellGrid, config: MobileNetConfig) -> None:
         """Make the network, its trunk untrained or from a file.
 

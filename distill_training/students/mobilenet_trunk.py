@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-_MOMENTUM = 0.01  # of batch statistics: averaged over about 100 steps, batches are small
+from distill_training.students.layers import MOMENTUM
 
 Variant = Literal["v2", "v3-small", "v3-large"]
 
@@ -116,7 +116,7 @@ def _first(variant: Variant) -> int:
 
 
 def _norm(channels: int, second: bool) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-5 if second else 1e-3, momentum=_MOMENTUM)
+    return nn.BatchNorm2d(channels, eps=1e-5 if second else 1e-3, momentum=MOMENTUM)
 
 
 def _conv(
