@@ -1,7 +1,5 @@
 """Checkpoints: the state of a training on disk, tied to the settings that made it."""
 
-import hashlib
-import json
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +29,6 @@ class TrainState:
     def student(self) -> nn.Module:
         """What has been learned: the network that is measured, and becomes the map."""
         return self.averaged.module if self.averaged else self.network
-
-
-def identity(**settings: object) -> str:
-    """Return a fingerprint of everything that must be equal for a training to be gone on with."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def make_folder(folder: Path) -> None:

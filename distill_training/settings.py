@@ -8,7 +8,6 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from distill_training.students import FAMILIES
-from distill_training.teacher.dust3r.checkpoint import file_sha256
 from mote_localization.errors import MoteError
 
 Settings = dict[str, str | int | float | None]  # what JSON knows
@@ -56,16 +55,6 @@ def split_settings(texts: Sequence[str]) -> dict[str, str]:
             raise MoteError(f"found '{text}', expected NAME=VALUE, each name once")
         settings[name] = value
     return settings
-
-
-def settings_identity(settings: Settings) -> Settings:
-    """Return what tells trainings of other settings apart: of a pretrained file, its SHA-256.
-
-    Raises:
-        CheckpointError: The file cannot be read.
-    """
-    file = settings.get("pretrained")
-    return {**settings, "pretrained": file_sha256(str(file))} if file else settings
 
 
 def _from_text(value: object, kind: Any) -> object:

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from contextlib import closing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -20,15 +20,16 @@ from distill_training.calibration import (
     read_calibration,
     sigma_scale,
 )
-from distill_training.checkpoint import TrainState, identity, load_checkpoint, make_folder
+from distill_training.checkpoint import TrainState, load_checkpoint, make_folder
 from distill_training.config import TrainConfig
+from distill_training.fingerprint import training_identity
 from distill_training.held_out import HeldOutError, measure_cells, measure_held_out, split_held_out
 from distill_training.journal import Journal
 from distill_training.learner import Learner
 from distill_training.losses import Optics, depth_range
 from distill_training.processes import processes, started_together
 from distill_training.reconstruction import Reconstruction
-from distill_training.settings import Settings, settings_identity
+from distill_training.settings import Settings
 from distill_training.students import CellGrid, SceneFrame, create_student
 from distill_training.views import FrameStore, random_batches, scene_frame
 from mote_localization.map_file import MapInfo
@@ -80,14 +81,7 @@ def train(
     optics = Optics(K_33, (camera.width, camera.height), in_range_m)
     learner = Learner(fabric, network, optics, config)
     state = learner.state
-    fingerprint = identity(
-        reconstruction=reconstruction.index(),
-        student=family,
-        settings=settings_identity(settings),
-        # what is only said of the student may be said otherwise of one that is trained already
-        config=asdict(replace(config, calibrated_by=None)),
-        processes=fabric.world_size,
-    )
+    fingerprint = training_identity(reconstruction, family, settings, config, fabric.world_size)
     make_folder(folder)
     load_checkpoint(folder, fingerprint, state)
     if state.step and fabric.is_global_zero:

@@ -13,7 +13,7 @@ family, `student`, `reconstruction`, or `epochs`.
 import itertools
 import math
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import UnionType
@@ -22,11 +22,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from distill_training.augment import AugmentConfig
-from distill_training.checkpoint import identity
 from distill_training.config import TrainConfig
+from distill_training.fingerprint import training_identity
 from distill_training.held_out import split_held_out
 from distill_training.reconstruction import Reconstruction, open_reconstruction
-from distill_training.settings import Settings, settings_identity, student_settings
+from distill_training.settings import Settings, student_settings
 from distill_training.students import FAMILIES
 from mote_localization.errors import MoteError
 
@@ -58,12 +58,8 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Ten letters that change with whatever decides what is learned; see `train`."""
-        return identity(
-            reconstruction=self.reconstruction.index(),
-            student=self.student,
-            settings=settings_identity(self.settings),
-            config=asdict(replace(self.config, calibrated_by=None)),
-        )[:10]
+        identity = training_identity(self.reconstruction, self.student, self.settings, self.config)
+        return identity[:10]
 
     def value(self, key: str) -> Value:
         """Return what a key is for this training, said or not; None where it is of no matter."""

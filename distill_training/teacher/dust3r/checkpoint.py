@@ -7,7 +7,6 @@ anything is made of them.
 
 import argparse
 import ast
-import hashlib
 import math
 import pickle
 import re
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from distill_training.teacher.dust3r.network import DUSt3R, with_second_decoder
 from mote_localization.errors import CheckpointError
-from mote_localization.progress import track
 
 _EXPECTED = (
     "expected DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth, DUSt3R_ViTLarge_BaseDecoder_512_linear.pth "
@@ -49,8 +47,6 @@ _MAX_BYTES = 4 << 30  # of the file; the published ones have 2.3 GB at most
 _MAX_PICKLE_BYTES = 4 << 20  # of the names and shapes in it; the published ones have 0.2 MB
 _MAX_ARGS = 4096  # characters of the network's arguments
 _MAX_SIZE = 1 << 14  # of any size of the network
-_CHUNK_BYTES = 8 << 20
-_QUICK_BYTES = 1 << 30  # read within two seconds
 
 
 def load_checkpoint(path: Path | str) -> DUSt3R:
@@ -72,27 +68,6 @@ def describe_checkpoint(path: Path | str) -> DUSt3R:
         CheckpointError: As `load_checkpoint`.
     """
     return _open(Path(path))[0]
-
-
-def file_sha256(path: Path | str) -> str:
-    """Return the SHA-256 of a file, in hexadecimal; shows its progress where it takes long.
-
-    Raises:
-        CheckpointError: The file cannot be read.
-    """
-    path = Path(path)
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            size = path.stat().st_size
-            chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
-            if size > _QUICK_BYTES:
-                chunks = track(chunks, f"fingerprint of {path.name}", -(-size // _CHUNK_BYTES))
-            for chunk in chunks:
-                digest.update(chunk)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    return digest.hexdigest()
 
 
 class _Unusable(Exception):

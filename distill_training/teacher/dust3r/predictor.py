@@ -8,11 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_training.teacher.dust3r.checkpoint import (
-    describe_checkpoint,
-    file_sha256,
-    load_checkpoint,
-)
+from distill_training.fingerprint import file_sha256
+from distill_training.teacher.dust3r.checkpoint import describe_checkpoint, load_checkpoint
 from distill_training.teacher.dust3r.network import DUSt3R, Grid, half_precision
 from distill_training.teacher.dust3r.prepare import prepare, prepared_camera
 from distill_training.teacher.predictor import Encoded, PairPointmaps, Pointmap
