@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import tyro
 from rich.console import Console
 
@@ -18,7 +17,6 @@ from mote_localization.errors import MoteError
 if TYPE_CHECKING:
     from distill_training.settings import Settings
 
-_COMPARED_IMAGES = 4  # on which the map must predict what the student does
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
@@ -140,7 +138,7 @@ class Learning:
             MoteError: The reconstruction or the pretrained file cannot be used, the folder holds
                 another training, or a file cannot be written.
         """
-        from distill_training.export import export_map
+        from distill_training.export import export_map, sample_images
         from distill_training.train import train
 
         network, info = train(
@@ -148,10 +146,7 @@ class Learning:
         )
         if rank():
             return  # of several processes, the first one writes
-        names = list(reconstruction.poses)
-        compared = names[:: max(1, len(names) // _COMPARED_IMAGES)]
-        images_bhw3 = np.stack([reconstruction.read_frame(name).image_hw3 for name in compared])
-        worst_m = export_map(network, info, images_bhw3, output)
+        worst_m = export_map(network, info, sample_images(reconstruction), output)
         _say(
             f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), equal to the student within "
             f"{1000 * worst_m:.3f} mm; see it with `mote inspect {output}`"

@@ -13,14 +13,23 @@ import onnx
 import torch
 from torch import nn
 
+from distill_training.reconstruction import Reconstruction
 from mote_localization.backends import create_backend
 from mote_localization.errors import MapFileError
 from mote_localization.map_file import MapFile, MapInfo, write_map
 
 _OPSET = 17
+_COMPARED_IMAGES = 4  # on which the map must predict what the student does
 _PARITY_M = 2e-3  # m, largest difference allowed between the student's points and the map's
 _HALVED = 1024  # numbers; smaller tensors, the coordinate head's among them, stay float32
 _PARITY_SIGMA = 1e-2  # likewise of sigma, as a share of it
+
+
+def sample_images(reconstruction: Reconstruction) -> np.ndarray:
+    """Return a few canonical images (b, h, w, 3), uint8, spread over the recording."""
+    names = list(reconstruction.poses)
+    sampled = names[:: max(1, len(names) // _COMPARED_IMAGES)]
+    return np.stack([reconstruction.read_frame(name).image_hw3 for name in sampled])
 
 
 def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path: Path) -> float:

@@ -76,7 +76,7 @@ class Run:
     @property
     def folder_name(self) -> str:
         """Name of its folder, readable, one of its kind."""
-        return f"{re.sub(r'[^a-zA-Z0-9.+-]+', '-', self.name)}-{self.key}"
+        return f"{re.sub(r'[^a-zA-Z0-9.+-]+', '-', self.name)[:100]}-{self.key}"
 
 
 def read_grid(path: Path) -> list[Run]:
@@ -288,8 +288,9 @@ def _run(path: Path, name: str, said: dict[str, Value], sources: dict[str, Recon
 
 
 def _train_kinds() -> dict[str, Any]:
-    """Return the type of each option of a training, by key."""
-    own = {k: v for k, v in get_type_hints(TrainConfig).items() if k != "augment"}
+    """Return the type of each option of a training, by key; calibration changes no comparison."""
+    left_out = ("augment", "calibrated_by")
+    own = {k: v for k, v in get_type_hints(TrainConfig).items() if k not in left_out}
     return own | {_AUGMENT + k: v for k, v in get_type_hints(AugmentConfig).items()}
 
 

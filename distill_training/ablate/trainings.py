@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from distill_training.ablate.grid import Run
-from distill_training.export import export_map
+from distill_training.export import export_map, sample_images
 from distill_training.held_out import split_held_out
 from distill_training.history import read_history
 from distill_training.students import CellGrid, SceneFrame, create_student, describe
@@ -28,7 +28,6 @@ _RESULT, _MAP = "result.json", "map.onnx"
 _COSTS = ("parameters", "trained", "macs", "file_bytes", "milliseconds")
 _MEASURED = {"step", "epoch", "minutes", "train_cell_cm", "held_out_cell_cm"}
 _MOST_RESULT_BYTES = 1 << 20
-_COMPARED_IMAGES = 4  # on which the map must predict what the student does
 _WARM_UP, _TIMED = 5, 50  # predictions before the network's time is taken, and of which
 _ANYWHERE = SceneFrame((0.0, 0.0, 0.0), 1.0)
 
@@ -105,9 +104,7 @@ def do(run: Run, output: Path) -> Outcome:
     """
     folder = folder_of(run, output)
     network, info = train(run.reconstruction, folder, run.student, run.settings, run.config)
-    names = list(run.reconstruction.poses)
-    compared = names[:: max(1, len(names) // _COMPARED_IMAGES)]
-    images_bhw3 = np.stack([run.reconstruction.read_frame(name).image_hw3 for name in compared])
+    images_bhw3 = sample_images(run.reconstruction)
     export_map(network, info, images_bhw3, folder / _MAP)
     size = describe(network, run.reconstruction.camera)
     costs: dict[str, float] = {
