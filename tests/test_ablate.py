@@ -147,7 +147,7 @@ def test_no_option_of_a_training_is_a_setting_of_a_student():
     for _, config in FAMILIES.values():
         assert not options & set(config.__dataclass_fields__)
     assert {"seed", "margin", "augment.rotation_deg"} <= options
-    assert set(TrainConfig.__dataclass_fields__) - options == {"augment"}
+    assert set(TrainConfig.__dataclass_fields__) - options == {"augment", "calibrated_by"}
 
 
 BAD = {

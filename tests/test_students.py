@@ -258,6 +258,22 @@ def test_an_exported_student_predicts_the_same(
     exported(student(family, stride, **settings), family, stride, tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize(("spread", "stored"), [(1.0, "FLOAT16"), (300.0, "FLOAT")])
+def test_weights_are_stored_in_half_precision_where_points_allow_it(
+    spread: float, stored: str, tmp_path: Path
+):
+    """In a place of hundreds of metres, half precision would move points by centimetres."""
+    frame = SceneFrame((0.0, 0.0, 0.0), spread)
+    network = lively(create_student("cnn", frame, CellGrid(8, 64, 48), **SMALL["cnn"]))
+    assert export_map(network, info(8, "cnn"), images(2).numpy(), tmp_path / "m.onnx") < 2e-3
+    kinds = {
+        t.data_type for t in onnx.load(tmp_path / "m.onnx").graph.initializer if len(t.dims) == 4
+    }
+    assert (onnx.TensorProto.DataType.Value(stored) in kinds) and (
+        stored == "FLOAT16" or onnx.TensorProto.FLOAT16 not in kinds
+    )
+
+
 # MobileNet
 
 
