@@ -13,6 +13,7 @@ from distill_training.processes import processes, rank
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.teacher.choice import Flat, Teacher
 from mote_localization.errors import MoteError
+from mote_localization.map_file import read_map
 
 if TYPE_CHECKING:
     from distill_training.settings import Settings
@@ -116,12 +117,15 @@ class Learning:
         """Refuse before any work is done what would fail when it is.
 
         Raises:
-            MoteError: The output is no map's name, torch is missing, or the student makes no sense.
+            MoteError: The output is no map's name, torch is missing, the student makes no sense, or
+                the map to calibrate by cannot be read.
         """
         if output.is_dir() or output.suffix != ".onnx":
             raise MoteError(f"--output {output}: expected the name of a map file, NAME.onnx")
         if self.pretrained and not self.pretrained.is_file():
             raise MoteError(f"--pretrained {self.pretrained}: expected a file of weights")
+        if self.train.calibrated_by:
+            read_map(self.train.calibrated_by)
         with training_packages():
             import distill_training.export
             import distill_training.train  # noqa: F401

@@ -76,6 +76,8 @@ def train(
     torch.manual_seed(config.seed)
     fabric = _fabric(config.precision)
     network = create_student(family, place, cells, **settings)
+    licences = dict.fromkeys(filter(None, (info.teacher_licence, network.licence)))
+    info = replace(info, teacher_licence="; ".join(licences))
     K_33 = torch.from_numpy(camera.K_33).float().to(fabric.device)
     in_range_m = depth_range(info.bounds_min, info.bounds_max)
     optics = Optics(K_33, (camera.width, camera.height), in_range_m)

@@ -577,6 +577,7 @@ def test_a_student_on_a_published_encoder_is_exported(kind: str, tmp_path: Path)
     dust3r_file(path) if kind == "dust3r" else dino_file(path, registers=2)
     for patch in (16, 32):
         network = student("vit", pretrained=path, patch=patch)
+        assert ("non-commercial" in network.licence) == (kind == "dust3r")
         exported(network, "vit", 8, tmp_path / "m.onnx")
 
 

@@ -76,6 +76,7 @@ class Student(nn.Module):
     """A network that gives points_bhw3 (m, map frame) and sigma_bhw (m) of image_bhw3 uint8."""
 
     head: CoordinateHead
+    licence: str = ""  # that its pretrained weights put on maps; empty: none
     rate: ClassVar[float] = 1.0  # learning rate that suits the family, as a share of the trainer's
 
     def __init__(self) -> None:

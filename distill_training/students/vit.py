@@ -63,6 +63,7 @@ class Vit(Student):
                 config.pretrained, config.encoder_blocks, config.patch, self._size, self._grid
             )
             self.input, self.encoder = published.input, published.encoder
+            self.licence = published.licence
             channels = self.encoder.enc_norm.weight.shape[0]
         else:
             channels, ratio = config.width, config.patch // 8

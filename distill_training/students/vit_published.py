@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from distill_training import licences
 from distill_training.students.head import ImageInput, ImageNetInput
 from distill_training.students.pretrained import load_weights, read_weights
 from distill_training.students.vit_encoder import Encoder, Patches
@@ -30,6 +31,7 @@ class Published:
     input: nn.Module  # normalizes images as it expects them
     trunk: list[nn.Module]  # all that came from the file
     blocks: list[nn.Module]  # likewise, in the order that the image passes them
+    licence: str  # that it puts on maps; empty: none
 
 
 def load_encoder(
@@ -92,6 +94,7 @@ def load_encoder(
         ImageInput(127.5, 1) if dust3r else ImageNetInput(),
         trunk=[*first, encoder.enc_blocks, encoder.enc_norm],
         blocks=[nn.ModuleList(first), *encoder.enc_blocks],
+        licence=licences.DUST3R if dust3r else "",
     )
 
 

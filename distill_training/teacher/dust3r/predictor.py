@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill_training import licences
 from distill_training.fingerprint import file_sha256
 from distill_training.teacher.dust3r.checkpoint import describe_checkpoint, load_checkpoint
 from distill_training.teacher.dust3r.network import DUSt3R, Grid, half_precision
@@ -25,7 +26,7 @@ class Dust3r:
     """
 
     name = "dust3r"
-    licence = "CC BY-NC-SA 4.0 (DUSt3R, Naver): non-commercial use only"
+    licence = licences.DUST3R
 
     def __init__(
         self,
