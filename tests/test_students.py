@@ -168,7 +168,7 @@ def test_multiply_adds_are_those_counted_by_hand():
     cells, context = 8 * 6, 4 * 3
     expected = (
         27 * 8 * 32 * 24
-        + 9 * 8 * 16 * 16 * 12
+        + (9 * 8 * 16 + 2 * 9 * 16 * 16) * 16 * 12
         + 3 * 9 * 16 * 16 * cells
         + (3 * 9 + 1) * 16 * 16 * context
         + (2 * 9 * 16 * 16 + 2 * 16 * 16 + 4 * 16) * cells
@@ -210,8 +210,8 @@ def test_sizes_of_the_cnn_are_those_promised():
         describe(create_student("cnn", FRAME, size=size), CAMERA).parameters / 1e6
         for size in ("s", "m", "l")
     ]
-    assert sizes == pytest.approx([0.5, 0.9, 8], rel=0.05)
-    narrow = create_student("cnn", FRAME, size="l", fine=64)
+    assert sizes == pytest.approx([0.5, 1.4, 8], rel=0.05)
+    narrow = create_student("cnn", FRAME, size="l", coarse=8)
     assert describe(narrow, CAMERA).parameters < 4e6
 
 

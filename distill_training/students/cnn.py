@@ -14,18 +14,16 @@ from distill_training.students.student import CellGrid, Student, StudentConfig
 class CnnConfig(StudentConfig):
     """Sizes of the network, in channels and blocks; what is not given follows from `size`."""
 
-    size: Literal["s", "m", "l"] = "m"  # about 0.5, 0.9 and 8 M parameters
+    size: Literal["s", "m", "l"] = "m"  # about 0.5, 1.4 and 8 M parameters
     stem: int | None = None  # channels at stride 2; twice as many at stride 4
     fine: int | None = None  # channels at stride 8
     coarse: int | None = None  # channels at twice the stride of the fine ones: context is cheap
-    # residual blocks of the coarse channels. With them a cell sees most of the image: it is learned
-    # sooner, but in new views cells then err alike, which no pose solver averages out
-    coarse_blocks: int | None = None
+    coarse_blocks: int | None = None  # residual blocks of the coarse channels
     fine_blocks: int | None = None  # residual blocks after the context is joined in
 
 
 # stem, fine, coarse, coarse_blocks, fine_blocks
-_SIZES = {"s": (24, 72, 80, 0, 3), "m": (32, 96, 128, 0, 3), "l": (48, 240, 256, 0, 6)}
+_SIZES = {"s": (24, 64, 80, 1, 2), "m": (32, 96, 128, 2, 2), "l": (48, 192, 288, 3, 3)}
 
 
 class Cnn(Student):

@@ -41,25 +41,27 @@ class Residual(nn.Module):
 
 
 class Stem(nn.Sequential):
-    """Convolutions from the image to strides 4, 8 and, for students of stride 16, that.
-
-    There are no blocks before stride 8: a layer costs four times as much at stride 4.
-    """
+    """Convolutions from the image to strides 4, 8 and, for students of stride 16, that."""
 
     def __init__(self, first: int, fine: int, stride: int) -> None:
         """Make one of `first` channels at stride 2, twice as many at 4, `fine` from 8 on."""
         super().__init__(
-            nn.Sequential(conv(3, first, stride=2), conv(first, 2 * first, stride=2)),
-            nn.Sequential(conv(2 * first, fine, stride=2), Residual(fine)),
-            *([nn.Sequential(conv(fine, fine, stride=2), Residual(fine))] if stride == 16 else ()),
+            conv(3, first, stride=2),
+            conv(first, 2 * first, stride=2),
+            Residual(2 * first),
+            conv(2 * first, fine, stride=2),
+            Residual(fine),
+            *((conv(fine, fine, stride=2), Residual(fine)) if stride == 16 else ()),
         )
 
     def forward(self, image_bchw: Tensor) -> list[Tensor]:
         """Return the features (b, c, h, w) at each stride, the finest first."""
-        features = [image_bchw]
-        for stage in self:
-            features.append(stage(features[-1]))
-        return features[1:]
+        features, x = [], image_bchw
+        for layer in self:
+            x = layer(x)
+            if isinstance(layer, Residual):  # ends a stride
+                features.append(x)
+        return features
 
 
 class TopDown(nn.Module):
