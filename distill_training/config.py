@@ -34,6 +34,8 @@ class TrainConfig:
     # canonical px, at the start and at the end
     reprojection_bound_px: tuple[float, float] = (30.0, 2.0)
     held_out: float = 0.05  # share of the frames kept from training to measure the error on
+    # contiguous pieces of the recording in which they are; fewer are longer, and harder
+    held_out_blocks: int = 4
     margin: int = 0  # frames on either side of each held-out block that are not trained with either
     # an earlier map of the place, trained with frames held out, whose measured scales of sigmas and
     # covariances are taken; by default they are measured on this training's own
@@ -61,6 +63,7 @@ class TrainConfig:
             ("reprojection_weight", 0 <= self.reprojection_weight < math.inf, "0 or more"),
             ("reprojection_bound_px", finite(first_px) and first_px >= last_px > 0, "falling"),
             ("held_out", 0 <= self.held_out <= _MOST_HELD_OUT, f"at most {_MOST_HELD_OUT}"),
+            ("held_out_blocks", self.held_out_blocks >= 1, "1 or more"),
             ("margin", self.margin >= 0, "0 frames or more"),
             ("seed", 0 <= self.seed < 1 << 32, "0 or more, below 2^32"),
         ):

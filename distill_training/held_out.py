@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from distill_training.augment import View
+from distill_training.config import TrainConfig
 from distill_training.reconstruction import Reconstruction
 from distill_training.views import FrameStore
 from mote_localization.errors import MoteError
@@ -19,7 +20,6 @@ from mote_localization.map_file import MapFile, MapInfo
 
 _CHI2_6_MEDIAN = 5.348  # median of a chi-square variable of 6 degrees of freedom
 _LAPLACE_IN_2_SIGMA = 1 - math.exp(-2)  # share of errors, where sigma is the expected one
-_BLOCKS = 4  # contiguous pieces of the recording: a frame's neighbours would give it away
 _LEAST_TRAINED = 0.25  # share of the frames; with fewer there is little to train with
 
 
@@ -55,7 +55,18 @@ class HeldOutError:
         )
 
 
-def split_held_out(names: list[str], share: float, margin: int = 0) -> tuple[list[str], list[str]]:
+def split_frames(
+    reconstruction: Reconstruction, config: TrainConfig
+) -> tuple[list[str], list[str]]:
+    """Return the frames to train with, and those held out; see `split_held_out`."""
+    return split_held_out(
+        list(reconstruction.poses), config.held_out, config.margin, config.held_out_blocks
+    )
+
+
+def split_held_out(
+    names: list[str], share: float, margin: int = 0, blocks: int = 4
+) -> tuple[list[str], list[str]]:
     """Split off contiguous blocks of frames.
 
     Args:
@@ -63,6 +74,7 @@ def split_held_out(names: list[str], share: float, margin: int = 0) -> tuple[lis
         share: Of the frames that the blocks hold in all.
         margin: Frames on either side of each block that are in neither part: what is near in time
             looks alike, and would make the held-out frames easier than a robot's.
+        blocks: Contiguous pieces of the recording; fewer are longer, and farther from the rest.
 
     Returns:
         The frames to train with, and those held out.
@@ -70,11 +82,11 @@ def split_held_out(names: list[str], share: float, margin: int = 0) -> tuple[lis
     Raises:
         MoteError: Fewer than a quarter of the frames are left to train with.
     """
-    length = math.ceil(round(share * len(names)) / _BLOCKS)
+    length = math.ceil(round(share * len(names)) / blocks)
     held_out: set[str] = set()
     near: set[str] = set()
-    for block in range(_BLOCKS if length else 0):
-        first = round((block + 0.5) * len(names) / _BLOCKS) - length // 2
+    for block in range(blocks if length else 0):
+        first = round((block + 0.5) * len(names) / blocks) - length // 2
         held_out.update(names[first : first + length])
         near.update(names[max(0, first - margin) : first + length + margin])
     training = [name for name in names if name not in held_out | near]

@@ -23,7 +23,7 @@ from distill_training.calibration import (
 from distill_training.checkpoint import TrainState, load_checkpoint, make_folder
 from distill_training.config import TrainConfig
 from distill_training.fingerprint import training_identity
-from distill_training.held_out import HeldOutError, measure_cells, measure_held_out, split_held_out
+from distill_training.held_out import HeldOutError, measure_cells, measure_held_out, split_frames
 from distill_training.journal import Journal
 from distill_training.learner import Learner
 from distill_training.losses import Optics, depth_range
@@ -70,7 +70,7 @@ def train(
     """
     camera = reconstruction.camera
     cells = CellGrid(reconstruction.stride, camera.width, camera.height)
-    training, held_out = split_held_out(list(reconstruction.poses), config.held_out, config.margin)
+    training, held_out = split_frames(reconstruction, config)
     place, info = _describe(reconstruction, training, family)
     given = read_calibration(config.calibrated_by, info) if config.calibrated_by else None
     torch.manual_seed(config.seed)

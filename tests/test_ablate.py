@@ -173,7 +173,7 @@ BAD = {
     "two budgets": ({"rows": [{"steps": 3, "epochs": 2}]}, "found epochs and steps, expected one"),
     "no step": ({"rows": [{"epochs": 0.01}]}, "epochs: found 0.01, expected enough"),
     "held out": ({"rows": [{"held_out": 0}]}, "found held_out 0, expected a share"),
-    "two shares": ({"grid": {"held_out": [0.1, 0.2]}}, "expected one share for all"),
+    "two shares": ({"grid": {"held_out": [0.1, 0.2]}}, "found held_out 0.1 of"),
     "vast number": ({"rows": [{"seed": 1 << 70}]}, "seed: found a value that is too long"),
     "nested": ({"grid": {"seed": [[[1]]]}}, "seed: found a list (1), expected text, a number"),
     "too many": ({"grid": {"seed": [*range(200)], "batch": [*range(1, 200)]}}, "39800 combinatio"),

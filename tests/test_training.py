@@ -169,6 +169,9 @@ def test_held_out_frames_are_contiguous_blocks_apart_from_training():
     jumps = np.diff([int(n) for n in held_out])
     assert (jumps > 1).sum() == 3
     assert split_held_out(names, 0.0) == (names, [])
+    _, together = split_held_out(names, 0.2, blocks=1)
+    first = names.index(together[0])
+    assert together == names[first : first + len(held_out)]
 
 
 def test_frames_near_a_held_out_block_are_in_neither_part():
@@ -552,6 +555,7 @@ def mote_distill(*arguments: object) -> subprocess.CompletedProcess:
         {"batch": 0},
         {"held_out": 1},
         {"margin": -1},
+        {"held_out_blocks": 0},
         {"ema": 1},
         {"seed": -1},
         {"weight_decay": -1},

@@ -24,7 +24,7 @@ import yaml
 from distill_training.augment import AugmentConfig
 from distill_training.config import TrainConfig
 from distill_training.fingerprint import training_identity
-from distill_training.held_out import split_held_out
+from distill_training.held_out import split_frames
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.settings import Settings, student_settings
 from distill_training.students import FAMILIES
@@ -303,7 +303,7 @@ def _config(trained: dict[str, Any]) -> TrainConfig:
 def _for_epochs(config: TrainConfig, epochs: Value, reconstruction: Reconstruction) -> TrainConfig:
     """Return the training with as many steps as see every training frame so often."""
     times: float = _converted(epochs, float, "epochs")
-    training, _ = split_held_out(list(reconstruction.poses), config.held_out, config.margin)
+    training, _ = split_frames(reconstruction, config)
     steps = round(times * len(training) / config.batch)
     if steps < 1:
         raise MoteError(f"epochs: found {times:g}, expected enough for a step of {config.batch}")
@@ -383,9 +383,10 @@ def _check_apart(path: Path, runs: list[Run]) -> None:
         if names.setdefault(run.name, run) is not run:
             raise MoteError(f"{path}: found two trainings named '{run.name}', expected one")
         first = shares.setdefault(run.source, run)
-        if first.config.held_out != run.config.held_out:
-            raise MoteError(
-                f"{path}: found held_out {first.config.held_out:g} of '{first.name}' and "
-                f"{run.config.held_out:g} of '{run.name}', expected one share for all: they are "
-                "compared on the same frames"
-            )
+        for key in ("held_out", "held_out_blocks"):
+            found, other = getattr(run.config, key), getattr(first.config, key)
+            if found != other:
+                raise MoteError(
+                    f"{path}: found {key} {other:g} of '{first.name}' and {found:g} of "
+                    f"'{run.name}', expected one for all: they are compared on the same frames"
+                )

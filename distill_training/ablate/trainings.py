@@ -15,7 +15,7 @@ import numpy as np
 
 from distill_training.ablate.grid import Run
 from distill_training.export import export_map, sample_images
-from distill_training.held_out import split_held_out
+from distill_training.held_out import split_frames
 from distill_training.history import read_history
 from distill_training.students import CellGrid, SceneFrame, create_student, describe
 from distill_training.train import train
@@ -132,7 +132,7 @@ def do(run: Run, output: Path) -> Outcome:
 
 def held_out_names(run: Run) -> list[str]:
     """Return the frames that a training is measured on."""
-    return split_held_out(list(run.reconstruction.poses), run.config.held_out, run.config.margin)[1]
+    return split_frames(run.reconstruction, run.config)[1]
 
 
 def _cells(run: Run) -> CellGrid:
