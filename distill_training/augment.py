@@ -13,14 +13,12 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from distill_training.novel_views import MovableFrame, random_motion
+from distill_training.novel_views import SAME_SURFACE, MovableFrame, random_motion
 from distill_training.reconstruction import ReconstructedFrame
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import MoteError
 from mote_localization.geometry import invert, transform
 
-# Neighbouring cells farther apart than this, as a ratio of depths, lie on different surfaces.
-_SAME_SURFACE = 1.1
 _NOISE_LEVELS = 32.0  # standard deviation of the stored noise: 8 bits hold four of them either way
 _NOISE_OFFSETS = 1 << 16  # places where a view's noise may start
 
@@ -232,7 +230,7 @@ def _surfaces(depth_hw: np.ndarray) -> np.ndarray:
         [depth_hw[i : i - 1 or None, j : j - 1 or None] for i in (0, 1) for j in (0, 1)]
     )
     nearest, farthest = near.min(axis=0), near.max(axis=0)
-    one_surface = (nearest > 0) & (farthest < _SAME_SURFACE * nearest)
+    one_surface = (nearest > 0) & (farthest < SAME_SURFACE * nearest)
     q00, q01, q10, q11 = 1 / np.where(one_surface, near, np.nan)
     surfaces_hw4 = np.stack([q00, q01 - q00, q10 - q00, q11 - q10 - q01 + q00], axis=-1)
     return surfaces_hw4.reshape(-1, 4).astype(np.float32)

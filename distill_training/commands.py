@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from distill_training.config import TrainConfig
 from distill_training.packages import training_packages
 from distill_training.processes import processes, rank
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.teacher.choice import Flat, Teacher
+from mote_localization.commands import say
 from mote_localization.errors import MoteError
 from mote_localization.map_file import read_map
 
@@ -59,13 +59,13 @@ class Look:
 
         if self.save_ply:
             cloud.save_ply(reconstruction, self.save_ply)
-            _say(f"cloud and cameras: {self.save_ply}")
+            say(f"cloud and cameras: {self.save_ply}")
         if self.picture:
             cloud.picture(reconstruction, self.picture)
-            _say(f"picture: {self.picture}")
+            say(f"picture: {self.picture}")
         if self.save_rrd:
             cloud.show_rerun(reconstruction, self.save_rrd)
-            _say(f"recording: {self.save_rrd}; see it with `rerun {self.save_rrd}`")
+            say(f"recording: {self.save_rrd}; see it with `rerun {self.save_rrd}`")
         if self.rerun:
             cloud.show_rerun(reconstruction)
 
@@ -91,7 +91,7 @@ class Reconstruct:
         """
         self.look.check()
         reconstruction = self.teacher.reconstruct(self.scene, self.output)
-        _say(
+        say(
             f"reconstruction: {self.output} ({len(reconstruction.poses)} frames); make a map of it "
             f"with `mote-distill distill {self.output} -o NAME.onnx`"
         )
@@ -151,7 +151,7 @@ class Learning:
         if rank():
             return  # of several processes, the first one writes
         worst_m = export_map(network, info, sample_images(reconstruction), output)
-        _say(
+        say(
             f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), equal to the student within "
             f"{1000 * worst_m:.3f} mm; see it with `mote inspect {output}`"
         )
@@ -210,8 +210,3 @@ class Map:
         self.learning.check(self.output)
         folder = self.learning.folder(self.output) / "reconstruction"
         self.learning.make_map(self.teacher.reconstruct(self.scene, folder), self.output)
-
-
-def _say(text: str) -> None:
-    # Names that look like markup are printed as they are.
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)

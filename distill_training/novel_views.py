@@ -10,7 +10,7 @@ import numpy as np
 from mote_localization.camera import Camera
 from mote_localization.geometry import exp_rotation, invert
 
-_SAME_SURFACE = 1.1  # ratio of depths between neighbouring samples up to which a surface goes on
+SAME_SURFACE = 1.1  # ratio of depths between neighbours up to which a surface goes on
 _NEAREST = 0.1  # of the median depth: nothing nearer is drawn
 _OUTSIDE = -9  # px: shown by no image
 _SQUARE = np.ones((3, 3), np.uint8)
@@ -87,7 +87,7 @@ class MovableFrame:
         grid = fine_hw.reshape(rows, _SAMPLES, columns, _SAMPLES)
         samples_hw4 = grid.swapaxes(1, 2).reshape(rows, columns, -1)
         nearest_hw = samples_hw4.min(axis=-1)
-        one_surface = (nearest_hw > 0) & (samples_hw4.max(axis=-1) < _SAME_SURFACE * nearest_hw)
+        one_surface = (nearest_hw > 0) & (samples_hw4.max(axis=-1) < SAME_SURFACE * nearest_hw)
         mean_hw = 1 / (1 / np.where(one_surface[..., None], samples_hw4, 1)).mean(axis=-1)
         middle = slice(self._stride // 2, None, self._stride)
         sigma_hw = cv2.remap(
@@ -134,7 +134,7 @@ class MovableFrame:
         (_, _, (a, b, c)), (_, _, d) = _mapping(self._fine_K_33, invert(T_cam_moved))
         sharp_hw = (a * x_hw + b * y_hw + c) / inverse_hw + d
         ratio_hw = sharp_hw / np.maximum(depth_hw, 1e-3)
-        same_hw = (surface_hw > 0) & (ratio_hw < _SAME_SURFACE) & (ratio_hw > 1 / _SAME_SURFACE)
+        same_hw = (surface_hw > 0) & (ratio_hw < SAME_SURFACE) & (ratio_hw > 1 / SAME_SURFACE)
         return np.where(same_hw, sharp_hw, depth_hw)
 
 
@@ -182,4 +182,4 @@ def refined(depth_hw: np.ndarray, factor: int) -> np.ndarray:
 def _is_surface(depth_hw: np.ndarray) -> np.ndarray:
     """Return which samples lie on one surface with all around them."""
     nearest_hw = cv2.erode(depth_hw, _SQUARE)
-    return (nearest_hw > 0) & (cv2.dilate(depth_hw, _SQUARE) < _SAME_SURFACE * nearest_hw)
+    return (nearest_hw > 0) & (cv2.dilate(depth_hw, _SQUARE) < SAME_SURFACE * nearest_hw)

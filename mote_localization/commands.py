@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import tyro
@@ -25,12 +27,24 @@ def run_command(commands: dict[str, Any], program: str, description: str) -> Non
     """
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    try:
+    with faults_in_a_line():
         tyro.extras.subcommand_cli_from_dict(commands, prog=program, description=description).run()
+
+
+@contextmanager
+def faults_in_a_line() -> Iterator[None]:
+    """Leave with 1 and one line where the input is at fault; quietly when interrupted."""
+    try:
+        yield
     except MoteError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+
+
+def say(text: str) -> None:
+    """Print a text on stderr as it is: markup and lines longer than the terminal's too."""
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def print_table(described: dict[str, str], title: str = "", stderr: bool = False) -> None:

@@ -26,6 +26,7 @@ from scipy.stats import spearmanr
 from distill_training.reconstruction import Reconstruction
 from distill_training.teacher import rgbd
 from distill_training.teacher.config import CellsConfig
+from mote_localization.commands import faults_in_a_line
 from mote_localization.errors import MoteError
 from mote_localization.evaluation.evaluate import localize
 from mote_localization.evaluation.metrics import (
@@ -69,7 +70,7 @@ class Bench:
             MoteError: A map or the scene cannot be used, or the yardstick printed something else.
         """
         if not self.scene.exists():
-            _say(f"{self.scene}: skipped, it is not there")
+            print(f"{self.scene}: skipped, it is not there")
             return
         _use_cores(self.threads)
         scene = open_scene(self.scene)
@@ -92,10 +93,10 @@ class Bench:
         if yardstick:
             columns["yardstick"] = yardstick.rows()
         rows = dict.fromkeys(row for column in columns.values() for row in column)
-        _say(f"| {scene.name}, {scene.count('test')} test frames | " + " | ".join(columns) + " |")
-        _say("|---" * (1 + len(columns)) + "|")
+        print(f"| {scene.name}, {scene.count('test')} test frames | " + " | ".join(columns) + " |")
+        print("|---" * (1 + len(columns)) + "|")
         for row in rows:
-            _say(f"| {row} | " + " | ".join(c.get(row, "") for c in columns.values()) + " |")
+            print(f"| {row} | " + " | ".join(c.get(row, "") for c in columns.values()) + " |")
 
     def _measure_yardstick(self, scene: Scene) -> "_Yardstick | None":
         """Run the script on the test frames; None where it cannot be, and says why.
@@ -106,7 +107,7 @@ class Bench:
         if self.yardstick is None:
             return None
         if not self.yardstick.exists():
-            _say(f"{self.yardstick}: skipped, it is not there\n")
+            print(f"{self.yardstick}: skipped, it is not there\n")
             return None
         with Console(stderr=True).status(f"{self.yardstick.name} maps and localizes {scene.name}"):
             done = subprocess.run(
@@ -236,7 +237,7 @@ class _Tested(Scene):
 def _honesty(scene: Scene, runs: Sequence[_Run]) -> dict[Path, dict[str, str]]:
     """Return what maps' sigmas say of their errors, where test frames have depth."""
     if next(scene.frames("test")).depth() is None:
-        _say(f"sigmas: skipped, the test frames of {scene.name} have no depth\n")
+        print(f"sigmas: skipped, the test frames of {scene.name} have no depth\n")
         return {}
     found = {}
     truths: dict[CellsConfig, Reconstruction] = {}
@@ -249,7 +250,7 @@ def _honesty(scene: Scene, runs: Sequence[_Run]) -> dict[Path, dict[str, str]]:
                     _Tested(scene), Path(folder, f"{len(truths)}"), rgbd.RgbdConfig(), cells
                 )
             if truths[cells].camera != info.camera or not info.metric:
-                _say(
+                print(
                     f"sigmas of {run.path}: skipped, its camera is not that of the scene, or its "
                     "scale is not known\n"
                 )
@@ -290,19 +291,6 @@ def _use_cores(count: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
-def _say(text: str) -> None:
-    Console(width=1000).print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def main() -> None:
-    """Run, with one line where the input is at fault."""
-    try:
-        tyro.cli(Bench, description=__doc__).run()
-    except MoteError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)  # what shells expect after SIGINT
-
-
 if __name__ == "__main__":
-    main()
+    with faults_in_a_line():
+        tyro.cli(Bench, description=__doc__).run()

@@ -23,7 +23,6 @@ from typing import Any, Literal
 import torch
 import tyro
 import yaml
-from rich.console import Console
 from training_worker import CHUNK, PARTS, Job, Times
 
 from distill_training import room
@@ -31,6 +30,7 @@ from distill_training.reconstruction import open_reconstruction
 from distill_training.room.record import write_scene
 from distill_training.teacher import rgbd
 from mote_localization.camera import Camera
+from mote_localization.commands import faults_in_a_line
 from mote_localization.errors import MoteError
 from mote_localization.progress import progress_bar
 from mote_localization.scenes.folder import FolderScene
@@ -86,7 +86,7 @@ class Bench:
             peaks = self._measure(list(columns.values()))
         for name, column in columns.items():
             if column.refused:
-                _say(f"{name}: skipped, {column.refused}")
+                print(f"{name}: skipped, {column.refused}")
         self._print({n: c for n, c in columns.items() if not c.refused}, size, peaks)
         if self.against:
             names = list(columns)
@@ -118,17 +118,17 @@ class Bench:
         """Print where it was measured, and the table."""
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
         said = ", ".join(f"{name} {peak / 1e9:.0f} GMAC/s" for name, peak in peaks.items())
-        _say(
+        print(
             f"{platform.machine()}, {torch.get_num_threads()} threads, {device}, torch "
             f"{torch.__version__}; matrix products: {said}. {self.rounds} rounds of "
             f"{self.seconds:g} s, medians of {CHUNK} steps.\n"
         )
         title = f"batches of {self.batch}, {camera.width}x{camera.height} px"
-        _say(f"| {title} | " + " | ".join(columns) + " |\n" + "|---" * (1 + len(columns)) + "|")
+        print(f"| {title} | " + " | ".join(columns) + " |\n" + "|---" * (1 + len(columns)) + "|")
         rows = [column.rows(self.batch, peaks) for column in columns.values()]
         for row in rows[0] if rows else ():
-            _say(f"| {row} | " + " | ".join(each[row] for each in rows) + " |")
-        _say("")
+            print(f"| {row} | " + " | ".join(each[row] for each in rows) + " |")
+        print("")
 
 
 class _Column:
@@ -203,14 +203,14 @@ def _compare(new: str, new_column: _Column, old: str, old_column: _Column) -> No
     ratio = new_column.rate() / old_column.rate()
     pairs = zip(new_column.round_rates(), old_column.round_rates(), strict=True)
     ratios = [one / other for one, other in pairs]
-    _say(
+    print(
         f"{new} beside {old}: {ratio:.2f} times the steps a second (rounds: "
         f"{min(ratios):.2f} to {max(ratios):.2f}); at least {_FASTER:g}: "
         + ("yes" if ratio >= _FASTER else "no")
     )
     macs = new_column.rounds[0].macs / old_column.rounds[0].macs
     if abs(macs - 1) > _ALIKE:
-        _say(f"They are not the same network: {macs:.2f} times the multiply-adds.")
+        print(f"They are not the same network: {macs:.2f} times the multiply-adds.")
 
 
 def _products() -> dict[str, float]:
@@ -273,19 +273,6 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _say(text: str) -> None:
-    Console(width=1000).print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def main() -> None:
-    """Run, with one line where the input is at fault."""
-    try:
-        tyro.cli(Bench, description=__doc__).run()
-    except MoteError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)  # what shells expect after SIGINT
-
-
 if __name__ == "__main__":
-    main()
+    with faults_in_a_line():
+        tyro.cli(Bench, description=__doc__).run()

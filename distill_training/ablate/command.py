@@ -11,6 +11,7 @@ from rich.text import Text
 
 from distill_training.packages import training_packages
 from distill_training.processes import processes
+from mote_localization.commands import say
 from mote_localization.errors import MoteError
 
 
@@ -70,17 +71,17 @@ class Ablate:
 
         for i, run in enumerate(runs, 1):
             if run.key not in found:
-                _say(f"{i} of {len(runs)}: {run.name}")
+                say(f"{i} of {len(runs)}: {run.name}")
                 try:
                     found[run.key] = trainings.do(run, output)
                 except (MoteError, RuntimeError, ValueError) as error:  # torch's: no memory
-                    _say(f"failed: {error}")
+                    say(f"failed: {error}")
                     failed[run.name] = error
                     continue
                 report()
         if found:
             pictures.write_pictures(report(), output / "pictures", self.pictures)
-            _say(f"{len(found)} of {len(runs)} trainings compared: {output / 'table.md'}")
+            say(f"{len(found)} of {len(runs)} trainings compared: {output / 'table.md'}")
         if failed:
             name, first = next(iter(failed.items()))
             first_line = (str(first) or type(first).__name__).splitlines()[0]
@@ -93,8 +94,3 @@ def _print_list(states: dict[str, str]) -> None:
     for name, how_far in states.items():
         shown.add_row(Text(name), how_far)
     Console().print(shown)
-
-
-def _say(text: str) -> None:
-    # Names that look like markup are printed as they are.
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)
