@@ -35,7 +35,7 @@ class PoseConfig:
     confidence: float = 0.9999  # probability of having drawn one clean sample when RANSAC stops
     refine_steps: int = 20  # Gauss-Newton steps at most
     refine_reach: float = 3.0  # times inlier_px: matches within it have a part in the refinement
-    robust_sigmas: float = 1.0  # residual, in expected errors, at which a match's weight is halved
+    robust_sigmas: float = 0.5  # residual, in expected errors, at which a match's weight is halved
     blocks: float = (
         5.0  # image blocks across the width; the covariance takes a block's errors as one
     )
