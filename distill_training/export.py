@@ -1,7 +1,8 @@
 """From a trained student to the map file, checked to predict the same.
 
 The map computes in single precision but holds its weights in half, where that changes no point by
-more than 2 mm: engines widen them once, when the map is loaded.
+more than 2 mm: engines widen them once, when the map is loaded. Small tensors may stay in single:
+thin layers pass all that is seen, and their rounding moves every point.
 """
 
 import io
@@ -21,7 +22,9 @@ from mote_localization.map_file import MapFile, MapInfo, write_map
 _OPSET = 17
 _COMPARED_IMAGES = 4  # on which the map must predict what the student does
 _PARITY_M = 2e-3  # m, largest difference allowed between the student's points and the map's
-_HALVED = 1024  # numbers; smaller tensors, the coordinate head's among them, stay float32
+# numbers of a tensor from which on it is stored in half precision, tried in turn; the coordinate
+# head's are fewer
+_HALVED = (1 << 10, 1 << 12, 1 << 15, math.inf)
 _PARITY_SIGMA = 1e-2  # likewise of sigma, as a share of it
 
 
@@ -48,7 +51,8 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
         MapFileError: The two differ by more than 2 mm, or the file cannot be written.
     """
     single = to_onnx(network, info)
-    for model in (_halved(single), single):
+    for least in _HALVED:
+        model = _halved(single, least)
         worst_m, worst_sigma = _differences(network, model, info, images_bhw3)
         if worst_m <= _PARITY_M and worst_sigma <= _PARITY_SIGMA:
             write_map(path, model, info)
@@ -93,13 +97,13 @@ def to_onnx(network: nn.Module, info: MapInfo) -> onnx.ModelProto:
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model whose large weights are float16, each cast to the float32 that it was."""
+def _halved(model: onnx.ModelProto, least: float) -> onnx.ModelProto:
+    """Return a model whose tensors of `least` numbers or more are stored as float16, and cast."""
     halved = onnx.ModelProto()
     halved.CopyFrom(model)
     casts = []
     for tensor in halved.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) >= _HALVED:
+        if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) >= least:
             name, stored = tensor.name, f"{tensor.name}.half"
             with np.errstate(over="ignore"):  # an overflow is seen when the points are compared
                 half = onnx.numpy_helper.to_array(tensor).astype(np.float16)

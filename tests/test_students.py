@@ -274,6 +274,25 @@ def test_weights_are_stored_in_half_precision_where_points_allow_it(
     )
 
 
+def test_small_layers_stay_in_single_precision_where_their_rounding_counts(tmp_path: Path):
+    """Two channels that are alike cancel each other in the next layer, but not when rounded."""
+    frame = SceneFrame((0.0, 0.0, 0.0), 1.0)
+    network = lively(
+        create_student("cnn", frame, CellGrid(8, 64, 48), **SMALL["cnn"] | {"fine": 24})
+    )
+    first, second = network.stem[0], network.stem[1][0]
+    with torch.no_grad():
+        for value in (first[0].weight, *first[1].state_dict(keep_vars=True).values()):
+            if value.ndim:
+                value[1] = value[0]
+        second.weight[:, 0] += 300
+        second.weight[:, 1] -= 300
+    assert export_map(network, info(8, "cnn"), images(2).numpy(), tmp_path / "m.onnx") < 2e-3
+    kinds = {tuple(t.dims): t.data_type for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    assert kinds[tuple(second.weight.shape)] == onnx.TensorProto.FLOAT
+    assert onnx.TensorProto.FLOAT16 in kinds.values()
+
+
 # MobileNet
 
 
