@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
 from scipy.optimize import minimize_scalar
 
 from distill_training import room
@@ -60,7 +59,7 @@ class Accuracy:
         """
         for path in self.scenes:
             if not path.exists():
-                _say(f"{path}: skipped, it is not there\n")
+                print(f"{path}: skipped, it is not there\n")
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 _compare(FolderScene(path), SimulatedConfig(seed=self.seed), Path(folder))
@@ -157,11 +156,11 @@ def _compare(scene: FolderScene, config: SimulatedConfig, folder: Path) -> None:
             + (" cm" if summary.metric else " % of a unit"),
             "seconds, of a processor": f"{seconds[0]:.0f}, {seconds[1]:.0f}",
         }
-    _say(f"| {scene.name} | " + " | ".join(columns) + " |")
-    _say("|---" * (1 + len(columns)) + "|")
+    print(f"| {scene.name} | " + " | ".join(columns) + " |")
+    print("|---" * (1 + len(columns)) + "|")
     for row in next(iter(columns.values())):
-        _say(f"| {row} | " + " | ".join(column[row] for column in columns.values()) + " |")
-    _say("")
+        print(f"| {row} | " + " | ".join(column[row] for column in columns.values()) + " |")
+    print("")
 
 
 def _errors(
@@ -291,7 +290,7 @@ class _Cost:
 def _grow(path: Path, counts: Sequence[int], poses_known: bool) -> None:
     """Print time and memory of runs with so many images, each in a process of its own."""
     said = "given" if poses_known else "estimated"
-    _say(
+    print(
         f"| images, poses {said} | used | pairs | seconds | of a processor | the same, an image "
         "| beside the first run | peak | growth an image |\n" + "|---" * 9 + "|"
     )
@@ -305,13 +304,13 @@ def _grow(path: Path, counts: Sequence[int], poses_known: bool) -> None:
         slower = an_image / (least.cpu_seconds / counts[0])
         growth_mb = (cost.peak_mb - least.peak_mb) / max(count - counts[0], 1)
         within &= abs(slower - 1) <= _LINEAR and growth_mb < _MOST_MB
-        _say(
+        print(
             f"| {count} | {cost.used} | {cost.pairs} | {cost.seconds:.1f} | {cost.cpu_seconds:.1f} "
             f"| {1000 * an_image:.0f} ms | {slower:.2f} | {cost.peak_mb:.0f} MB "
             + (f"| {growth_mb:.2f} MB |" if count > counts[0] else "| |")
         )
     bounds = f"less than {_MOST_MB:g} MB an image, time linear within {_LINEAR:.0%}"
-    _say(f"\n{bounds}: {'yes' if within else 'no'}\n")
+    print(f"\n{bounds}: {'yes' if within else 'no'}\n")
 
 
 def _cost(path: Path, count: int, poses_known: bool) -> _Cost:
@@ -348,10 +347,6 @@ def _peak_mb() -> float:
 def _on_one_core() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-
-
-def _say(text: str) -> None:
-    Console(width=1000).print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
