@@ -9,7 +9,7 @@ else. Where the scale is unknown, lengths are in units of the reconstruction's o
 """
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, ReconstructionError, SceneError
 from mote_localization.geometry import check_pose
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _INDEX = "reconstruction.json"
 
 
@@ -45,6 +45,13 @@ class Reconstruction:
     settings: dict[str, float | int | str]  # of the teacher
     poses: dict[str, np.ndarray]  # training frame -> T_map_cam (4, 4), in recording order
     metric: bool = True  # False: the scale is unknown, lengths are in units of its own
+    # T_map_cam as given, of the frames whose `poses` were adjusted to agree; what a map tells is in
+    # their frame
+    given_poses: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def given_pose(self, name: str) -> np.ndarray:
+        """Return T_map_cam (4, 4) of a training frame as it was given."""
+        return self.given_poses.get(name, self.poses[name])
 
     def begin(self) -> None:
         """Write the index; where there is one, check that it says the same, to resume that run.
@@ -103,7 +110,8 @@ class Reconstruction:
     def index(self) -> dict:
         """Return what `reconstruction.json` holds: all but the pointmaps."""
         return {
-            "format_version": FORMAT_VERSION,
+            # Only what older readers would take for something else is of a newer format.
+            "format_version": FORMAT_VERSION if self.given_poses else 1,
             "scene": self.scene,
             "teacher": self.teacher,
             "teacher_licence": self.teacher_licence,
@@ -112,8 +120,15 @@ class Reconstruction:
             # Said only where it is not: older folders, which do not say, stay the same.
             **({} if self.metric else {"metric": False}),
             "settings": self.settings,
-            "frames": [{"name": name, "T_map_cam": T.tolist()} for name, T in self.poses.items()],
+            "frames": [self._described(name) for name in self.poses],
         }
+
+    def _described(self, name: str) -> dict:
+        """Return what the index holds of a frame."""
+        frame = {"name": name, "T_map_cam": self.poses[name].tolist()}
+        if name in self.given_poses:
+            frame["T_map_cam_given"] = self.given_poses[name].tolist()
+        return frame
 
 
 def open_reconstruction(folder: Path | str) -> Reconstruction:
@@ -146,25 +161,27 @@ def _read(folder: Path) -> Reconstruction:
     index = read_index(path)
     try:
         version = index["format_version"]
-        if version != FORMAT_VERSION:
+        if version not in range(1, FORMAT_VERSION + 1):
             raise ReconstructionError(
-                f"{path}: found format version {version}, expected {FORMAT_VERSION}; update Mote "
-                "or reconstruct anew"
+                f"{path}: found format version {version}, expected up to {FORMAT_VERSION}; update "
+                "Mote or reconstruct anew"
             )
         camera = Camera(**{**index["camera"], "distortion": tuple(index["camera"]["distortion"])})
         metric = index.get("metric", True)
         if not isinstance(metric, bool):
             raise TypeError(f"found metric: {metric!r}, expected true or false")
-        poses = {}
+        poses: dict[str, np.ndarray] = {}
+        given_poses: dict[str, np.ndarray] = {}
         for frame in index["frames"]:
             name = str(frame["name"])
             if Path(name).name != name:
                 raise ReconstructionError(
                     f"{path}: frame name '{name}' holds a folder, expected a plain name"
                 )
-            poses[name] = check_pose(
-                np.array(frame["T_map_cam"], np.float64), f"{path}, frame {name}"
-            )
+            for key, read in (("T_map_cam", poses), ("T_map_cam_given", given_poses)):
+                if key in frame or read is poses:
+                    T = np.array(frame[key], np.float64)
+                    read[name] = check_pose(T, f"{path}, frame {name}")
         return Reconstruction(
             folder,
             str(index["scene"]),
@@ -175,6 +192,7 @@ def _read(folder: Path) -> Reconstruction:
             dict(index["settings"]),
             poses,
             metric,
+            given_poses,
         )
     except (KeyError, TypeError, ValueError, CameraError, SceneError) as error:
         raise ReconstructionError(f"{path}: is damaged ({error!r}); reconstruct anew") from error

@@ -22,6 +22,7 @@ from distill_training.calibration import (
 )
 from distill_training.checkpoint import TrainState, load_checkpoint, make_folder
 from distill_training.config import TrainConfig
+from distill_training.drift import fit_drift
 from distill_training.fingerprint import training_identity
 from distill_training.held_out import HeldOutError, measure_cells, measure_held_out, split_frames
 from distill_training.journal import Journal
@@ -32,6 +33,7 @@ from distill_training.reconstruction import Reconstruction
 from distill_training.settings import Settings
 from distill_training.students import CellGrid, SceneFrame, create_student
 from distill_training.views import FrameStore, random_batches, scene_frame
+from mote_localization.drift import Drift
 from mote_localization.map_file import MapInfo
 
 _log = logging.getLogger(__name__)
@@ -168,9 +170,20 @@ def _describe(
         teacher_licence=reconstruction.teacher_licence,
         student=family,
         metric=reconstruction.metric,
+        drift=_drift(reconstruction, training),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     return place, info
+
+
+def _drift(reconstruction: Reconstruction, training: list[str]) -> Drift | None:
+    """Return how the given poses drift against the adjusted ones; None where none were adjusted."""
+    if not reconstruction.given_poses:
+        return None
+    return fit_drift(
+        {name: reconstruction.given_pose(name) for name in training},
+        {name: reconstruction.poses[name] for name in training},
+    ).drift
 
 
 def _told(settings: Settings) -> str:

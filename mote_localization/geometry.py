@@ -6,6 +6,7 @@ from mote_localization.errors import SceneError
 
 # Poses come from text files of few digits and from trackers that drift off the rotation group.
 _ORTHONORMAL_TOLERANCE = 1e-2
+_ROUNDING = 1e-12  # of a rotation in double precision
 
 
 def invert(T_44: np.ndarray) -> np.ndarray:
@@ -63,6 +64,22 @@ def exp_rotation(omega_3: np.ndarray) -> np.ndarray:
     return rotation_matrix(np.append(omega_3 * np.sinc(half / np.pi) / 2, np.cos(half)))
 
 
+def log_rotation(R_33: np.ndarray) -> np.ndarray:
+    """Return the rotation vector (3,) in radians of a rotation; the inverse of `exp_rotation`."""
+    x, y, z, w = quaternion_xyzw(R_33)
+    vector_3 = np.array([x, y, z]) * (1 if w >= 0 else -1)
+    length = np.linalg.norm(vector_3)
+    return vector_3 * (2 * np.arctan2(length, abs(w)) / length if length else 2)
+
+
+def cross(v: np.ndarray) -> np.ndarray:
+    """Return the matrices (..., 3, 3) that take w to v x w."""
+    x, y, z = np.moveaxis(v, -1, 0)
+    o = np.zeros_like(x)
+    rows = [[o, -z, y], [z, o, -x], [-y, x, o]]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
 def pose_from(position_3: np.ndarray, q_xyzw: np.ndarray) -> np.ndarray:
     """Return the transform (4, 4) of a position in metres and a quaternion (x, y, z, w)."""
     T = np.eye(4)
@@ -94,7 +111,8 @@ def check_pose(T_44: np.ndarray, where: str) -> np.ndarray:
         )
     if np.abs(T_44[3] - (0, 0, 0, 1)).max() > 1e-6:
         raise SceneError(f"{where}: the pose's last row is {T_44[3]}, expected 0 0 0 1")
-    U, _, Vt = np.linalg.svd(R)
     checked = T_44.astype(np.float64)
-    checked[:3, :3] = U @ Vt
+    if deviation > _ROUNDING:  # what was checked before stays as it is, to the last digit
+        U, _, Vt = np.linalg.svd(R)
+        checked[:3, :3] = U @ Vt
     return checked

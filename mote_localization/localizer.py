@@ -9,6 +9,8 @@ import numpy as np
 
 from mote_localization.backends import Backend, create_backend
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
+from mote_localization.drift import Kriging, moved
+from mote_localization.geometry import invert, transform
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, solve_pose
 
@@ -48,7 +50,8 @@ class Localization:
     inliers: int  # cells that agree with the best pose
     cells: int  # cells offered to the pose solver
     reprojection_px: float  # median error of the inliers, canonical pixels; NaN without a pose
-    points_hw3: np.ndarray  # m, map frame
+    # m, map frame; of a lost image not corrected for the map's drift, which follows from the pose
+    points_hw3: np.ndarray
     sigma_hw: np.ndarray  # m
     covered_hw: np.ndarray  # bool: the live camera sees this cell
     image_hw3: np.ndarray  # RGB uint8, canonical camera
@@ -71,6 +74,7 @@ class Localizer:
         self._view: CanonicalView | None = None
         camera = self.info.camera
         self._pixels_hw2 = cell_pixels(camera.width, camera.height, self.info.stride)
+        self._drift = Kriging(self.info.drift) if self.info.drift else None
 
     @classmethod
     def open(
@@ -116,20 +120,21 @@ class Localizer:
             self.info.camera,
             self.config.pose,
         )
-        if solution is not None:
-            honest_66 = self.info.covariance_scale * solution.covariance_66
-            solution = replace(solution, covariance_66=honest_66)
-        reason = self._doubt(solution, self._pixels_hw2.reshape(-1, 2)[chosen])
+        told = self._in_given_frame(solution) if solution else None
+        reason = self._doubt(told, self._pixels_hw2.reshape(-1, 2)[chosen])
+        believed = told if not reason else None
+        if self._drift and solution and believed:
+            to_given = believed.T_map_cam @ invert(solution.T_map_cam)
+            points_hw3 = transform(to_given, points_hw3).astype(np.float32)
         solved = time.perf_counter()
-        believed = solution if not reason else None
         return Localization(
             status=Status.LOCALIZED if believed else Status.LOST,
             reason=reason,
             T_map_cam=believed.T_map_cam if believed else None,
             covariance_66=believed.covariance_66 if believed else None,
-            inliers=int(solution.inliers_n.sum()) if solution else 0,
+            inliers=int(told.inliers_n.sum()) if told else 0,
             cells=len(chosen),
-            reprojection_px=solution.reprojection_px if solution else float("nan"),
+            reprojection_px=told.reprojection_px if told else float("nan"),
             points_hw3=points_hw3,
             sigma_hw=sigma_hw,
             covered_hw=view.covered_hw,
@@ -140,6 +145,17 @@ class Localizer:
                 "pose": solved - predicted,
             },
         )
+
+    def _in_given_frame(self, solution: PoseSolution) -> PoseSolution:
+        """Return a pose as it is in the frame of the given poses, with an honest covariance."""
+        T_map_cam, covariance_66 = solution.T_map_cam, solution.covariance_66
+        if self._drift:
+            motion_6, unknown_66 = self._drift.at(T_map_cam)
+            to_map_66 = np.kron(np.eye(2), T_map_cam[:3, :3])
+            covariance_66 = covariance_66 + to_map_66 @ unknown_66 @ to_map_66.T
+            T_map_cam = moved(T_map_cam, motion_6)
+        honest_66 = self.info.covariance_scale * covariance_66
+        return replace(solution, T_map_cam=T_map_cam, covariance_66=honest_66)
 
     def _choose(
         self, points_hw3: np.ndarray, sigma_hw: np.ndarray, covered_hw: np.ndarray

@@ -19,10 +19,11 @@ import numpy as np
 import onnx
 
 from mote_localization.camera import Camera
+from mote_localization.drift import Drift
 from mote_localization.errors import CameraError, MapFileError
 from mote_localization.files import atomic_write
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 UNKNOWN_SCALE = "unknown: lengths are in units of the map's own, not in metres"
 _PREFIX = "mote."
 _MAX_MAP_BYTES = 128 << 20
@@ -48,6 +49,8 @@ class MapInfo:
     # training: the errors of one image's cells are more alike than they look
     covariance_scale: float = 1.0
     metric: bool = True  # False: the scale is unknown, lengths are in units of the map's own
+    # how the frame of the poses that the map was given drifts against that of its points
+    drift: Drift | None = None
     training: dict[str, float | int | str] = field(default_factory=dict)  # figures of the training
     created: str = ""  # ISO 8601, UTC
     format_version: int = FORMAT_VERSION
@@ -203,6 +206,7 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
             covariance_scale=_number(json.loads(properties["covariance_scale"])),
             # Older maps do not say: all were metric.
             metric=_flag(json.loads(properties.get("metric", "true"))),
+            drift=_drift(json.loads(properties.get("drift", "null"))),
             training=_figures(json.loads(properties["training"])),
             created=properties["created"],
             format_version=int(version),
@@ -241,6 +245,17 @@ def _flag(value: Any) -> bool:
 def _corner(value: Any) -> tuple[float, float, float]:
     x, y, z = value
     return _number(x), _number(y), _number(z)
+
+
+def _drift(value: Any) -> Drift | None:
+    if value is None:
+        return None
+    return Drift(
+        tuple(tuple(_number(number) for number in station) for station in value["stations"]),
+        _number(value["reach_m"]),
+        _number(value["reach_deg"]),
+        _number(value["noise"]),
+    )
 
 
 def _figures(value: Any) -> dict[str, float | int | str]:

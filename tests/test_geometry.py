@@ -8,6 +8,7 @@ from mote_localization.geometry import (
     check_pose,
     exp_rotation,
     invert,
+    log_rotation,
     pose_from,
     quaternion_xyzw,
     rotation_angle,
@@ -35,6 +36,12 @@ def test_every_rotation_has_its_angle_and_survives_as_quaternion(axis, angle):
     assert np.allclose(rotation_matrix(quaternion_xyzw(R)), R, atol=1e-14)
 
 
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("angle", ANGLES[:-2])  # a half turn has two rotation vectors
+def test_the_logarithm_undoes_the_exponential(axis, angle):
+    assert np.allclose(log_rotation(exp_rotation(angle * axis)), angle * axis, atol=1e-14)
+
+
 def test_a_quarter_turn_about_z_takes_x_to_y():
     R = exp_rotation(np.array([0, 0, np.pi / 2]))
     assert np.allclose(R @ [1, 0, 0], [0, 1, 0], atol=1e-15)
@@ -59,6 +66,11 @@ def test_a_pose_of_few_digits_becomes_exactly_orthonormal():
     checked = check_pose(POSE.round(4), "pose.txt")
     assert np.allclose(checked[:3, :3] @ checked[:3, :3].T, np.eye(3), atol=1e-14)
     assert np.allclose(checked, POSE, atol=2e-4)
+
+
+def test_a_checked_pose_stays_as_it_is():
+    checked = check_pose(POSE.round(4), "pose.txt")
+    assert np.array_equal(check_pose(checked, "pose.txt"), checked)
 
 
 def changed(index, value):

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from make_map import CAMERA, write_constant_map
 from onnx import TensorProto, helper
 
 from mote_localization.camera import Camera
+from mote_localization.drift import MAX_STATIONS, Drift
 from mote_localization.errors import MapFileError
 from mote_localization.map_file import FORMAT_VERSION, MapInfo, read_map, write_map
 
@@ -62,6 +64,7 @@ def test_what_is_written_is_read(good, tmp_path):
         student="cnn",
         covariance_scale=4.2,
         metric=False,
+        drift=Drift(((0.1, 2.0, -3.0, 0.0, 0.6, 0.8, *[0.01] * 6),) * 2, 0.8, 40.0, 0.03),
         training={"minutes": 25.5, "seed": 0, "loss": "distill"},
         created="2026-01-01T00:00:00+00:00",
     )
@@ -73,6 +76,18 @@ def test_what_is_written_is_read(good, tmp_path):
 
 def test_an_older_map_that_does_not_say_is_metric(good, tmp_path):
     assert read_map(described(good, tmp_path, metric=None)).info.metric
+
+
+def test_a_map_of_the_first_format_is_read(good, tmp_path):
+    info = read_map(described(good, tmp_path, drift=None, format_version="1")).info
+    assert info.drift is None and info.format_version == 1
+
+
+def test_the_largest_drift_fits_into_a_map(good, tmp_path):
+    station = (-12.34567, -0.98765, 123.45678, 0.0, -0.6, 0.8, *[-0.00012] * 6)
+    info = replace(read_map(good).info, drift=Drift((station,) * MAX_STATIONS, 0.8, 40.0, 0.03))
+    write_map(tmp_path / "a.onnx", onnx.load(good), info)
+    assert read_map(tmp_path / "a.onnx").info == info
 
 
 def test_a_map_opens_in_any_onnx_tool(good):
@@ -134,6 +149,9 @@ CAMERA_JSON = {
     "distortion": [],
 }
 
+STATION = [0, 0, 0, 0, 0, 1, *[0.01] * 6]
+DRIFT_JSON = {"stations": [STATION], "reach_m": 1.0, "reach_deg": 30.0, "noise": 0.1}
+
 
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -168,6 +186,23 @@ CAMERA_JSON = {
         ),
         *(("covariance_scale", wrong) for wrong in (0, -1, "1", float("inf"), float("nan"), [])),
         *(("metric", wrong) for wrong in (0, 1, "true", None, [])),
+        *(
+            ("drift", {**DRIFT_JSON, **wrong})
+            for wrong in (
+                {"stations": []},
+                {"stations": [STATION[:-1]]},
+                {"stations": [STATION] * (MAX_STATIONS + 1)},
+                {"stations": [[*STATION[:5], 2, *STATION[6:]]]},
+                {"stations": [[float("nan"), *STATION[1:]]]},
+                {"stations": [["0", *STATION[1:]]]},
+                {"stations": 5},
+                {"reach_m": 0},
+                {"reach_deg": "30"},
+                {"noise": 0},
+                {"noise": float("inf")},
+            )
+        ),
+        *(("drift", wrong) for wrong in (0, [], "much", {})),
         *(("training", wrong) for wrong in ([], "much", {"a": []}, {"a": None})),
     ],
 )

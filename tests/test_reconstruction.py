@@ -77,6 +77,33 @@ def test_real_neighbours_agree_on_where_things_are(
     assert np.nanmedian(differences) < 0.02
 
 
+def test_adjusted_poses_lie_beside_the_given_ones_and_are_adjusted_once(
+    kitchen: Path, tmp_path: Path
+):
+    scene, config = Few(FolderScene(kitchen), 14), replace(CONFIG, adjust_poses=True)
+    made = reconstruct(scene, tmp_path / "r", config)
+    index = (tmp_path / "r/reconstruction.json").stat().st_mtime_ns
+    lost = tmp_path / f"r/frames/{list(made.poses)[3]}.npz"
+    before = lost.read_bytes()
+    lost.unlink()
+    again = reconstruct(scene, tmp_path / "r", config)
+    assert (tmp_path / "r/reconstruction.json").stat().st_mtime_ns == index
+    assert lost.read_bytes() == before
+    opened = open_reconstruction(tmp_path / "r")
+    for frame in scene.frames("train"):
+        assert np.array_equal(opened.given_pose(frame.name), frame.known_pose())
+        assert np.array_equal(opened.poses[frame.name], again.poses[frame.name])
+        moved = invert(opened.poses[frame.name]) @ frame.known_pose()
+        assert 0 < np.linalg.norm(moved[:3, 3]) < 0.05
+    with pytest.raises(ReconstructionError, match="other frames or settings"):
+        reconstruct(scene, tmp_path / "r", CONFIG)
+
+
+def test_poses_of_images_that_share_nothing_are_not_adjusted(scene: Path, tmp_path: Path):
+    with pytest.raises(ReconstructionError, match="0 of 2 frames show.*leave out --adjust-poses"):
+        reconstruct(FolderScene(scene), tmp_path / "r", replace(CONFIG, adjust_poses=True), CELLS)
+
+
 def test_cells_without_depth_have_no_point(scene: Path, tmp_path: Path):
     path = scene / "data/a.depth.png"
     depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -189,7 +216,7 @@ def test_whether_lengths_are_metres_is_kept(small: Reconstruction, tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 3}, "format version 3"),
         ({"frames": [{"name": "../a", "T_map_cam": np.eye(4).tolist()}]}, "plain name"),
         ({"frames": [{"name": "a", "T_map_cam": np.ones((4, 4)).tolist()}]}, "not a rotation"),
         ({"camera": {"width": 1}}, "damaged"),

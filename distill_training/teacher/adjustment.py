@@ -11,6 +11,7 @@ from scipy.sparse.linalg import cg
 from distill_training.teacher.observations import Observations
 from distill_training.teacher.robust import cauchy, row_medians
 from mote_localization.errors import ReconstructionError
+from mote_localization.geometry import cross
 
 _log = logging.getLogger(__name__)
 _STEPS = 30
@@ -256,10 +257,10 @@ class _Problem:
             to_first = np.broadcast_to(into_first[:, None], (*own_en3.shape, 3))
             J = np.concatenate(
                 [
-                    _cross(expected_en3),
+                    cross(expected_en3),
                     -to_first,
                     units[0],
-                    -turn[:, None] @ _cross(own_en3),
+                    -turn[:, None] @ cross(own_en3),
                     to_first,
                     units[1],
                     lens,
@@ -306,11 +307,3 @@ class _Problem:
         if not self._poses_known:
             units_id = units_id - units_id[paired].mean(axis=0)
         return np.where(paired, np.sqrt((units_id**2).mean(axis=1)), np.inf)
-
-
-def _cross(v: np.ndarray) -> np.ndarray:
-    """Return the matrices (..., 3, 3) that take w to v x w."""
-    x, y, z = np.moveaxis(v, -1, 0)
-    o = np.zeros_like(x)
-    rows = [[o, -z, y], [z, o, -x], [-y, x, o]]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)

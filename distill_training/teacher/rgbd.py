@@ -1,14 +1,21 @@
 """The RGB-D teacher: measured depth and poses give each cell its point; the others' upper bound."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import tyro
 
-from distill_training.reconstruction import ReconstructedFrame, Reconstruction
+from distill_training.reconstruction import (
+    ReconstructedFrame,
+    Reconstruction,
+    begun_reconstruction,
+)
 from distill_training.teacher.config import USUAL_CELLS, CellsConfig
+from distill_training.teacher.consistent_poses import find_consistent_poses
 from mote_localization.camera import Camera, CanonicalView, canonical_camera, cell_pixels
+from mote_localization.commands import print_table
 from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.geometry import transform
 from mote_localization.progress import track
@@ -24,6 +31,9 @@ class RgbdConfig:
     window_px: int = 4  # px of the depth image, side of the window whose median stands for a cell
     min_depth_m: float = 0.1  # m, nearer is taken as no measurement
     max_depth_m: float = 20.0  # m, farther is taken as no measurement
+    # move the given poses to where images agree on what they see alike; what is localized with the
+    # map is still told in the frame of the given ones
+    adjust_poses: tyro.conf.FlagCreatePairsOff[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -49,6 +59,7 @@ def reconstruct(
     if first is None:
         raise SceneError(f"scene {scene.name}: no training frames")
     canonical = canonical_camera(first.known_camera(), cells.width, cells.stride)
+    given = {f.name: f.known_pose() for f in scene.frames("train")}
     reconstruction = Reconstruction(
         folder,
         scene.name,
@@ -56,9 +67,11 @@ def reconstruct(
         "",
         canonical,
         cells.stride,
-        asdict(cells) | asdict(config),
-        {f.name: f.known_pose() for f in scene.frames("train")},
+        _settings(cells, config),
+        given,
     )
+    if config.adjust_poses:
+        reconstruction = _adjusted(scene, reconstruction, config)
     reconstruction.begin()
     missing = set(reconstruction.missing())
     sampler: _DepthSampler | None = None
@@ -68,8 +81,32 @@ def reconstruct(
         camera = frame.known_camera()
         if sampler is None or sampler.view.live != camera:
             sampler = _DepthSampler(camera, canonical, config, cells.stride)
-        reconstruction.write_frame(frame.name, sampler.reconstruct(frame))
+        pose = reconstruction.poses[frame.name]
+        reconstruction.write_frame(frame.name, sampler.reconstruct(frame, pose))
     return reconstruction
+
+
+def _settings(cells: CellsConfig, config: RgbdConfig) -> dict[str, float | int | str]:
+    settings = asdict(cells) | asdict(config)
+    if not config.adjust_poses:  # folders of earlier versions, which do not say, go on
+        del settings["adjust_poses"]
+    return settings
+
+
+def _adjusted(scene: Scene, given: Reconstruction, config: RgbdConfig) -> Reconstruction:
+    """Return the reconstruction with adjusted poses: those that its folder has, where it has some.
+
+    Raises:
+        SceneError, ReconstructionError: As `find_consistent_poses`.
+    """
+    begun = begun_reconstruction(given.folder)
+    if begun:
+        adjusted = replace(given, poses=begun.poses, given_poses=given.poses)
+        if begun.index() == adjusted.index():
+            return adjusted
+    found = find_consistent_poses(scene, given.poses, config.min_depth_m, config.max_depth_m)
+    print_table(found.described(), "poses", stderr=True)
+    return replace(given, poses=found.T_map_cam, given_poses=given.poses)
 
 
 class _DepthSampler:
@@ -88,16 +125,10 @@ class _DepthSampler:
         self._seen_hwk = self.view.covered_hw[..., None] & inside_hwk
         self._pixels_hwk2 = pixels.clip(0, np.array(size) - 1)
 
-    def reconstruct(self, frame: Frame) -> ReconstructedFrame:
-        """Return the pointmap of one frame; a cell needs half of its window measured."""
+    def reconstruct(self, frame: Frame, T_map_cam: np.ndarray) -> ReconstructedFrame:
+        """Return the pointmap of one frame at a pose; a cell needs half of its window measured."""
         config = self._config
-        depth_hw = frame.depth()
-        if depth_hw is None:
-            raise SceneError(
-                f"frame {frame.name}: has no depth; the rgbd teacher needs a depth image for every "
-                "training frame"
-            )
-        depth_hwk = depth_hw[self._pixels_hwk2[..., 1], self._pixels_hwk2[..., 0]]
+        depth_hwk = frame.known_depth()[self._pixels_hwk2[..., 1], self._pixels_hwk2[..., 0]]
         measured = (
             self._seen_hwk & (depth_hwk > config.min_depth_m) & (depth_hwk < config.max_depth_m)
         )
@@ -107,7 +138,7 @@ class _DepthSampler:
         z_hw[valid] = np.nanmedian(depth_hwk[valid], axis=-1)
         sigma_hw = np.full(valid.shape, np.inf)
         sigma_hw[valid] = np.nanmedian(np.abs(depth_hwk[valid] - z_hw[valid][:, None]), axis=-1)
-        points_hw3 = transform(frame.known_pose(), self._rays_hw3 * z_hw[..., None])
+        points_hw3 = transform(T_map_cam, self._rays_hw3 * z_hw[..., None])
         return ReconstructedFrame(
             self.view.warp(frame.image()),
             points_hw3.astype(np.float32),

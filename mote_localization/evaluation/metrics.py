@@ -12,12 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from mote_localization.errors import MoteError
 from mote_localization.files import atomic_write
-from mote_localization.geometry import quaternion_xyzw
+from mote_localization.geometry import log_rotation, quaternion_xyzw
 
 BOUNDS = ((10, 5), (5, 5), (2, 2), (1, 1))  # cm, degrees
 PERCENTILES = (50, 95, 99)
@@ -137,7 +136,7 @@ def summarize(answers: Sequence[Answer], transport: Transport | None = None) -> 
 
 def pose_error(T_map_cam: np.ndarray, truth_44: np.ndarray) -> np.ndarray:
     """Return the error (6,) of a pose in the axes of its covariance: metres, radians, map frame."""
-    rotation_3 = cv2.Rodrigues(T_map_cam[:3, :3] @ truth_44[:3, :3].T)[0][:, 0]
+    rotation_3 = log_rotation(T_map_cam[:3, :3] @ truth_44[:3, :3].T)
     return np.concatenate([T_map_cam[:3, 3] - truth_44[:3, 3], rotation_3])
 
 

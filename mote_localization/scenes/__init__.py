@@ -79,6 +79,20 @@ class Frame(ABC):
             )
         return self.T_map_cam
 
+    def known_depth(self) -> np.ndarray:
+        """Return depth_hw as `depth` does, for what cannot do without.
+
+        Raises:
+            SceneError: There is none, or its file is damaged.
+        """
+        depth_hw = self.depth()
+        if depth_hw is None:
+            raise SceneError(
+                f"frame {self.name}: has no depth; the rgbd teacher needs a depth image for every "
+                "training frame"
+            )
+        return depth_hw
+
 
 class Scene(ABC):
     """Frames of one place, split into those to learn from and those to test with."""

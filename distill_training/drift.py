@@ -1,0 +1,79 @@
+"""Measures how given poses drift against adjusted ones, for the map to know."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from mote_localization.drift import MAX_STATIONS, Drift, kernel, motion_between, viewpoint
+
+_REACHES_M = (0.2, 0.4, 0.8, 1.6, 3.2)
+_REACHES_DEG = (10.0, 20.0, 40.0, 80.0)
+_NOISES = (0.01, 0.03, 0.1)
+_BLOCKS = 12  # contiguous pieces of the recording that are predicted from the rest
+_DIGITS = 5  # after the point: hundredths of a millimetre
+
+
+@dataclass(frozen=True)
+class FittedDrift:
+    """The drift, and how well pieces of the recording are predicted from the rest of it."""
+
+    drift: Drift
+    moved_cm: float  # by how much adjusted and given positions differ, median
+    moved_deg: float
+    unpredicted_cm: float  # how much of it is left after prediction, median
+    unpredicted_deg: float
+
+
+def fit_drift(given: Mapping[str, np.ndarray], adjusted: Mapping[str, np.ndarray]) -> FittedDrift:
+    """Fit the drift between given and adjusted poses of the same frames, in recording order.
+
+    Reach and noise of the kernel are those under which contiguous pieces of the recording are most
+    likely, predicted from the rest (cross validation: Rasmussen and Williams 2006, section 5.4.2;
+    without the whole block that it is in, since neighbours in time share their errors).
+    """
+    names = list(adjusted)
+    names = names[:: math.ceil(len(names) / MAX_STATIONS)]
+    viewpoints_n6 = np.array([viewpoint(adjusted[name]) for name in names]).round(_DIGITS)
+    motions_n6 = np.array([motion_between(adjusted[name], given[name]) for name in names])
+    best, left_n6, chosen = -math.inf, motions_n6, (_REACHES_M[0], _REACHES_DEG[0], _NOISES[-1])
+    for reach_m, reach_deg, noise in product(_REACHES_M, _REACHES_DEG, _NOISES):
+        correlation_nn = kernel(viewpoints_n6, viewpoints_n6, reach_m, reach_deg)
+        inverse_nn = np.linalg.inv(correlation_nn + noise * np.eye(len(names)))
+        likelihood, residual_n6 = _cross_validate(inverse_nn, motions_n6)
+        if likelihood > best:
+            best, left_n6, chosen = likelihood, residual_n6, (reach_m, reach_deg, noise)
+    stations_nk = np.concatenate([viewpoints_n6, motions_n6.round(_DIGITS)], axis=1)
+    return FittedDrift(
+        Drift(tuple(map(tuple, stations_nk.tolist())), *chosen),
+        *_medians(motions_n6),
+        *_medians(left_n6),
+    )
+
+
+def _cross_validate(inverse_nn: np.ndarray, motions_n6: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return how likely stations are, each predicted without its block, and what is left (n, 6).
+
+    The logarithm of the likelihood, but for a constant, with the most likely covariance of the six
+    numbers.
+    """
+    shares_n6 = inverse_nn @ motions_n6
+    left, unknown = [], []
+    for block in np.array_split(np.arange(len(motions_n6)), min(_BLOCKS, len(motions_n6))):
+        covariance_bb = np.linalg.inv(inverse_nn[np.ix_(block, block)])
+        left.append(covariance_bb @ shares_n6[block])
+        unknown.append(np.diag(covariance_bb))
+    left_n6, unknown_n = np.concatenate(left), np.concatenate(unknown)
+    # Where nothing drifts, rounding alone is left: it has a volume too.
+    floor_66 = 10.0 ** (-2 * _DIGITS) * np.eye(6)
+    spread_66 = left_n6.T @ (left_n6 / unknown_n[:, None]) / len(left_n6) + floor_66
+    volume = len(left_n6) * np.linalg.slogdet(spread_66)[1] + 6 * np.log(unknown_n).sum()
+    return -volume / 2, left_n6
+
+
+def _medians(motions_n6: np.ndarray) -> tuple[float, float]:
+    """Return how long motions are, median: cm, degrees."""
+    metres_n, radians_n = (np.linalg.norm(part, axis=1) for part in np.split(motions_n6, 2, axis=1))
+    return 100 * float(np.median(metres_n)), math.degrees(float(np.median(radians_n)))

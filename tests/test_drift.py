@@ -1,0 +1,167 @@
+"""The drift of given poses: adjusted away, fitted, kriged, and told back by the localizer."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
+
+from distill_training.drift import fit_drift
+from distill_training.teacher.features import Matches
+from distill_training.teacher.pose_adjustment import adjust_poses
+from mote_localization.drift import MAX_STATIONS, Drift, Kriging, motion_between, moved, viewpoint
+from mote_localization.geometry import exp_rotation, invert, pose_from, rotation_angle, transform
+from mote_localization.localizer import Localizer
+from mote_localization.map_file import read_map
+
+MOTION = np.array([0.03, -0.02, 0.05, 0.01, -0.02, 0.005])
+
+
+def drive(count: int, loops: int = 3) -> list[np.ndarray]:
+    """Poses on a circle of 2 m, driven several times, that look outwards and up and down."""
+    poses = []
+    for angle in np.linspace(0, 2 * np.pi * loops, count, endpoint=False):
+        T = pose_from(
+            np.array([2 * np.cos(angle), 0.1 * np.sin(5 * angle), 2 * np.sin(angle)]),
+            np.array([0, 0, 0, 1.0]),
+        )
+        turn = exp_rotation(np.array([0, np.pi / 2 - angle, 0]))
+        T[:3, :3] = turn @ exp_rotation(np.array([0.2 * np.sin(0.7 * angle), 0, 0]))
+        poses.append(T)
+    return poses
+
+
+def bent(T: np.ndarray) -> np.ndarray:
+    """What a drifting tracker makes of a pose: centimetres and a degree, smooth in the pose."""
+    x, _, z = T[:3, 3]
+    motion = [0.03 * np.sin(x), 0.02 * z, 0.04 * np.cos(z), 0.01 * x, 0.015 * np.sin(z), 0.01]
+    return moved(T, np.array(motion))
+
+
+def named(poses: list[np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{i:04d}": T for i, T in enumerate(poses)}
+
+
+def test_a_motion_leads_from_one_pose_to_the_other():
+    other = moved(T_MAP_CAM, MOTION)
+    assert np.allclose(motion_between(T_MAP_CAM, other), MOTION, atol=1e-15)
+    assert np.allclose(other[:3, 3], transform(T_MAP_CAM, MOTION[:3]))
+    assert np.allclose(other[:3, :3], T_MAP_CAM[:3, :3] @ exp_rotation(MOTION[3:]))
+
+
+def test_the_drift_is_known_between_the_frames_that_show_it():
+    poses = drive(120)
+    fitted = fit_drift(named([bent(T) for T in poses]), named(poses))
+    assert fitted.moved_cm > 2 and fitted.unpredicted_cm < 0.2 * fitted.moved_cm
+    kriging = Kriging(fitted.drift)
+    for T in drive(55):
+        motion_6, covariance_66 = kriging.at(T)
+        missed_6 = motion_between(bent(T), moved(T, motion_6))
+        assert np.linalg.norm(missed_6[:3]) < 0.003 and np.linalg.norm(missed_6[3:]) < 0.002
+        assert np.linalg.eigvalsh(covariance_66).min() > -1e-15
+
+
+def test_far_from_all_frames_the_drift_is_as_unknown_as_it_is_large():
+    poses = drive(120)
+    kriging = Kriging(fit_drift(named([bent(T) for T in poses]), named(poses)).drift)
+    near_66, far = kriging.at(poses[7])[1], poses[7].copy()
+    far[:3, 3] += 50
+    motion_6, far_66 = kriging.at(far)
+    assert np.allclose(motion_6, 0)
+    assert np.trace(far_66[:3, :3]) > 20 * np.trace(near_66[:3, :3])
+    assert 0.01 < np.sqrt(np.trace(far_66[:3, :3])) < 1
+
+
+def test_what_is_told_of_the_drift_is_bounded():
+    poses = drive(3 * MAX_STATIONS)
+    drift = fit_drift(named([bent(T) for T in poses]), named(poses)).drift
+    assert MAX_STATIONS / 2 < len(drift.stations) <= MAX_STATIONS
+
+
+def test_poses_that_do_not_drift_stay():
+    poses = named(drive(60))
+    fitted = fit_drift(poses, poses)
+    assert fitted.moved_cm == fitted.unpredicted_cm == 0
+    assert np.allclose(Kriging(fitted.drift).at(T_MAP_CAM)[0], 0)
+
+
+def test_the_localizer_tells_poses_and_points_in_the_given_frame(tmp_path):
+    """What the camera sees stays where it is seen from it; the covariance says what is unknown."""
+    plain = read_map(write_constant_map(tmp_path / "room.onnx"))
+    station = (*viewpoint(T_MAP_CAM), *MOTION)
+    drift = Drift((tuple(map(float, station)),), 0.5, 30.0, 0.01)
+    drifting = replace(plain, info=replace(plain.info, drift=drift))
+    image = np.full((CAMERA.height, CAMERA.width, 3), 128, np.uint8)
+    found = Localizer(drifting, Constant()).localize(image, CAMERA)
+    expected = moved(T_MAP_CAM, MOTION / 1.01)
+    assert np.allclose(found.T_map_cam, expected, atol=1e-3)
+    points = transform(invert(found.T_map_cam), found.points_hw3)
+    assert np.allclose(points, transform(invert(T_MAP_CAM), Constant.points), atol=1e-3)
+    unknown_66 = Kriging(drift).at(T_MAP_CAM)[1]
+    before_66 = Localizer(plain, Constant()).localize(image, CAMERA).covariance_66
+    turned_66 = np.kron(np.eye(2), T_MAP_CAM[:3, :3])
+    assert np.allclose(
+        found.covariance_66, before_66 + turned_66 @ unknown_66 @ turned_66.T, rtol=1e-2, atol=1e-9
+    )
+
+
+class Constant:
+    """A backend that predicts the room as the camera of the constant map sees it."""
+
+    points = room_points(T_MAP_CAM, CAMERA, 8)
+
+    def predict(self, image_hw3):
+        """Predict the same, whatever is shown."""
+        return self.points, np.full(self.points.shape[:2], 0.02, np.float32)
+
+
+@pytest.fixture(scope="module")
+def circle():
+    """Poses, and what they see alike of a wall around them: 5 % of it wrong, the rest to 0.5 px."""
+    rng, poses = np.random.default_rng(0), drive(40, loops=1)
+    columns = [], [], [], []
+    for i in range(len(poses)):
+        for gap in (1, 2, 4):
+            j = (i + gap) % len(poses)
+            rays = np.concatenate([rng.uniform(-0.5, 0.5, (60, 2)), np.ones((60, 1))], axis=1)
+            points = rays * rng.uniform(1.5, 4, (60, 1))
+            seen = transform(invert(poses[j]) @ poses[i], points)
+            ahead = seen[:, 2] > 0.5
+            seen = seen[ahead] / seen[ahead, 2:]
+            seen[:, :2] += rng.normal(0, 0.5 / 500, (len(seen), 2))
+            wrong = rng.random(len(seen)) < 0.05
+            seen[wrong, :2] += rng.uniform(-0.2, 0.2, (wrong.sum(), 2))
+            for column, value in zip(
+                columns, (np.full(len(seen), i), points[ahead], np.full(len(seen), j), seen),
+                strict=True,
+            ):  # fmt: skip
+                column.append(value)
+    return np.array(poses), Matches(*map(np.concatenate, columns))
+
+
+def test_adjusted_poses_agree_and_stay_near_the_given_ones(circle):
+    poses, matches = circle
+    given = np.array([bent(T) for T in poses])
+    adjusted = adjust_poses(given, matches, 500.0)
+    assert adjusted.given_px > 3 * adjusted.adjusted_px
+    assert adjusted.adjusted_px < 0.8
+    assert (adjusted.matches_n > 100).all()
+    away_n3 = adjusted.T_map_cam_n44[:, :3, 3] - given[:, :3, 3]
+    assert np.median(np.linalg.norm(away_n3, axis=1)) < 0.08
+    for T_n44, bound in ((given, None), (adjusted.T_map_cam_n44, 0.002)):
+        # as it stands to the next camera but three, whatever the whole is turned and moved by
+        between = [
+            motion_between(invert(poses[i]) @ poses[i + 4], invert(T_n44[i]) @ T_n44[i + 4])
+            for i in range(36)
+        ]
+        off = np.median(np.linalg.norm(between, axis=1))
+        assert off > 0.01 if bound is None else off < bound
+
+
+def test_poses_without_matches_stay_as_given(circle):
+    poses, matches = circle
+    lonely = np.concatenate([poses, poses[:1]])
+    adjusted = adjust_poses(lonely, matches, 500.0)
+    assert adjusted.matches_n[-1] == 0
+    assert np.allclose(adjusted.T_map_cam_n44[-1], lonely[-1], atol=1e-12)
+    assert rotation_angle(adjusted.T_map_cam_n44[3, :3, :3].T @ poses[3, :3, :3]) < 2e-3
