@@ -43,6 +43,7 @@ class Inspect:
             + f" {info.unit}",
             "scale": "metres" if info.metric else UNKNOWN_SCALE,
             "covariance scale": f"{info.covariance_scale:g}",
+            "drift of the given poses": f"{info.drift or 'none known'}",
             "teacher": info.teacher,
             "licence of the teacher": info.teacher_licence or "none",
             "student": info.student,

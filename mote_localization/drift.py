@@ -54,6 +54,15 @@ class Drift:
                 f"noise {self.noise:g}, expected numbers above 0"
             )
 
+    def __str__(self) -> str:
+        """Return how large it is, for people."""
+        motions_n6 = np.array(self.stations)[:, 6:]
+        metres, radians = np.median(np.linalg.norm(motions_n6.reshape(-1, 2, 3), axis=2), axis=0)
+        return (
+            f"{100 * metres:.1f} cm, {math.degrees(radians):.2f} deg (median of "
+            f"{len(motions_n6)} stations)"
+        )
+
 
 def motion_between(T_map_from: np.ndarray, T_map_to: np.ndarray) -> np.ndarray:
     """Return the motion (6,) of a camera between two poses (4, 4): x y z rotX rotY rotZ, m, rad.

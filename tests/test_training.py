@@ -37,6 +37,7 @@ from distill_training.train import train  # noqa: E402
 from distill_training.views import FrameStore, random_batches  # noqa: E402
 from mote_localization.backends import create_backend  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
+from mote_localization.drift import moved  # noqa: E402
 from mote_localization.errors import (  # noqa: E402
     CheckpointError,
     MapFileError,
@@ -217,6 +218,25 @@ def test_a_held_out_error_is_that_of_the_student(reconstruction: Reconstruction)
     error = measure_held_out(network, info, reconstruction, store, ["f1"])
     assert error.within_5cm_5deg == 0 and error.within_10cm_5deg == 1
     assert error.cells_within_2_sigma == 0
+
+
+def test_a_held_out_error_is_counted_in_the_frame_of_the_given_poses(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    motion = np.array([0.08, -0.02, 0.05, 0.01, -0.02, 0.005])
+    given = {name: moved(T, motion) for name, T in reconstruction.poses.items()}
+    bent = replace(reconstruction, folder=tmp_path / "bent", given_poses=given)
+    bent.begin()
+    for name in bent.poses:
+        bent.write_frame(name, reconstruction.read_frame(name))
+    network, store = Off(bent.read_frame("f1")), FrameStore(bent)
+    _, info = train(bent, tmp_path / "t", "cnn", SMALL, QUICK)
+    assert info.drift is not None and len(info.drift.stations) == 4
+    info = replace(info, bounds_min=(-9, -9, -9), bounds_max=(9, 9, 9))
+    straight = measure_held_out(network, info, bent, store, ["f1"])
+    assert straight.median_cm < 2 and straight.cell_cm < 1
+    untold = measure_held_out(network, replace(info, drift=None), bent, store, ["f1"])
+    assert untold.median_cm > 8 and untold.cell_cm > 4
 
 
 def test_learning_rate_rises_to_one_and_falls_to_almost_nothing():

@@ -53,7 +53,7 @@ class FeatureFinder:
         """
         grey_hw = cv2.cvtColor(self._view.warp(frame.image()), cv2.COLOR_RGB2GRAY)
         keypoints, sift_nd = self._sift.detectAndCompute(grey_hw, None)
-        if sift_nd is None:
+        if not keypoints:
             sift_nd = np.zeros((0, 128), np.float32)
         rays_n3 = self._pinhole.rays(np.array([k.pt for k in keypoints]).reshape(-1, 2))
         columns, rows = self.live.project(rays_n3).round().astype(int).reshape(-1, 2).T
