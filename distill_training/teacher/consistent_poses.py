@@ -50,11 +50,11 @@ class ConsistentPoses:
 def find_consistent_poses(
     scene: Scene, given: Mapping[str, np.ndarray], near_m: float, far_m: float
 ) -> ConsistentPoses:
-    """Adjust the poses of a scene's training frames.
+    """Adjust poses of a scene's training frames.
 
     Args:
         scene: Its training frames have intrinsics and depth.
-        given: Their poses, in recording order.
+        given: The poses to adjust, of training frames in recording order.
         near_m: Nearer depths are not used.
         far_m: Nor are farther ones.
 
@@ -67,9 +67,9 @@ def find_consistent_poses(
     cameras: list[Camera] = []
     features: list[Features] = []
     finder: FeatureFinder | None = None
-    for i, frame in enumerate(track(scene.frames("train"), "features", len(given))):
-        if i % every:
-            continue
+    chosen = set(list(given)[::every])
+    frames = (frame for frame in scene.frames("train") if frame.name in chosen)
+    for frame in track(frames, "features", len(chosen)):
         camera = frame.known_camera()
         if finder is None or finder.live != camera:
             finder = FeatureFinder(camera, near_m, far_m)
