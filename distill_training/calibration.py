@@ -33,8 +33,8 @@ def read_calibration(path: Path, info: MapInfo) -> Calibration:
         info: The description of the map that is being made.
 
     Raises:
-        MoteError: The map cannot be used, is of another scene or student, or nothing was measured
-            for it.
+        MoteError: The map cannot be used, is of another scene, student or treatment of poses, or
+            nothing was measured for it.
     """
     earlier = read_map(path).info
     for name in ("scene", "camera", "stride", "student", "teacher"):
@@ -43,6 +43,11 @@ def read_calibration(path: Path, info: MapInfo) -> Calibration:
             raise MoteError(
                 f"{path}: cannot calibrate this map: found {name} {found}, expected {expected}"
             )
+    if (earlier.drift is None) != (info.drift is None):
+        raise MoteError(
+            f"{path}: cannot calibrate this map: the poses of one of the two were adjusted, those "
+            "of the other were not"
+        )
     sigma = earlier.training.get("sigma_scale")
     if not isinstance(sigma, float | int) or not 0 < sigma < math.inf:
         raise MoteError(

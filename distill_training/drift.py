@@ -7,11 +7,12 @@ from itertools import product
 
 import numpy as np
 
-from mote_localization.drift import MAX_STATIONS, Drift, kernel, motion_between, viewpoint
+from mote_localization.drift import MAX_STATIONS, Drift, kernel, viewpoint
+from mote_localization.geometry import motion_between
 
 _REACHES_M = (0.2, 0.4, 0.8, 1.6, 3.2)
 _REACHES_DEG = (10.0, 20.0, 40.0, 80.0)
-_NOISES = (0.01, 0.03, 0.1)
+_NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
 _BLOCKS = 12  # contiguous pieces of the recording that are predicted from the rest
 _DIGITS = 5  # after the point: hundredths of a millimetre
 

@@ -9,12 +9,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
+from distill_training.augment import View
 from distill_training.config import TrainConfig
 from distill_training.reconstruction import Reconstruction
 from distill_training.views import FrameStore
 from mote_localization.errors import MoteError
-from mote_localization.evaluation.metrics import pose_error
-from mote_localization.geometry import invert, transform
+from mote_localization.geometry import motion_between
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import MapFile, MapInfo
 
@@ -106,23 +106,24 @@ def measure_held_out(
     names: list[str],
 ) -> HeldOutError:
     """Localize held-out frames with a student in training; it is left in evaluation mode."""
-    localizer = Localizer(MapFile(Path("training"), info, b""), _TorchBackend(network))
+    backend = _TorchBackend(network)
+    localizer = Localizer(MapFile(Path("training"), info, b""), backend)
     centimetres, degrees, surprise = [], [], []
     cells_m, sigmas_m, teacher_m = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)]
     for name in names:
         frame = store.frame(name)
         found = localizer.localize(frame.image_hw3, reconstruction.camera)
-        T_given, truth = reconstruction.given_pose(name), frame.plain()
-        to_given = T_given @ invert(frame.T_map_cam)
-        points_hw3 = transform(to_given, truth.points_hw3)
-        cells_m.append(_distances(found.points_hw3, points_hw3, truth.valid_hw))
-        sigmas_m.append(found.sigma_hw[truth.valid_hw])
+        truth = frame.plain()
+        # as the student says it: what is told of the drift is another error than its own
+        points_hw3, sigma_hw = backend.predict(frame.image_hw3)
+        cells_m.append(_distances(points_hw3, truth))
+        sigmas_m.append(sigma_hw[truth.valid_hw])
         teacher_m.append(truth.sigma_hw[truth.valid_hw])
         if found.T_map_cam is None or found.covariance_66 is None:
             centimetres.append(math.inf)
             degrees.append(180.0)
             continue
-        error_6 = pose_error(found.T_map_cam, T_given)
+        error_6 = motion_between(reconstruction.given_pose(name), found.T_map_cam)
         centimetres.append(100 * float(np.linalg.norm(error_6[:3])))
         degrees.append(math.degrees(np.linalg.norm(error_6[3:])))
         information_66 = np.linalg.pinv(found.covariance_66, hermitian=True)
@@ -155,15 +156,13 @@ def measure_cells(network: nn.Module, store: FrameStore, names: list[str]) -> fl
     backend, cells_m = _TorchBackend(network), [np.zeros(0)]
     for name in names:
         frame = store.frame(name)
-        truth = frame.plain()
-        predicted_hw3 = backend.predict(frame.image_hw3)[0]
-        cells_m.append(_distances(predicted_hw3, truth.points_hw3, truth.valid_hw))
+        cells_m.append(_distances(backend.predict(frame.image_hw3)[0], frame.plain()))
     return _median(100 * np.concatenate(cells_m))
 
 
-def _distances(points_hw3: np.ndarray, truth_hw3: np.ndarray, valid_hw: np.ndarray) -> np.ndarray:
+def _distances(points_hw3: np.ndarray, truth: View) -> np.ndarray:
     """Return how far the points are from those that the teacher knows, metres."""
-    return np.linalg.norm(points_hw3 - truth_hw3, axis=-1)[valid_hw]
+    return np.linalg.norm(points_hw3 - truth.points_hw3, axis=-1)[truth.valid_hw]
 
 
 def _median(values: np.ndarray) -> float:

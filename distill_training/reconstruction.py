@@ -1,6 +1,7 @@
 """A Reconstruction: what a teacher says of a place, as a folder written frame by frame.
 
-    reconstruction.json     teacher, its settings, canonical camera, stride, training frames, poses
+    reconstruction.json     teacher, its settings, canonical camera, stride, training frames, poses;
+                            where these were adjusted, also those that were given
     frames/NAME.npz         image_hw3 uint8, points_hw3 float32 (m, map frame, NaN = none), sigma_hw
     float32 (m)
 
@@ -17,7 +18,7 @@ import numpy as np
 from distill_training.store import begin_folder, read_arrays, read_index, write_arrays
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, ReconstructionError, SceneError
-from mote_localization.geometry import check_pose
+from mote_localization.geometry import check_pose, invert, transform
 
 FORMAT_VERSION = 2
 _INDEX = "reconstruction.json"
@@ -52,6 +53,13 @@ class Reconstruction:
     def given_pose(self, name: str) -> np.ndarray:
         """Return T_map_cam (4, 4) of a training frame as it was given."""
         return self.given_poses.get(name, self.poses[name])
+
+    def in_given_frame(self, name: str, points: np.ndarray) -> np.ndarray:
+        """Return points (..., 3) of a training frame as they are at its given pose."""
+        if name not in self.given_poses:
+            return points
+        to_given = self.given_poses[name] @ invert(self.poses[name])
+        return transform(to_given, points).astype(points.dtype)
 
     def begin(self) -> None:
         """Write the index; where there is one, check that it says the same, to resume that run.
@@ -182,6 +190,8 @@ def _read(folder: Path) -> Reconstruction:
                 if key in frame or read is poses:
                     T = np.array(frame[key], np.float64)
                     read[name] = check_pose(T, f"{path}, frame {name}")
+        if given_poses and given_poses.keys() != poses.keys():
+            raise ValueError("some frames lack T_map_cam_given")
         return Reconstruction(
             folder,
             str(index["scene"]),

@@ -2,9 +2,10 @@
 
 Trackers' poses bend: what is seen twice, from here and from there, does not meet. A map whose poses
 were adjusted is consistent, but its user counts in the frame of the poses that were given. Between
-the two stands a small motion of the camera that changes smoothly with the pose. The map knows it
-where it was photographed, and in between it is kriged: Gaussian process regression with a squared
-exponential kernel (Rasmussen and Williams 2006, eq. 2.25 and 2.26), one kernel for all six numbers.
+the two stands a small motion that changes smoothly with where the camera is and looks. The map
+knows it where it was photographed, and in between it is kriged: Gaussian process regression with a
+squared exponential kernel (Rasmussen and Williams 2006, eq. 2.25 and 2.26), the same for all six
+numbers of the motion.
 """
 
 import math
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mote_localization.errors import MapFileError
-from mote_localization.geometry import exp_rotation, log_rotation
+from mote_localization.geometry import moved
 
 MAX_STATIONS = 256
 _NUMBERS = 12  # of a station
-_LEAST_NOISE = 1e-4  # below, close stations make the kernel singular
+_MOST = 1e6  # m, of positions and motions: beyond, arithmetic fails before anybody is there
+_REACHES = (1e-3, 1e6)  # m and deg
+_NOISES = (1e-4, 1e3)  # below, close stations make the kernel singular
 _AXIS_TOLERANCE = 1e-3
 
 
@@ -26,10 +29,10 @@ class Drift:
     """The drift at some of the cameras that a map was made of, and how far each has a say."""
 
     # position (m) and optical axis (unit vector) of the camera in the map's consistent frame, then
-    # the motion (m, rad; see `motion_between`) from its adjusted pose to the given one
+    # the motion (m, rad; see `geometry.motion_between`) from its adjusted pose to the given one
     stations: tuple[tuple[float, ...], ...]
     reach_m: float  # kernel: standard deviations of a Gaussian, of the distance
-    reach_deg: float  # and of the difference of viewing directions
+    reach_deg: float  # and of the chord between optical axes, as an angle
     noise: float  # variance of a station's own error, as a share of the drift's variance
 
     def __post_init__(self) -> None:
@@ -41,18 +44,23 @@ class Drift:
         if any(len(station) != _NUMBERS for station in self.stations):
             raise MapFileError(f"found a drift whose stations are not of {_NUMBERS} numbers each")
         stations_nk = np.array(self.stations)
-        lengths_n = np.linalg.norm(stations_nk[:, 3:6], axis=1)
-        if not np.isfinite(stations_nk).all() or (np.abs(lengths_n - 1) > _AXIS_TOLERANCE).any():
+        sound = (np.abs(stations_nk) < _MOST).all() and (
+            np.abs(np.linalg.norm(stations_nk[:, 3:6], axis=1) - 1) < _AXIS_TOLERANCE
+        ).all()
+        if not sound:  # nor a number
             raise MapFileError(
-                "found a drift whose stations are not finite with unit vectors as viewing "
-                "directions"
+                f"found a drift with stations beyond {_MOST:g} m, or optical axes that are no unit "
+                "vectors"
             )
-        scales = (self.reach_m, self.reach_deg, self.noise / _LEAST_NOISE)
-        if not (all(map(math.isfinite, scales)) and min(scales[:2]) > 0 and scales[2] >= 1):
-            raise MapFileError(
-                f"found a drift that reaches {self.reach_m:g} m and {self.reach_deg:g} deg with "
-                f"noise {self.noise:g}, expected numbers above 0"
-            )
+        for name, value, (least, most) in (
+            ("reach_m", self.reach_m, _REACHES),
+            ("reach_deg", self.reach_deg, _REACHES),
+            ("noise", self.noise, _NOISES),
+        ):
+            if not least <= value <= most:
+                raise MapFileError(
+                    f"found a drift of {name} {value:g}, expected {least:g} to {most:g}"
+                )
 
     def __str__(self) -> str:
         """Return how large it is, for people."""
@@ -62,23 +70,6 @@ class Drift:
             f"{100 * metres:.1f} cm, {math.degrees(radians):.2f} deg (median of "
             f"{len(motions_n6)} stations)"
         )
-
-
-def motion_between(T_map_from: np.ndarray, T_map_to: np.ndarray) -> np.ndarray:
-    """Return the motion (6,) of a camera between two poses (4, 4): x y z rotX rotY rotZ, m, rad.
-
-    In the axes of the pose that it starts from.
-    """
-    R, apart_3 = T_map_from[:3, :3], T_map_to[:3, 3] - T_map_from[:3, 3]
-    return np.concatenate([R.T @ apart_3, log_rotation(R.T @ T_map_to[:3, :3])])
-
-
-def moved(T_map_cam: np.ndarray, motion_6: np.ndarray) -> np.ndarray:
-    """Return the pose (4, 4) after a motion; the inverse of `motion_between`."""
-    T = T_map_cam.copy()
-    T[:3, 3] += T_map_cam[:3, :3] @ motion_6[:3]
-    T[:3, :3] = T_map_cam[:3, :3] @ exp_rotation(motion_6[3:])
-    return T
 
 
 def kernel(
@@ -96,7 +87,7 @@ def viewpoint(T_map_cam: np.ndarray) -> np.ndarray:
 
 
 class Kriging:
-    """Predicts the drift at any pose."""
+    """Tells poses of the map's consistent frame in that of the given poses."""
 
     def __init__(self, drift: Drift) -> None:
         """Solve for what each station adds."""
@@ -111,15 +102,15 @@ class Kriging:
         # What the six numbers vary by, and together: the most likely covariance.
         self._variance_66 = motions_n6.T @ self._shares_n6 / len(stations_nk)
 
-    def at(self, T_map_cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the motion (6,) from a pose to where the given frame has it, and its covariance.
+    def told(self, T_map_cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the given frame has a pose (4, 4), and what is not known of that.
 
-        Both in the camera's axes; the covariance (6, 6) grows to that of the drift itself where no
-        station is near.
+        Covariance (6, 6) x y z rotX rotY rotZ in the axes of the map, m and rad; it grows to that
+        of the drift itself where no station is near.
         """
         drift = self._drift
         near_n = kernel(
             viewpoint(T_map_cam)[None], self._viewpoints_n6, drift.reach_m, drift.reach_deg
         )[0]
         unknown = 1 + drift.noise - near_n @ self._inverse_nn @ near_n
-        return near_n @ self._shares_n6, unknown * self._variance_66
+        return moved(T_map_cam, near_n @ self._shares_n6), unknown * self._variance_66

@@ -72,6 +72,23 @@ def log_rotation(R_33: np.ndarray) -> np.ndarray:
     return vector_3 * (2 * np.arctan2(length, abs(w)) / length if length else 2)
 
 
+def motion_between(T_map_from: np.ndarray, T_map_to: np.ndarray) -> np.ndarray:
+    """Return what takes one pose (4, 4) to another: x y z rotX rotY rotZ (6,), m and rad.
+
+    In the axes of the map, about the camera's own position, as covariances of poses are.
+    """
+    turn_3 = log_rotation(T_map_to[:3, :3] @ T_map_from[:3, :3].T)
+    return np.concatenate([T_map_to[:3, 3] - T_map_from[:3, 3], turn_3])
+
+
+def moved(T_map_cam: np.ndarray, motion_6: np.ndarray) -> np.ndarray:
+    """Return the pose (4, 4) after a motion; the inverse of `motion_between`."""
+    T = T_map_cam.copy()
+    T[:3, 3] += motion_6[:3]
+    T[:3, :3] = exp_rotation(motion_6[3:]) @ T_map_cam[:3, :3]
+    return T
+
+
 def cross(v: np.ndarray) -> np.ndarray:
     """Return the matrices (..., 3, 3) that take w to v x w."""
     x, y, z = np.moveaxis(v, -1, 0)

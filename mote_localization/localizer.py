@@ -9,7 +9,7 @@ import numpy as np
 
 from mote_localization.backends import Backend, create_backend
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
-from mote_localization.drift import Kriging, moved
+from mote_localization.drift import Kriging
 from mote_localization.geometry import invert, transform
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, solve_pose
@@ -150,10 +150,8 @@ class Localizer:
         """Return a pose as it is in the frame of the given poses, with an honest covariance."""
         T_map_cam, covariance_66 = solution.T_map_cam, solution.covariance_66
         if self._drift:
-            motion_6, unknown_66 = self._drift.at(T_map_cam)
-            to_map_66 = np.kron(np.eye(2), T_map_cam[:3, :3])
-            covariance_66 = covariance_66 + to_map_66 @ unknown_66 @ to_map_66.T
-            T_map_cam = moved(T_map_cam, motion_6)
+            T_map_cam, unknown_66 = self._drift.told(T_map_cam)
+            covariance_66 = covariance_66 + unknown_66
         honest_66 = self.info.covariance_scale * covariance_66
         return replace(solution, T_map_cam=T_map_cam, covariance_66=honest_66)
 
@@ -199,7 +197,7 @@ class Localizer:
                 f"expected {config.max_reprojection_px:g}"
             )
         deviation_m = float(np.sqrt(np.trace(solution.covariance_66[:3, :3])))
-        if deviation_m > config.max_deviation_m:
+        if not deviation_m <= config.max_deviation_m:  # nor a number
             return (
                 f"position known to {deviation_m:.2f} {unit} (standard deviation), "
                 f"expected {config.max_deviation_m:g}"
@@ -207,6 +205,6 @@ class Localizer:
         position = solution.T_map_cam[:3, 3]
         margin = config.bounds_margin_m
         low, high = np.array(self.info.bounds_min) - margin, np.array(self.info.bounds_max) + margin
-        if (position < low).any() or (position > high).any():
+        if not ((position >= low) & (position <= high)).all():
             return f"position {position.round(1).tolist()} {unit} is outside the mapped volume"
         return ""

@@ -3,7 +3,8 @@
 Inputs and outputs (fixed shapes, W x H the canonical camera's size, s the stride):
 
     image   uint8   (1, H, W, 3)       RGB of the canonical camera
-    points  float32 (1, H/s, W/s, 3)   metres in the map frame
+    points  float32 (1, H/s, W/s, 3)   metres in the map frame; of a map with drift, in its
+                                       consistent frame, see `mote_localization.drift`
     sigma   float32 (1, H/s, W/s)      metres, the expected error of each point
 
 Where a map's scale is unknown, it has a unit of its own in place of the metre.
@@ -53,7 +54,6 @@ class MapInfo:
     drift: Drift | None = None
     training: dict[str, float | int | str] = field(default_factory=dict)  # figures of the training
     created: str = ""  # ISO 8601, UTC
-    format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         """Refuse a description that no map can have."""
@@ -75,6 +75,11 @@ class MapInfo:
             raise MapFileError(
                 f"found bounds {self.bounds_min} to {self.bounds_max}, expected two corners in m"
             )
+
+    @property
+    def format_version(self) -> int:
+        """The least version whose readers understand it."""
+        return FORMAT_VERSION if self.drift else 1
 
     @property
     def unit(self) -> str:
@@ -161,7 +166,7 @@ def read_map(path: Path | str) -> MapFile:
 
 def _to_properties(info: MapInfo) -> dict[str, str]:
     """Return the description as ONNX metadata: plain text stays text, the rest is JSON."""
-    values = asdict(info)
+    values = {**asdict(info), "format_version": info.format_version}
     return {
         _PREFIX + key: value if isinstance(value, str) else json.dumps(value)
         for key, value in values.items()
@@ -209,7 +214,6 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
             drift=_drift(json.loads(properties.get("drift", "null"))),
             training=_figures(json.loads(properties["training"])),
             created=properties["created"],
-            format_version=int(version),
         )
     except (MapFileError, CameraError) as error:
         raise MapFileError(f"{path}: {error}") from error

@@ -9,6 +9,8 @@ from mote_localization.geometry import (
     exp_rotation,
     invert,
     log_rotation,
+    motion_between,
+    moved,
     pose_from,
     quaternion_xyzw,
     rotation_angle,
@@ -60,6 +62,14 @@ def test_invert_undoes_transform():
 
 def test_transform_takes_the_camera_origin_to_the_position():
     assert np.array_equal(transform(POSE, np.zeros(3)), POSE[:3, 3])
+
+
+def test_a_motion_leads_from_one_pose_to_the_other_in_the_axes_of_the_map():
+    motion_6 = np.array([0.03, -0.02, 0.05, 0.01, -0.02, 0.005])
+    other = moved(POSE, motion_6)
+    assert np.allclose(motion_between(POSE, other), motion_6, atol=1e-15)
+    assert np.allclose(other[:3, 3] - POSE[:3, 3], motion_6[:3], atol=1e-15)
+    assert np.allclose(other[:3, :3], exp_rotation(motion_6[3:]) @ POSE[:3, :3], atol=1e-15)
 
 
 def test_a_pose_of_few_digits_becomes_exactly_orthonormal():

@@ -16,11 +16,12 @@ from distill_training.reconstruction import (
     Reconstruction,
     open_reconstruction,
 )
+from distill_training.teacher import consistent_poses
 from distill_training.teacher.config import CellsConfig
 from distill_training.teacher.rgbd import RgbdConfig, reconstruct
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError, SceneError
-from mote_localization.geometry import invert, transform
+from mote_localization.geometry import invert, motion_between, moved, transform
 from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.folder import FolderScene
 
@@ -97,6 +98,25 @@ def test_adjusted_poses_lie_beside_the_given_ones_and_are_adjusted_once(
         assert 0 < np.linalg.norm(moved[:3, 3]) < 0.05
     with pytest.raises(ReconstructionError, match="other frames or settings"):
         reconstruct(scene, tmp_path / "r", CONFIG)
+
+
+def test_frames_that_are_not_matched_follow_those_around(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(consistent_poses, "_MOST_FRAMES", 27)
+    scene = Few(FolderScene(kitchen), 28)
+    given = {frame.name: frame.known_pose() for frame in scene.frames("train")}
+    bent = {
+        name: moved(T, np.array([0.04 * np.sin(10 * T[0, 3]), 0.02, 0, 0, 0, 0.01]))
+        for name, T in given.items()
+    }
+    found = consistent_poses.find_consistent_poses(scene, bent, 0.1, 20.0)
+    assert list(found.T_map_cam) == list(given)
+    poses = list(found.T_map_cam.values())
+    motions = [motion_between(*pair) for pair in zip(bent.values(), poses, strict=True)]
+    for before, between, after in zip(motions[:-2:2], motions[1:-1:2], motions[2::2], strict=True):
+        assert np.linalg.norm(between[:3]) > 0
+        assert np.linalg.norm(between - (before + after) / 2) < 0.01
 
 
 def test_poses_of_images_that_share_nothing_are_not_adjusted(scene: Path, tmp_path: Path):
@@ -187,6 +207,9 @@ def test_a_reopened_reconstruction_says_what_was_written(scene: Path, tmp_path: 
     np.testing.assert_allclose(read.poses["b"], written.poses["b"], atol=1e-12)
 
 
+FRAME = {"name": "a", "T_map_cam": np.eye(4).tolist()}
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Reconstruction:
     camera = Camera(32, 16, 30.0, 30.0, 15.5, 7.5)
@@ -222,6 +245,11 @@ def test_whether_lengths_are_metres_is_kept(small: Reconstruction, tmp_path: Pat
         ({"camera": {"width": 1}}, "damaged"),
         ({"frames": []}, "frames are missing"),
         ({"metric": "no"}, "true or false"),
+        ({"frames": [{**FRAME, "T_map_cam_given": [1]}]}, "shape"),
+        (
+            {"frames": [FRAME, {**FRAME, "name": "b", "T_map_cam_given": FRAME["T_map_cam"]}]},
+            "lack",
+        ),
     ],
 )
 def test_a_damaged_index_is_refused(small: Reconstruction, change: dict, message: str):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -59,7 +59,7 @@ class _Shot:
     @property
     def T_map_cam(self) -> np.ndarray:
         """Where it was taken."""
-        return self.reconstruction.poses[self.name]
+        return self.reconstruction.given_pose(self.name)
 
 
 def write_pictures(outcomes: Sequence[Outcome], folder: Path, count: int) -> None:
@@ -88,7 +88,9 @@ def write_pictures(outcomes: Sequence[Outcome], folder: Path, count: int) -> Non
                 ]
             }
         reconstruction = told[0].run.reconstruction
-        shot = _Shot(reconstruction, name, reconstruction.read_frame(name))
+        frame = reconstruction.read_frame(name)
+        points_hw3 = reconstruction.in_given_frame(name, frame.points_hw3)
+        shot = _Shot(reconstruction, name, replace(frame, points_hw3=points_hw3))
         answers = [_answer(shot, *student) for student in localizers[source]]
         plain = re.sub(r"[^\w.+-]+", "-", name)
         picture(shot, answers, folder / f"{source}-{plain}.png")

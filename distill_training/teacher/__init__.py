@@ -1,6 +1,7 @@
 """Teachers: each looks at a scene and gives a Reconstruction.
 
-    rgbd.py          measured depth and poses
+    rgbd.py          measured depth and poses; on demand the poses are first made consistent:
+                     consistent_poses.py, by features.py and pose_adjustment.py
     photographs.py   photographs, a network that looks at pairs of them, alignment
     choice.py        which of them, by the command line
 

@@ -13,14 +13,14 @@ from distill_training.teacher.features import FeatureFinder, Features, match
 from distill_training.teacher.pairs import overlapping_pairs
 from distill_training.teacher.pose_adjustment import adjust_poses
 from mote_localization.camera import Camera
-from mote_localization.drift import Kriging, moved
+from mote_localization.drift import Kriging
 from mote_localization.errors import ReconstructionError
 from mote_localization.progress import track
 from mote_localization.scenes import Scene
 
 _MOST_FRAMES = 400  # that are matched; the others follow those around them
 _PAIRS = PairsConfig(method="overlap", per_image=20)
-_ENOUGH = 30  # matches, by which a pose is known better than its prior
+_ENOUGH = 30  # matches that an image must see for its pose to be adjusted by them
 _LEAST_FRAMES = 12  # with enough matches
 _log = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ class ConsistentPoses:
     """Adjusted poses, and what the adjustment brought."""
 
     T_map_cam: dict[str, np.ndarray]  # of every training frame, in recording order
-    matches: int
-    given_px: float  # median distance of matches at the given poses, px of the images
+    matches: int  # that agree
+    given_px: float  # their median distance at the given poses, px of the first image's camera
     adjusted_px: float  # at the adjusted ones
     fitted: FittedDrift
 
@@ -96,14 +96,17 @@ def find_consistent_poses(
         )
     # The way back: where a frame that is not adjusted itself belongs, by those near its given pose.
     there = Kriging(fit_drift(known, {name: given[name] for name in known}).drift)
-    poses = {
-        name: known[name] if name in known else moved(T, there.at(T)[0])
-        for name, T in given.items()
-    }
+    poses = {name: known[name] if name in known else there.told(T)[0] for name, T in given.items()}
+    fitted = fit_drift(given, poses)
+    if fitted.unpredicted_cm > fitted.moved_cm:
+        _log.warning(
+            "the rest of the recording does not tell by how much poses moved: they were noisy "
+            "rather than bent, or the adjusted ones are; compare with a map without --adjust-poses"
+        )
     return ConsistentPoses(
         poses,
-        len(matches.seen_m),
+        int(adjusted.matches_n.sum()),
         adjusted.given_px,
         adjusted.adjusted_px,
-        fit_drift(given, poses),
+        fitted,
     )

@@ -14,6 +14,7 @@ from mote_localization.scenes import Frame
 _FEATURES = 2000  # of an image
 _LEAST_LIKENESS = 0.92  # product of the descriptors, unit vectors, of what is taken for the same
 _MATCHES = 100  # of a pair, at most
+_BORDER_PX = 17  # around what is not seen, in which nothing is looked for
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class FeatureFinder:
         self.live, self._range_m = live, (near_m, far_m)
         self._pinhole = replace(live, distortion=())
         self._view = CanonicalView(live, self._pinhole, 1)
+        # What the lens does not see is black: its border is no feature of the place.
+        seen_hw = self._view.covered_hw.astype(np.uint8)
+        self._seen_hw = cv2.erode(seen_hw, np.ones((_BORDER_PX, _BORDER_PX)), borderValue=1)
         self._sift = cv2.SIFT.create(_FEATURES)
 
     def find(self, frame: Frame) -> Features:
@@ -52,7 +56,7 @@ class FeatureFinder:
             SceneError: The frame has no depth, or its files are damaged.
         """
         grey_hw = cv2.cvtColor(self._view.warp(frame.image()), cv2.COLOR_RGB2GRAY)
-        keypoints, sift_nd = self._sift.detectAndCompute(grey_hw, None)
+        keypoints, sift_nd = self._sift.detectAndCompute(grey_hw, self._seen_hw)
         if not keypoints:
             sift_nd = np.zeros((0, 128), np.float32)
         rays_n3 = self._pinhole.rays(np.array([k.pt for k in keypoints]).reshape(-1, 2))
@@ -72,7 +76,8 @@ class FeatureFinder:
 def match(features: Sequence[Features], pairs: Sequence[Pair]) -> Matches:
     """Match pairs of images: features that are each other's most alike."""
     rng = np.random.default_rng(0)
-    found: list[tuple[np.ndarray, ...]] = []
+    none, nowhere = np.zeros(0, int), np.zeros((0, 3))
+    found = [(none, nowhere, none, nowhere)]
     for pair in track(pairs, "match", len(pairs)):
         first, second = (features[i] for i in pair)
         own_k, other_k = rng.permutation(_mutual(first, second))[:_MATCHES].T

@@ -3,6 +3,7 @@
 A bundle adjustment whose points are measured: only poses are unknown.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,7 @@ from scipy.sparse.linalg import spsolve
 
 from distill_training.teacher.features import Matches
 from distill_training.teacher.robust import cauchy
-from mote_localization.drift import motion_between, moved
-from mote_localization.geometry import cross
+from mote_localization.geometry import cross, motion_between, moved
 from mote_localization.progress import track
 
 _STEPS = 30
@@ -20,6 +20,7 @@ _ENOUGH = 1e-5  # m and rad: a smaller change is the last
 _TUNING = 1.5  # medians at which a Cauchy weight has fallen to one half
 _LEAST_MEDIAN_PX = 0.5  # features are not found to less
 _REACH_PX = 60.0  # matches farther off are plain wrong
+_AGREEING = 4.0  # medians within which a match agrees with the adjusted poses
 _LEAST_DEPTH_M = 0.2
 _CORRELATED = 16  # matches that err alike
 _PRIOR = np.repeat((0.1, np.radians(4.0)), 3)  # standard deviation of the given poses: m, rad
@@ -30,9 +31,11 @@ class AdjustedPoses:
     """The poses on which images agree best."""
 
     T_map_cam_n44: np.ndarray
-    given_px: float  # median distance of matches at the poses as given, px of the images
-    adjusted_px: float  # the same at the adjusted poses
-    matches_n: np.ndarray  # matches that agree about each pose, more or less
+    # median distances of the matches that agree at the adjusted poses: there, and where the given
+    # ones put them; px, NaN where none agree
+    given_px: float
+    adjusted_px: float
+    matches_n: np.ndarray  # how many of these each image sees
 
 
 def adjust_poses(T_given_n44: np.ndarray, matches: Matches, focal_px: float) -> AdjustedPoses:
@@ -46,21 +49,25 @@ def adjust_poses(T_given_n44: np.ndarray, matches: Matches, focal_px: float) -> 
         focal_px: Focal length, that turns rays into pixels.
     """
     T_n44 = T_given_n44.copy()
-    given_px = np.linalg.norm(_errors(T_n44, matches, focal_px)[1], axis=1)
     for _ in track(range(_STEPS), "adjust poses", _STEPS):
         change_n6 = _step(T_n44, T_given_n44, matches, focal_px)
         T_n44 = np.array([moved(T, change) for T, change in zip(T_n44, change_n6, strict=True)])
         if np.abs(change_n6).max() < _ENOUGH:
             break
-    errors_px = np.linalg.norm(_errors(T_n44, matches, focal_px)[1], axis=1)
-    kept_m = errors_px < _REACH_PX
-    ends = np.concatenate([matches.measured_m[kept_m], matches.seen_m[kept_m]])
+    given_m, adjusted_m = (
+        np.linalg.norm(_errors(T, matches, focal_px)[1], axis=1) for T in (T_given_n44, T_n44)
+    )
+    agree_m = adjusted_m < _AGREEING * _median(adjusted_m[adjusted_m < _REACH_PX])
     return AdjustedPoses(
         T_n44,
-        float(np.median(given_px[kept_m])),
-        float(np.median(errors_px[kept_m])),
-        np.bincount(ends, minlength=len(T_n44)),
+        _median(given_m[agree_m]),
+        _median(adjusted_m[agree_m]),
+        np.bincount(matches.seen_m[agree_m], minlength=len(T_n44)),
     )
+
+
+def _median(distances: np.ndarray) -> float:
+    return float(np.median(distances)) if len(distances) else math.nan
 
 
 def _errors(
@@ -85,15 +92,15 @@ def _errors(
 def _step(
     T_n44: np.ndarray, T_given_n44: np.ndarray, matches: Matches, focal_px: float
 ) -> np.ndarray:
-    """Return the motion (n, 6) of each camera that a Gauss-Newton step asks for."""
+    """Return the motion (n, 6) of each camera, see `moved`, that a Gauss-Newton step asks for."""
     points_m3, errors_m2, turns_m33 = _errors(T_n44, matches, focal_px)
     distance_m = np.linalg.norm(errors_m2, axis=1)
     kept = np.flatnonzero(distance_m < _REACH_PX)
     points_m3, errors_m2, turns_m33 = (v[kept] for v in (points_m3, errors_m2, turns_m33))
-    median_px = max(float(np.median(distance_m[kept])) if len(kept) else 0, _LEAST_MEDIAN_PX)
+    median_px = np.fmax(_median(distance_m[kept]), _LEAST_MEDIAN_PX)
     weight_m = cauchy(distance_m[kept] / (_TUNING * median_px)) / (_CORRELATED * median_px**2)
 
-    # To a camera moved by d and turned by w, a point q is at q - d - w x q.
+    # To a camera moved by d and turned by w, in its own axes, a point q is at q - d - w x q.
     x, y, z = points_m3.T
     project_m23 = np.zeros((len(kept), 2, 3))
     project_m23[:, 0, 0] = project_m23[:, 1, 1] = focal_px / z
@@ -113,10 +120,15 @@ def _step(
         shape=(2 * len(kept), 6 * len(T_n44)),
     )
     weighted = J.T.multiply(np.repeat(weight_m, 2)).tocsr()
-    from_given_n6 = np.array(
-        [motion_between(given, T) for given, T in zip(T_given_n44, T_n44, strict=True)]
-    )
-    prior_n6 = np.broadcast_to(_PRIOR**-2, from_given_n6.shape)
+    # The prior is the same along all axes: it is as well written in the camera's.
+    from_given = [motion_between(given, T) for given, T in zip(T_given_n44, T_n44, strict=True)]
+    own_n6 = _turned(np.array(from_given), np.swapaxes(T_n44[:, :3, :3], 1, 2))
+    prior_n6 = np.broadcast_to(_PRIOR**-2, own_n6.shape)
     H = weighted @ J + sparse.diags_array(prior_n6.ravel())
-    b = weighted @ errors_m2.ravel() + (prior_n6 * from_given_n6).ravel()
-    return spsolve(H.tocsc(), -b).reshape(-1, 6)
+    b = weighted @ errors_m2.ravel() + (prior_n6 * own_n6).ravel()
+    return _turned(spsolve(H.tocsc(), -b).reshape(-1, 6), T_n44[:, :3, :3])
+
+
+def _turned(motion_n6: np.ndarray, R_n33: np.ndarray) -> np.ndarray:
+    """Return motions in other axes."""
+    return (motion_n6.reshape(-1, 2, 3) @ np.swapaxes(R_n33, 1, 2)).reshape(-1, 6)

@@ -53,7 +53,8 @@ def reconstruct(
     Raises:
         SceneError: The scene has no training frames, or lacks camera, poses or depth, or files are
             damaged.
-        ReconstructionError: The folder holds another reconstruction.
+        ReconstructionError: The folder holds another reconstruction, or poses are to be adjusted
+            and too few frames see the same.
     """
     first = next(scene.frames("train"), None)
     if first is None:
@@ -94,16 +95,10 @@ def _settings(cells: CellsConfig, config: RgbdConfig) -> dict[str, float | int |
 
 
 def _adjusted(scene: Scene, given: Reconstruction, config: RgbdConfig) -> Reconstruction:
-    """Return the reconstruction with adjusted poses: those that its folder has, where it has some.
-
-    Raises:
-        SceneError, ReconstructionError: As `find_consistent_poses`.
-    """
+    """Return the reconstruction with adjusted poses: those of its folder, where it was begun."""
     begun = begun_reconstruction(given.folder)
-    if begun:
-        adjusted = replace(given, poses=begun.poses, given_poses=given.poses)
-        if begun.index() == adjusted.index():
-            return adjusted
+    if begun:  # whether it is the same one, its `begin` will say
+        return replace(given, poses=begun.poses, given_poses=given.poses)
     found = find_consistent_poses(scene, given.poses, config.min_depth_m, config.max_depth_m)
     print_table(found.described(), "poses", stderr=True)
     return replace(given, poses=found.T_map_cam, given_poses=given.poses)

@@ -16,7 +16,7 @@ import numpy as np
 
 from mote_localization.errors import MoteError
 from mote_localization.files import atomic_write
-from mote_localization.geometry import log_rotation, quaternion_xyzw
+from mote_localization.geometry import motion_between, quaternion_xyzw
 
 BOUNDS = ((10, 5), (5, 5), (2, 2), (1, 1))  # cm, degrees
 PERCENTILES = (50, 95, 99)
@@ -134,19 +134,13 @@ def summarize(answers: Sequence[Answer], transport: Transport | None = None) -> 
     )
 
 
-def pose_error(T_map_cam: np.ndarray, truth_44: np.ndarray) -> np.ndarray:
-    """Return the error (6,) of a pose in the axes of its covariance: metres, radians, map frame."""
-    rotation_3 = log_rotation(T_map_cam[:3, :3] @ truth_44[:3, :3].T)
-    return np.concatenate([T_map_cam[:3, 3] - truth_44[:3, 3], rotation_3])
-
-
 def _within_95(answers: Sequence[Answer]) -> dict[str, float]:
     """Return how often the truth lies in the ellipsoids; nothing where that cannot be known."""
     inside = []
     for a in answers:
         if a.T_map_cam is None or a.T_map_cam_true is None or a.covariance_66 is None:
             continue
-        error_6 = pose_error(a.T_map_cam, a.T_map_cam_true)
+        error_6 = motion_between(a.T_map_cam_true, a.T_map_cam)
         inside.append(
             [
                 error_6[:n] @ np.linalg.pinv(a.covariance_66[:n, :n], hermitian=True) @ error_6[:n]

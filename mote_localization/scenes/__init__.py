@@ -88,8 +88,8 @@ class Frame(ABC):
         depth_hw = self.depth()
         if depth_hw is None:
             raise SceneError(
-                f"frame {self.name}: has no depth; the rgbd teacher needs a depth image for every "
-                "training frame"
+                f"frame {self.name}: has no depth; give every frame a depth image "
+                "(data/NAME.depth.png), or use a teacher that needs none"
             )
         return depth_hw
 
