@@ -19,7 +19,7 @@ except ImportError:  # it has no wheel for aarch64
     poselib = None
 
 _SOLVER_MINIMUM = 4  # matches; fewer have no unique pose
-_CONVERGED = 1e-5  # m and rad; a smaller step is the last
+_CONVERGED = 1e-4  # m and rad; a smaller step is the last
 _SINGULAR = 1e-9  # least eigenvalue of a Hessian scaled to unit diagonal; below, it has no inverse
 _LEAST_BLOCKS = 7  # image blocks; fewer do not show all six ways in which a pose may be wrong
 _FLOOR_PX = 0.5  # least error expected of a match: the network sees no better than its pixels
@@ -31,6 +31,7 @@ class PoseConfig:
 
     solver: Literal["auto", "poselib", "opencv"] = "auto"  # auto: poselib where it is installed
     inlier_px: float = 10.0  # reprojection error up to which a match is an inlier
+    searched: int = 300  # matches among which RANSAC searches, taken evenly; refinement takes all
     max_iterations: int = 1000  # RANSAC hypotheses at most
     confidence: float = 0.9999  # probability of having drawn one clean sample when RANSAC stops
     refine_steps: int = 20  # Gauss-Newton steps at most
@@ -80,7 +81,9 @@ def solve_pose(
     # The mean is taken off: maps far from their origin lose digits otherwise.
     origin = points.mean(axis=0)
     points = points - origin
-    T_cam_local = _ransac(points, pixels, camera, config)
+    count = min(config.searched, len(points))
+    searched = np.linspace(0, len(points) - 1, count).round().astype(int)
+    T_cam_local = _ransac(points[searched], pixels[searched], camera, config)
     if T_cam_local is None or not np.isfinite(T_cam_local).all():
         return None
     sigma = np.asarray(sigma_n, np.float64)

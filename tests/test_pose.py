@@ -75,6 +75,17 @@ def test_both_searches_end_at_the_same_pose():
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
+def test_a_search_among_some_matches_ends_where_one_among_all_does(solver):
+    for seed in range(5):
+        found = matches(seed, 1000, 0.03, 0.4)
+        some, every = (
+            solve_pose(*found, CAMERA, PoseConfig(solver, searched=n)) for n in (200, 1000)
+        )
+        assert np.allclose(some.T_map_cam, every.T_map_cam, atol=5e-4)
+        assert abs(some.inliers_n.sum() - every.inliers_n.sum()) < 3
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_the_same_matches_give_the_same_pose(solver):
     found = matches(1, 600, 0.03, 0.4)
     one, other = (solve_pose(*found, CAMERA, PoseConfig(solver)) for _ in range(2))
