@@ -108,11 +108,17 @@ def _print(rows: Mapping[str, list[np.ndarray]], blocks: int) -> None:
         metres, radians = np.linalg.norm(np.reshape(misses, (-1, 2, 3)), axis=2).T
         within = np.mean((metres < _WITHIN_M) & (radians < _WITHIN_RAD))
         cells = [
-            f"{100 * np.median(metres):.1f} cm, {np.degrees(np.median(radians)):.2f}°",
+            f"{_centimetres(metres)}, {np.degrees(np.median(radians)):.2f}°",
             f"{within:.0%}",
-            *(f"{100 * np.median(block):.1f} cm" for block in np.array_split(metres, blocks)),
+            *map(_centimetres, np.array_split(metres, blocks)),
         ]
         print(f"| {row} | " + " | ".join(cells) + " |")
+
+
+def _centimetres(metres: np.ndarray) -> str:
+    """Return the median in words; infinite is what was not found."""
+    median = np.median(metres)
+    return f"{100 * median:.1f} cm" if np.isfinite(median) else "not found"
 
 
 if __name__ == "__main__":
