@@ -13,7 +13,6 @@ from distill_training.reconstruction import (
     begun_reconstruction,
 )
 from distill_training.teacher.config import USUAL_CELLS, CellsConfig
-from distill_training.teacher.consistent_poses import find_consistent_poses
 from mote_localization.camera import Camera, CanonicalView, canonical_camera, cell_pixels
 from mote_localization.commands import print_table
 from mote_localization.errors import ReconstructionError, SceneError
@@ -99,6 +98,9 @@ def _adjusted(scene: Scene, given: Reconstruction, config: RgbdConfig) -> Recons
     begun = begun_reconstruction(given.folder)
     if begun:  # whether it is the same one, its `begin` will say
         return replace(given, poses=begun.poses, given_poses=given.poses)
+    # loads scipy, which a command line that asks for help has no time for
+    from distill_training.teacher.consistent_poses import find_consistent_poses
+
     found = find_consistent_poses(scene, given.poses, config.min_depth_m, config.max_depth_m)
     print_table(found.described(), "poses", stderr=True)
     return replace(given, poses=found.T_map_cam, given_poses=given.poses)
