@@ -17,8 +17,8 @@ from distill_training.reconstruction import (
     open_reconstruction,
 )
 from distill_training.teacher import consistent_poses
-from distill_training.teacher.config import CellsConfig
-from distill_training.teacher.rgbd import RgbdConfig, reconstruct
+from distill_training.teacher.config import CellsConfig, RgbdConfig
+from distill_training.teacher.rgbd import reconstruct
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.geometry import invert, motion_between, moved, transform

@@ -12,6 +12,7 @@ from distill_training import room  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.teacher import rgbd  # noqa: E402
 from distill_training.teacher.cells import reduce_to_cells  # noqa: E402
+from distill_training.teacher.config import RgbdConfig  # noqa: E402
 from distill_training.teacher.gauge import similarity  # noqa: E402
 from distill_training.teacher.pairs import PairsConfig, overlapping_pairs  # noqa: E402
 from distill_training.teacher.photographs import PhotographsConfig, Summary, reconstruct  # noqa: E402
@@ -142,7 +143,7 @@ def frames(kitchen: Path) -> list[Frame]:
 
 @pytest.fixture(scope="module")
 def truth(frames, tmp_path_factory) -> Reconstruction:
-    return rgbd.reconstruct(Some(frames), tmp_path_factory.mktemp("truth"), rgbd.RgbdConfig())
+    return rgbd.reconstruct(Some(frames), tmp_path_factory.mktemp("truth"), RgbdConfig())
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,7 @@ def of_room(tmp_path_factory) -> Outcome:
         Photograph(f"{i:02d}", camera, T, *room.render(T, camera))
         for i, T in enumerate(room.drive(10.0, 2.0, seed=5)[1])
     ]
-    truth = rgbd.reconstruct(Some(frames), tmp_path_factory.mktemp("room"), rgbd.RgbdConfig())
+    truth = rgbd.reconstruct(Some(frames), tmp_path_factory.mktemp("room"), RgbdConfig())
     folder = tmp_path_factory.mktemp("posed_room")
     predictor = Simulated(SimulatedConfig())
     return outcome(*reconstruct(Some(frames), folder, predictor, PhotographsConfig()), truth)

@@ -16,11 +16,10 @@ import numpy as np
 import tyro
 
 from distill_training.held_out import split_held_out
-from distill_training.teacher.config import PairsConfig
+from distill_training.teacher.config import PairsConfig, RgbdConfig
 from distill_training.teacher.consistent_poses import find_consistent_poses
 from distill_training.teacher.features import FeatureFinder, Matches, match
 from distill_training.teacher.pairs import overlapping_pairs
-from distill_training.teacher.rgbd import RgbdConfig
 from mote_localization.camera import Camera
 from mote_localization.commands import faults_in_a_line
 from mote_localization.drift import Kriging

@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 
 from distill_training.reconstruction import Reconstruction
 from distill_training.teacher import rgbd
-from distill_training.teacher.config import CellsConfig
+from distill_training.teacher.config import CellsConfig, RgbdConfig
 from mote_localization.commands import faults_in_a_line
 from mote_localization.errors import MoteError
 from mote_localization.evaluation.evaluate import localize
@@ -247,7 +247,7 @@ def _honesty(scene: Scene, runs: Sequence[_Run]) -> dict[Path, dict[str, str]]:
             cells = CellsConfig(info.camera.width, info.stride)
             if cells not in truths:
                 truths[cells] = rgbd.reconstruct(
-                    _Tested(scene), Path(folder, f"{len(truths)}"), rgbd.RgbdConfig(), cells
+                    _Tested(scene), Path(folder, f"{len(truths)}"), RgbdConfig(), cells
                 )
             if truths[cells].camera != info.camera or not info.metric:
                 print(

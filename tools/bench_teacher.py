@@ -26,7 +26,12 @@ from distill_training import room
 from distill_training.reconstruction import Reconstruction
 from distill_training.room.record import write_scene
 from distill_training.teacher import photographs, rgbd
-from distill_training.teacher.config import USUAL_CELLS, PhotographsConfig, SimulatedConfig
+from distill_training.teacher.config import (
+    USUAL_CELLS,
+    PhotographsConfig,
+    RgbdConfig,
+    SimulatedConfig,
+)
 from distill_training.teacher.gauge import similarity
 from distill_training.teacher.pairs import choose_pairs
 from distill_training.teacher.predictions import Predictions
@@ -126,7 +131,7 @@ class _Knowing(Simulated):
 
 def _compare(scene: FolderScene, config: SimulatedConfig, folder: Path) -> None:
     """Print what the teacher says of a scene with poses, and without, knowing this and that."""
-    measured = rgbd.reconstruct(scene, folder / "measured", rgbd.RgbdConfig())
+    measured = rgbd.reconstruct(scene, folder / "measured", RgbdConfig())
     part = _Part(scene)
     predictor = _Knowing(part.truth, config)
     single_m = _single_pairs(part, predictor, measured, folder / "pairs")

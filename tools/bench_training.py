@@ -29,6 +29,7 @@ from distill_training import room
 from distill_training.reconstruction import open_reconstruction
 from distill_training.room.record import write_scene
 from distill_training.teacher import rgbd
+from distill_training.teacher.config import RgbdConfig
 from mote_localization.camera import Camera
 from mote_localization.commands import faults_in_a_line
 from mote_localization.errors import MoteError
@@ -235,7 +236,7 @@ def _synthetic(folder: Path) -> Path:
     """Reconstruct a drive through the synthetic room from its depth; return where."""
     write_scene(folder / "room", room.drive(_DRIVE_S, _DRIVE_HZ)[1], _CAMERA)
     path = folder / "reconstruction"
-    rgbd.reconstruct(FolderScene(folder / "room"), path, rgbd.RgbdConfig())
+    rgbd.reconstruct(FolderScene(folder / "room"), path, RgbdConfig())
     return path
 
 

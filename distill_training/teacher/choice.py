@@ -9,8 +9,12 @@ import tyro
 
 from distill_training.packages import training_packages
 from distill_training.reconstruction import Reconstruction
-from distill_training.teacher import rgbd as rgbd_teacher
-from distill_training.teacher.config import CellsConfig, PhotographsConfig, SimulatedConfig
+from distill_training.teacher.config import (
+    CellsConfig,
+    PhotographsConfig,
+    RgbdConfig,
+    SimulatedConfig,
+)
 from mote_localization.commands import print_table
 from mote_localization.errors import MoteError
 from mote_localization.scenes import Scene, open_scene
@@ -35,7 +39,7 @@ class Teacher:
     # simulated: like dust3r, but what it says is measured depth, spoilt; to measure the alignment
     teacher: Literal["rgbd", "dust3r", "simulated"] = "rgbd"
     cells: Annotated[CellsConfig, Flat] = field(default_factory=CellsConfig)
-    rgbd: Annotated[rgbd_teacher.RgbdConfig, Flat] = field(default_factory=rgbd_teacher.RgbdConfig)
+    rgbd: Annotated[RgbdConfig, Flat] = field(default_factory=RgbdConfig)
     dust3r: Annotated[Dust3rConfig, Flat] = field(default_factory=Dust3rConfig)
     photographs: Annotated[PhotographsConfig, Flat] = field(default_factory=PhotographsConfig)
     # how far the simulated network is off
@@ -70,7 +74,10 @@ class Teacher:
         """
         opened = open_scene(scene)
         if self.teacher == "rgbd":
-            return rgbd_teacher.reconstruct(opened, folder, self.rgbd, self.cells)
+            # loads scipy, which a command line that asks for help has no time for
+            from distill_training.teacher.rgbd import reconstruct
+
+            return reconstruct(opened, folder, self.rgbd, self.cells)
         return self._from_photographs(opened, folder)
 
     def _from_photographs(self, scene: Scene, folder: Path) -> Reconstruction:

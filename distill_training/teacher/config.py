@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import tyro
 
 from distill_training.teacher.gauge import parse_scale
 from mote_localization.errors import ReconstructionError
@@ -27,6 +28,27 @@ class CellsConfig:
 
 
 USUAL_CELLS = CellsConfig()
+
+
+@dataclass(frozen=True)
+class RgbdConfig:
+    """How depth images become pointmaps."""
+
+    window_px: int = 4  # px of the depth image, side of the window whose median stands for a cell
+    min_depth_m: float = 0.1  # m, nearer is taken as no measurement
+    max_depth_m: float = 20.0  # m, farther is taken as no measurement
+    # move the given poses to where images agree on what they see alike; what is localized with the
+    # map is still told in the frame of the given ones
+    adjust_poses: tyro.conf.FlagCreatePairsOff[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.window_px < 1:
+            raise ReconstructionError(f"found a window of {self.window_px} px, expected 1 or more")
+        if not 0 <= self.min_depth_m < self.max_depth_m:
+            raise ReconstructionError(
+                f"found depths of {self.min_depth_m:g} to {self.max_depth_m:g} m, expected a range"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,47 +1,23 @@
 """The RGB-D teacher: measured depth and poses give each cell its point; the others' upper bound."""
 
-import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from distill_training.reconstruction import (
     ReconstructedFrame,
     Reconstruction,
     begun_reconstruction,
 )
-from distill_training.teacher.config import USUAL_CELLS, CellsConfig
+from distill_training.teacher.config import USUAL_CELLS, CellsConfig, RgbdConfig
+from distill_training.teacher.consistent_poses import find_consistent_poses
 from mote_localization.camera import Camera, CanonicalView, canonical_camera, cell_pixels
 from mote_localization.commands import print_table
-from mote_localization.errors import ReconstructionError, SceneError
+from mote_localization.errors import SceneError
 from mote_localization.geometry import transform
 from mote_localization.progress import track
 from mote_localization.scenes import Frame, Scene
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RgbdConfig:
-    """How depth images become pointmaps."""
-
-    window_px: int = 4  # px of the depth image, side of the window whose median stands for a cell
-    min_depth_m: float = 0.1  # m, nearer is taken as no measurement
-    max_depth_m: float = 20.0  # m, farther is taken as no measurement
-    # move the given poses to where images agree on what they see alike; what is localized with the
-    # map is still told in the frame of the given ones
-    adjust_poses: tyro.conf.FlagCreatePairsOff[bool] = False
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        if self.window_px < 1:
-            raise ReconstructionError(f"found a window of {self.window_px} px, expected 1 or more")
-        if not 0 <= self.min_depth_m < self.max_depth_m:
-            raise ReconstructionError(
-                f"found depths of {self.min_depth_m:g} to {self.max_depth_m:g} m, expected a range"
-            )
 
 
 def reconstruct(
@@ -98,9 +74,6 @@ def _adjusted(scene: Scene, given: Reconstruction, config: RgbdConfig) -> Recons
     begun = begun_reconstruction(given.folder)
     if begun:  # whether it is the same one, its `begin` will say
         return replace(given, poses=begun.poses, given_poses=given.poses)
-    # loads scipy, which a command line that asks for help has no time for
-    from distill_training.teacher.consistent_poses import find_consistent_poses
-
     found = find_consistent_poses(scene, given.poses, config.min_depth_m, config.max_depth_m)
     print_table(found.described(), "poses", stderr=True)
     return replace(given, poses=found.T_map_cam, given_poses=given.poses)
