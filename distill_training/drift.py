@@ -40,12 +40,13 @@ def fit_drift(given: Mapping[str, np.ndarray], adjusted: Mapping[str, np.ndarray
     viewpoints_n6 = np.array([viewpoint(adjusted[name]) for name in names]).round(_DIGITS)
     motions_n6 = np.array([motion_between(adjusted[name], given[name]) for name in names])
     best, left_n6, chosen = -math.inf, motions_n6, (_REACHES_M[0], _REACHES_DEG[0], _NOISES[-1])
-    for reach_m, reach_deg, noise in product(_REACHES_M, _REACHES_DEG, _NOISES):
+    for reach_m, reach_deg in product(_REACHES_M, _REACHES_DEG):
         correlation_nn = kernel(viewpoints_n6, viewpoints_n6, reach_m, reach_deg)
-        inverse_nn = np.linalg.inv(correlation_nn + noise * np.eye(len(names)))
-        likelihood, residual_n6 = _cross_validate(inverse_nn, motions_n6)
-        if likelihood > best:
-            best, left_n6, chosen = likelihood, residual_n6, (reach_m, reach_deg, noise)
+        for noise in _NOISES:
+            inverse_nn = np.linalg.inv(correlation_nn + noise * np.eye(len(names)))
+            likelihood, residual_n6 = _cross_validate(inverse_nn, motions_n6)
+            if likelihood > best:
+                best, left_n6, chosen = likelihood, residual_n6, (reach_m, reach_deg, noise)
     stations_nk = np.concatenate([viewpoints_n6, motions_n6.round(_DIGITS)], axis=1)
     return FittedDrift(
         Drift(tuple(map(tuple, stations_nk.tolist())), *chosen),

@@ -94,9 +94,11 @@ def find_consistent_poses(
         _log.warning(
             "%d frames have few matches: they follow the frames around", len(names) - len(known)
         )
-    # The way back: where a frame that is not adjusted itself belongs, by those near its given pose.
-    there = Kriging(fit_drift(known, {name: given[name] for name in known}).drift)
-    poses = {name: known[name] if name in known else there.told(T)[0] for name, T in given.items()}
+    poses = known
+    if len(known) < len(given):
+        # The way back: where frames not adjusted themselves belong, by those near the given pose.
+        there = Kriging(fit_drift(known, {name: given[name] for name in known}).drift)
+        poses = {n: known[n] if n in known else there.told(T)[0] for n, T in given.items()}
     fitted = fit_drift(given, poses)
     if fitted.unpredicted_cm > fitted.moved_cm:
         _log.warning(
