@@ -4,10 +4,14 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mote_localization.evaluation.over_ros import loopback_environment
+
+if TYPE_CHECKING:
+    from distill_training.reconstruction import Reconstruction
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,6 +50,14 @@ def scene(shared_data: Path, name: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"no scene at {path}")
     return path
+
+
+@pytest.fixture
+def reconstruction(tmp_path: Path) -> "Reconstruction":
+    """Four frames of a wall."""
+    from make_wall import write_wall  # only some environments hold what it needs
+
+    return write_wall(tmp_path / "r")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import yaml
 
 pytest.importorskip("torch", reason="torch is not installed")
 
+from make_wall import CAMERA, SMALL  # noqa: E402
 
 import distill_training.ablate.trainings  # noqa: E402
 from distill_training.ablate import grid as grid_module  # noqa: E402
@@ -27,15 +28,13 @@ from distill_training.history import read_history  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.students import FAMILIES, create_student  # noqa: E402
 from distill_training.students.head import SceneFrame  # noqa: E402
-from mote_localization.camera import Camera, cell_pixels  # noqa: E402
+from mote_localization.camera import cell_pixels  # noqa: E402
 from mote_localization.errors import MoteError, ReconstructionError  # noqa: E402
 from mote_localization.geometry import pose_from, transform  # noqa: E402
 from mote_localization.map_file import read_map  # noqa: E402
 
 pytestmark = pytest.mark.train
-CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
 FRAMES = 20
-SMALL = {"stem": 8, "fine": 16, "coarse": 16, "coarse_blocks": 1, "fine_blocks": 1}
 COMMON = {"steps": 4, "batch": 2, "held_out": 0.2, "precision": "fp32"}
 
 

@@ -7,6 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from make_wall import CAMERA, POSE, wall_frame  # noqa: E402
+
 from distill_training.augment import FrameViews  # noqa: E402
 from distill_training.losses import (  # noqa: E402
     Optics,
@@ -18,11 +20,10 @@ from distill_training.losses import (  # noqa: E402
 from distill_training.neighbours import neighbours  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.views import FrameStore  # noqa: E402
-from mote_localization.camera import Camera, cell_pixels  # noqa: E402
+from mote_localization.camera import cell_pixels  # noqa: E402
 from mote_localization.geometry import invert, pose_from, transform  # noqa: E402
 
 pytestmark = pytest.mark.train
-CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
 OPTICS = Optics(torch.from_numpy(CAMERA.K_33).float(), (64, 48))
 EVERYWHERE = torch.ones(1, 6, 8, dtype=torch.bool)
 CELLS = torch.from_numpy(cell_pixels(64, 48, 8)).float()[None]
@@ -117,7 +118,53 @@ def test_what_the_teacher_does_not_know_may_be_anything():
         assert moved[0, 0, 0].abs().sum() > 0 and (moved[0, 0, 1] == 0).all()
 
 
+def test_sigma_of_least_loss_is_the_expected_distance():
+    target = torch.randn(1, 40, 50, 3)
+    distance = target.norm(dim=-1).mean()
+    valid = torch.ones(1, 40, 50, dtype=torch.bool)
+
+    def loss(sigma: float) -> float:
+        points = torch.zeros_like(target)
+        return distillation_loss(points, torch.full((1, 40, 50), sigma), target, valid).item()
+
+    assert loss(distance) < min(loss(0.9 * distance), loss(1.1 * distance))
+
+
+def test_invalid_cells_neither_count_nor_pull():
+    points = torch.zeros(1, 1, 2, 3, requires_grad=True)
+    target = torch.tensor([[[[1.0, 0, 0], [torch.nan] * 3]]])
+    loss = distillation_loss(points, torch.ones(1, 1, 2), target, torch.tensor([[[True, False]]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(1.0, abs=1e-3)
+    assert points.grad[0, 0, 1].abs().sum() == 0 and points.grad[0, 0, 0, 0] != 0
+
+
+def test_a_batch_without_a_valid_cell_costs_nothing():
+    points = torch.ones(1, 1, 2, 3, requires_grad=True)
+    nothing = torch.zeros(1, 1, 2, dtype=torch.bool)
+    loss = distillation_loss(
+        points, torch.ones(1, 1, 2), torch.full((1, 1, 2, 3), torch.nan), nothing
+    )
+    loss.backward()
+    assert loss.item() == 0 and points.grad.abs().sum() == 0
+
+
 # Pixels
+
+
+def test_reprojection_is_the_pixel_distance_while_far_below_its_bound():
+    frame = FrameViews(wall_frame(), POSE, CAMERA, 8).plain()
+    points = torch.from_numpy(frame.points_hw3)[None]
+    pixels = torch.from_numpy(frame.pixels_hw2)[None] + torch.tensor([3.0, 4.0])
+    pose = torch.from_numpy(invert(POSE)).float()[None]
+    K, valid = torch.from_numpy(CAMERA.K_33).float(), torch.ones(1, 6, 8, dtype=torch.bool)
+    optics = Optics(K, (64, 48))
+    assert reprojection_loss(points, pixels, pose, optics, valid, 1e4).item() == pytest.approx(
+        5, abs=0.02
+    )
+    assert reprojection_loss(points, pixels, pose, optics, valid, 1.0).item() == pytest.approx(
+        1, abs=0.02
+    )
 
 
 def test_a_point_is_pulled_to_its_own_ray_across_it_alone():

@@ -4,28 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from make_wall import CAMERA, POSE, wall_frame
 
 from distill_training.augment import AugmentConfig, FrameViews
 from distill_training.novel_views import MovableFrame, random_motion
 from distill_training.reconstruction import ReconstructedFrame
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import MoteError
-from mote_localization.geometry import invert, pose_from, transform
+from mote_localization.geometry import invert, transform
 
-CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
-POSE = pose_from(np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.2, 0.3, 0.9]))
 STILL = AugmentConfig(0, 1, 0, 0, 0, 0, 0, 0)  # changes nothing
 WILD = AugmentConfig(stretch=2.0, cutout=0.5)
 SEEDS = range(20)
-
-
-def wall_frame() -> ReconstructedFrame:
-    """A frame that looks at the plane z = 2 + 0.1 x - 0.2 y of its camera."""
-    rays = CAMERA.rays(cell_pixels(64, 48, 8))
-    z = 2 / (1 - 0.1 * rays[..., 0] + 0.2 * rays[..., 1])
-    points = transform(POSE, rays * z[..., None]).astype(np.float32)
-    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
-    return ReconstructedFrame(image, points, np.full((6, 8), 0.01, np.float32))
 
 
 def views(config: AugmentConfig, frame: ReconstructedFrame | None = None):
@@ -46,8 +36,9 @@ def test_a_frame_that_is_not_changed_is_given_as_it_is():
         np.testing.assert_allclose(view.points_hw3, frame.points_hw3, atol=1e-5)
 
 
-def test_points_of_wild_views_stay_on_the_surface_and_on_their_rays():
-    for view in views(WILD):
+@pytest.mark.parametrize("config", [AugmentConfig(), WILD])
+def test_points_stay_on_the_surface_and_on_their_rays(config: AugmentConfig):
+    for view in views(config):
         seen = transform(view.T_cam_map, view.points_hw3)[view.valid_hw]
         np.testing.assert_allclose(seen[:, 2], 2 + seen[:, :2] @ (0.1, -0.2), atol=1e-4)
         np.testing.assert_allclose(CAMERA.project(seen), view.pixels_hw2[view.valid_hw], atol=1e-2)
@@ -64,6 +55,37 @@ def test_a_known_point_is_shown_by_the_pixel_that_the_map_says():
         x, y = affine(view) @ (*middle, 1)
         if 1 < x < 62 and 1 < y < 46:
             assert view.image_hw3[23, 31, 0] == pytest.approx(2 * x + 2 * y, abs=1.5)
+
+
+def test_augmented_image_moves_with_its_pixels():
+    """A bright dot is found at the cell whose `pixels_hw2` names its place in the original."""
+    frame = wall_frame()
+    frame.image_hw3[:] = 0
+    frame.image_hw3[20:26, 30:36] = 255
+    config = AugmentConfig(brightness=0, contrast=0, colour=0, noise=0, blur=0)
+    for seed in range(5):
+        view = FrameViews(frame, POSE, CAMERA, 8).draw(np.random.default_rng(seed), config)
+        cells = cell_pixels(64, 48, 8).reshape(-1, 2)
+        A = np.linalg.lstsq(np.c_[cells, np.ones(48)], view.pixels_hw2.reshape(-1, 2), rcond=None)[
+            0
+        ]
+        rows, columns = np.nonzero((view.image_hw3 == 255).all(axis=-1))
+        source = np.c_[columns, rows, np.ones(len(rows))] @ A
+        known = (np.abs(source - (32.5, 22.5)) < 4).all(axis=1)
+        border = (source < 0).any(axis=1) | (source > (63, 47)).any(axis=1)
+        assert known[~border].all() and known.any()
+
+
+def test_depth_edges_are_not_bridged():
+    frame = wall_frame(np.eye(4))
+    rays = CAMERA.rays(cell_pixels(64, 48, 8))
+    frame.points_hw3[:] = rays * np.where(np.arange(8) < 4, 1.0, 3.0)[None, :, None]
+    for seed in range(20):
+        view = FrameViews(frame, np.eye(4), CAMERA, 8).draw(
+            np.random.default_rng(seed), AugmentConfig()
+        )
+        z = view.points_hw3[view.valid_hw][:, 2]
+        assert (np.isclose(z, 1) | np.isclose(z, 3)).all()
 
 
 def test_stretch_zooms_along_one_direction_up_to_its_ratio():

@@ -1,0 +1,46 @@
+"""Small students for tests, and images for them."""
+
+import numpy as np
+import torch
+from make_wall import SMALL as SMALL_CNN
+from torch import Tensor, nn
+
+from distill_training.students import CellGrid, SceneFrame, Student, create_student
+
+FRAME = SceneFrame((1.0, 2.0, 3.0), 1.5)
+SMALL: dict[str, dict] = {
+    "cnn": SMALL_CNN,
+    "mobilenet": {"width": 16, "blocks": 1},
+    "vit": {
+        "width": 32,
+        "heads": 2,
+        "encoder_blocks": 2,
+        "decoder_blocks": 1,
+        "stem": 8,
+        "fine": 16,
+        "fine_blocks": 1,
+    },
+}
+
+
+def student(family: str, stride: int = 8, size: tuple[int, int] = (64, 48), **settings) -> Student:
+    """A small student for images of a width and height; seed 0."""
+    torch.manual_seed(0)
+    return create_student(
+        family, FRAME, CellGrid(stride, *size), **{**SMALL[family], **settings}
+    ).eval()
+
+
+def images(count: int = 1, size: tuple[int, int] = (64, 48), seed: int = 0) -> Tensor:
+    shape = (count, size[1], size[0], 3)
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 255, shape, np.uint8))
+
+
+def lively(network: Student) -> Student:
+    """The student as if trained: batch statistics of images, points far from the mean."""
+    network.train()(images(2, seed=1))
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.01)
+    nn.init.normal_(network.head.out.weight, std=0.1)
+    return network.eval()

@@ -1,0 +1,141 @@
+"""Students as maps: the file predicts what the student does, or is not written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+import torch  # noqa: E402
+from make_student import SMALL, images, lively, student  # noqa: E402
+from make_wall import CAMERA, QUICK  # noqa: E402
+
+from distill_training.export import export_map  # noqa: E402
+from distill_training.reconstruction import Reconstruction  # noqa: E402
+from distill_training.students import CellGrid, SceneFrame, Student, create_student, describe  # noqa: E402
+from distill_training.train import train  # noqa: E402
+from mote_localization.backends import create_backend  # noqa: E402
+from mote_localization.errors import MapFileError  # noqa: E402
+from mote_localization.map_file import MapInfo, read_map  # noqa: E402
+
+pytestmark = pytest.mark.train
+
+
+def info(stride: int, family: str) -> MapInfo:
+    return MapInfo("s", CAMERA, stride, (0, 0, 0), (1, 1, 1), "rgbd", "", family)
+
+
+CASES: list[tuple[str, int, dict]] = [
+    *((family, stride, {}) for family in SMALL for stride in (4, 8, 16)),
+    ("mobilenet", 8, {"variant": "v2", "deepest": 32}),
+    ("mobilenet", 8, {"variant": "v3-large"}),
+    ("vit", 8, {"patch": 8}),
+    ("vit", 8, {"patch": 32}),
+]
+
+
+def check_export(network: Student, family: str, stride: int, path: Path) -> None:
+    """Check that ONNX Runtime predicts the same, from a graph of fixed sizes alone."""
+    lively(network)
+    described = info(stride, family)
+    assert export_map(network, described, images(2).numpy(), path) < 2e-3
+    model = onnx.load(path)
+    nodes = model.graph.node
+    assert [node.op_type for node in nodes if "image" in node.input] == ["Cast"]
+    asking = {"Shape", "Size", "If", "Loop", "Scan", "NonZero", "Range", "ConstantOfShape"}
+    assert not asking & {node.op_type for node in nodes}
+    assert all(o.domain == "" and o.version == 17 for o in model.opset_import)
+    weights = describe(network, CAMERA).file_bytes
+    assert weights < model.ByteSize() < weights + 150_000
+
+
+@pytest.mark.parametrize(("family", "stride", "settings"), CASES)
+def test_an_exported_student_predicts_the_same(
+    family: str, stride: int, settings: dict, tmp_path: Path
+):
+    check_export(student(family, stride, **settings), family, stride, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(("spread", "stored"), [(1.0, "FLOAT16"), (300.0, "FLOAT")])
+def test_weights_are_stored_in_half_precision_where_points_allow_it(
+    spread: float, stored: str, tmp_path: Path
+):
+    """In a place of hundreds of metres, half precision would move points by centimetres."""
+    frame = SceneFrame((0.0, 0.0, 0.0), spread)
+    network = lively(create_student("cnn", frame, CellGrid(8, 64, 48), **SMALL["cnn"]))
+    assert export_map(network, info(8, "cnn"), images(2).numpy(), tmp_path / "m.onnx") < 2e-3
+    kinds = {
+        t.data_type for t in onnx.load(tmp_path / "m.onnx").graph.initializer if len(t.dims) == 4
+    }
+    assert (onnx.TensorProto.DataType.Value(stored) in kinds) and (
+        stored == "FLOAT16" or onnx.TensorProto.FLOAT16 not in kinds
+    )
+
+
+def test_small_layers_stay_in_single_precision_where_their_rounding_counts(tmp_path: Path):
+    """Two channels that are alike cancel each other in the next layer, but not when rounded."""
+    frame = SceneFrame((0.0, 0.0, 0.0), 1.0)
+    network = lively(
+        create_student("cnn", frame, CellGrid(8, 64, 48), **SMALL["cnn"] | {"fine": 24})
+    )
+    first, second = network.stem[0], network.stem[1][0]
+    with torch.no_grad():
+        for value in (first[0].weight, *first[1].state_dict(keep_vars=True).values()):
+            if value.ndim:
+                value[1] = value[0]
+        second.weight[:, 0] += 300
+        second.weight[:, 1] -= 300
+    assert export_map(network, info(8, "cnn"), images(2).numpy(), tmp_path / "m.onnx") < 2e-3
+    kinds = {tuple(t.dims): t.data_type for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    assert kinds[tuple(second.weight.shape)] == onnx.TensorProto.FLOAT
+    assert onnx.TensorProto.FLOAT16 in kinds.values()
+
+
+def test_an_exported_map_predicts_what_the_student_does(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    reconstruction = replace(reconstruction, metric=False)
+    network, info = train(reconstruction, tmp_path / "t", "cnn", SMALL["cnn"], QUICK)
+    assert not info.metric
+    images = np.random.default_rng(0).integers(0, 255, (2, 48, 64, 3), np.uint8)
+    export_map(network, info, images, tmp_path / "wall.onnx")
+    read = read_map(tmp_path / "wall.onnx")
+    assert read.info == info
+    points, sigma = create_backend(read).predict(images[0])
+    with torch.inference_mode():
+        expected_points, expected_sigma = network(torch.from_numpy(images[:1]))
+    np.testing.assert_allclose(points, expected_points[0], atol=2e-3)
+    np.testing.assert_allclose(sigma, expected_sigma[0], rtol=1e-2)
+
+
+def test_an_unequal_export_is_not_written(reconstruction: Reconstruction, tmp_path: Path):
+    class Restless(torch.nn.Module):
+        """Adds 5 mm to its points outside of export."""
+
+        def __init__(self, student: torch.nn.Module) -> None:
+            super().__init__()
+            self.student = student
+
+        def forward(self, image):
+            points, sigma = self.student(image)
+            return points + (0.0 if torch.onnx.is_in_onnx_export() else 0.005), sigma
+
+    network = Restless(student("cnn")).eval()
+    info = MapInfo("s", CAMERA, 8, (0, 0, 0), (1, 1, 1), "rgbd", "", "cnn")
+    path = tmp_path / "wall.onnx"
+    path.write_bytes(b"the old map")
+    with pytest.raises(MapFileError, match="differ from the student's by 5.00 mm"):
+        export_map(network, info, np.zeros((1, 48, 64, 3), np.uint8), path)
+    assert path.read_bytes() == b"the old map"
+
+
+def test_a_student_that_predicts_nothing_is_not_written(tmp_path: Path):
+    network = student("cnn")
+    network.head.out.bias.data[:] = torch.nan
+    info = MapInfo("s", CAMERA, 8, (0, 0, 0), (1, 1, 1), "rgbd", "", "cnn")
+    with pytest.raises(MapFileError, match="diverged"):
+        export_map(network, info, np.zeros((1, 48, 64, 3), np.uint8), tmp_path / "wall.onnx")
+    assert not (tmp_path / "wall.onnx").exists()

@@ -1,0 +1,157 @@
+"""Frames that are kept from training: which, what is measured on them, and what it calibrates."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+import torch  # noqa: E402
+from make_wall import CAMERA, QUICK, SMALL  # noqa: E402
+
+from distill_training.export import export_map  # noqa: E402
+from distill_training.held_out import measure_cells, measure_held_out, split_held_out  # noqa: E402
+from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
+from distill_training.train import train  # noqa: E402
+from distill_training.views import FrameStore  # noqa: E402
+from mote_localization.errors import MoteError  # noqa: E402
+from mote_localization.geometry import moved  # noqa: E402
+from mote_localization.map_file import MapInfo  # noqa: E402
+
+pytestmark = pytest.mark.train
+
+
+def test_held_out_frames_are_contiguous_blocks_apart_from_training():
+    names = [f"{i:03}" for i in range(100)]
+    training, held_out = split_held_out(names, 0.2)
+    assert sorted(training + held_out) == names and len(held_out) == 20
+    jumps = np.diff([int(n) for n in held_out])
+    assert (jumps > 1).sum() == 3
+    assert split_held_out(names, 0.0) == (names, [])
+    _, together = split_held_out(names, 0.2, blocks=1)
+    first = names.index(together[0])
+    assert together == names[first : first + len(held_out)]
+
+
+def test_frames_near_a_held_out_block_are_in_neither_part():
+    names = [f"{i:03}" for i in range(100)]
+    _, held_out = split_held_out(names, 0.2)
+    training, same = split_held_out(names, 0.2, margin=3)
+    assert same == held_out and len(training) == 100 - 20 - 4 * 2 * 3
+    distances = np.abs(np.subtract.outer([int(n) for n in training], [int(n) for n in held_out]))
+    assert distances.min() == 4
+
+
+@pytest.mark.parametrize(("frames", "share", "margin"), [(100, 0.2, 10), (3, 0.5, 0)])
+def test_too_few_frames_to_train_with_are_refused(frames: int, share: float, margin: int):
+    names = [f"{i:03}" for i in range(frames)]
+    with pytest.raises(MoteError, match=f"of {frames} frames left .* lower --held-out"):
+        split_held_out(names, share, margin)
+
+
+class Off(torch.nn.Module):
+    """Knows one frame, and is off by half of the sigma that it gives, which grows by column."""
+
+    def __init__(self, frame: ReconstructedFrame) -> None:
+        super().__init__()
+        self.points = torch.nn.Parameter(torch.from_numpy(frame.points_hw3))
+
+    def forward(self, image):
+        sigma = torch.linspace(0.002, 0.02, 48).reshape(1, 6, 8)
+        direction = torch.randn(1, 6, 8, 3, generator=torch.Generator().manual_seed(0))
+        return self.points + 0.5 * sigma[..., None] * torch.nn.functional.normalize(
+            direction, dim=-1
+        ), sigma
+
+
+def test_a_held_out_error_is_that_of_the_student(reconstruction: Reconstruction):
+    network, store = Off(reconstruction.read_frame("f1")), FrameStore(reconstruction)
+    info = MapInfo("wall", CAMERA, 8, (-9, -9, -9), (9, 9, 9), "rgbd", "", "cnn")
+    error = measure_held_out(network, info, reconstruction, store, ["f1"])
+    assert error.frames == 1 and 0 < error.median_cm < 2 and error.within_5cm_5deg == 1
+    assert error.cell_cm == pytest.approx(0.55, abs=0.02)
+    assert error.cells_within_2_sigma == 1 and error.spearman > 0.999
+    assert measure_cells(network, store, ["f1"]) == pytest.approx(error.cell_cm, abs=1e-4)
+    network.points.data += torch.tensor([0.07, 0.0, 0.0])
+    error = measure_held_out(network, info, reconstruction, store, ["f1"])
+    assert error.within_5cm_5deg == 0 and error.within_10cm_5deg == 1
+    assert error.cells_within_2_sigma == 0
+
+
+def test_a_held_out_error_is_counted_in_the_frame_of_the_given_poses(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    motion = np.array([0.08, -0.02, 0.05, 0.01, -0.02, 0.005])
+    given = {name: moved(T, motion) for name, T in reconstruction.poses.items()}
+    bent = replace(reconstruction, folder=tmp_path / "bent", given_poses=given)
+    bent.begin()
+    for name in bent.poses:
+        bent.write_frame(name, reconstruction.read_frame(name))
+    network, store = Off(bent.read_frame("f1")), FrameStore(bent)
+    _, info = train(bent, tmp_path / "t", "cnn", SMALL, QUICK)
+    assert info.drift is not None and len(info.drift.stations) == 4
+    info = replace(info, bounds_min=(-9, -9, -9), bounds_max=(9, 9, 9))
+    straight = measure_held_out(network, info, bent, store, ["f1"])
+    untold = measure_held_out(network, replace(info, drift=None), bent, store, ["f1"])
+    assert straight.median_cm < 2 and untold.median_cm > 8
+    # the points are the student's own affair
+    assert straight.cell_cm == untold.cell_cm == pytest.approx(0.55, abs=0.02)
+
+
+def test_sigmas_are_scaled_to_what_held_out_frames_show(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    """Of the Laplace law, which the likelihood assumes, 86 % lie within two expected errors."""
+    config = replace(QUICK, steps=40, held_out=0.5)
+    _, info = train(reconstruction, tmp_path, "cnn", SMALL, config)
+    assert info.training["sigma_scale"] != 1
+    assert info.training["held_out_cells_within_2_sigma"] == pytest.approx(0.865, abs=0.02)
+    assert info.training["held_out_sigma_scale"] == pytest.approx(1, abs=0.01)
+
+
+def test_without_held_out_frames_a_map_is_calibrated_by_an_earlier_one_or_not(
+    reconstruction: Reconstruction, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    images = np.zeros((1, 48, 64, 3), np.uint8)
+    quick = replace(QUICK, steps=1)
+    student, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, quick)
+    assert info.covariance_scale == info.training["sigma_scale"] == 1
+    assert "not calibrated" in caplog.text
+    export_map(student, info, images, tmp_path / "uncalibrated.onnx")
+    earlier = replace(info, covariance_scale=3.7, training={"sigma_scale": 2.0})
+    export_map(student, earlier, images, tmp_path / "earlier.onnx")
+    caplog.clear()
+    given = replace(quick, calibrated_by=tmp_path / "earlier.onnx")
+    again, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, given)  # it is trained
+    assert info.covariance_scale == 3.7 and info.training["sigma_scale"] == 2
+    assert "calibrated" not in caplog.text
+    with torch.inference_mode():
+        points, sigma = student(torch.from_numpy(images))
+        same_points, larger_sigma = again(torch.from_numpy(images))
+    torch.testing.assert_close(points, same_points, rtol=0, atol=0)
+    torch.testing.assert_close(larger_sigma, 2 * sigma)
+
+    elsewhere = replace(earlier, scene="elsewhere")
+    export_map(student, elsewhere, images, tmp_path / "elsewhere.onnx")
+    with pytest.raises(MoteError, match="found scene elsewhere, expected"):
+        by_it = replace(quick, calibrated_by=tmp_path / "elsewhere.onnx")
+        train(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
+    export_map(student, replace(earlier, training={}), images, tmp_path / "unmeasured.onnx")
+    with pytest.raises(MoteError, match="no measured scale"):
+        by_it = replace(quick, calibrated_by=tmp_path / "unmeasured.onnx")
+        train(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
+
+
+def test_a_map_of_given_poses_does_not_calibrate_one_of_adjusted_poses(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    student, info = train(
+        reconstruction, tmp_path / "t", "cnn", SMALL, replace(QUICK, held_out=0.25)
+    )
+    export_map(student, info, np.zeros((1, 48, 64, 3), np.uint8), tmp_path / "plain.onnx")
+    bent = replace(reconstruction, given_poses=reconstruction.poses)
+    with pytest.raises(MoteError, match="poses of one of the two were adjusted"):
+        calibrated = replace(QUICK, calibrated_by=tmp_path / "plain.onnx")
+        train(bent, tmp_path / "u", "cnn", SMALL, calibrated)

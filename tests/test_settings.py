@@ -1,0 +1,87 @@
+"""Settings of students and trainings: what is taken, and what is refused."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+from dataclasses import replace
+
+import torch  # noqa: E402
+from make_wall import QUICK  # noqa: E402
+
+from distill_training.config import TrainConfig  # noqa: E402
+from distill_training.reconstruction import Reconstruction  # noqa: E402
+from distill_training.settings import split_settings, student_settings  # noqa: E402
+from distill_training.students import SceneFrame, create_student  # noqa: E402
+from distill_training.train import train  # noqa: E402
+from mote_localization.errors import CheckpointError, MoteError  # noqa: E402
+
+pytestmark = pytest.mark.train
+
+
+def test_settings_are_the_same_as_text_and_as_values():
+    values = {"patch": 8, "width": 96, "trunk_rate": 0.5, "pretrained": Path("a.pth")}
+    texts = split_settings(["patch=8", "width=96", "trunk-rate=5e-1", "pretrained=a.pth"])
+    assert student_settings("vit", values) == student_settings("vit", texts)
+    assert student_settings("vit", texts) == {**values, "pretrained": "a.pth"}
+    assert student_settings("cnn", {"size": "m", "stem": None}) == {}  # as the family has them
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "message"),
+    [
+        ("cnn", {"depth": "3"}, "no setting 'depth'; it takes size=s|m|l stem=N"),
+        ("cnn", {"size": "xl"}, "found size = 'xl', expected s or m or l; it takes"),
+        ("cnn", {"stem": "many"}, "found stem = 'many'"),
+        ("cnn", {"stem": 1.5}, "found stem = 1.5"),
+        ("vit", {"freeze": "all"}, "without a pretrained file"),
+        ("rnn", {}, "found student 'rnn', expected one of cnn"),
+    ],
+)
+def test_settings_that_no_student_has_are_refused(family: str, given: dict, message: str):
+    with pytest.raises(MoteError, match=re.escape(message)):
+        student_settings(family, given)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"minutes": 0},
+        {"steps": -1},
+        {"batch": 0},
+        {"held_out": 1},
+        {"margin": -1},
+        {"held_out_blocks": 0},
+        {"ema": 1},
+        {"seed": -1},
+        {"weight_decay": -1},
+        {"warm_up": 1},
+        {"reprojection_bound_px": (0, 0)},
+    ],
+)
+def test_settings_that_cannot_be_trained_are_refused(wrong: dict):
+    with pytest.raises(MoteError, match="expected"):
+        TrainConfig(**wrong)
+
+
+def test_another_pretrained_file_is_another_training(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    def write(path: Path, bias: float) -> dict:
+        network = create_student("mobilenet", SceneFrame((0.0, 0.0, 0.0), 1.0))
+        weights = {f"features.{k}": v + bias for k, v in network.features.state_dict().items()}
+        torch.save(weights, path)
+        return student_settings("mobilenet", {"pretrained": path, "freeze": "all"})
+
+    quick = replace(QUICK, steps=1)
+    settings = write(tmp_path / "trunk.pth", 0)
+    _, info = train(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
+    assert info.training["settings"] == "freeze=all pretrained=trunk.pth"
+    settings["pretrained"] = str((tmp_path / "trunk.pth").rename(tmp_path / "moved.pth"))
+    train(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
+    write(tmp_path / "moved.pth", 1)
+    with pytest.raises(CheckpointError, match="other settings"):
+        train(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
