@@ -7,14 +7,14 @@ from itertools import product
 
 import numpy as np
 
-from mote_localization.drift import MAX_STATIONS, Drift, kernel, viewpoint
+from mote_localization.drift import MAX_STATIONS, Drift, kernel, station, viewpoints
 from mote_localization.geometry import motion_between
 
-_REACHES_M = (0.2, 0.4, 0.8, 1.6, 3.2)
-_REACHES_DEG = (10.0, 20.0, 40.0, 80.0)
-_NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
+_REACHES_M = (0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
+_REACHES_DEG = (20.0, 40.0, 80.0, 160.0)
+_NOISES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _BLOCKS = 12  # contiguous pieces of the recording that are predicted from the rest
-_DIGITS = 5  # after the point: hundredths of a millimetre
+_ROUNDED = 1e-5  # m and rad, of what a station says
 
 
 @dataclass(frozen=True)
@@ -33,43 +33,47 @@ def fit_drift(given: Mapping[str, np.ndarray], adjusted: Mapping[str, np.ndarray
 
     Reach and noise of the kernel are those under which contiguous pieces of the recording are most
     likely, predicted from the rest (cross validation: Rasmussen and Williams 2006, section 5.4.2;
-    without the whole block that it is in, since neighbours in time share their errors).
+    without the whole block that it is in and what is beside it, since neighbours in time share
+    their errors).
     """
     names = list(adjusted)
     names = names[:: math.ceil(len(names) / MAX_STATIONS)]
-    viewpoints_n6 = np.array([viewpoint(adjusted[name]) for name in names]).round(_DIGITS)
     motions_n6 = np.array([motion_between(adjusted[name], given[name]) for name in names])
+    stations = tuple(station(adjusted[name], m) for name, m in zip(names, motions_n6, strict=True))
+    viewpoints_nk = viewpoints(stations)
     best, left_n6, chosen = -math.inf, motions_n6, (_REACHES_M[0], _REACHES_DEG[0], _NOISES[-1])
     for reach_m, reach_deg in product(_REACHES_M, _REACHES_DEG):
-        correlation_nn = kernel(viewpoints_n6, viewpoints_n6, reach_m, reach_deg)
+        correlation_nn = kernel(viewpoints_nk, viewpoints_nk, reach_m, reach_deg)
         for noise in _NOISES:
             inverse_nn = np.linalg.inv(correlation_nn + noise * np.eye(len(names)))
             likelihood, residual_n6 = _cross_validate(inverse_nn, motions_n6)
             if likelihood > best:
                 best, left_n6, chosen = likelihood, residual_n6, (reach_m, reach_deg, noise)
-    stations_nk = np.concatenate([viewpoints_n6, motions_n6.round(_DIGITS)], axis=1)
     return FittedDrift(
-        Drift(tuple(map(tuple, stations_nk.tolist())), *chosen),
+        Drift(stations, *chosen),
         *_medians(motions_n6),
         *_medians(left_n6),
     )
 
 
 def _cross_validate(inverse_nn: np.ndarray, motions_n6: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return how likely stations are, each predicted without its block, and what is left (n, 6).
+    """Return how likely stations are, each predicted from afar, and what is left (n, 6).
 
     The logarithm of the likelihood, but for a constant, with the most likely covariance of the six
     numbers.
     """
     shares_n6 = inverse_nn @ motions_n6
-    left, unknown = [], []
-    for block in np.array_split(np.arange(len(motions_n6)), min(_BLOCKS, len(motions_n6))):
-        covariance_bb = np.linalg.inv(inverse_nn[np.ix_(block, block)])
-        left.append(covariance_bb @ shares_n6[block])
-        unknown.append(np.diag(covariance_bb))
+    left, unknown, count = [], [], len(motions_n6)
+    for block in np.array_split(np.arange(count), min(_BLOCKS, count)):
+        beside = len(block) // 2  # on either side
+        first = max(0, block[0] - beside)
+        without = slice(first, block[-1] + 1 + beside)
+        covariance_ww = np.linalg.inv(inverse_nn[without, without])
+        left.append((covariance_ww @ shares_n6[without])[block - first])
+        unknown.append(np.diag(covariance_ww)[block - first])
     left_n6, unknown_n = np.concatenate(left), np.concatenate(unknown)
     # Where nothing drifts, rounding alone is left: it has a volume too.
-    floor_66 = 10.0 ** (-2 * _DIGITS) * np.eye(6)
+    floor_66 = _ROUNDED**2 * np.eye(6)
     spread_66 = left_n6.T @ (left_n6 / unknown_n[:, None]) / len(left_n6) + floor_66
     volume = len(left_n6) * np.linalg.slogdet(spread_66)[1] + 6 * np.log(unknown_n).sum()
     return -volume / 2, left_n6

@@ -9,30 +9,32 @@ numbers of the motion.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mote_localization.errors import MapFileError
-from mote_localization.geometry import moved
+from mote_localization.geometry import moved, pose_from, quaternion_xyzw
 
 MAX_STATIONS = 256
-_NUMBERS = 12  # of a station
+_DIGITS = 5  # after the point, of a station: hundredths of a millimetre, thousandths of a degree
+_NUMBERS = 13  # of a station
 _MOST = 1e6  # m, of positions and motions: beyond, arithmetic fails before anybody is there
 _REACHES = (1e-3, 1e6)  # m and deg
 _NOISES = (1e-4, 1e3)  # below, close stations make the kernel singular
-_AXIS_TOLERANCE = 1e-3
+_UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Drift:
     """The drift at some of the cameras that a map was made of, and how far each has a say."""
 
-    # position (m) and optical axis (unit vector) of the camera in the map's consistent frame, then
-    # the motion (m, rad; see `geometry.motion_between`) from its adjusted pose to the given one
+    # x y z (m) and quaternion x y z w of the camera in the map's consistent frame, then the motion
+    # (m, rad; see `geometry.motion_between`) from its adjusted pose to the given one
     stations: tuple[tuple[float, ...], ...]
-    reach_m: float  # kernel: standard deviations of a Gaussian, of the distance
-    reach_deg: float  # and of the chord between optical axes, as an angle
+    reach_m: float  # length scale of the kernel, of the distance
+    reach_deg: float  # and of the angle between two cameras, as the chord
     noise: float  # variance of a station's own error, as a share of the drift's variance
 
     def __post_init__(self) -> None:
@@ -45,12 +47,12 @@ class Drift:
             raise MapFileError(f"found a drift whose stations are not of {_NUMBERS} numbers each")
         stations_nk = np.array(self.stations)
         sound = (np.abs(stations_nk) < _MOST).all() and (
-            np.abs(np.linalg.norm(stations_nk[:, 3:6], axis=1) - 1) < _AXIS_TOLERANCE
+            np.abs(np.linalg.norm(stations_nk[:, 3:7], axis=1) - 1) < _UNIT_TOLERANCE
         ).all()
         if not sound:  # nor a number
             raise MapFileError(
-                f"found a drift with stations beyond {_MOST:g} m, or optical axes that are no unit "
-                "vectors"
+                f"found a drift with stations beyond {_MOST:g} m, or quaternions that are not of "
+                "length 1"
             )
         for name, value, (least, most) in (
             ("reach_m", self.reach_m, _REACHES),
@@ -64,7 +66,7 @@ class Drift:
 
     def __str__(self) -> str:
         """Return how large it is, for people."""
-        motions_n6 = np.array(self.stations)[:, 6:]
+        motions_n6 = np.array(self.stations)[:, -6:]
         metres, radians = np.median(np.linalg.norm(motions_n6.reshape(-1, 2, 3), axis=2), axis=0)
         return (
             f"{100 * metres:.1f} cm, {math.degrees(radians):.2f} deg (median of "
@@ -72,18 +74,37 @@ class Drift:
         )
 
 
-def kernel(
-    viewpoints_n6: np.ndarray, others_m6: np.ndarray, reach_m: float, reach_deg: float
-) -> np.ndarray:
-    """Return the correlation (n, m) of the drift between viewpoints: positions, optical axes."""
-    scale_6 = np.repeat((1 / reach_m, 1 / math.radians(reach_deg)), 3)
-    apart_nm6 = (viewpoints_n6[:, None] - others_m6) * scale_6
-    return np.exp(-(apart_nm6**2).sum(axis=-1) / 2)
+def station(T_map_cam: np.ndarray, motion_6: np.ndarray) -> tuple[float, ...]:
+    """Return the numbers of a station: a pose of the consistent frame, and the motion from it."""
+    numbers = (T_map_cam[:3, 3], quaternion_xyzw(T_map_cam[:3, :3]), motion_6)
+    return tuple(np.concatenate(numbers).round(_DIGITS).tolist())
+
+
+def viewpoints(stations: Sequence[Sequence[float]]) -> np.ndarray:
+    """Return what a kernel compares of stations (n, 12), see `viewpoint`."""
+    return np.array([viewpoint(pose_from(np.array(s[:3]), np.array(s[3:7]))) for s in stations])
 
 
 def viewpoint(T_map_cam: np.ndarray) -> np.ndarray:
-    """Return position and optical axis (6,) of a pose: what the drift follows from."""
-    return np.concatenate([T_map_cam[:3, 3], T_map_cam[:3, 2]])
+    """Return what a kernel compares of a pose (12,): position, axes over the root of 2.
+
+    The distance between the axes of two cameras is then the chord of the angle between them.
+    """
+    return np.concatenate([T_map_cam[:3, 3], T_map_cam[:3, :3].ravel() / math.sqrt(2)])
+
+
+def kernel(
+    viewpoints_nk: np.ndarray, others_mk: np.ndarray, reach_m: float, reach_deg: float
+) -> np.ndarray:
+    """Return the correlation (n, m) of the drift between viewpoints, of shape nu = 3/2.
+
+    Rasmussen and Williams 2006, eq. 4.17. The drift of real trackers is likelier under it than
+    under a squared exponential, which is smoother.
+    """
+    scale_k = np.repeat((1 / reach_m, 1 / math.radians(reach_deg)), (3, 9))
+    apart_nmk = (viewpoints_nk[:, None] - others_mk) * scale_k
+    distance_nm = math.sqrt(3) * np.linalg.norm(apart_nmk, axis=-1)
+    return (1 + distance_nm) * np.exp(-distance_nm)
 
 
 class Kriging:
@@ -91,16 +112,15 @@ class Kriging:
 
     def __init__(self, drift: Drift) -> None:
         """Solve for what each station adds."""
-        stations_nk = np.array(drift.stations)
-        self._drift, self._viewpoints_n6 = drift, stations_nk[:, :6]
-        motions_n6 = stations_nk[:, 6:]
+        self._drift, self._viewpoints_nk = drift, viewpoints(drift.stations)
+        motions_n6 = np.array(drift.stations)[:, -6:]
         correlation_nn = kernel(
-            self._viewpoints_n6, self._viewpoints_n6, drift.reach_m, drift.reach_deg
+            self._viewpoints_nk, self._viewpoints_nk, drift.reach_m, drift.reach_deg
         )
-        self._inverse_nn = np.linalg.inv(correlation_nn + drift.noise * np.eye(len(stations_nk)))
+        self._inverse_nn = np.linalg.inv(correlation_nn + drift.noise * np.eye(len(motions_n6)))
         self._shares_n6 = self._inverse_nn @ motions_n6
         # What the six numbers vary by, and together: the most likely covariance.
-        self._variance_66 = motions_n6.T @ self._shares_n6 / len(stations_nk)
+        self._variance_66 = motions_n6.T @ self._shares_n6 / len(motions_n6)
 
     def told(self, T_map_cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where the given frame has a pose (4, 4), and what is not known of that.
@@ -110,7 +130,7 @@ class Kriging:
         """
         drift = self._drift
         near_n = kernel(
-            viewpoint(T_map_cam)[None], self._viewpoints_n6, drift.reach_m, drift.reach_deg
+            viewpoint(T_map_cam)[None], self._viewpoints_nk, drift.reach_m, drift.reach_deg
         )[0]
         unknown = 1 + drift.noise - near_n @ self._inverse_nn @ near_n
         return moved(T_map_cam, near_n @ self._shares_n6), unknown * self._variance_66

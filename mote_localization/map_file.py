@@ -190,7 +190,7 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
         if long:
             raise ValueError(f"{long[0]} has over {_MAX_PROPERTY_CHARS} characters")
         camera = json.loads(properties["camera"])
-        return MapInfo(
+        info = MapInfo(
             scene=properties["scene"],
             camera=Camera(
                 _whole(camera["width"]),
@@ -215,6 +215,9 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
             training=_figures(json.loads(properties["training"])),
             created=properties["created"],
         )
+        if info.format_version > int(version):
+            raise ValueError(f"format version {version} knows no drift")
+        return info
     except (MapFileError, CameraError) as error:
         raise MapFileError(f"{path}: {error}") from error
     except KeyError as error:

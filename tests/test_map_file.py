@@ -64,7 +64,7 @@ def test_what_is_written_is_read(good, tmp_path):
         student="cnn",
         covariance_scale=4.2,
         metric=False,
-        drift=Drift(((0.1, 2.0, -3.0, 0.0, 0.6, 0.8, *[0.01] * 6),) * 2, 0.8, 40.0, 0.03),
+        drift=Drift(((0.1, 2.0, -3.0, 0.0, 0.0, 0.6, 0.8, *[0.01] * 6),) * 2, 0.8, 40.0, 0.03),
         training={"minutes": 25.5, "seed": 0, "loss": "distill"},
         created="2026-01-01T00:00:00+00:00",
     )
@@ -84,7 +84,16 @@ def test_a_map_of_the_first_format_is_read(good, tmp_path):
 
 
 def test_the_largest_drift_fits_into_a_map(good, tmp_path):
-    station = (-12.34567, -0.98765, 123.45678, 0.0, -0.6, 0.8, *[-0.00012] * 6)
+    station = (
+        -12.34567,
+        -0.98765,
+        123.45678,
+        -0.26726,
+        -0.53452,
+        -0.80178,
+        -0.00012,
+        *[-0.00012] * 6,
+    )
     info = replace(read_map(good).info, drift=Drift((station,) * MAX_STATIONS, 0.8, 40.0, 0.03))
     write_map(tmp_path / "a.onnx", onnx.load(good), info)
     assert read_map(tmp_path / "a.onnx").info == info
@@ -149,7 +158,7 @@ CAMERA_JSON = {
     "distortion": [],
 }
 
-STATION = [0, 0, 0, 0, 0, 1, *[0.01] * 6]
+STATION = [0, 0, 0, 0, 0, 0, 1, *[0.01] * 6]
 DRIFT_JSON = {"stations": [STATION], "reach_m": 1.0, "reach_deg": 30.0, "noise": 0.1}
 
 
@@ -192,11 +201,11 @@ DRIFT_JSON = {"stations": [STATION], "reach_m": 1.0, "reach_deg": 30.0, "noise":
                 {"stations": []},
                 {"stations": [STATION[:-1]]},
                 {"stations": [STATION] * (MAX_STATIONS + 1)},
-                {"stations": [[*STATION[:5], 2, *STATION[6:]]]},
+                {"stations": [[*STATION[:6], 2, *STATION[7:]]]},
                 {"stations": [[float("nan"), *STATION[1:]]]},
                 {"stations": [["0", *STATION[1:]]]},
                 {"stations": 5},
-                {"stations": [[*STATION[:6], 1e200, *STATION[7:]]]},
+                {"stations": [[*STATION[:7], 1e200, *STATION[8:]]]},
                 {"reach_m": 0},
                 {"reach_m": 1e-310},
                 {"reach_deg": "30"},
@@ -209,7 +218,15 @@ DRIFT_JSON = {"stations": [STATION], "reach_m": 1.0, "reach_deg": 30.0, "noise":
     ],
 )
 def test_a_wrong_description_is_refused(good, tmp_path, name, value):
-    refused(described(good, tmp_path, **{name: json.dumps(value)}), "found|damaged|lacks")
+    wrong = described(good, tmp_path, **{name: json.dumps(value), "format_version": "2"})
+    refused(wrong, "found|damaged|lacks")
+
+
+def test_a_drift_that_older_readers_would_not_tell_is_refused(good, tmp_path):
+    drift = json.dumps(DRIFT_JSON)
+    newer = described(good, tmp_path, drift=drift, format_version="2")
+    assert read_map(newer).info.drift.reach_m == 1
+    refused(described(good, tmp_path, drift=drift), "format version 1 knows no drift")
 
 
 @pytest.mark.parametrize("text", ["{", "", "[" * 50_000, "[0," * 50_000, "9" * 10_000, "\u0000"])
