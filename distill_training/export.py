@@ -7,6 +7,7 @@ thin layers pass all that is seen, and their rounding moves every point.
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ import torch
 from torch import nn
 
 from distill_training.reconstruction import Reconstruction
-from mote_localization.backends import create_backend
+from mote_localization.backends import Backend, create_backend
 from mote_localization.errors import MapFileError
 from mote_localization.map_file import MapFile, MapInfo, write_map
+from mote_localization.self_test import SelfTest
 
 _OPSET = 17
 _COMPARED_IMAGES = 4  # on which the map must predict what the student does
@@ -41,7 +43,8 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
     Args:
         network: The student, float32, in evaluation mode, on the CPU.
         info: The map's description.
-        images_bhw3: A few canonical images, uint8, to compare on.
+        images_bhw3: A few canonical images, uint8, to compare on; the map carries the first one,
+            for its self-test.
         path: Where the map goes; an older map survives a failure.
 
     Returns:
@@ -53,9 +56,11 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
     single = to_onnx(network, info)
     for least in _HALVED:
         model = _halved(single, least)
-        worst_m, worst_sigma = _differences(network, model, info, images_bhw3)
+        backend = create_backend(MapFile(Path("export"), info, model.SerializeToString()))
+        worst_m, worst_sigma = _differences(network, backend, images_bhw3)
         if worst_m <= _PARITY_M and worst_sigma <= _PARITY_SIGMA:
-            write_map(path, model, info)
+            self_test = SelfTest.record(images_bhw3[0], backend)
+            write_map(path, model, replace(info, self_test=self_test))
             return worst_m
     raise MapFileError(
         f"{path}: not written: ONNX Runtime's points differ from the student's by "
@@ -65,10 +70,9 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
 
 
 def _differences(
-    network: nn.Module, model: onnx.ModelProto, info: MapInfo, images_bhw3: np.ndarray
+    network: nn.Module, backend: Backend, images_bhw3: np.ndarray
 ) -> tuple[float, float]:
-    """Return by how much a model differs: points at most, m, and sigma at most, as a share."""
-    backend = create_backend(MapFile(Path("export"), info, model.SerializeToString()))
+    """Return by how much a backend differs: points at most, m, and sigma at most, as a share."""
     worst_m, worst_sigma = np.float32(0), np.float32(0)
     for image_hw3 in images_bhw3:
         with torch.inference_mode():

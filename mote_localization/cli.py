@@ -11,10 +11,10 @@ from mote_localization.commands import print_table, run_command
 from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.evaluate import Evaluate
 from mote_localization.geometry import quaternion_xyzw
+from mote_localization.image_files import read_image
 from mote_localization.localizer import Localization, Localizer
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.nodes.player import Replay
-from mote_localization.scenes.image_files import read_image
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Inspect:
             "scale": "metres" if info.metric else UNKNOWN_SCALE,
             "covariance scale": f"{info.covariance_scale:g}",
             "drift of the given poses": f"{info.drift or 'none known'}",
+            "self-test": f"a photograph of {len(info.self_test.image) / 1000:.0f} kB"
+            if info.self_test
+            else "none",
             "teacher": info.teacher,
             "licence of the teacher": info.teacher_licence or "none",
             "student": info.student,

@@ -10,6 +10,7 @@ Inputs and outputs (fixed shapes, W x H the canonical camera's size, s the strid
 Where a map's scale is unknown, it has a unit of its own in place of the metre.
 """
 
+import base64
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,12 +24,13 @@ from mote_localization.camera import Camera
 from mote_localization.drift import Drift
 from mote_localization.errors import CameraError, MapFileError
 from mote_localization.files import atomic_write
+from mote_localization.self_test import SelfTest
 
 FORMAT_VERSION = 2
 UNKNOWN_SCALE = "unknown: lengths are in units of the map's own, not in metres"
 _PREFIX = "mote."
 _MAX_MAP_BYTES = 128 << 20
-_MAX_PROPERTY_CHARS = 1 << 16
+_MAX_PROPERTY_CHARS = 1 << 20
 _MIN_OPSET = 17
 _DOMAINS = {"", "ai.onnx"}  # of the standard operators
 _TENSOR_TYPES = {"image": onnx.TensorProto.UINT8}  # the others are float32
@@ -52,6 +54,8 @@ class MapInfo:
     metric: bool = True  # False: the scale is unknown, lengths are in units of the map's own
     # how the frame of the poses that the map was given drifts against that of its points
     drift: Drift | None = None
+    # what a backend must say of one photograph; older maps have none
+    self_test: SelfTest | None = None
     training: dict[str, float | int | str] = field(default_factory=dict)  # figures of the training
     created: str = ""  # ISO 8601, UTC
 
@@ -75,6 +79,8 @@ class MapInfo:
             raise MapFileError(
                 f"found bounds {self.bounds_min} to {self.bounds_max}, expected two corners in m"
             )
+        if self.self_test:
+            self.self_test.check((self.camera.width, self.camera.height), self.cells_hw)
 
     @property
     def format_version(self) -> int:
@@ -168,9 +174,13 @@ def _to_properties(info: MapInfo) -> dict[str, str]:
     """Return the description as ONNX metadata: plain text stays text, the rest is JSON."""
     values = {**asdict(info), "format_version": info.format_version}
     return {
-        _PREFIX + key: value if isinstance(value, str) else json.dumps(value)
+        _PREFIX + key: value if isinstance(value, str) else json.dumps(value, default=_as_text)
         for key, value in values.items()
     }
+
+
+def _as_text(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
 
 
 def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
@@ -212,6 +222,7 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
             # Older maps do not say: all were metric.
             metric=_flag(json.loads(properties.get("metric", "true"))),
             drift=_drift(json.loads(properties.get("drift", "null"))),
+            self_test=_self_test(json.loads(properties.get("self_test", "null"))),
             training=_figures(json.loads(properties["training"])),
             created=properties["created"],
         )
@@ -263,6 +274,13 @@ def _drift(value: Any) -> Drift | None:
         _number(value["reach_deg"]),
         _number(value["noise"]),
     )
+
+
+def _self_test(value: Any) -> SelfTest | None:
+    if value is None:
+        return None
+    image, points = (base64.b64decode(value[name], validate=True) for name in ("image", "points"))
+    return SelfTest(image, points)
 
 
 def _figures(value: Any) -> dict[str, float | int | str]:

@@ -214,6 +214,10 @@ DRIFT_JSON = {"stations": [STATION], "reach_m": 1.0, "reach_deg": 30.0, "noise":
             )
         ),
         *(("drift", wrong) for wrong in (0, [], "much", {})),
+        *(
+            ("self_test", wrong)
+            for wrong in (0, "", {}, {"image": "", "points": 5}, {"image": "é", "points": ""})
+        ),
         *(("training", wrong) for wrong in ([], "much", {"a": []}, {"a": None})),
     ],
 )

@@ -12,8 +12,8 @@ from PIL import Image
 
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
+from mote_localization.image_files import image_size
 from mote_localization.scenes import open_scene
-from mote_localization.scenes.image_files import image_size
 from mote_localization.scenes.photos import PhotoScene
 
 RED, GREEN, GREY = (255, 0, 0), (0, 255, 0), (90, 90, 90)

@@ -8,9 +8,9 @@ from PIL import Image
 
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
+from mote_localization.image_files import read_image
 from mote_localization.scenes import open_scene
 from mote_localization.scenes.folder import FolderScene
-from mote_localization.scenes.image_files import read_image
 
 NAMES = ["frame-000003", "frame-000001", "frame-000002"]
 POSE = np.array([[0.0, 0, 1, 0.5], [-1, 0, 0, 1.5], [0, -1, 0, 1.2], [0, 0, 0, 1]])

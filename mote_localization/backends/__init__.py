@@ -7,6 +7,8 @@ import numpy as np
 from mote_localization.errors import BackendError
 from mote_localization.map_file import MapFile
 
+_SELF_TEST_M = 5e-3  # m
+
 
 class Backend(Protocol):
     """Runs a map's network."""
@@ -33,7 +35,8 @@ def create_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 
         threads: CPU threads; 0: one per core.
 
     Raises:
-        BackendError: The backend is unknown, not installed, or cannot run the map.
+        BackendError: The backend is unknown, not installed, cannot run the map, or fails its
+            self-test.
     """
     if name == "onnxruntime":
         try:
@@ -42,5 +45,20 @@ def create_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 
             raise BackendError(
                 f"backend onnxruntime: {error}; install it (pip install onnxruntime)"
             ) from error
-        return OnnxRuntimeBackend(map_file, threads)
+        backend = OnnxRuntimeBackend(map_file, threads)
+        _check(backend, name, map_file)
+        return backend
     raise BackendError(f"found backend '{name}', expected: onnxruntime")
+
+
+def _check(backend: Backend, name: str, map_file: MapFile) -> None:
+    """Refuse a backend that says other than the map's self-test expects."""
+    if map_file.info.self_test:
+        difference_m = map_file.info.self_test.difference_m(backend)
+        if not difference_m <= _SELF_TEST_M:  # nor a number
+            raise BackendError(
+                f"{map_file.path}: backend {name} puts the points of the map's own photograph "
+                f"{1000 * difference_m:.1f} mm from where they were when the map was made (median)"
+                f", expected at most {1000 * _SELF_TEST_M:g}: copy the map again, or take another "
+                "backend"
+            )

@@ -14,8 +14,8 @@ import numpy as np
 
 from mote_localization.camera import Camera, read_camera_info
 from mote_localization.errors import CameraError, SceneError
+from mote_localization.image_files import image_size, read_image
 from mote_localization.scenes import LAYOUTS, NOMINAL_RATE_HZ, Frame, Scene, Split
-from mote_localization.scenes.image_files import image_size, read_image
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _CALIBRATION = "camera.yaml"

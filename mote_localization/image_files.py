@@ -1,4 +1,4 @@
-"""Image files: JPEG and PNG to arrays, with one clear error for each that is none."""
+"""Encoded images, JPEG and PNG, to arrays, with one clear error for each that is none."""
 
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from mote_localization.errors import SceneError
+from mote_localization.errors import ImageError, SceneError
 from mote_localization.images import MAX_SIDE_PX
 
 _MAX_IMAGE_BYTES = 256 << 20
@@ -59,10 +59,22 @@ def decode_file(path: Path, flags: int) -> np.ndarray:
         content = path.read_bytes()
     except OSError as error:
         raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
-    size = _stored_size(BytesIO(content), upright=False)
+    try:
+        return decode_image(content, flags)
+    except ImageError as error:
+        raise SceneError(f"{path}: {error}") from error
+
+
+def decode_image(content: bytes, flags: int) -> np.ndarray:
+    """Decode an image, by OpenCV's flags and in its order of channels.
+
+    Raises:
+        ImageError: It is damaged, no image, or vast.
+    """
+    size = encoded_size(content)
     if size is not None and _vast(*size):  # a few KB can hold them
-        raise SceneError(
-            f"{path}: is {size[0]}x{size[1]} px, expected at most {MAX_SIDE_PX} a side and "
+        raise ImageError(
+            f"is {size[0]}x{size[1]} px, expected at most {MAX_SIDE_PX} a side and "
             f"{_MAX_PIXELS / 1e6:g} million in all"
         )
     image = None
@@ -72,8 +84,13 @@ def decode_file(path: Path, flags: int) -> np.ndarray:
         except cv2.error:
             pass
     if image is None:
-        raise SceneError(f"{path}: is damaged or no image ({len(content)} bytes)")
+        raise ImageError(f"is damaged or no image ({len(content)} bytes)")
     return image
+
+
+def encoded_size(content: bytes) -> tuple[int, int] | None:
+    """Return the width and height that an encoded image says it has; None where it says none."""
+    return _stored_size(BytesIO(content), upright=False)
 
 
 def _stored_size(file: BinaryIO, upright: bool) -> tuple[int, int] | None:
