@@ -9,6 +9,7 @@ import tyro
 from mote_localization.camera import read_camera_info
 from mote_localization.commands import print_table, run_command
 from mote_localization.errors import CameraError, ImageError, MoteError
+from mote_localization.evaluation.bench import Bench
 from mote_localization.evaluation.evaluate import Evaluate
 from mote_localization.geometry import quaternion_xyzw
 from mote_localization.image_files import read_image
@@ -113,7 +114,13 @@ def _describe(
 def main() -> None:
     """Run the `mote` command."""
     run_command(
-        {"inspect": Inspect, "localize": Localize, "evaluate": Evaluate, "replay": Replay},
+        {
+            "inspect": Inspect,
+            "localize": Localize,
+            "evaluate": Evaluate,
+            "replay": Replay,
+            "bench": Bench,
+        },
         "mote",
         "Tells a camera where it is. Maps are made by mote-distill.",
     )

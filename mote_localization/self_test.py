@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -29,9 +29,9 @@ class SelfTest:
         """Keep a canonical image, RGB uint8, and what a backend says of it once it is decoded."""
         options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
         encoded = cv2.imencode(".jpg", cv2.cvtColor(image_hw3, cv2.COLOR_RGB2BGR), options)[1]
-        image = encoded.tobytes()
-        points_hw3, _ = backend.predict(_decoded(image))
-        return cls(image, points_hw3.astype("<f4").tobytes())
+        blank = cls(encoded.tobytes(), b"")
+        points_hw3, _ = backend.predict(blank.image_hw3())
+        return replace(blank, points=points_hw3.astype("<f4").tobytes())
 
     def check(self, size: tuple[int, int], cells_hw: tuple[int, int]) -> None:
         """Refuse what does not fit a map.
@@ -59,14 +59,17 @@ class SelfTest:
             MapFileError: The image cannot be decoded.
             BackendError: The backend fails.
         """
-        points_hw3, _ = backend.predict(_decoded(self.image))
+        points_hw3, _ = backend.predict(self.image_hw3())
         expected_hw3 = np.frombuffer(self.points, "<f4").reshape(points_hw3.shape)
         return float(np.median(np.linalg.norm(points_hw3 - expected_hw3, axis=-1)))
 
+    def image_hw3(self) -> np.ndarray:
+        """Return the photograph, RGB uint8.
 
-def _decoded(image: bytes) -> np.ndarray:
-    """Return RGB uint8 (h, w, 3)."""
-    try:
-        return cv2.cvtColor(decode_image(image, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    except ImageError as error:
-        raise MapFileError(f"the map's own photograph {error}; make the map anew") from error
+        Raises:
+            MapFileError: It cannot be decoded.
+        """
+        try:
+            return cv2.cvtColor(decode_image(self.image, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        except ImageError as error:
+            raise MapFileError(f"the map's own photograph {error}; make the map anew") from error

@@ -19,6 +19,7 @@ from distill_training.students import CellGrid, SceneFrame, Student, create_stud
 from distill_training.train import train  # noqa: E402
 from mote_localization.backends import create_backend  # noqa: E402
 from mote_localization.errors import MapFileError  # noqa: E402
+from mote_localization.evaluation.machine import graph_macs  # noqa: E402
 from mote_localization.map_file import MapInfo, read_map  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -48,8 +49,9 @@ def check_export(network: Student, family: str, stride: int, path: Path) -> None
     asking = {"Shape", "Size", "If", "Loop", "Scan", "NonZero", "Range", "ConstantOfShape"}
     assert not asking & {node.op_type for node in nodes}
     assert all(o.domain == "" and o.version == 17 for o in model.opset_import)
-    weights = describe(network, CAMERA).file_bytes
-    assert weights < model.ByteSize() < weights + 150_000
+    figures = describe(network, CAMERA)
+    assert figures.file_bytes < model.ByteSize() < figures.file_bytes + 150_000
+    assert graph_macs(model) == pytest.approx(figures.macs, rel=1e-3)
 
 
 @pytest.mark.parametrize(("family", "stride", "settings"), CASES)

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -154,12 +154,17 @@ def tables(summary: Summary, title: str) -> list[Table]:
     accuracy.add_column(justify="right")
     for row in accuracy_rows(summary):
         accuracy.add_row(*row)
+    return [accuracy, times_table(summary.milliseconds)]
+
+
+def times_table(milliseconds: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return the times of stages, see `percentiles_ms`, as a table for the terminal."""
     times = Table("ms a frame", title_justify="left")
     for percentile in PERCENTILES:
         times.add_column(f"p{percentile}", justify="right")
-    for stage, values in summary.milliseconds.items():
+    for stage, values in milliseconds.items():
         times.add_row(stage, *(f"{value:.1f}" for value in values.values()))
-    return [accuracy, times]
+    return times
 
 
 def write_json(
@@ -186,10 +191,18 @@ def write_json(
         }
         for answer, m, d in zip(answers, metres, degrees, strict=True)
     ]
-    content = _finite({"subject": subject, "summary": asdict(summary), "frames": frames})
+    write_figures(path, {"subject": subject, "summary": asdict(summary), "frames": frames})
+
+
+def write_figures(path: Path, content: dict[str, Any]) -> None:
+    """Write figures as JSON, whole or not at all; what is infinite or unknown is null.
+
+    Raises:
+        MoteError: the file cannot be written.
+    """
     try:
         with atomic_write(path) as file:
-            file.write(json.dumps(content, indent=1, allow_nan=False).encode())
+            file.write(json.dumps(_finite(content), indent=1, allow_nan=False).encode())
     except OSError as error:
         raise MoteError(f"{path}: the figures cannot be written ({error.strerror})") from error
 

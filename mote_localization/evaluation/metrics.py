@@ -163,11 +163,12 @@ def _milliseconds(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
     times = {stage: [a.seconds[stage] for a in answers if stage in a.seconds] for stage in STAGES}
     times["total"] = [sum(a.seconds[s] for s in STAGES) for a in answers if a.seconds]
     times["image to pose"] = [a.latency_s for a in answers if a.latency_s is not None]
-    return {
-        stage: {f"p{p}": float(1000 * np.percentile(values, p)) for p in PERCENTILES}
-        for stage, values in times.items()
-        if values
-    }
+    return {stage: percentiles_ms(seconds) for stage, seconds in times.items() if seconds}
+
+
+def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """Return p50, p95, p99 of some times, in milliseconds."""
+    return {f"p{p}": float(1000 * np.percentile(seconds, p)) for p in PERCENTILES}
 
 
 def accuracy_rows(summary: Summary) -> list[tuple[str, str]]:

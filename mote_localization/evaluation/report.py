@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 
 from mote_localization.errors import MoteError
 from mote_localization.evaluation import figures
+from mote_localization.evaluation.machine import machine
 from mote_localization.evaluation.metrics import (
     PERCENTILES,
     STAGES,
@@ -155,7 +154,7 @@ def _page(
             "a third process, on one clock.</p>\n"
         )
     yield (
-        f"<footer>Backend {escape(subject['backend'])}; {escape(_machine())}.</footer>\n"
+        f"<footer>Backend {escape(subject['backend'])}; {escape(machine())}.</footer>\n"
         "</main>\n</body>\n</html>\n"
     )
 
@@ -274,16 +273,3 @@ def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         f'<div class="scroll"><table>\n<caption>{caption}</caption>\n{thead}'
         f"<tbody>\n{body}</tbody>\n</table></div>\n"
     )
-
-
-def _machine() -> str:
-    """Return the processor and system of this machine."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    cores = len(os.sched_getaffinity(0))
-    return f"{model}, {cores} core{'s' if cores > 1 else ''}, Python {platform.python_version()}"

@@ -1,0 +1,149 @@
+"""`mote bench`: where the time of a query goes, beside the most that this machine computes."""
+
+import resource
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import onnx
+import tyro
+from rich.console import Console
+
+from mote_localization.camera import Camera
+from mote_localization.commands import print_table
+from mote_localization.errors import MoteError, SceneError
+from mote_localization.evaluation.evaluate import times_table, write_figures
+from mote_localization.evaluation.machine import graph_macs, machine, matrix_product_macs_per_s
+from mote_localization.evaluation.metrics import STAGES, percent, percentiles_ms
+from mote_localization.localizer import Localizer, Status
+from mote_localization.map_file import MapFile, read_map
+from mote_localization.progress import track
+from mote_localization.scenes import open_scene
+
+_BESIDE = "all but the network"
+_WARM_UP = 10  # images localized before times count
+_KEPT = 100  # images of a scene, the first ones, that are kept in memory
+_LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "poselib")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure where the time of a query goes, beside the most that this machine computes.
+
+    The map is shown its own photograph, or the test images of a scene, again and again.
+    """
+
+    map: Path  # map file (.onnx), made by `mote-distill map`
+    scene: Annotated[Path | None, tyro.conf.arg(metavar="SCENE")] = None  # whose images to show
+    backend: str = "onnxruntime"  # what runs the network
+    threads: int = 0  # CPU threads of the network; 0: one per core
+    images: int = 300  # that are timed, after a few to warm up
+    size: tuple[int, int] = (640, 480)  # px, at which a camera shows the map's own photograph
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None  # write the figures there
+
+    def run(self) -> None:
+        """Measure, print the tables, write the file.
+
+        Raises:
+            MoteError: The map, the backend or the scene cannot be used, the map has no photograph
+                and no scene is given, or the file cannot be written.
+        """
+        if self.images < 1 or min(self.size) < 1:
+            raise MoteError(
+                f"found --images {self.images} --size {self.size[0]} {self.size[1]}, expected 1 or "
+                "more each"
+            )
+        map_file = read_map(self.map)
+        shown = _scene_images(self.scene) if self.scene else _own_photograph(map_file, self.size)
+        started = time.perf_counter()
+        localizer = Localizer.open(self.map, self.backend, self.threads)
+        loaded_s = time.perf_counter() - started
+        peak = matrix_product_macs_per_s(self.threads)
+        times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "all", _BESIDE)}
+        localized, count = 0, _WARM_UP + self.images
+        for image_hw3, camera in track(islice(cycle(shown), count), "localizing", count):
+            found = localizer.localize(image_hw3, camera)
+            localized += found.status is Status.LOCALIZED
+            whole = sum(found.seconds.values())
+            beside = {"all": whole, _BESIDE: whole - found.seconds["network"]}
+            for stage, seconds in {**found.seconds, **beside}.items():
+                times[stage].append(seconds)
+        peak = max(peak, matrix_product_macs_per_s(self.threads))
+        stages = {stage: percentiles_ms(seconds[_WARM_UP:]) for stage, seconds in times.items()}
+        macs = graph_macs(onnx.load_model_from_string(map_file.model))
+        macs_per_s = 1000 * macs / stages["network"]["p50"]
+        memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        console = Console()
+        console.print(times_table(stages))
+        print_table(
+            {
+                "images": f"{self.images} of {shown[0][1].width}x{shown[0][1].height} px, "
+                f"{percent(localized / count)} localized",
+                "network": f"{macs / 1e9:.2f} GMAC, {macs_per_s / 1e9:.0f} GMAC/s",
+                "matrix product": f"{peak / 1e9:.0f} GMAC/s, float32; the network reaches "
+                f"{percent(macs_per_s / peak)}",
+                "map": f"{len(map_file.model) / 2**20:.1f} MiB, loaded in {loaded_s:.2f} s",
+                "memory, peak": f"{memory_mb:.0f} MB",
+                "machine": machine(),
+                "backend": f"{self.backend}, {self.threads or 'all'} threads",
+            },
+            title=str(self.map),
+        )
+        if self.json:
+            write_figures(
+                self.json,
+                {
+                    "map": self.map.name,
+                    "backend": self.backend,
+                    "threads": self.threads,
+                    "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+                    "machine": machine(),
+                    "versions": _versions(),
+                    "images": self.images,
+                    "localized": localized / count,
+                    "milliseconds": stages,
+                    "network_macs": macs,
+                    "network_macs_per_s": macs_per_s,
+                    "matrix_product_macs_per_s": peak,
+                    "map_bytes": len(map_file.model),
+                    "load_s": loaded_s,
+                    "peak_memory_mb": memory_mb,
+                },
+            )
+            console.print(f"figures: {self.json}")
+
+
+def _scene_images(path: Path) -> list[tuple[np.ndarray, Camera]]:
+    """Return the first test images of a scene, and their cameras."""
+    frames = islice(open_scene(path).frames("test"), _KEPT)
+    images = [(frame.image(), frame.known_camera()) for frame in frames]
+    if not images:
+        raise SceneError(f"{path}: has no test frames, expected some to show the map")
+    return images
+
+
+def _own_photograph(map_file: MapFile, size: tuple[int, int]) -> list[tuple[np.ndarray, Camera]]:
+    """Return the photograph that a map carries as a camera of another size shows it."""
+    if not map_file.info.self_test:
+        raise MoteError(
+            f"{map_file.path}: carries no photograph, as maps of older versions; give --scene, or "
+            "make the map anew"
+        )
+    image_hw3 = cv2.resize(map_file.info.self_test.image_hw3(), size, interpolation=cv2.INTER_CUBIC)
+    return [(image_hw3, map_file.info.camera.resized(*size))]
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # of the system's own kind
+            found[name] = "unknown"
+    return found

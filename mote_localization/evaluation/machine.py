@@ -1,0 +1,71 @@
+"""What a measurement ran on, and the most that it computes."""
+
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+
+_SIDE = 2048  # of the matrices that are multiplied: far larger than any cache
+_SECONDS = 1.0  # of products
+
+
+def machine() -> str:
+    """Return the processor and system of this machine."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    cores = len(os.sched_getaffinity(0))
+    return f"{model}, {cores} core{'s' if cores > 1 else ''}, Python {platform.python_version()}"
+
+
+def matrix_product_macs_per_s(threads: int = 0) -> float:
+    """Return the multiply-adds a second of a large product by ONNX Runtime, float32.
+
+    Args:
+        threads: CPU threads; 0: one per core.
+    """
+    square = [_SIDE, _SIDE]
+    a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, square) for name in "abc")
+    product = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "p", [a, b], [c])
+    model = helper.make_model(product, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    factors = {name: np.ones(square, np.float32) for name in "ab"}
+    session.run(None, factors)
+    fastest, until = float("inf"), time.perf_counter() + _SECONDS
+    while (started := time.perf_counter()) < until:
+        session.run(None, factors)
+        fastest = min(fastest, time.perf_counter() - started)
+    return _SIDE**3 / fastest
+
+
+def graph_macs(model: onnx.ModelProto) -> int:
+    """Return the multiply-adds of a graph's convolutions and matrix products, once through."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    total = 0
+    for node in inferred.node:
+        if node.op_type in ("Conv", "MatMul", "Gemm"):
+            outputs = int(np.prod(shapes[node.output[0]]))
+            if node.op_type == "Conv":  # channels of a group, kernel
+                total += outputs * int(np.prod(shapes[node.input[1]][1:]))
+            elif node.op_type == "MatMul":
+                total += outputs * shapes[node.input[0]][-1]
+            else:
+                transposed = any(a.name == "transA" and a.i for a in node.attribute)
+                total += outputs * shapes[node.input[0]][0 if transposed else 1]
+    return total
