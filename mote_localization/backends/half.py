@@ -1,0 +1,73 @@
+"""Networks that compute in half precision, but for their first and last layers."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+_STORED = ".half"  # ends the names of weights that a map stores in half precision
+_SINGLE = ("/input/", "/head/")  # names of the layers that stay in single precision begin so
+
+
+def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a map's graph whose trunk computes in float16.
+
+    Points and sigma are made in float32, from the head on: steps of float16 are 4 mm at 4 to 8 m.
+    So is what makes numbers of pixels. Types are explicit all through, as strongly typed engines
+    want them.
+    """
+    halved = onnx.ModelProto()
+    halved.CopyFrom(model)
+    graph = halved.graph
+    known = _known_values(graph)
+    halves: dict[str, str] = {}  # names of float32 values -> names of the same in float16
+    made: set[str] = set()  # by layers of the trunk: float16 already
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.output[0] not in known and not node.name.startswith(_SINGLE):
+            for i, name in enumerate(node.input):
+                if not name or name in made or (node.op_type == "Resize" and i):  # i: scales
+                    continue
+                value = known.get(name)
+                if value is not None and value.dtype.kind != "f":
+                    continue
+                if name not in halves:
+                    halves[name] = f"{name}.trunk"
+                    if value is None:
+                        cast = helper.make_node("Cast", [name], [halves[name]])
+                        cast.attribute.append(helper.make_attribute("to", TensorProto.FLOAT16))
+                        nodes.append(cast)
+                    else:
+                        half = numpy_helper.from_array(value.astype(np.float16), halves[name])
+                        graph.initializer.append(half)
+                node.input[i] = halves[name]
+            if node.op_type == "Cast":
+                node.attribute[0].i = TensorProto.FLOAT16
+            made.update(node.output)
+        nodes.append(node)
+    _keep_what_is_used(graph, nodes)
+    return halved
+
+
+def _known_values(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    """Return weights and constants by name; one stored in half has the name of its widened form."""
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            known[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type == "Cast" and node.input[0].endswith(_STORED):
+            known[node.output[0]] = known[node.input[0]]
+    return known
+
+
+def _keep_what_is_used(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Make the graph of these nodes, in order, without those whose outputs nobody wants."""
+    wanted = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    weights = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(weights)
