@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
 
+from mote_localization.backends.engine_builder import Gpu, Precision, engine_for
 from mote_localization.camera import read_camera_info
-from mote_localization.commands import print_table, run_command
+from mote_localization.commands import print_table, run_command, say
 from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.bench import Bench
 from mote_localization.evaluation.evaluate import Evaluate
@@ -90,6 +92,26 @@ class Localize:
         print_table(_describe(found, found.T_map_cam, found.covariance_66, unit))
 
 
+@dataclass(frozen=True)
+class BuildEngine:
+    """Build a map's TensorRT engine before a robot needs it, and keep it in the cache."""
+
+    map: tyro.conf.Positional[Path]  # map file (.onnx), made by `mote-distill map`
+    # the GPU by its compute capability, as in sm_86: engines of tensorrt_rtx are built without it
+    gpu: Annotated[str, tyro.conf.arg(name="for", metavar="SM")]
+    precision: Precision = "fp16"  # that the trunk computes in; points are made in fp32
+
+    def run(self) -> None:
+        """Build the engine, or find it built.
+
+        Raises:
+            MoteError: The map cannot be used, or no such engine can be built.
+        """
+        gpu = Gpu.parse(self.gpu)
+        engine = engine_for(read_map(self.map), "tensorrt_rtx", gpu, self.precision)
+        say(f"engine: {len(engine) / 2**20:.1f} MiB for {gpu} in {self.precision}, in the cache")
+
+
 def _describe(
     found: Localization, T_map_cam: np.ndarray, covariance_66: np.ndarray, unit: str
 ) -> dict[str, str]:
@@ -120,6 +142,7 @@ def main() -> None:
             "evaluate": Evaluate,
             "replay": Replay,
             "bench": Bench,
+            "build-engine": BuildEngine,
         },
         "mote",
         "Tells a camera where it is. Maps are made by mote-distill.",

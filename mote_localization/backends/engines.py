@@ -94,7 +94,7 @@ def _read(path: Path, key: EngineKey) -> bytes | None:
         os.utime(path)  # it is in use
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         _log.warning("%s: the kept engine cannot be used (%s); it is built anew", path, error)
         return None
     return engine
