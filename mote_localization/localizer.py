@@ -1,5 +1,6 @@
 """From a live image to a believed pose, or to the reason why there is none."""
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -93,12 +94,16 @@ class Localizer:
         map_file = read_map(map_path)
         return cls(map_file, create_backend(map_file, backend, threads), config)
 
-    def localize(self, image_hw3: np.ndarray, camera: Camera) -> Localization:
+    def localize(
+        self, image_hw3: np.ndarray, camera: Camera, prior: np.ndarray | None = None
+    ) -> Localization:
         """Find where an image was taken.
 
         Args:
             image_hw3: RGB uint8, the camera's size.
             camera: The camera that took it, distorted or not.
+            prior: T_map_cam (4, 4) of about where that was, as of the image before: it saves the
+                search where it holds, and changes nothing where not.
 
         Raises:
             ImageError: The image is not of the camera's size.
@@ -119,6 +124,7 @@ class Localizer:
             sigma_hw.reshape(-1)[chosen],
             self.info.camera,
             self.config.pose,
+            prior,
         )
         told = self._in_given_frame(solution) if solution else None
         reason = self._doubt(told, self._pixels_hw2.reshape(-1, 2)[chosen])
@@ -187,8 +193,8 @@ class Localizer:
         if ratio < config.min_inlier_ratio:
             return f"inlier ratio {ratio:.2f}, expected {config.min_inlier_ratio:g}"
         size = np.array([self.info.camera.width, self.info.camera.height])
-        tiles = (pixels_n2[solution.inliers_n] / size * _SPREAD_GRID).astype(int)
-        spread = len(np.unique(tiles, axis=0)) / np.prod(_SPREAD_GRID)
+        columns, rows = (pixels_n2[solution.inliers_n] / size * _SPREAD_GRID).astype(int).T
+        spread = len(np.unique(rows * _SPREAD_GRID[0] + columns)) / math.prod(_SPREAD_GRID)
         if spread < config.min_spread:
             return f"inliers on {spread:.0%} of the image, expected {config.min_spread:.0%}"
         if solution.reprojection_px > config.max_reprojection_px:

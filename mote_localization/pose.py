@@ -20,6 +20,7 @@ except ImportError:  # it has no wheel for aarch64
 
 _SOLVER_MINIMUM = 4  # matches; fewer have no unique pose
 _CONVERGED = 1e-4  # m and rad; a smaller step is the last
+_FARTHER = 4.0  # times a step with the weights held: a Newton step is not taken from there on
 _SINGULAR = 1e-9  # least eigenvalue of a Hessian scaled to unit diagonal; below, it has no inverse
 _LEAST_BLOCKS = 7  # image blocks; fewer do not show all six ways in which a pose may be wrong
 _FLOOR_PX = 0.5  # least error expected of a match: the network sees no better than its pixels
@@ -58,8 +59,12 @@ def solve_pose(
     sigma_n: np.ndarray,
     camera: Camera,
     config: PoseConfig = PoseConfig(),  # noqa: B008 (frozen)
+    prior: np.ndarray | None = None,
 ) -> PoseSolution | None:
     """Find the camera pose that explains where map points are seen.
+
+    A prior is refined first. Where most matches agree with what comes of it, no other pose has more
+    of them, and nothing is searched.
 
     Args:
         points_n3: Points in the map frame, metres.
@@ -67,6 +72,7 @@ def solve_pose(
         sigma_n: Expected error of each point, metres.
         camera: The undistorted camera.
         config: Search and refinement settings.
+        prior: T_map_cam (4, 4) of about where the camera is; any other costs time alone.
 
     Returns:
         The pose, or None where the matches do not determine one.
@@ -81,16 +87,33 @@ def solve_pose(
     # The mean is taken off: maps far from their origin lose digits otherwise.
     origin = points.mean(axis=0)
     points = points - origin
+    sigma = np.asarray(sigma_n, np.float64)
+    solution = None
+    if prior is not None:
+        start = prior.copy()
+        start[:3, 3] -= origin
+        solution = _refine(start, points, pixels, sigma, camera, config)
+    if solution is None or 2 * solution.inliers_n.sum() <= len(points):
+        solution = _search(points, pixels, sigma, camera, config)
+    if solution is not None:
+        solution.T_map_cam[:3, 3] += origin
+    return solution
+
+
+def _search(
+    points: np.ndarray,
+    pixels: np.ndarray,
+    sigma: np.ndarray,
+    camera: Camera,
+    config: PoseConfig,
+) -> PoseSolution | None:
+    """Find the pose by RANSAC among some of the matches, and refine it with all."""
     count = min(config.searched, len(points))
     searched = np.linspace(0, len(points) - 1, count).round().astype(int)
     T_cam_local = _ransac(points[searched], pixels[searched], camera, config)
     if T_cam_local is None or not np.isfinite(T_cam_local).all():
         return None
-    sigma = np.asarray(sigma_n, np.float64)
-    solution = _refine(invert(T_cam_local), points, pixels, sigma, camera, config)
-    if solution is not None:
-        solution.T_map_cam[:3, 3] += origin
-    return solution
+    return _refine(invert(T_cam_local), points, pixels, sigma, camera, config)
 
 
 def _ransac(
@@ -174,9 +197,8 @@ def _refine(
         cost = _linearize(T, points, pixels, sigma, camera, config)
         if cost is None:
             return None
-        try:
-            step = -np.linalg.solve(cost.hessian_66, cost.scores_6m.sum(axis=1))
-        except np.linalg.LinAlgError:
+        step = _step(cost, config)
+        if step is None:
             return None
         T[:3, 3] += T[:3, :3] @ step[:3]
         T[:3, :3] = T[:3, :3] @ exp_rotation(step[3:])
@@ -196,6 +218,25 @@ def _refine(
         inliers_n,
         float(np.median(cost.errors_px_n[inliers_n])),
     )
+
+
+def _step(cost: "_Cost", config: PoseConfig) -> np.ndarray | None:
+    """Return the step (6,) towards the minimum of the cost; None where it is not determined.
+
+    With the weights held (Gauss-Newton) steps are safe but many; with their fall (Newton) they are
+    few, but far from the minimum lead anywhere: where the cost curves downwards, or much farther
+    than the safe ones, the safe one is taken.
+    """
+    gradient_6 = cost.scores_6m.sum(axis=1)
+    fall_66 = 2 / config.robust_sigmas**2 * cost.scores_6m @ cost.scores_6m.T
+    try:
+        held = -np.linalg.solve(cost.hessian_66, gradient_6)
+    except np.linalg.LinAlgError:
+        return None
+    if not _are_definite((cost.hessian_66 - fall_66)[None])[0]:
+        return held
+    newton = -np.linalg.solve(cost.hessian_66 - fall_66, gradient_6)
+    return newton if np.abs(newton).max() < _FARTHER * np.abs(held).max() else held
 
 
 class _Cost(NamedTuple):

@@ -93,6 +93,47 @@ def test_the_same_matches_give_the_same_pose(solver):
     assert np.array_equal(one.covariance_66, other.covariance_66)
 
 
+def away(metres: float, degrees: float) -> np.ndarray:
+    """The true pose, moved and turned along axes that nothing else here has."""
+    moved = T_MAP_CAM.copy()
+    moved[:3, 3] += metres * np.array([0.6, -0.64, 0.48])
+    moved[:3, :3] = moved[:3, :3] @ exp_rotation(np.radians(degrees) * np.array([0.6, 0.64, -0.48]))
+    return moved
+
+
+@pytest.mark.parametrize("prior", [T_MAP_CAM, away(0.05, 2), away(0.2, 5)])
+def test_from_a_good_prior_nothing_is_searched(prior, monkeypatch):
+    found = matches(3, 600, 0.02, 0.3)
+    searched = solve_pose(*found, CAMERA)
+    monkeypatch.setattr(pose, "_ransac", None)
+    kept = prior.copy()
+    refined = solve_pose(*found, CAMERA, prior=prior)
+    assert np.array_equal(prior, kept)
+    assert np.allclose(refined.T_map_cam, searched.T_map_cam, atol=2e-5)
+    assert np.array_equal(refined.inliers_n, searched.inliers_n)
+    assert np.allclose(refined.covariance_66, searched.covariance_66, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "prior", [away(1, 20), away(0, 180), away(100, 0), np.full((4, 4), np.nan)]
+)
+def test_a_bad_prior_changes_nothing(prior):
+    found = matches(3, 600, 0.02, 0.3)
+    searched = solve_pose(*found, CAMERA)
+    refined = solve_pose(*found, CAMERA, prior=prior)
+    assert np.allclose(refined.T_map_cam, searched.T_map_cam, atol=2e-5)
+
+
+def test_a_prior_that_few_matches_agree_with_is_not_taken_for_the_pose():
+    """A third of the matches are another camera's: the prior's. Most are not."""
+    points, pixels, sigma = matches(0, 600)
+    ghost = away(1.0, 0)
+    to_ghost = ghost @ np.linalg.inv(T_MAP_CAM)
+    points[:180] = points[:180] @ to_ghost[:3, :3].T + to_ghost[:3, 3]
+    solution = solve_pose(points, pixels, sigma, CAMERA, prior=ghost)
+    assert np.linalg.norm(error_of(solution)[:3]) < 1e-3 and not solution.inliers_n[:180].all()
+
+
 def test_a_map_far_from_its_origin_loses_no_digits():
     points, pixels, sigma = matches(0, 600, 0.02, 0.3)
     near = solve_pose(points, pixels, sigma, CAMERA)

@@ -44,6 +44,8 @@ class Bench:
     threads: int = 0  # CPU threads of the network; 0: one per core
     images: int = 300  # that are timed, after a few to warm up
     size: tuple[int, int] = (640, 480)  # px, at which a camera shows the map's own photograph
+    # tell it about where each image was taken, as the node does: at the pose of the one before
+    prior: tyro.conf.FlagCreatePairsOff[bool] = False
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None  # write the figures there
 
     def run(self) -> None:
@@ -65,9 +67,10 @@ class Bench:
         loaded_s = time.perf_counter() - started
         peak = matrix_product_macs_per_s(self.threads)
         times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "all", _BESIDE)}
-        localized, count = 0, _WARM_UP + self.images
+        localized, count, last = 0, _WARM_UP + self.images, None
         for image_hw3, camera in track(islice(cycle(shown), count), "localizing", count):
-            found = localizer.localize(image_hw3, camera)
+            found = localizer.localize(image_hw3, camera, last if self.prior else None)
+            last = found.T_map_cam
             localized += found.status is Status.LOCALIZED
             whole = sum(found.seconds.values())
             beside = {"all": whole, _BESIDE: whole - found.seconds["network"]}
@@ -83,7 +86,7 @@ class Bench:
         print_table(
             {
                 "images": f"{self.images} of {shown[0][1].width}x{shown[0][1].height} px, "
-                f"{percent(localized / count)} localized",
+                f"{percent(localized / count)} localized" + (", with the prior" * self.prior),
                 "network": f"{macs / 1e9:.2f} GMAC, {macs_per_s / 1e9:.0f} GMAC/s",
                 "matrix product": f"{peak / 1e9:.0f} GMAC/s, float32; the network reaches "
                 f"{percent(macs_per_s / peak)}",
@@ -105,6 +108,7 @@ class Bench:
                     "machine": machine(),
                     "versions": _versions(),
                     "images": self.images,
+                    "prior": self.prior,
                     "localized": localized / count,
                     "milliseconds": stages,
                     "network_macs": macs,

@@ -37,6 +37,7 @@ try:
 except ImportError:  # it has no wheel on PyPI
     TFMessage = None
 
+_PRIOR_NS = 1_000_000_000  # from a pose to the image that is first tried to be near it
 _REPEAT_S = 5.0  # s, a complaint is not repeated before
 _NEVER_S = -1e9
 _MAX_REASON = 200  # characters of an error that nobody wrote for users
@@ -140,6 +141,7 @@ class LocalizerNode(Node):
         elif values["publish_tf"]:
             self._tf = self.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
 
+        self._last: tuple[int, np.ndarray] | None = None  # stamp, ns, and T_map_cam
         self._complained: dict[str, float] = {}  # when, monotonic s, by subject
         self._wake = threading.Condition()
         self._slot: tuple[Image, CameraInfo] | None = None  # the newest frame not yet taken
@@ -249,13 +251,15 @@ class LocalizerNode(Node):
             topic = self._info.topic_name
             camera = conversions.camera(info)
             topic = self._image.topic_name
-            found = self._localizer.localize(conversions.image_array(image), camera)
+            prior = self._prior(nanoseconds(stamp))
+            found = self._localizer.localize(conversions.image_array(image), camera, prior)
         except MoteError as error:
             fault = f"{topic}: {error}"
             self._complain(fault, fault)
             self._report(stamp, None, fault)
             return
         if found.T_map_cam is not None and found.covariance_66 is not None:
+            self._last = nanoseconds(stamp), found.T_map_cam
             header = Header(stamp=stamp, frame_id=self._map_frame)
             pose = conversions.pose_message(header, found.T_map_cam, found.covariance_66)
             self._pose.publish(pose)
@@ -265,6 +269,12 @@ class LocalizerNode(Node):
         else:
             self._complain("lost", f"lost: {found.reason}")
         self._report(stamp, found)
+
+    def _prior(self, stamp_ns: int) -> np.ndarray | None:
+        """Return the last pose where it was not long before; nothing is lost where it is wrong."""
+        if self._last is None or abs(stamp_ns - self._last[0]) > _PRIOR_NS:
+            return None
+        return self._last[1]
 
     def _publish_transform(self, pose: PoseWithCovarianceStamped, child_frame: str) -> None:
         if self._tf is None:
