@@ -396,7 +396,7 @@ def test_an_unforeseen_fault_has_its_status_too(child, robot, room_map, tmp_path
     (tmp_path / "sitecustomize.py").write_text(
         "from mote_localization.localizer import Localizer\n"
         "localize = Localizer.localize\n"
-        "def fail(self, image_hw3, camera):\n"
+        "def fail(self, image_hw3, camera, prior=None):\n"
         "    return 1 / 0 if image_hw3.any() else localize(self, image_hw3, camera)\n"
         "Localizer.localize = fail\n"
     )
