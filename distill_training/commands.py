@@ -15,6 +15,8 @@ from mote_localization.commands import say
 from mote_localization.errors import MoteError
 from mote_localization.map_file import read_map
 
+_CALIBRATED_BY = 64  # images whose ranges become those of the 8-bit integers
+
 if TYPE_CHECKING:
     from distill_training.settings import Settings
 
@@ -109,6 +111,8 @@ class Learning:
     freeze: Annotated[str, tyro.conf.arg(metavar="none|all|all-but-last-N")] = "none"
     # further settings of the family, as size=l fine-blocks=3; an unknown one tells which there are
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    # let the map compute in 8-bit integers: three times as fast where there is no GPU, and smaller
+    int8: tyro.conf.FlagCreatePairsOff[bool] = False
     # folder for all that is kept of the work; default: beside the map, NAME.training
     work: Path | None = None
     train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
@@ -124,6 +128,11 @@ class Learning:
             raise MoteError(f"--output {output}: expected the name of a map file, NAME.onnx")
         if self.pretrained and not self.pretrained.is_file():
             raise MoteError(f"--pretrained {self.pretrained}: expected a file of weights")
+        if self.int8 and self.student == "vit":
+            raise MoteError(
+                "found --int8 with --student vit, expected cnn or mobilenet: attention gains "
+                "nothing by 8-bit integers here"
+            )
         if self.train.calibrated_by:
             read_map(self.train.calibrated_by)
         with training_packages():
@@ -142,7 +151,7 @@ class Learning:
             MoteError: The reconstruction or the pretrained file cannot be used, the folder holds
                 another training, or a file cannot be written.
         """
-        from distill_training.export import export_map, sample_images
+        from distill_training.export import export_int8_map, export_map, sample_images
         from distill_training.train import train
 
         network, info = train(
@@ -150,10 +159,16 @@ class Learning:
         )
         if rank():
             return  # of several processes, the first one writes
-        worst_m = export_map(network, info, sample_images(reconstruction), output)
+        if self.int8:
+            images_bhw3 = sample_images(reconstruction, _CALIBRATED_BY)
+            moved = export_int8_map(network, info, images_bhw3, output)
+            equal = f"points moved by {moved:.0%} of their sigma (median) by 8-bit integers"
+        else:
+            worst_m = export_map(network, info, sample_images(reconstruction), output)
+            equal = f"equal to the student within {1000 * worst_m:.3f} mm"
         say(
-            f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), equal to the student within "
-            f"{1000 * worst_m:.3f} mm; see it with `mote inspect {output}`"
+            f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), {equal}; see it with "
+            f"`mote inspect {output}`"
         )
 
     def _settings(self) -> "Settings":

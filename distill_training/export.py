@@ -15,6 +15,7 @@ import onnx
 import torch
 from torch import nn
 
+from distill_training.quantize import quantized
 from distill_training.reconstruction import Reconstruction
 from mote_localization.backends import Backend, create_backend
 from mote_localization.errors import MapFileError
@@ -22,18 +23,18 @@ from mote_localization.map_file import MapFile, MapInfo, write_map
 from mote_localization.self_test import SelfTest
 
 _OPSET = 17
-_COMPARED_IMAGES = 4  # on which the map must predict what the student does
 _PARITY_M = 2e-3  # m, largest difference allowed between the student's points and the map's
 # numbers of a tensor from which on it is stored in half precision, tried in turn; the coordinate
 # head's are fewer
 _HALVED = (1 << 10, 1 << 12, 1 << 15, math.inf)
 _PARITY_SIGMA = 1e-2  # likewise of sigma, as a share of it
+_INT8_MOVES = 0.25  # of sigma: what 8-bit integers may move a point by, median
 
 
-def sample_images(reconstruction: Reconstruction) -> np.ndarray:
+def sample_images(reconstruction: Reconstruction, most: int = 4) -> np.ndarray:
     """Return a few canonical images (b, h, w, 3), uint8, spread over the recording."""
     names = list(reconstruction.poses)
-    sampled = names[:: max(1, len(names) // _COMPARED_IMAGES)]
+    sampled = names[:: math.ceil(len(names) / most)]
     return np.stack([reconstruction.read_frame(name).image_hw3 for name in sampled])
 
 
@@ -56,17 +57,65 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
     single = to_onnx(network, info)
     for least in _HALVED:
         model = _halved(single, least)
-        backend = create_backend(MapFile(Path("export"), info, model.SerializeToString()))
+        backend = _backend(model, info)
         worst_m, worst_sigma = _differences(network, backend, images_bhw3)
         if worst_m <= _PARITY_M and worst_sigma <= _PARITY_SIGMA:
-            self_test = SelfTest.record(images_bhw3[0], backend)
-            write_map(path, model, replace(info, self_test=self_test))
+            _write(model, backend, info, images_bhw3, path)
             return worst_m
     raise MapFileError(
         f"{path}: not written: ONNX Runtime's points differ from the student's by "
         f"{worst_m * 1000:.2f} mm and sigma by {worst_sigma:.1%}, expected at most "
         f"{_PARITY_M * 1000:g} mm and {_PARITY_SIGMA:.0%} (nan: the training has diverged)"
     )
+
+
+def export_int8_map(
+    network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path: Path
+) -> float:
+    """Write a student as a map that computes in 8-bit integers; see `export_map`.
+
+    Args:
+        network: The student, float32, in evaluation mode, on the CPU.
+        info: The map's description.
+        images_bhw3: Canonical images, uint8, as many and as different as the place has.
+        path: Where the map goes; an older map survives a failure.
+
+    Returns:
+        How far points move, median, as a share of the error that the student expects of them.
+
+    Raises:
+        MapFileError: They move by more than a quarter of it, or the file cannot be written.
+    """
+    model = quantized(to_onnx(network, info), images_bhw3)
+    backend = _backend(model, info)
+    moved = float(np.median([_moved(network, backend, image) for image in images_bhw3]))
+    if not moved <= _INT8_MOVES:  # nor a number
+        raise MapFileError(
+            f"{path}: not written: 8-bit integers move the points by {moved:.0%} of their sigma "
+            f"(median), expected at most {_INT8_MOVES:.0%}; leave --int8 out"
+        )
+    told = replace(info, training={**info.training, "computes_in": "int8"})
+    _write(model, backend, told, images_bhw3, path)
+    return moved
+
+
+def _moved(network: nn.Module, backend: Backend, image_hw3: np.ndarray) -> float:
+    """Return how far a backend's points are from the student's, median, as a share of sigma."""
+    with torch.inference_mode():
+        points_bhw3, sigma_bhw = network(torch.from_numpy(image_hw3)[None])
+    away_hw = np.linalg.norm(backend.predict(image_hw3)[0] - points_bhw3[0].numpy(), axis=-1)
+    return float(np.median(away_hw / sigma_bhw[0].numpy()))
+
+
+def _backend(model: onnx.ModelProto, info: MapInfo) -> Backend:
+    return create_backend(MapFile(Path("export"), info, model.SerializeToString()))
+
+
+def _write(
+    model: onnx.ModelProto, backend: Backend, info: MapInfo, images_bhw3: np.ndarray, path: Path
+) -> None:
+    """Write a map with its self-test."""
+    write_map(path, model, replace(info, self_test=SelfTest.record(images_bhw3[0], backend)))
 
 
 def _differences(

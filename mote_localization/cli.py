@@ -8,6 +8,7 @@ import numpy as np
 import tyro
 
 from mote_localization.backends.engine_builder import Gpu, Precision, engine_for
+from mote_localization.backends.engines import cache_folder
 from mote_localization.camera import read_camera_info
 from mote_localization.commands import print_table, run_command, say
 from mote_localization.errors import CameraError, ImageError, MoteError
@@ -99,7 +100,8 @@ class BuildEngine:
     map: tyro.conf.Positional[Path]  # map file (.onnx), made by `mote-distill map`
     # the GPU by its compute capability, as in sm_86: engines of tensorrt_rtx are built without it
     gpu: Annotated[str, tyro.conf.arg(name="for", metavar="SM")]
-    precision: Precision = "fp16"  # that the trunk computes in; points are made in fp32
+    # that the trunk computes in, unless the map says int8; points are made in fp32
+    precision: Precision = "fp16"
 
     def run(self) -> None:
         """Build the engine, or find it built.
@@ -109,7 +111,7 @@ class BuildEngine:
         """
         gpu = Gpu.parse(self.gpu)
         engine = engine_for(read_map(self.map), "tensorrt_rtx", gpu, self.precision)
-        say(f"engine: {len(engine) / 2**20:.1f} MiB for {gpu} in {self.precision}, in the cache")
+        say(f"engine: {len(engine) / 2**20:.1f} MiB for {gpu}, in {cache_folder()}")
 
 
 def _describe(

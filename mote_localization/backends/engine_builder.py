@@ -12,7 +12,11 @@ from typing import Any, Literal
 import onnx
 
 from mote_localization.backends.engines import EngineKey, load_or_build
-from mote_localization.backends.half import in_half_precision
+from mote_localization.backends.precision import (
+    in_half_precision,
+    is_quantized,
+    with_signed_integers,
+)
 from mote_localization.errors import BackendError
 from mote_localization.map_file import MapFile
 
@@ -65,26 +69,39 @@ def load_library(library: Library) -> Any:
 def engine_for(map_file: MapFile, library: Library, gpu: Gpu, precision: Precision) -> bytes:
     """Return the engine of a map for a GPU, the kept one or one built now.
 
+    Args:
+        map_file: The map.
+        library: What builds it.
+        gpu: What it is for.
+        precision: What the trunk computes in, unless the map itself says 8-bit integers.
+
     Raises:
         BackendError: The library is not installed, or cannot build it for that GPU.
     """
     trt = load_library(library)
+    model = onnx.load_model_from_string(map_file.model)
+    integers = is_quantized(model)
     # what tensorrt_rtx builds is finished on the GPU, and serves all of a capability
     of_gpu = f"{Gpu(gpu.capability)}" if library == "tensorrt_rtx" else f"{gpu}"
     key = EngineKey(
         hashlib.sha256(map_file.model).hexdigest(),
         f"{library} {trt.__version__}",
         of_gpu,
-        precision,
+        "int8" if integers else precision,
     )
-    return load_or_build(key, lambda: _build(trt, library, map_file, gpu, precision))
+
+    def build() -> bytes:
+        if integers:
+            typed = with_signed_integers(model)
+        else:
+            typed = in_half_precision(model) if precision == "fp16" else model
+        return _build(trt, library, typed, gpu, map_file.path)
+
+    return load_or_build(key, build)
 
 
-def _build(trt: Any, library: Library, map_file: MapFile, gpu: Gpu, precision: Precision) -> bytes:
-    """Build an engine; see `engine_for`."""
-    model = onnx.load_model_from_string(map_file.model)
-    if precision == "fp16":
-        model = in_half_precision(model)
+def _build(trt: Any, library: Library, model: onnx.ModelProto, gpu: Gpu, path: Path) -> bytes:
+    """Build an engine of a graph whose types are what is computed in; see `engine_for`."""
     logger = _logger(trt)
     logger.errors.clear()
     builder = trt.Builder(logger)
@@ -94,18 +111,18 @@ def _build(trt: Any, library: Library, map_file: MapFile, gpu: Gpu, precision: P
     if not parser.parse(model.SerializeToString()):
         wrong = parser.get_error(0)
         raise BackendError(
-            f"{map_file.path}: {library} cannot take its graph: {wrong.desc()} (layer "
+            f"{path}: {library} cannot take its graph: {wrong.desc()} (layer "
             f"{wrong.node_name() or wrong.node()}, {wrong.node_operator()}); take another backend"
         )
     config = builder.create_builder_config()
-    config.progress_monitor = _monitor(trt, map_file.path)
+    config.progress_monitor = _monitor(trt, path)
     if library == "tensorrt_rtx":
         config.num_compute_capabilities = 1
         config.set_compute_capability(_capability(trt, gpu), 0)
     built = builder.build_serialized_network(network, config)
     if built is None:
         raise BackendError(
-            f"{map_file.path}: {library} cannot build an engine for {gpu} in {precision}: "
+            f"{path}: {library} cannot build an engine for {gpu}: "
             f"{'; '.join(logger.errors) or 'it does not say why'}"
         )
     return bytes(built)

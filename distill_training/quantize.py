@@ -1,0 +1,71 @@
+"""Networks that compute in 8-bit integers, for processors without a GPU: a third of the time.
+
+Quantization is explicit, by nodes in the graph, so that every backend computes the same. The head
+stays in single precision: coordinates are finer than 8 bits.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+_SINGLE = ("/input/", "/head/")  # names of the layers that stay in single precision begin so
+_LAYERS = ["Conv", "Add", "Relu", "Resize", "Concat"]
+
+
+def quantized(model: onnx.ModelProto, images_bhw3: np.ndarray) -> onnx.ModelProto:
+    """Return a graph that computes in 8-bit integers, but for its first and last layers.
+
+    Weights keep 7 bits: processors without 8-bit dot products would overflow otherwise.
+
+    Args:
+        model: A student in single precision.
+        images_bhw3: Canonical images, uint8, of the place: their ranges become the integers'.
+    """
+    kept = [node.name for node in model.graph.node if node.name.startswith(_SINGLE)]
+    with tempfile.TemporaryDirectory() as folder, _quietly():
+        path = Path(folder) / "quantized.onnx"
+        quantize_static(
+            model,
+            path,
+            _Images(images_bhw3),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_LAYERS,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=kept,
+            extra_options={"QuantizeBias": False},  # TensorRT knows no 32-bit ones
+        )
+        made = onnx.load(path)
+    standard = [entry for entry in made.opset_import if not entry.domain]
+    del made.opset_import[:]
+    made.opset_import.extend(standard)
+    return made
+
+
+class _Images(CalibrationDataReader):
+    """Shows images one by one."""
+
+    def __init__(self, images_bhw3: np.ndarray) -> None:
+        self._images = iter(images_bhw3)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        image_hw3 = next(self._images, None)
+        return None if image_hw3 is None else {"image": image_hw3[None]}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the library's advice on graphs from the user, who makes none."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
