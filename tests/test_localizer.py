@@ -197,7 +197,9 @@ def test_a_camera_that_looks_elsewhere_is_refused(localizer):
 
 
 def test_an_unknown_backend_is_refused(map_file):
-    with pytest.raises(BackendError, match="found backend 'cuda', expected: onnxruntime"):
+    with pytest.raises(
+        BackendError, match="found backend 'cuda', expected one of onnxruntime, tensorrt"
+    ):
         create_backend(map_file, "cuda")
 
 

@@ -1,13 +1,19 @@
 """Inference backends: each runs a map's network on this machine, all behind one interface."""
 
+import logging
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
 
+from mote_localization.backends.engine_builder import Library
 from mote_localization.errors import BackendError
 from mote_localization.map_file import MapFile
 
+_LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
+BACKENDS = ("onnxruntime", *_LIBRARIES, "auto")
 _SELF_TEST_M = 5e-3  # m
+_log = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
@@ -27,32 +33,47 @@ class Backend(Protocol):
 
 
 def create_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 0) -> Backend:
-    """Load a map into the backend of that name.
+    """Load a map into the backend of that name, and let it pass the map's self-test.
 
     Args:
         map_file: The map.
-        name: `onnxruntime`.
+        name: One of `BACKENDS`; `auto`: the first of those installed that can, fastest first.
         threads: CPU threads; 0: one per core.
 
     Raises:
         BackendError: The backend is unknown, not installed, cannot run the map, or fails its
             self-test.
     """
-    if name == "onnxruntime":
-        try:
-            from mote_localization.backends.onnx_runtime import OnnxRuntimeBackend
-        except ImportError as error:
-            raise BackendError(
-                f"backend onnxruntime: {error}; install it (pip install onnxruntime)"
-            ) from error
-        backend = OnnxRuntimeBackend(map_file, threads)
-        _check(backend, name, map_file)
-        return backend
-    raise BackendError(f"found backend '{name}', expected: onnxruntime")
+    if name not in BACKENDS:
+        raise BackendError(f"found backend '{name}', expected one of {', '.join(BACKENDS)}")
+    if name != "auto":
+        return _tested(_load(map_file, name, threads), name, map_file)
+    for library in _LIBRARIES:
+        if find_spec(library):
+            try:
+                return _tested(_load(map_file, library, threads), library, map_file)
+            except BackendError as error:
+                _log.warning("%s; onnxruntime takes its place", error)
+    return create_backend(map_file, "onnxruntime", threads)
 
 
-def _check(backend: Backend, name: str, map_file: MapFile) -> None:
-    """Refuse a backend that says other than the map's self-test expects."""
+def _load(map_file: MapFile, name: str, threads: int) -> Backend:
+    """Load a map into a backend."""
+    if name in _LIBRARIES:
+        from mote_localization.backends.tensorrt_backend import TensorRtBackend
+
+        return TensorRtBackend(map_file, name)
+    try:
+        from mote_localization.backends.onnx_runtime import OnnxRuntimeBackend
+    except ImportError as error:
+        raise BackendError(
+            f"backend onnxruntime: {error}; install it (pip install onnxruntime)"
+        ) from error
+    return OnnxRuntimeBackend(map_file, threads)
+
+
+def _tested(backend: Backend, name: str, map_file: MapFile) -> Backend:
+    """Return a backend that says what the map's self-test expects."""
     if map_file.info.self_test:
         difference_m = map_file.info.self_test.difference_m(backend)
         if not difference_m <= _SELF_TEST_M:  # nor a number
@@ -62,3 +83,4 @@ def _check(backend: Backend, name: str, map_file: MapFile) -> None:
                 f", expected at most {1000 * _SELF_TEST_M:g}: copy the map again, or take another "
                 "backend"
             )
+    return backend

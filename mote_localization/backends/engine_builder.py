@@ -66,7 +66,9 @@ def load_library(library: Library) -> Any:
         raise BackendError(f"backend {library}: {error}; {_INSTALL[library]}") from error
 
 
-def engine_for(map_file: MapFile, library: Library, gpu: Gpu, precision: Precision) -> bytes:
+def engine_for(
+    map_file: MapFile, library: Library, gpu: Gpu, precision: Precision, anew: bool = False
+) -> bytes:
     """Return the engine of a map for a GPU, the kept one or one built now.
 
     Args:
@@ -74,6 +76,7 @@ def engine_for(map_file: MapFile, library: Library, gpu: Gpu, precision: Precisi
         library: What builds it.
         gpu: What it is for.
         precision: What the trunk computes in, unless the map itself says 8-bit integers.
+        anew: Build it even where one is kept, and keep the new one.
 
     Raises:
         BackendError: The library is not installed, or cannot build it for that GPU.
@@ -97,12 +100,12 @@ def engine_for(map_file: MapFile, library: Library, gpu: Gpu, precision: Precisi
             typed = in_half_precision(model) if precision == "fp16" else model
         return _build(trt, library, typed, gpu, map_file.path)
 
-    return load_or_build(key, build)
+    return load_or_build(key, build, anew)
 
 
 def _build(trt: Any, library: Library, model: onnx.ModelProto, gpu: Gpu, path: Path) -> bytes:
     """Build an engine of a graph whose types are what is computed in; see `engine_for`."""
-    logger = _logger(trt)
+    logger = library_log(trt)
     logger.errors.clear()
     builder = trt.Builder(logger)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -143,7 +146,7 @@ def _capability(trt: Any, gpu: Gpu) -> Any:
 
 
 @cache
-def _logger(trt: Any) -> Any:
+def library_log(trt: Any) -> Any:
     """Return the logger of a library, which takes one in a process: to Python's logging."""
     levels = {
         trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,

@@ -38,7 +38,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mote"
 
 
-def load_or_build(key: EngineKey, build: Callable[[], bytes]) -> bytes:
+def load_or_build(key: EngineKey, build: Callable[[], bytes], anew: bool = False) -> bytes:
     """Return an engine: the kept one where it is sound, else one that is built now and kept.
 
     Processes that need the same engine at the same time build it once. Where it cannot be kept, a
@@ -47,15 +47,17 @@ def load_or_build(key: EngineKey, build: Callable[[], bytes]) -> bytes:
     Args:
         key: What is wanted.
         build: Builds it.
+        anew: Build it even where one is kept.
 
     Raises:
         Exception: Whatever `build` raises; nothing is kept then.
     """
     path = cache_folder() / key.file_name()
-    engine = _read(path, key)
+    engine = None if anew else _read(path, key)
     if engine is None:
         with _alone(path.with_suffix(".lock")):
-            engine = _read(path, key)  # another process may have built it meanwhile
+            if not anew:
+                engine = _read(path, key)  # another process may have built it meanwhile
             if engine is None:
                 engine = build()
                 _keep(path, key, engine)

@@ -40,7 +40,8 @@ class Bench:
 
     map: Path  # map file (.onnx), made by `mote-distill map`
     scene: Annotated[Path | None, tyro.conf.arg(metavar="SCENE")] = None  # whose images to show
-    backend: str = "onnxruntime"  # what runs the network
+    # what runs the network: onnxruntime, tensorrt, tensorrt_rtx; auto: the GPU where one can
+    backend: str = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
     images: int = 300  # that are timed, after a few to warm up
     size: tuple[int, int] = (640, 480)  # px, at which a camera shows the map's own photograph

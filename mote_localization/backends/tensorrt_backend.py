@@ -1,0 +1,144 @@
+"""TensorRT on an NVIDIA GPU: `tensorrt` and `tensorrt_rtx` alike."""
+
+import ctypes
+import math
+import weakref
+from typing import Any
+
+import numpy as np
+
+from mote_localization.backends.engine_builder import (
+    Gpu,
+    Library,
+    Precision,
+    engine_for,
+    library_log,
+    load_library,
+)
+from mote_localization.errors import BackendError
+from mote_localization.map_file import MapFile
+
+_NUMPY = {"image": np.uint8, "points": np.float32, "sigma": np.float32}
+
+
+class TensorRtBackend:
+    """A map's engine with its buffers on the GPU, allocated once, and one stream."""
+
+    def __init__(self, map_file: MapFile, library: Library, precision: Precision = "fp16") -> None:
+        """Take the kept engine or build it, and load it.
+
+        Raises:
+            BackendError: The library or CUDA's is not installed, there is no GPU, or the engine
+                cannot be built or loaded.
+        """
+        trt = load_library(library)
+        cuda = _Cuda(library)
+        gpu = cuda.gpu()
+        self._path, self._cuda = map_file.path, cuda
+        self._runtime = trt.Runtime(library_log(trt))
+        for anew in (False, True):  # a driver may refuse what an older one took
+            engine = engine_for(map_file, library, gpu, precision, anew)
+            self._engine = self._runtime.deserialize_cuda_engine(engine)
+            if self._engine is not None:
+                break
+        else:
+            raise BackendError(
+                f"{map_file.path}: {library} cannot load its engine on {gpu}: "
+                f"{'; '.join(library_log(trt).errors) or 'it does not say why'}"
+            )
+        self._context = self._engine.create_execution_context()
+        self._stream = cuda.call("cudaStreamCreate")
+        cuda.call_when_gone(self, "cudaStreamDestroy", self._stream)
+        rows, columns = map_file.info.cells_hw
+        camera = map_file.info.camera
+        shapes = {
+            "image": (1, camera.height, camera.width, 3),
+            "points": (1, rows, columns, 3),
+            "sigma": (1, rows, columns),
+        }
+        self._buffers = {
+            name: _Buffer(cuda, shape, np.dtype(_NUMPY[name])) for name, shape in shapes.items()
+        }
+        for name, buffer in self._buffers.items():
+            self._context.set_tensor_address(name, buffer.device)
+
+    def predict(self, image_hw3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Predict points_hw3 and sigma_hw of one canonical image; see `Backend.predict`.
+
+        Raises:
+            BackendError: The GPU fails.
+        """
+        image, points, sigma = (self._buffers[name] for name in ("image", "points", "sigma"))
+        image.host[0] = image_hw3
+        image.upload(self._stream)
+        if not self._context.execute_async_v3(int(self._stream)):
+            raise BackendError(f"{self._path}: TensorRT cannot run it; the log says why")
+        points.download(self._stream)
+        sigma.download(self._stream)
+        self._cuda.call("cudaStreamSynchronize", self._stream)
+        return points.host[0].copy(), sigma.host[0].copy()
+
+
+class _Cuda:
+    """CUDA's runtime, with its errors raised."""
+
+    def __init__(self, library: Library) -> None:
+        try:
+            from cuda.bindings import runtime
+        except ImportError as error:
+            raise BackendError(f"backend {library}: {error}; pip install cuda-bindings") from error
+        self._runtime: Any = runtime
+        self._library = library
+        self.copy = runtime.cudaMemcpyKind
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a function; return what it gives.
+
+        Raises:
+            BackendError: It fails.
+        """
+        error, *given = getattr(self._runtime, name)(*arguments)
+        if int(error):
+            _, text = self._runtime.cudaGetErrorString(error)
+            raise BackendError(f"backend {self._library}: {name}: {text.decode()}")
+        return given[0] if given else None
+
+    def call_when_gone(self, owner: object, name: str, *arguments: Any) -> None:
+        """Call a function when its owner is gone; not at exit, when CUDA may be gone before."""
+        weakref.finalize(owner, self.call, name, *arguments).atexit = False
+
+    def gpu(self) -> Gpu:
+        """Return the GPU that is used: the current one of CUDA.
+
+        Raises:
+            BackendError: There is none.
+        """
+        properties = self.call("cudaGetDeviceProperties", self.call("cudaGetDevice"))
+        return Gpu((properties.major, properties.minor), properties.name.decode())
+
+
+class _Buffer:
+    """A tensor on the GPU, and its pinned twin in the memory of the host."""
+
+    def __init__(self, cuda: _Cuda, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._cuda, self._bytes = cuda, math.prod(shape) * dtype.itemsize
+        self.device = cuda.call("cudaMalloc", self._bytes)
+        pinned = cuda.call("cudaMallocHost", self._bytes)
+        memory = (ctypes.c_uint8 * self._bytes).from_address(pinned)
+        self.host = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+        cuda.call_when_gone(self, "cudaFree", self.device)
+        cuda.call_when_gone(self, "cudaFreeHost", pinned)
+
+    def upload(self, stream: Any) -> None:
+        """Copy to the GPU, in turn with the stream."""
+        to_device = self._cuda.copy.cudaMemcpyHostToDevice
+        self._cuda.call(
+            "cudaMemcpyAsync", self.device, self.host.ctypes.data, self._bytes, to_device, stream
+        )
+
+    def download(self, stream: Any) -> None:
+        """Copy from the GPU, in turn with the stream."""
+        to_host = self._cuda.copy.cudaMemcpyDeviceToHost
+        self._cuda.call(
+            "cudaMemcpyAsync", self.host.ctypes.data, self.device, self._bytes, to_host, stream
+        )
