@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper
 
 _SIDE = 2048  # of the matrices that are multiplied: far larger than any cache
@@ -33,6 +32,8 @@ def matrix_product_macs_per_s(threads: int = 0) -> float:
     Args:
         threads: CPU threads; 0: one per core.
     """
+    import onnxruntime  # not for the machine's name alone
+
     square = [_SIDE, _SIDE]
     a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, square) for name in "abc")
     product = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "p", [a, b], [c])

@@ -74,7 +74,8 @@ PARAMETERS = (
     Parameter("map_frame", "map", "frame of the map: of poses and clouds"),
     Parameter("camera_frame", "", "child frame of the transform; empty: the image's frame_id"),
     Parameter("publish_tf", False, "publish the transform map_frame -> camera_frame on /tf"),
-    Parameter("backend", "onnxruntime", "what runs the network: onnxruntime, tensorrt, tensorrt_rtx, auto"),
+    Parameter("backend", "onnxruntime",
+              "what runs the network: onnxruntime, tensorrt, tensorrt_rtx, auto"),
     Parameter("threads", 0, "CPU threads of the network; 0: one per core", (0, 256)),
     # the rest are fields of LocalizerConfig, and may be changed while the node runs
     Parameter("max_cells", _GATE.max_cells,
