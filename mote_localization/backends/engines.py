@@ -110,8 +110,7 @@ def _keep(path: Path, key: EngineKey, engine: bytes) -> None:
             file.write(json.dumps(header).encode() + b"\n" + engine)
         kept = sorted(path.parent.glob("*.engine"), key=lambda p: p.stat().st_mtime, reverse=True)
         for old in kept[_MOST:]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".lock").unlink(missing_ok=True)
+            old.unlink(missing_ok=True)  # its lock stays: another process may hold it
     except OSError as error:
         _log.warning(
             "%s: the engine cannot be kept (%s): it is built anew at every start; set "
