@@ -1,12 +1,13 @@
 """From a trained student to the map file, checked to predict the same.
 
 The map computes in single precision but holds its weights in half, where that changes no point by
-more than 2 mm: engines widen them once, when the map is loaded. Small tensors may stay in single:
+more than 2 mm: engines widen them once, when the map is loaded. Some tensors may stay in single:
 thin layers pass all that is seen, and their rounding moves every point.
 """
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +21,13 @@ from distill_training.reconstruction import Reconstruction
 from mote_localization.backends import Backend, create_backend
 from mote_localization.errors import MapFileError
 from mote_localization.map_file import MapFile, MapInfo, write_map
+from mote_localization.progress import track
 from mote_localization.self_test import SelfTest
 
 _OPSET = 17
-_PARITY_M = 2e-3  # m, largest difference allowed between the student's points and the map's
-# numbers of a tensor from which on it is stored in half precision, tried in turn; the coordinate
-# head's are fewer
-_HALVED = (1 << 10, 1 << 12, 1 << 15, math.inf)
-_PARITY_SIGMA = 1e-2  # likewise of sigma, as a share of it
+# largest differences allowed between student and map: of points, m; of sigma, as a share
+_PARITY = (2e-3, 1e-2)
+_LEAST_HALVED = 1 << 10  # numbers of a tensor that may be stored in half; the head's are fewer
 _INT8_MOVES = 0.25  # of sigma: what 8-bit integers may move a point by, median
 
 
@@ -55,17 +55,21 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
         MapFileError: The two differ by more than 2 mm, or the file cannot be written.
     """
     single = to_onnx(network, info)
-    for least in _HALVED:
-        model = _halved(single, least)
-        backend = _backend(model, info)
-        worst_m, worst_sigma = _differences(network, backend, images_bhw3)
-        if worst_m <= _PARITY_M and worst_sigma <= _PARITY_SIGMA:
-            _write(model, backend, info, images_bhw3, path)
-            return worst_m
+
+    def differences(halved: set[str]) -> tuple[float, float]:
+        return _differences(network, _backend(_halved(single, halved), info), images_bhw3)
+
+    halved = _what_may_be_halved(single, differences)
+    model = _halved(single, halved)
+    backend = _backend(model, info)
+    worst_m, worst_sigma = _differences(network, backend, images_bhw3)
+    if _are_alike(worst_m, worst_sigma):
+        _write(model, backend, info, images_bhw3, path)
+        return worst_m
     raise MapFileError(
         f"{path}: not written: ONNX Runtime's points differ from the student's by "
         f"{worst_m * 1000:.2f} mm and sigma by {worst_sigma:.1%}, expected at most "
-        f"{_PARITY_M * 1000:g} mm and {_PARITY_SIGMA:.0%} (nan: the training has diverged)"
+        f"{_PARITY[0] * 1000:g} mm and {_PARITY[1]:.0%} (nan: the training has diverged)"
     )
 
 
@@ -150,13 +154,47 @@ def to_onnx(network: nn.Module, info: MapInfo) -> onnx.ModelProto:
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _halved(model: onnx.ModelProto, least: float) -> onnx.ModelProto:
-    """Return a model whose tensors of `least` numbers or more are stored as float16, and cast."""
+def _what_may_be_halved(
+    model: onnx.ModelProto, differences: Callable[[set[str]], tuple[float, float]]
+) -> set[str]:
+    """Return names of tensors that may be stored in half: as many as leave the points alike.
+
+    Where not all of them do, those go first that alone move the points least.
+    """
+    names = [
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) >= _LEAST_HALVED
+    ]
+    if _are_alike(*differences(set(names))) or not _are_alike(*differences(set())):
+        return set(names)
+    alone = {
+        name: max(worst / most for worst, most in zip(differences({name}), _PARITY, strict=True))
+        for name in track(names, "weights", len(names))
+    }
+    ordered = sorted(names, key=lambda name: alone[name])
+    alike, unlike = 0, len(ordered)
+    while unlike - alike > 1:
+        count = (alike + unlike) // 2
+        if _are_alike(*differences(set(ordered[:count]))):
+            alike = count
+        else:
+            unlike = count
+    return set(ordered[:alike])
+
+
+def _are_alike(worst_m: float, worst_sigma: float) -> bool:
+    """Return whether differences are as small as a map's must be; NaN is not."""
+    return worst_m <= _PARITY[0] and worst_sigma <= _PARITY[1]
+
+
+def _halved(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
+    """Return a model some of whose tensors are stored as float16, and cast."""
     halved = onnx.ModelProto()
     halved.CopyFrom(model)
     casts = []
     for tensor in halved.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) >= least:
+        if tensor.name in names:
             name, stored = tensor.name, f"{tensor.name}.half"
             with np.errstate(over="ignore"):  # an overflow is seen when the points are compared
                 half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
