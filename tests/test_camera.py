@@ -57,6 +57,20 @@ def test_a_distorted_camera_sees_what_the_canonical_camera_sees(model):
     assert seen(view)[1:-1, 1:-1].max() < 3  # of 255: rounding, and 1/32 px of the remap table
 
 
+@pytest.mark.parametrize(
+    ("model", "count"), [("plumb_bob", 0), ("plumb_bob", 5), ("equidistant", 4)]
+)
+def test_coefficients_of_0_leave_the_lens_as_its_model_has_it(model, count):
+    """A pinhole, but of a fisheye: there, pixels go with the angle."""
+    camera = Camera(640, 480, 500.0, 510.0, 320.0, 240.0, model, (0.0,) * count)
+    rays = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, -3.0, 2.0]])
+    angle = model == "equidistant"
+    right = np.pi / 4 if angle else 1.0
+    up = np.arctan(1.5) if angle else 1.5
+    expected = [[320, 240], [320 + 500 * right, 240], [320, 240 - 510 * up]]
+    np.testing.assert_allclose(camera.project(rays), expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_shrinking_keeps_pixel_centres(factor):
     live = CANONICAL.resized(160 * factor, 120 * factor)
