@@ -15,10 +15,10 @@ from mote_localization.commands import say
 from mote_localization.errors import MoteError
 from mote_localization.map_file import read_map
 
-_CALIBRATED_BY = 64  # images whose ranges become those of the 8-bit integers
-
 if TYPE_CHECKING:
     from distill_training.settings import Settings
+
+_CALIBRATED_BY = 64  # images whose ranges become those of the 8-bit integers
 
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]

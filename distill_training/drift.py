@@ -7,14 +7,13 @@ from itertools import product
 
 import numpy as np
 
-from mote_localization.drift import MAX_STATIONS, Drift, kernel, station, viewpoints
+from mote_localization.drift import DIGITS, MAX_STATIONS, Drift, kernel, station, viewpoints
 from mote_localization.geometry import motion_between
 
 _REACHES_M = (0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 _REACHES_DEG = (20.0, 40.0, 80.0, 160.0)
 _NOISES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _BLOCKS = 12  # contiguous pieces of the recording that are predicted from the rest
-_ROUNDED = 1e-5  # m and rad, of what a station says
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _cross_validate(inverse_nn: np.ndarray, motions_n6: np.ndarray) -> tuple[flo
         unknown.append(np.diag(covariance_ww)[block - first])
     left_n6, unknown_n = np.concatenate(left), np.concatenate(unknown)
     # Where nothing drifts, rounding alone is left: it has a volume too.
-    floor_66 = _ROUNDED**2 * np.eye(6)
+    floor_66 = 10.0 ** (-2 * DIGITS) * np.eye(6)
     spread_66 = left_n6.T @ (left_n6 / unknown_n[:, None]) / len(left_n6) + floor_66
     volume = len(left_n6) * np.linalg.slogdet(spread_66)[1] + 6 * np.log(unknown_n).sum()
     return -volume / 2, left_n6

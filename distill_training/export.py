@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -18,7 +19,9 @@ from torch import nn
 
 from distill_training.quantize import quantized
 from distill_training.reconstruction import Reconstruction
+from distill_training.torch_backend import TorchBackend
 from mote_localization.backends import Backend, create_backend
+from mote_localization.backends.precision import STORED_HALF
 from mote_localization.errors import MapFileError
 from mote_localization.map_file import MapFile, MapInfo, write_map
 from mote_localization.progress import track
@@ -54,21 +57,20 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
     Raises:
         MapFileError: The two differ by more than 2 mm, or the file cannot be written.
     """
-    single = to_onnx(network, info)
+    single, student = to_onnx(network, info), TorchBackend(network)
 
-    def differences(halved: set[str]) -> tuple[float, float]:
-        return _differences(network, _backend(_halved(single, halved), info), images_bhw3)
+    def stored(halved: set[str]) -> _Stored:
+        model = _halved(single, halved)
+        backend = _backend(model, info)
+        return _Stored(model, backend, *_differences(student, backend, images_bhw3))
 
-    halved = _what_may_be_halved(single, differences)
-    model = _halved(single, halved)
-    backend = _backend(model, info)
-    worst_m, worst_sigma = _differences(network, backend, images_bhw3)
-    if _are_alike(worst_m, worst_sigma):
-        _write(model, backend, info, images_bhw3, path)
-        return worst_m
+    best = _with_most_halved(single, stored)
+    if best.is_alike:
+        _write(best.model, best.backend, info, images_bhw3, path)
+        return best.worst_m
     raise MapFileError(
         f"{path}: not written: ONNX Runtime's points differ from the student's by "
-        f"{worst_m * 1000:.2f} mm and sigma by {worst_sigma:.1%}, expected at most "
+        f"{best.worst_m * 1000:.2f} mm and sigma by {best.worst_sigma:.1%}, expected at most "
         f"{_PARITY[0] * 1000:g} mm and {_PARITY[1]:.0%} (nan: the training has diverged)"
     )
 
@@ -91,8 +93,8 @@ def export_int8_map(
         MapFileError: They move by more than a quarter of it, or the file cannot be written.
     """
     model = quantized(to_onnx(network, info), images_bhw3)
-    backend = _backend(model, info)
-    moved = float(np.median([_moved(network, backend, image) for image in images_bhw3]))
+    student, backend = TorchBackend(network), _backend(model, info)
+    moved = float(np.median([_moved(student, backend, image) for image in images_bhw3]))
     if not moved <= _INT8_MOVES:  # nor a number
         raise MapFileError(
             f"{path}: not written: 8-bit integers move the points by {moved:.0%} of their sigma "
@@ -103,12 +105,11 @@ def export_int8_map(
     return moved
 
 
-def _moved(network: nn.Module, backend: Backend, image_hw3: np.ndarray) -> float:
+def _moved(student: Backend, backend: Backend, image_hw3: np.ndarray) -> float:
     """Return how far a backend's points are from the student's, median, as a share of sigma."""
-    with torch.inference_mode():
-        points_bhw3, sigma_bhw = network(torch.from_numpy(image_hw3)[None])
-    away_hw = np.linalg.norm(backend.predict(image_hw3)[0] - points_bhw3[0].numpy(), axis=-1)
-    return float(np.median(away_hw / sigma_bhw[0].numpy()))
+    points_hw3, sigma_hw = student.predict(image_hw3)
+    away_hw = np.linalg.norm(backend.predict(image_hw3)[0] - points_hw3, axis=-1)
+    return float(np.median(away_hw / sigma_hw))
 
 
 def _backend(model: onnx.ModelProto, info: MapInfo) -> Backend:
@@ -122,19 +123,31 @@ def _write(
     write_map(path, model, replace(info, self_test=SelfTest.record(images_bhw3[0], backend)))
 
 
+class _Stored(NamedTuple):
+    """A student's graph with some of its weights in half precision, and what that changes."""
+
+    model: onnx.ModelProto
+    backend: Backend
+    worst_m: float  # largest difference of a point, metres
+    worst_sigma: float  # likewise of sigma, as a share of it
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether differences are as small as a map's must be; NaN is not."""
+        return self.worst_m <= _PARITY[0] and self.worst_sigma <= _PARITY[1]
+
+
 def _differences(
-    network: nn.Module, backend: Backend, images_bhw3: np.ndarray
+    student: Backend, backend: Backend, images_bhw3: np.ndarray
 ) -> tuple[float, float]:
     """Return by how much a backend differs: points at most, m, and sigma at most, as a share."""
     worst_m, worst_sigma = np.float32(0), np.float32(0)
     for image_hw3 in images_bhw3:
-        with torch.inference_mode():
-            points_bhw3, sigma_bhw = network(torch.from_numpy(image_hw3)[None])
+        points_hw3, sigma_hw = student.predict(image_hw3)
         exported_hw3, exported_sigma_hw = backend.predict(image_hw3)
         # np.maximum keeps NaN, which a diverged student predicts
-        worst_m = np.maximum(worst_m, np.abs(points_bhw3[0].numpy() - exported_hw3).max())
-        ratio_hw = exported_sigma_hw / sigma_bhw[0].numpy()
-        worst_sigma = np.maximum(worst_sigma, np.abs(ratio_hw - 1).max())
+        worst_m = np.maximum(worst_m, np.abs(points_hw3 - exported_hw3).max())
+        worst_sigma = np.maximum(worst_sigma, np.abs(exported_sigma_hw / sigma_hw - 1).max())
     return float(worst_m), float(worst_sigma)
 
 
@@ -154,38 +167,37 @@ def to_onnx(network: nn.Module, info: MapInfo) -> onnx.ModelProto:
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _what_may_be_halved(
-    model: onnx.ModelProto, differences: Callable[[set[str]], tuple[float, float]]
-) -> set[str]:
-    """Return names of tensors that may be stored in half: as many as leave the points alike.
+def _with_most_halved(model: onnx.ModelProto, stored: Callable[[set[str]], _Stored]) -> _Stored:
+    """Return a student with as many tensors stored in half as leave the points alike.
 
-    Where not all of them do, those go first that alone move the points least.
+    Where not all of them do, those go first that alone move the points least. Where even none do,
+    that is returned.
     """
     names = [
         tensor.name
         for tensor in model.graph.initializer
         if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) >= _LEAST_HALVED
     ]
-    if _are_alike(*differences(set(names))) or not _are_alike(*differences(set())):
-        return set(names)
-    alone = {
-        name: max(worst / most for worst, most in zip(differences({name}), _PARITY, strict=True))
-        for name in track(names, "weights", len(names))
-    }
+    everything = stored(set(names))
+    if everything.is_alike:
+        return everything
+    best = stored(set())
+    if not best.is_alike:
+        return best
+    alone = {}
+    for name in track(names, "weights", len(names)):
+        _, _, worst_m, worst_sigma = stored({name})
+        alone[name] = max(worst_m / _PARITY[0], worst_sigma / _PARITY[1])
     ordered = sorted(names, key=lambda name: alone[name])
     alike, unlike = 0, len(ordered)
     while unlike - alike > 1:
         count = (alike + unlike) // 2
-        if _are_alike(*differences(set(ordered[:count]))):
-            alike = count
+        tried = stored(set(ordered[:count]))
+        if tried.is_alike:
+            best, alike = tried, count
         else:
             unlike = count
-    return set(ordered[:alike])
-
-
-def _are_alike(worst_m: float, worst_sigma: float) -> bool:
-    """Return whether differences are as small as a map's must be; NaN is not."""
-    return worst_m <= _PARITY[0] and worst_sigma <= _PARITY[1]
+    return best
 
 
 def _halved(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
@@ -195,7 +207,7 @@ def _halved(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
     casts = []
     for tensor in halved.graph.initializer:
         if tensor.name in names:
-            name, stored = tensor.name, f"{tensor.name}.half"
+            name, stored = tensor.name, f"{tensor.name}{STORED_HALF}"
             with np.errstate(over="ignore"):  # an overflow is seen when the points are compared
                 half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
             tensor.CopyFrom(onnx.numpy_helper.from_array(half, stored))

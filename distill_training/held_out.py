@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.stats import spearmanr
 from torch import nn
 
 from distill_training.augment import View
 from distill_training.config import TrainConfig
 from distill_training.reconstruction import Reconstruction
+from distill_training.torch_backend import TorchBackend
 from distill_training.views import FrameStore
 from mote_localization.errors import MoteError
 from mote_localization.geometry import motion_between
@@ -106,7 +106,7 @@ def measure_held_out(
     names: list[str],
 ) -> HeldOutError:
     """Localize held-out frames with a student in training; it is left in evaluation mode."""
-    backend = _TorchBackend(network)
+    backend = TorchBackend(network)
     localizer = Localizer(MapFile(Path("training"), info, b""), backend)
     centimetres, degrees, surprise = [], [], []
     cells_m, sigmas_m, teacher_m = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)]
@@ -153,7 +153,7 @@ def measure_cells(network: nn.Module, store: FrameStore, names: list[str]) -> fl
 
     The student is left in evaluation mode.
     """
-    backend, cells_m = _TorchBackend(network), [np.zeros(0)]
+    backend, cells_m = TorchBackend(network), [np.zeros(0)]
     for name in names:
         frame = store.frame(name)
         cells_m.append(_distances(backend.predict(frame.image_hw3)[0], frame.plain()))
@@ -178,17 +178,3 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     if len(a) < 2 or not (np.ptp(a) > 0 and np.ptp(b) > 0):
         return math.nan
     return float(spearmanr(a, b).statistic)
-
-
-class _TorchBackend:
-    """A student in training behind the runtime's interface."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network.eval()
-        self._device = next(network.parameters()).device
-
-    @torch.inference_mode()
-    def predict(self, image_hw3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Predict as an exported map would; see `mote_localization.backends.Backend`."""
-        points_bhw3, sigma_bhw = self._network(torch.from_numpy(image_hw3)[None].to(self._device))
-        return points_bhw3[0].float().cpu().numpy(), sigma_bhw[0].float().cpu().numpy()

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-_SINGLE = ("/input/", "/head/")  # names of the layers that stay in single precision begin so
+from mote_localization.backends.precision import SINGLE
+
 _LAYERS = ["Conv", "Add", "Relu", "Resize", "Concat"]
 
 
@@ -27,7 +28,7 @@ def quantized(model: onnx.ModelProto, images_bhw3: np.ndarray) -> onnx.ModelProt
         model: A student in single precision.
         images_bhw3: Canonical images, uint8, of the place: their ranges become the integers'.
     """
-    kept = [node.name for node in model.graph.node if node.name.startswith(_SINGLE)]
+    kept = [node.name for node in model.graph.node if node.name.startswith(SINGLE)]
     with tempfile.TemporaryDirectory() as folder, _quietly():
         path = Path(folder) / "quantized.onnx"
         quantize_static(
@@ -64,8 +65,9 @@ class _Images(CalibrationDataReader):
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep the library's advice on graphs from the user, who makes none."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

@@ -18,7 +18,7 @@ from mote_localization.errors import MapFileError
 from mote_localization.geometry import moved, pose_from, quaternion_xyzw
 
 MAX_STATIONS = 256
-_DIGITS = 5  # after the point, of a station: hundredths of a millimetre, thousandths of a degree
+DIGITS = 5  # after the point, of a station: hundredths of a millimetre, thousandths of a degree
 _NUMBERS = 13  # of a station
 _MOST = 1e6  # m, of positions and motions: beyond, arithmetic fails before anybody is there
 _REACHES = (1e-3, 1e6)  # m and deg
@@ -77,7 +77,7 @@ class Drift:
 def station(T_map_cam: np.ndarray, motion_6: np.ndarray) -> tuple[float, ...]:
     """Return the numbers of a station: a pose of the consistent frame, and the motion from it."""
     numbers = (T_map_cam[:3, 3], quaternion_xyzw(T_map_cam[:3, :3]), motion_6)
-    return tuple(np.concatenate(numbers).round(_DIGITS).tolist())
+    return tuple(np.concatenate(numbers).round(DIGITS).tolist())
 
 
 def viewpoints(stations: Sequence[Sequence[float]]) -> np.ndarray:

@@ -81,39 +81,44 @@ def solve_pose(
         BackendError: The solver asked for is unknown or not installed.
     """
     points = np.asarray(points_n3, np.float64)
-    pixels = np.ascontiguousarray(pixels_n2, np.float64)
     if len(points) < _SOLVER_MINIMUM:
         return None
     # The mean is taken off: maps far from their origin lose digits otherwise.
     origin = points.mean(axis=0)
-    points = points - origin
-    sigma = np.asarray(sigma_n, np.float64)
+    matches = _Matches(
+        points - origin,
+        np.ascontiguousarray(pixels_n2, np.float64),
+        np.asarray(sigma_n, np.float64),
+    )
     solution = None
     if prior is not None:
         start = prior.copy()
         start[:3, 3] -= origin
-        solution = _refine(start, points, pixels, sigma, camera, config)
+        solution = _refine(start, matches, camera, config)
     if solution is None or 2 * solution.inliers_n.sum() <= len(points):
-        solution = _search(points, pixels, sigma, camera, config)
+        solution = _search(matches, camera, config)
     if solution is not None:
         solution.T_map_cam[:3, 3] += origin
     return solution
 
 
-def _search(
-    points: np.ndarray,
-    pixels: np.ndarray,
-    sigma: np.ndarray,
-    camera: Camera,
-    config: PoseConfig,
-) -> PoseSolution | None:
+class _Matches(NamedTuple):
+    """Points with their mean at the origin, and where each is seen; float64."""
+
+    points_n3: np.ndarray  # metres
+    pixels_n2: np.ndarray
+    sigma_n: np.ndarray  # metres
+
+
+def _search(matches: _Matches, camera: Camera, config: PoseConfig) -> PoseSolution | None:
     """Find the pose by RANSAC among some of the matches, and refine it with all."""
+    points, pixels, _ = matches
     count = min(config.searched, len(points))
     searched = np.linspace(0, len(points) - 1, count).round().astype(int)
     T_cam_local = _ransac(points[searched], pixels[searched], camera, config)
     if T_cam_local is None or not np.isfinite(T_cam_local).all():
         return None
-    return _refine(invert(T_cam_local), points, pixels, sigma, camera, config)
+    return _refine(invert(T_cam_local), matches, camera, config)
 
 
 def _ransac(
@@ -180,21 +185,16 @@ def _ransac_opencv(
 
 
 def _refine(
-    T_map_cam: np.ndarray,
-    points: np.ndarray,
-    pixels: np.ndarray,
-    sigma: np.ndarray,
-    camera: Camera,
-    config: PoseConfig,
+    T_map_cam: np.ndarray, matches: _Matches, camera: Camera, config: PoseConfig
 ) -> PoseSolution | None:
-    """Minimize robust, sigma-weighted reprojection errors by Gauss-Newton from a close start.
+    """Minimize robust, sigma-weighted reprojection errors by Newton's steps from a close start.
 
     The matches that take part are chosen anew at every step and reach far beyond the inliers: so
     the end does not depend on the start, nor on where the line of the inliers is drawn.
     """
     T = T_map_cam.copy()
     for _ in range(config.refine_steps):
-        cost = _linearize(T, points, pixels, sigma, camera, config)
+        cost = _linearize(T, matches, camera, config)
         if cost is None:
             return None
         step = _step(cost, config)
@@ -204,10 +204,11 @@ def _refine(
         T[:3, :3] = T[:3, :3] @ exp_rotation(step[3:])
         if np.abs(step).max() < _CONVERGED:
             break
-    cost = _linearize(T, points, pixels, sigma, camera, config)
+    cost = _linearize(T, matches, camera, config)
     if cost is None:
         return None
-    covariance_66 = _covariance(cost, pixels[cost.used_m], camera.width / config.blocks, config)
+    used_m2 = matches.pixels_n2[cost.used_m]
+    covariance_66 = _covariance(cost, used_m2, camera.width / config.blocks, config)
     inliers_n = cost.errors_px_n < config.inlier_px
     if covariance_66 is None or inliers_n.sum() < _SOLVER_MINIMUM:
         return None
@@ -229,13 +230,14 @@ def _step(cost: "_Cost", config: PoseConfig) -> np.ndarray | None:
     """
     gradient_6 = cost.scores_6m.sum(axis=1)
     fall_66 = 2 / config.robust_sigmas**2 * cost.scores_6m @ cost.scores_6m.T
+    curved_66 = cost.hessian_66 - fall_66
     try:
         held = -np.linalg.solve(cost.hessian_66, gradient_6)
     except np.linalg.LinAlgError:
         return None
-    if not _are_definite((cost.hessian_66 - fall_66)[None])[0]:
+    if not _are_definite(curved_66[None])[0]:
         return held
-    newton = -np.linalg.solve(cost.hessian_66 - fall_66, gradient_6)
+    newton = -np.linalg.solve(curved_66, gradient_6)
     return newton if np.abs(newton).max() < _FARTHER * np.abs(held).max() else held
 
 
@@ -252,18 +254,14 @@ class _Cost(NamedTuple):
 
 
 def _linearize(
-    T_map_cam: np.ndarray,
-    points: np.ndarray,
-    pixels: np.ndarray,
-    sigma: np.ndarray,
-    camera: Camera,
-    config: PoseConfig,
+    T_map_cam: np.ndarray, matches: _Matches, camera: Camera, config: PoseConfig
 ) -> _Cost | None:
     """Return the cost around a pose; None where next to nothing is seen from it.
 
     A match counts by what its sigma means in pixels, f sigma / z, and by a Cauchy weight of its
     residual.
     """
+    points, pixels, sigma = matches
     x, y, z = ((points - T_map_cam[:3, 3]) @ T_map_cam[:3, :3]).T
     ahead = z > 0
     per_z = np.divide(1, z, out=np.zeros_like(z), where=ahead)

@@ -48,13 +48,18 @@ def create_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 
         raise BackendError(f"found backend '{name}', expected one of {', '.join(BACKENDS)}")
     if name != "auto":
         return _tested(_load(map_file, name, threads), name, map_file)
-    for library in _LIBRARIES:
-        if find_spec(library):
-            try:
-                return _tested(_load(map_file, library, threads), library, map_file)
-            except BackendError as error:
-                _log.warning("%s; onnxruntime takes its place", error)
-    return create_backend(map_file, "onnxruntime", threads)
+    refused: list[BackendError] = []
+    for library in filter(find_spec, _LIBRARIES):
+        try:
+            backend, taken = create_backend(map_file, library, threads), str(library)
+            break
+        except BackendError as error:
+            refused.append(error)
+    else:
+        backend, taken = create_backend(map_file, "onnxruntime", threads), "onnxruntime"
+    for refusal in refused:
+        _log.warning("%s; %s takes its place", refusal, taken)
+    return backend
 
 
 def _load(map_file: MapFile, name: str, threads: int) -> Backend:

@@ -79,8 +79,8 @@ def _alone(path: Path) -> Iterator[None]:
         except BlockingIOError:
             _log.warning("another process builds the same engine; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks: at worst, both build it
+        except OSError as error:  # a file system without locks
+            _log.warning("%s: no lock (%s): others may build the engine too", path, error.strerror)
         yield
 
 

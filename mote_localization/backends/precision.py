@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-_STORED = ".half"  # ends the names of weights that a map stores in half precision
-_SINGLE = ("/input/", "/head/")  # names of the layers that stay in single precision begin so
+_HALF = TensorProto.FLOAT16
+STORED_HALF = ".half"  # ends the names of weights that a map stores in half precision
+SINGLE = ("/input/", "/head/")  # names of the layers that stay in single precision begin so
 
 
 def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -25,26 +26,28 @@ def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
     halves: dict[str, str] = {}  # names of float32 values -> names of the same in float16
     made: set[str] = set()  # by layers of the trunk: float16 already
     nodes: list[onnx.NodeProto] = []
+
+    def half_of(name: str) -> str:
+        """Return the name of a value in float16, itself where it is that or no such number."""
+        value = known.get(name)
+        if not name or name in made or (value is not None and value.dtype.kind != "f"):
+            return name
+        if name not in halves:
+            halves[name] = f"{name}.trunk"
+            if value is None:
+                nodes.append(helper.make_node("Cast", [name], [halves[name]], to=_HALF))
+            else:
+                half = numpy_helper.from_array(value.astype(np.float16), halves[name])
+                graph.initializer.append(half)
+        return halves[name]
+
     for node in graph.node:
-        if node.output[0] not in known and not node.name.startswith(_SINGLE):
-            for i, name in enumerate(node.input):
-                if not name or name in made or (node.op_type == "Resize" and i):  # i: scales
-                    continue
-                value = known.get(name)
-                if value is not None and value.dtype.kind != "f":
-                    continue
-                if name not in halves:
-                    halves[name] = f"{name}.trunk"
-                    if value is None:
-                        cast = helper.make_node("Cast", [name], [halves[name]])
-                        cast.attribute.append(helper.make_attribute("to", TensorProto.FLOAT16))
-                        nodes.append(cast)
-                    else:
-                        half = numpy_helper.from_array(value.astype(np.float16), halves[name])
-                        graph.initializer.append(half)
-                node.input[i] = halves[name]
+        if node.output[0] not in known and not node.name.startswith(SINGLE):
+            # what Resize is told besides the image are scales and sizes
+            numbers = 1 if node.op_type == "Resize" else len(node.input)
+            node.input[:numbers] = [half_of(name) for name in node.input[:numbers]]
             if node.op_type == "Cast":
-                node.attribute[0].i = TensorProto.FLOAT16
+                node.attribute[0].i = _HALF
             made.update(node.output)
         nodes.append(node)
     _keep_what_is_used(graph, nodes)
@@ -57,7 +60,7 @@ def _known_values(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
     for node in graph.node:
         if node.op_type == "Constant":
             known[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-        elif node.op_type == "Cast" and node.input[0].endswith(_STORED):
+        elif node.op_type == "Cast" and node.input[0].endswith(STORED_HALF):
             known[node.output[0]] = known[node.input[0]]
     return known
 

@@ -14,6 +14,7 @@ import onnx
 import tyro
 from rich.console import Console
 
+from mote_localization.backends import create_backend
 from mote_localization.camera import Camera
 from mote_localization.commands import print_table
 from mote_localization.errors import MoteError, SceneError
@@ -61,11 +62,11 @@ class Bench:
                 f"found --images {self.images} --size {self.size[0]} {self.size[1]}, expected 1 or "
                 "more each"
             )
-        map_file = read_map(self.map)
-        shown = _scene_images(self.scene) if self.scene else _own_photograph(map_file, self.size)
         started = time.perf_counter()
-        localizer = Localizer.open(self.map, self.backend, self.threads)
+        map_file = read_map(self.map)
+        localizer = Localizer(map_file, create_backend(map_file, self.backend, self.threads))
         loaded_s = time.perf_counter() - started
+        shown = _scene_images(self.scene) if self.scene else _own_photograph(map_file, self.size)
         peak = matrix_product_macs_per_s(self.threads)
         times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "all", _BESIDE)}
         localized, count, last = 0, _WARM_UP + self.images, None
@@ -74,8 +75,8 @@ class Bench:
             last = found.T_map_cam
             localized += found.status is Status.LOCALIZED
             whole = sum(found.seconds.values())
-            beside = {"all": whole, _BESIDE: whole - found.seconds["network"]}
-            for stage, seconds in {**found.seconds, **beside}.items():
+            sums = {"all": whole, _BESIDE: whole - found.seconds["network"]}
+            for stage, seconds in {**found.seconds, **sums}.items():
                 times[stage].append(seconds)
         peak = max(peak, matrix_product_macs_per_s(self.threads))
         stages = {stage: percentiles_ms(seconds[_WARM_UP:]) for stage, seconds in times.items()}

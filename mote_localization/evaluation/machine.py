@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-_SIDE = 2048  # of the matrices that are multiplied: far larger than any cache
+_SIDE = 2048  # of the matrices that are multiplied
 _SECONDS = 1.0  # of products
 
 
