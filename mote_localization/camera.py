@@ -243,6 +243,10 @@ class CanonicalView:
         # The outer half of border pixels is drawn like their centres, what is not seen black.
         source = np.where(inside[..., None], source.clip(0, last), -2).astype(np.float32)
         self._table = cv2.convertMaps(source[..., 0], source[..., 1], cv2.CV_16SC2)
+        # Undistorted and of the same field of view, as often where maps are made: nothing is moved.
+        moved_px = np.abs(source - np.stack([columns, rows], axis=-1)).max()
+        same_size = self._size == (canonical.width, canonical.height)
+        self._is_shrunk_alone = same_size and moved_px < 1 / cv2.INTER_TAB_SIZE
         cells = cell_pixels(canonical.width, canonical.height, stride).round().astype(int)
         self.covered_hw: np.ndarray = inside[cells[..., 1], cells[..., 0]]
 
@@ -261,6 +265,8 @@ class CanonicalView:
         if self._size != (self.live.width, self.live.height):
             image_hw3 = image_hw3[: self._crop[1], : self._crop[0]]
             image_hw3 = cv2.resize(image_hw3, self._size, interpolation=cv2.INTER_AREA)
+        if self._is_shrunk_alone:
+            return np.ascontiguousarray(image_hw3)
         return cv2.remap(image_hw3, *self._table, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 

@@ -3,9 +3,9 @@
 Trackers' poses bend: what is seen twice, from here and from there, does not meet. A map whose poses
 were adjusted is consistent, but its user counts in the frame of the poses that were given. Between
 the two stands a small motion that changes smoothly with where the camera is and looks. The map
-knows it where it was photographed, and in between it is kriged: Gaussian process regression with a
-squared exponential kernel (Rasmussen and Williams 2006, eq. 2.25 and 2.26), the same for all six
-numbers of the motion.
+knows it where it was photographed, and in between it is kriged: Gaussian process regression
+(Rasmussen and Williams 2006, eq. 2.25 and 2.26) with a Matérn kernel, the same for all six numbers
+of the motion.
 """
 
 import math

@@ -194,7 +194,8 @@ class Localizer:
             return f"inlier ratio {ratio:.2f}, expected {config.min_inlier_ratio:g}"
         size = np.array([self.info.camera.width, self.info.camera.height])
         columns, rows = (pixels_n2[solution.inliers_n] / size * _SPREAD_GRID).astype(int).T
-        spread = len(np.unique(rows * _SPREAD_GRID[0] + columns)) / math.prod(_SPREAD_GRID)
+        held = np.bincount(rows * _SPREAD_GRID[0] + columns)
+        spread = np.count_nonzero(held) / math.prod(_SPREAD_GRID)
         if spread < config.min_spread:
             return f"inliers on {spread:.0%} of the image, expected {config.min_spread:.0%}"
         if solution.reprojection_px > config.max_reprojection_px:

@@ -20,6 +20,7 @@ except ImportError:  # it has no wheel for aarch64
 
 _SOLVER_MINIMUM = 4  # matches; fewer have no unique pose
 _CONVERGED = 1e-4  # m and rad; a smaller step is the last
+_NEARLY = 1e-3  # m and rad; likewise of Newton's steps: what is then left is a hundredth of it
 _FARTHER = 4.0  # times a step with the weights held: a Newton step is not taken from there on
 _SINGULAR = 1e-9  # least eigenvalue of a Hessian scaled to unit diagonal; below, it has no inverse
 _LEAST_BLOCKS = 7  # image blocks; fewer do not show all six ways in which a pose may be wrong
@@ -200,15 +201,14 @@ def _refine(
         step = _step(cost, config)
         if step is None:
             return None
-        T[:3, 3] += T[:3, :3] @ step[:3]
-        T[:3, :3] = T[:3, :3] @ exp_rotation(step[3:])
-        if np.abs(step).max() < _CONVERGED:
+        T[:3, 3] += T[:3, :3] @ step.motion_6[:3]
+        T[:3, :3] = T[:3, :3] @ exp_rotation(step.motion_6[3:])
+        if step.length < (_NEARLY if step.is_newton else _CONVERGED):
             break
     cost = _linearize(T, matches, camera, config)
     if cost is None:
         return None
-    used_m2 = matches.pixels_n2[cost.used_m]
-    covariance_66 = _covariance(cost, used_m2, camera.width / config.blocks, config)
+    covariance_66 = _covariance(cost, matches.pixels_n2, camera.width / config.blocks, config)
     inliers_n = cost.errors_px_n < config.inlier_px
     if covariance_66 is None or inliers_n.sum() < _SOLVER_MINIMUM:
         return None
@@ -221,36 +221,49 @@ def _refine(
     )
 
 
-def _step(cost: "_Cost", config: PoseConfig) -> np.ndarray | None:
-    """Return the step (6,) towards the minimum of the cost; None where it is not determined.
+class _Step(NamedTuple):
+    """A motion towards the minimum of the cost: x y z rotX rotY rotZ of the camera's axes."""
+
+    motion_6: np.ndarray
+    is_newton: bool
+
+    @property
+    def length(self) -> float:
+        """The largest of its six numbers, metres or radians."""
+        return float(np.abs(self.motion_6).max())
+
+
+def _step(cost: "_Cost", config: PoseConfig) -> _Step | None:
+    """Return the step towards the minimum of the cost; None where it is not determined.
 
     With the weights held (Gauss-Newton) steps are safe but many; with their fall (Newton) they are
     few, but far from the minimum lead anywhere: where the cost curves downwards, or much farther
     than the safe ones, the safe one is taken.
     """
-    gradient_6 = cost.scores_6m.sum(axis=1)
-    fall_66 = 2 / config.robust_sigmas**2 * cost.scores_6m @ cost.scores_6m.T
-    curved_66 = cost.hessian_66 - fall_66
+    gradient_6 = cost.scores_6n.sum(axis=1)
     try:
-        held = -np.linalg.solve(cost.hessian_66, gradient_6)
+        held = _Step(-np.linalg.solve(cost.hessian_66, gradient_6), is_newton=False)
     except np.linalg.LinAlgError:
         return None
-    if not _are_definite(curved_66[None])[0]:
+    fall_66 = 2 / config.robust_sigmas**2 * cost.scores_6n @ cost.scores_6n.T
+    curved_66 = cost.hessian_66 - fall_66
+    try:
+        np.linalg.cholesky(curved_66)  # positive definite, or an error
+        newton = _Step(-np.linalg.solve(curved_66, gradient_6), is_newton=True)
+    except np.linalg.LinAlgError:
         return held
-    newton = -np.linalg.solve(curved_66, gradient_6)
-    return newton if np.abs(newton).max() < _FARTHER * np.abs(held).max() else held
+    return newton if newton.length < _FARTHER * held.length else held
 
 
 class _Cost(NamedTuple):
     """The robust cost around one pose, by the camera's motion: x y z rotX rotY rotZ of its axes."""
 
     errors_px_n: np.ndarray  # reprojection errors; infinite behind the camera
-    used_m: np.ndarray  # indices of the matches that take part
-    J_u_6m: np.ndarray  # derivative of each one's reprojection, pixels
-    J_v_6m: np.ndarray
-    weight_m: np.ndarray
-    scores_6m: np.ndarray  # gradient of each one's cost
-    hessian_66: np.ndarray  # of the sum, with the weights held (Gauss-Newton)
+    used_n: np.ndarray  # bool: the matches that take part; the others have no weight
+    J_u_6n: np.ndarray  # derivative of each one's reprojection, times the root of its weight
+    J_v_6n: np.ndarray
+    scores_6n: np.ndarray  # gradient of each one's cost
+    hessian_66: np.ndarray  # of the sum, with the weights held
 
 
 def _linearize(
@@ -262,30 +275,31 @@ def _linearize(
     residual.
     """
     points, pixels, sigma = matches
-    x, y, z = ((points - T_map_cam[:3, 3]) @ T_map_cam[:3, :3]).T
+    x, y, z = T_map_cam[:3, :3].T @ (points - T_map_cam[:3, 3]).T
     ahead = z > 0
     per_z = np.divide(1, z, out=np.zeros_like(z), where=ahead)
     a, b = x * per_z, y * per_z
-    du = camera.fx * a + camera.cx - pixels[:, 0]
-    dv = camera.fy * b + camera.cy - pixels[:, 1]
-    errors_px_n = np.where(ahead, np.hypot(du, dv), np.inf)
-    used = np.flatnonzero(errors_px_n < config.refine_reach * config.inlier_px)
-    if len(used) < _SOLVER_MINIMUM:
+    du = camera.fx * a + (camera.cx - pixels[:, 0])
+    dv = camera.fy * b + (camera.cy - pixels[:, 1])
+    squared = du * du + dv * dv
+    errors_px_n = np.where(ahead, np.sqrt(squared), np.inf)
+    used_n = errors_px_n < config.refine_reach * config.inlier_px
+    if np.count_nonzero(used_n) < _SOLVER_MINIMUM:
         return None
-    a, b, per_z, du, dv = (v[used] for v in (a, b, per_z, du, dv))
-    precision = 1 / ((camera.fx * sigma[used] * per_z) ** 2 + _FLOOR_PX**2)
-    weight = precision / (1 + precision * (du**2 + dv**2) / config.robust_sigmas**2)
-    zero, ab = np.zeros_like(a), a * b
+    deviation = camera.fx * sigma * per_z
+    variance = deviation * deviation + (squared / config.robust_sigmas**2 + _FLOOR_PX**2)
+    root = np.sqrt(used_n / variance)  # of the weight
+    ab, none = a * b, np.zeros_like(a)
     # To a camera moved by d and turned by w, a point q is at q - d - w x q.
-    J_u = camera.fx * np.array([-per_z, zero, a * per_z, ab, -1 - a * a, b])
-    J_v = camera.fy * np.array([zero, -per_z, b * per_z, 1 + b * b, -ab, -a])
-    hessian_66 = (weight * J_u) @ J_u.T + (weight * J_v) @ J_v.T
-    scores_6m = weight * (du * J_u + dv * J_v)
-    return _Cost(errors_px_n, used, J_u, J_v, weight, scores_6m, hessian_66)
+    J_u_6n = (camera.fx * root) * np.array([-per_z, none, a * per_z, ab, -1 - a * a, b])
+    J_v_6n = (camera.fy * root) * np.array([none, -per_z, b * per_z, 1 + b * b, -ab, -a])
+    scores_6n = (root * du) * J_u_6n + (root * dv) * J_v_6n
+    hessian_66 = J_u_6n @ J_u_6n.T + J_v_6n @ J_v_6n.T
+    return _Cost(errors_px_n, used_n, J_u_6n, J_v_6n, scores_6n, hessian_66)
 
 
 def _covariance(
-    cost: _Cost, pixels_m2: np.ndarray, block_px: float, config: PoseConfig
+    cost: _Cost, pixels_n2: np.ndarray, block_px: float, config: PoseConfig
 ) -> np.ndarray | None:
     """Return the covariance (6, 6) of the pose that minimizes the cost; None where it has none.
 
@@ -293,24 +307,29 @@ def _covariance(
     pose moves when a block is left out. Neighbouring cells share their errors, so those of a block
     count as one observation, not as many.
     """
-    block_2m = (pixels_m2 // block_px).astype(int)
-    _, block_m = np.unique(block_2m @ (1, 1 << 16), return_inverse=True)
-    count = block_m.max() + 1
+    block_n = np.floor(pixels_n2 / block_px) @ (1, 1 << 16)
+    order_m = np.argsort(block_n)
+    order_m = order_m[cost.used_n[order_m]]
+    starts_k = np.flatnonzero(np.diff(block_n[order_m], prepend=-1))
+    count = len(starts_k)
     if count < _LEAST_BLOCKS:
         return None
-    in_block_mk = (block_m[:, None] == np.arange(count)).astype(np.float64)
-    J_u, J_v, scores = cost.J_u_6m, cost.J_v_6m, cost.scores_6m
-    hessians_66m = cost.weight_m * (J_u[:, None] * J_u + J_v[:, None] * J_v)
-    held_k66 = cost.hessian_66 - np.moveaxis(hessians_66m @ in_block_mk, -1, 0)
+    # One product for each block holds its sums, of derivatives and of scores.
+    rows_m18 = np.concatenate([cost.J_u_6n, cost.J_v_6n, cost.scores_6n]).T[order_m]
+    blocks = np.split(rows_m18, starts_k[1:])
+    sums = np.array([block_18.T @ block_18 for block_18 in blocks])
+    held_k66 = cost.hessian_66 - (sums[:, :6, :6] + sums[:, 6:12, 6:12])
     # Cauchy weights fall as residuals grow: the cost is flatter than with the weights held.
-    fall_66m = 2 / config.robust_sigmas**2 * scores[:, None] * scores
-    fall_k66 = fall_66m.sum(axis=-1) - np.moveaxis(fall_66m @ in_block_mk, -1, 0)
+    fall_k66 = 2 / config.robust_sigmas**2 * (sums[:, 12:, 12:].sum(axis=0) - sums[:, 12:, 12:])
     # Where residuals are far beyond their sigma, the quadratic form has no minimum: weights held.
-    definite_k = _are_definite(held_k66 - fall_k66)
-    others_k66 = held_k66 - np.where(definite_k[:, None, None], fall_k66, 0)
-    if not _are_definite(others_k66).all():  # one block alone holds the pose
-        return None
-    moves_k6 = np.linalg.solve(others_k66, (scores @ in_block_mk).T[..., None])[..., 0]
+    others_k66 = held_k66 - fall_k66
+    definite_k = _are_definite(others_k66)
+    if not definite_k.all():
+        others_k66 = np.where(definite_k[:, None, None], others_k66, held_k66)
+        if not _are_definite(others_k66).all():  # one block alone holds the pose
+            return None
+    scores_k6 = np.add.reduceat(rows_m18[:, 12:], starts_k)
+    moves_k6 = np.linalg.solve(others_k66, scores_k6[..., None])[..., 0]
     return (count - 1) / count * moves_k6.T @ moves_k6
 
 
