@@ -13,7 +13,7 @@ ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
-.PHONY: help setup demo test format demo-map clean
+.PHONY: help setup demo test format bench demo-map clean
 .DELETE_ON_ERROR:
 
 help:
@@ -33,6 +33,13 @@ test: $(DEV)  ## lint, types, unit and ROS tests
 format: $(DEV)  ## format the code, and mend what lint can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+# of the scene's maps, in one run; YARDSTICK is a script that localizes the scene's test frames
+SCENE ?= build/demo/drive
+MAPS ?= maps/demo_room.onnx
+bench: $(DEV) | $(filter build/%,$(SCENE)/metadata.yaml)  ## maps, backends and a yardstick in one run: SCENE=, MAPS=, YARDSTICK=; writes docs/benchmarks.md
+	$(BIN)/python tools/bench_students.py $(SCENE) --maps $(MAPS) $(if $(YARDSTICK),--yardstick $(YARDSTICK)) \
+		$(if $(BACKENDS),--backends $(BACKENDS)) --write docs/benchmarks.md
 
 demo-map: $(DEV)  ## train the map of the demo room anew: maps/demo_room.onnx (half an hour)
 	rm -rf build/demo/room build/demo/training

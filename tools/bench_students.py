@@ -2,12 +2,13 @@
 
 `python tools/bench_students.py SCENE --maps A.onnx B.onnx --yardstick sift_localizer.py` localizes
 the scene's test frames by each map as `mote evaluate` does, runs the yardstick on them, the maps
-again, in reverse order, and prints Markdown. Poses and depth of the test frames are what the
-answers are compared with; no map sees them.
+again, in reverse order, and once more with the prior, and prints Markdown. Poses and depth of the
+test frames are what the answers are compared with; no map sees them.
 """
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import tyro
 from rich.console import Console
 from scipy.stats import spearmanr
@@ -26,17 +28,27 @@ from scipy.stats import spearmanr
 from distill_training.reconstruction import Reconstruction
 from distill_training.teacher import rgbd
 from distill_training.teacher.config import CellsConfig, RgbdConfig
+from mote_localization.backends import create_backend
 from mote_localization.commands import faults_in_a_line
 from mote_localization.errors import MoteError
 from mote_localization.evaluation.evaluate import localize
+from mote_localization.evaluation.machine import (
+    graph_macs,
+    machine,
+    matrix_product_macs_per_s,
+    versions,
+)
 from mote_localization.evaluation.metrics import (
     STAGES,
     Answer,
     accuracy_rows,
     percent,
+    percentiles_ms,
     summarize,
 )
+from mote_localization.files import atomic_write
 from mote_localization.localizer import Localizer
+from mote_localization.map_file import read_map
 from mote_localization.progress import track
 from mote_localization.scenes import Frame, Scene, Split, open_scene
 
@@ -61,10 +73,13 @@ class Bench:
     maps: tuple[Path, ...]  # map files (.onnx) of that scene
     # script that takes a scene folder and localizes its test frames; none: the maps alone
     yardstick: Path | None = None
+    backends: tuple[str, ...] = ("onnxruntime",)  # each runs each map
     threads: int = 2  # CPU threads, and cores, of everything
+    # Markdown file whose part on this scene the table replaces; none: it is printed
+    write: Path | None = None
 
     def run(self) -> None:
-        """Print the table; what is not there is skipped, and says why.
+        """Tell the table; what is not there is skipped, and says why.
 
         Raises:
             MoteError: A map or the scene cannot be used, or the yardstick printed something else.
@@ -77,26 +92,54 @@ class Bench:
         first = next(scene.frames("test"), None)
         if first is None or first.T_map_cam is None:
             raise MoteError(f"{self.scene}: has no test frames, or no poses to compare with")
-        runs = [_Run(path, self.threads) for path in self.maps]
+        runs = [_Run(path, one, self.threads) for path in self.maps for one in self.backends]
+        peak = matrix_product_macs_per_s(self.threads)
         for run in runs:
             run.localize(scene)
         yardstick = self._measure_yardstick(scene)
         for run in reversed(runs):
             run.localize(scene)
+        for run in runs:
+            run.localize_with_prior(scene)
+        peak = max(peak, matrix_product_macs_per_s(self.threads))
         honesty = _honesty(scene, runs)
-        stems = [path.stem for path in self.maps]
-        names = stems if len(set(stems)) == len(stems) else [f"{path}" for path in self.maps]
         columns = {
-            name: run.rows(yardstick) | honesty.get(run.path, {})
-            for name, run in zip(names, runs, strict=True)
+            name: run.rows(yardstick, peak) | honesty.get(run.path, {})
+            for name, run in zip(self._names(), runs, strict=True)
         }
         if yardstick:
             columns["yardstick"] = yardstick.rows()
-        rows = dict.fromkeys(row for column in columns.values() for row in column)
-        print(f"| {scene.name}, {scene.count('test')} test frames | " + " | ".join(columns) + " |")
-        print("|---" * (1 + len(columns)) + "|")
-        for row in rows:
-            print(f"| {row} | " + " | ".join(c.get(row, "") for c in columns.values()) + " |")
+        title = f"{scene.name}, {scene.count('test')} test frames"
+        text = "\n".join([*self._made_by(peak), "", *_table(title, columns)])
+        if self.write:
+            _replace_part(self.write, scene.name, text)
+            print(f"{self.write}: written")
+        else:
+            print(text)
+
+    def _names(self) -> list[str]:
+        """Return what tells maps and backends apart."""
+        stems = [path.stem for path in self.maps]
+        names = stems if len(set(stems)) == len(stems) else [f"{path}" for path in self.maps]
+        if len(self.backends) == 1:
+            return names
+        return [f"{name}, {backend}" for name in names for backend in self.backends]
+
+    def _made_by(self, peak: float) -> list[str]:
+        """Return what the figures were made by: command, date, machine, versions."""
+        files = [path.name for path in self.maps]
+        said = ["python", "tools/bench_students.py", self.scene.name, "--maps", *files]
+        if self.yardstick:
+            said += ["--yardstick", self.yardstick.name]
+        if self.backends != ("onnxruntime",):
+            said += ["--backends", *self.backends]
+        libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
+        return [
+            f"    {shlex.join(said)}",
+            "",
+            f"{time.strftime('%d %B %Y', time.gmtime()).lstrip('0')}; {machine()}, "
+            f"{self.threads} threads, {peak / 1e9:.0f} GMAC/s of float32 products; {libraries}.",
+        ]
 
     def _measure_yardstick(self, scene: Scene) -> "_Yardstick | None":
         """Run the script on the test frames; None where it cannot be, and says why.
@@ -170,15 +213,19 @@ class _ReadFrame(Frame):
 
 @dataclass
 class _Run:
-    """A map, and its answers."""
+    """A map run by a backend, and its answers."""
 
     path: Path
+    backend: str
     threads: int
-    answers: list[Answer] = field(default_factory=list)  # of all passes
+    answers: list[Answer] = field(default_factory=list)  # of all passes without the prior
     read_s: list[float] = field(default_factory=list)  # for each answer
+    with_prior: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.localizer = Localizer.open(self.path, threads=self.threads)
+        map_file = read_map(self.path)
+        self.macs = graph_macs(onnx.load_model_from_string(map_file.model))
+        self.localizer = Localizer(map_file, create_backend(map_file, self.backend, self.threads))
 
     def localize(self, scene: Scene) -> None:
         """Localize all test frames once more."""
@@ -187,9 +234,21 @@ class _Run:
         frames = (_ReadFrame(frame, self.read_s) for frame in scene.frames("test"))
         self.answers += track(localize(self.localizer, frames), self.path.stem, scene.count("test"))
 
-    def rows(self, yardstick: _Yardstick | None) -> dict[str, str]:
-        """Return its column of the table, but for what its sigmas say."""
+    def localize_with_prior(self, scene: Scene) -> None:
+        """Localize all test frames, each told the pose of the one before."""
+        frames = track(scene.frames("test"), f"{self.path.stem}, prior", scene.count("test"))
+        self.with_prior += localize(self.localizer, frames, prior=True)
+
+    def rows(self, yardstick: _Yardstick | None, peak: float) -> dict[str, str]:
+        """Return its column of the table, but for what its sigmas say.
+
+        Args:
+            yardstick: What it is compared with, if there is one.
+            peak: Multiply-adds a second of the machine's matrix products.
+        """
         summary = summarize(self.answers)
+        prior = summarize(self.with_prior)
+        network = summary.milliseconds["network"]
         query_s = [
             read_s + sum(answer.seconds[stage] for stage in STAGES)
             for answer, read_s in zip(self.answers, self.read_s, strict=True)
@@ -200,6 +259,20 @@ class _Run:
         rows = {
             "student": info.student,
             **dict(accuracy_rows(summary)[1:]),  # but for the frames: of two passes
+            **{
+                f"{stage}, p50 / p95 / p99": _percentiles(summary.milliseconds[stage])
+                for stage in STAGES
+            },
+            "all but the network": _percentiles(_beside(self.answers)),
+            "the same, with the prior": _percentiles(_beside(self.with_prior)),
+            "with the prior: median error, lost": (
+                f"{dict(accuracy_rows(prior))['median error']}, "
+                f"{percent(prior.lost / prior.frames)}"
+            ),
+            "multiply-adds of the network": f"{self.macs / 1e9:.2f} GMAC",
+            "a second, of the machine's products": percent(
+                1000 * self.macs / network["p50"] / peak
+            ),
             "query, p50": f"{summary.milliseconds['total']['p50']:.1f} ms",
             "query with the image read, p50": f"{query_ms:.1f} ms",
             "map": f"{size / 2**20:.2f} MiB",
@@ -219,6 +292,45 @@ class _Run:
                 else "no",
             }
         return rows
+
+
+def _beside(answers: Sequence[Answer]) -> dict[str, float]:
+    """Return percentiles of the time of all but the network."""
+    return percentiles_ms([sum(a.seconds.values()) - a.seconds["network"] for a in answers])
+
+
+def _percentiles(milliseconds: dict[str, float]) -> str:
+    return " / ".join(f"{ms:.1f}" for ms in milliseconds.values()) + " ms"
+
+
+def _table(title: str, columns: dict[str, dict[str, str]]) -> list[str]:
+    """Return the lines of a Markdown table; a column may lack rows."""
+    rows = dict.fromkeys(row for column in columns.values() for row in column)
+    lines = [f"| {title} | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for row in rows:
+        lines.append(f"| {row} | " + " | ".join(c.get(row, "") for c in columns.values()) + " |")
+    return lines
+
+
+def _replace_part(path: Path, name: str, text: str) -> None:
+    """Put a text between the file's two marks of that name; without them, at its end.
+
+    Raises:
+        MoteError: The file cannot be read or written, or has one mark alone.
+    """
+    begin, end = f"<!-- bench {name} -->", f"<!-- end of bench {name} -->"
+    try:
+        whole = path.read_text(encoding="utf-8") if path.exists() else ""
+        before, found, rest = whole.partition(begin)
+        _, closed, after = rest.partition(end)
+        if bool(found) != bool(closed):
+            raise MoteError(f"{path}: found {begin} without {end}, expected both or none")
+        if not found:
+            before, after = f"{whole.rstrip()}\n\n## {name}\n\n".lstrip(), "\n"
+        with atomic_write(path) as file:
+            file.write(f"{before}{begin}\n\n{text}\n\n{end}{after}".encode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise MoteError(f"{path}: cannot be read and written ({error})") from error
 
 
 class _Tested(Scene):

@@ -3,7 +3,6 @@
 import resource
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +18,12 @@ from mote_localization.camera import Camera
 from mote_localization.commands import print_table
 from mote_localization.errors import MoteError, SceneError
 from mote_localization.evaluation.evaluate import times_table, write_figures
-from mote_localization.evaluation.machine import graph_macs, machine, matrix_product_macs_per_s
+from mote_localization.evaluation.machine import (
+    graph_macs,
+    machine,
+    matrix_product_macs_per_s,
+    versions,
+)
 from mote_localization.evaluation.metrics import STAGES, percent, percentiles_ms
 from mote_localization.localizer import Localizer, Status
 from mote_localization.map_file import MapFile, read_map
@@ -29,7 +33,6 @@ from mote_localization.scenes import open_scene
 _BESIDE = "all but the network"
 _WARM_UP = 10  # images localized before times count
 _KEPT = 100  # images of a scene, the first ones, that are kept in memory
-_LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "poselib")
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Bench:
                     "threads": self.threads,
                     "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
                     "machine": machine(),
-                    "versions": _versions(),
+                    "versions": versions(),
                     "images": self.images,
                     "prior": self.prior,
                     "localized": localized / count,
@@ -142,14 +145,3 @@ def _own_photograph(map_file: MapFile, size: tuple[int, int]) -> list[tuple[np.n
         )
     image_hw3 = cv2.resize(map_file.info.self_test.image_hw3(), size, interpolation=cv2.INTER_CUBIC)
     return [(image_hw3, map_file.info.camera.resized(*size))]
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of what computes."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # of the system's own kind
-            found[name] = "unknown"
-    return found

@@ -125,17 +125,26 @@ class Evaluate:
         }
 
 
-def localize(localizer: Localizer, frames: Iterable[Frame]) -> Iterator[Answer]:
+def localize(
+    localizer: Localizer, frames: Iterable[Frame], prior: bool = False
+) -> Iterator[Answer]:
     """Localize frames one after the other; neither poses nor depth of the frames are used.
+
+    Args:
+        localizer: Of the map.
+        frames: What to localize.
+        prior: Tell it the pose found of the frame before, as the node does.
 
     Raises:
         MoteError: an image or its camera cannot be used; the message names the frame.
     """
+    last = None
     for frame in frames:
         try:
-            found = localizer.localize(frame.image(), frame.known_camera())
+            found = localizer.localize(frame.image(), frame.known_camera(), last)
         except (CameraError, ImageError) as error:
             raise type(error)(f"frame {frame.name}: {error}") from error
+        last = found.T_map_cam if prior else None
         yield Answer(
             name=frame.name,
             stamp_s=frame.stamp_s,

@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper
 
 _SIDE = 2048  # of the matrices that are multiplied
 _SECONDS = 1.0  # of products
+_LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "poselib")
 
 
 def machine() -> str:
@@ -24,6 +26,17 @@ def machine() -> str:
                 break
     cores = len(os.sched_getaffinity(0))
     return f"{model}, {cores} core{'s' if cores > 1 else ''}, Python {platform.python_version()}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # of the system's own kind
+            found[name] = "unknown"
+    return found
 
 
 def matrix_product_macs_per_s(threads: int = 0) -> float:
