@@ -14,6 +14,7 @@ from make_map import CAMERA, T_MAP_CAM, write_constant_map
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from mote_localization.backends import Chosen
 from mote_localization.errors import CameraError, ImageError
 from mote_localization.geometry import pose_from
 from mote_localization.localizer import Localizer
@@ -166,3 +167,14 @@ def test_status_of_a_localized_and_of_a_refused_image(found):
     assert keys >= {"inliers", "cells", "reprojection_px", "remap_ms", "network_ms", "pose_ms"}
     bad = conversions.status_message(HEADER.stamp, "localizer", "room", None, "it is empty")
     assert (bad.status[0].level, bad.status[0].message) == (DiagnosticStatus.ERROR, "it is empty")
+
+
+def test_status_of_a_backend_in_place_of_a_faster_one():
+    def status(*refusals):
+        chosen = Chosen(None, "onnxruntime", refusals)
+        return conversions.backend_status("localizer: backend", "room", chosen)
+
+    assert (status().level, status().message) == (DiagnosticStatus.OK, "onnxruntime")
+    refused = status("backend tensorrt: there is no GPU")
+    assert refused.level == DiagnosticStatus.ERROR
+    assert refused.message == "onnxruntime, for backend tensorrt: there is no GPU"

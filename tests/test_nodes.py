@@ -108,6 +108,7 @@ class Robot:
             CameraInfo, "/camera/camera_info", qos_profile_sensor_data
         )
         self.poses, self.statuses, self.clouds, self.transforms = {}, {}, {}, {}
+        self.backend = None
         node.create_subscription(PoseWithCovarianceStamped, "/localizer/pose", self.on_pose, 100)
         node.create_subscription(DiagnosticArray, "/localizer/status", self.on_status, 100)
         self.stamp = 0
@@ -116,7 +117,7 @@ class Robot:
         self.poses[pose.header.stamp.sec] = pose
 
     def on_status(self, status):
-        self.statuses[status.header.stamp.sec] = status.status[0]
+        self.statuses[status.header.stamp.sec], self.backend = status.status
 
     def on_cloud(self, cloud):
         self.clouds[cloud.header.stamp.sec] = cloud
@@ -196,6 +197,13 @@ def expected_position(colour):
 
 
 # ---- what the node answers
+
+
+def test_what_runs_the_network_is_said_beside(robot):
+    image, info = robot.frame()
+    assert robot.ask(image, info).name == "/localizer: localization"
+    assert (robot.backend.name, robot.backend.message) == ("/localizer: backend", "onnxruntime")
+    assert robot.backend.level == DiagnosticStatus.OK
 
 
 def test_the_pose_is_exact_and_carries_the_stamp(robot):

@@ -2,7 +2,7 @@
 
 import logging
 from importlib.util import find_spec
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,7 +32,20 @@ class Backend(Protocol):
         ...
 
 
+class Chosen(NamedTuple):
+    """A backend that runs a map."""
+
+    backend: Backend
+    name: str  # one of `BACKENDS` but auto
+    refusals: tuple[str, ...]  # why those that auto tried before do not run it
+
+
 def create_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 0) -> Backend:
+    """Return the backend that `choose_backend` chooses."""
+    return choose_backend(map_file, name, threads).backend
+
+
+def choose_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 0) -> Chosen:
     """Load a map into the backend of that name, and let it pass the map's self-test.
 
     Args:
@@ -47,19 +60,19 @@ def create_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 
     if name not in BACKENDS:
         raise BackendError(f"found backend '{name}', expected one of {', '.join(BACKENDS)}")
     if name != "auto":
-        return _tested(_load(map_file, name, threads), name, map_file)
-    refused: list[BackendError] = []
+        return Chosen(_tested(_load(map_file, name, threads), name, map_file), name, ())
+    refusals: list[str] = []
     for library in filter(find_spec, _LIBRARIES):
         try:
-            backend, taken = create_backend(map_file, library, threads), str(library)
+            chosen = choose_backend(map_file, library, threads)
             break
         except BackendError as error:
-            refused.append(error)
+            refusals.append(str(error))
     else:
-        backend, taken = create_backend(map_file, "onnxruntime", threads), "onnxruntime"
-    for refusal in refused:
-        _log.warning("%s; %s takes its place", refusal, taken)
-    return backend
+        chosen = choose_backend(map_file, "onnxruntime", threads)
+    for refusal in refusals:
+        _log.warning("%s; %s takes its place", refusal, chosen.name)
+    return chosen._replace(refusals=tuple(refusals))
 
 
 def _load(map_file: MapFile, name: str, threads: int) -> Backend:

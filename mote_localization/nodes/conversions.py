@@ -13,6 +13,7 @@ from geometry_msgs.msg import Pose, PoseWithCovarianceStamped, Transform, Transf
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
+from mote_localization.backends import Chosen
 from mote_localization.camera import Camera
 from mote_localization.errors import ImageError
 from mote_localization.geometry import quaternion_xyzw
@@ -160,3 +161,14 @@ def status_message(
     message = DiagnosticArray(status=[status])
     message.header.stamp = stamp
     return message
+
+
+def backend_status(name: str, hardware: str, chosen: Chosen) -> DiagnosticStatus:
+    """Return what runs the network, an error where a faster one was refused."""
+    refused = "; ".join(chosen.refusals)
+    return DiagnosticStatus(
+        level=DiagnosticStatus.ERROR if refused else DiagnosticStatus.OK,
+        name=name,
+        hardware_id=hardware,
+        message=f"{chosen.name}, for {refused}" if refused else chosen.name,
+    )

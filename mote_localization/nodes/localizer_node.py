@@ -25,9 +25,10 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
+from mote_localization.backends import choose_backend
 from mote_localization.errors import MapFileError, MoteError
 from mote_localization.localizer import Localization, Localizer, LocalizerConfig
-from mote_localization.map_file import UNKNOWN_SCALE
+from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.nodes import conversions
 from mote_localization.nodes.matching import StampMatcher
 from mote_localization.stamps import nanoseconds
@@ -117,11 +118,11 @@ class LocalizerNode(Node):
         if not values["map"]:
             raise MapFileError("parameter `map` is empty; give it a map file: -p map:=kitchen.onnx")
         config = {name: value for name, value in values.items() if name in _CONFIG_FIELDS}
-        self._localizer = Localizer.open(
-            Path(values["map"]).expanduser(),
-            values["backend"],
-            values["threads"],
-            LocalizerConfig(**config),
+        map_file = read_map(Path(values["map"]).expanduser())
+        chosen = choose_backend(map_file, values["backend"], values["threads"])
+        self._localizer = Localizer(map_file, chosen.backend, LocalizerConfig(**config))
+        self._backend_status = conversions.backend_status(
+            f"{self.get_fully_qualified_name()}: backend", map_file.info.scene, chosen
         )
         seen = self._localizer.info.camera
         # The first image of all is slow: let it be none of the robot's.
@@ -289,9 +290,9 @@ class LocalizerNode(Node):
 
     def _report(self, stamp: Any, found: Localization | None, fault: str = "") -> None:
         name = f"{self.get_fully_qualified_name()}: localization"
-        self._status.publish(
-            conversions.status_message(stamp, name, self._localizer.info.scene, found, fault)
-        )
+        message = conversions.status_message(stamp, name, self._localizer.info.scene, found, fault)
+        message.status.append(self._backend_status)
+        self._status.publish(message)
 
     def _complain(self, subject: str, text: str) -> None:
         """Log a warning, at most every few seconds a subject."""

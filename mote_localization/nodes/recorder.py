@@ -97,7 +97,7 @@ class _Answers:
         )
 
     def add_status(self, diagnostics: DiagnosticArray) -> None:
-        for status in diagnostics.status:
+        for status in diagnostics.status[:1]:  # of the image; what follows is of the node
             self._add(
                 diagnostics.header.stamp,
                 status=_STATUS.get(status.level, "refused"),
