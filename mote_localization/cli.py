@@ -70,7 +70,8 @@ class Localize:
     image: tyro.conf.Positional[Path]  # JPEG or PNG
     map: Path  # map file (.onnx), made by `mote-distill map`
     camera: Path  # calibration of the camera: YAML as ROS camera_calibration writes it
-    # what runs the network: onnxruntime, tensorrt, tensorrt_rtx; auto: the GPU where one can
+    # what runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda;
+    # auto: the GPU where one can
     backend: str = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
 

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 from onnx import TensorProto, helper
 
-from mote_localization.backends import create_backend
+from mote_localization.backends import choose_backend, create_backend
 from mote_localization.camera import Camera
 from mote_localization.errors import BackendError, CameraError, ImageError
 from mote_localization.localizer import Localizer, LocalizerConfig, Status
@@ -199,6 +200,19 @@ def test_a_camera_that_looks_elsewhere_is_refused(localizer):
 def test_an_unknown_backend_is_refused(map_file):
     with pytest.raises(BackendError, match="found backend 'cuda', expected one of onnxruntime"):
         create_backend(map_file, "cuda")
+
+
+def test_without_a_package_for_cuda_or_a_gpu_one_error_says_so(map_file, monkeypatch):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime is the one for CUDA")
+    with pytest.raises(BackendError, match="pip install onnxruntime-gpu in its place"):
+        create_backend(map_file, "onnxruntime_cuda")
+    # a package for CUDA that finds no GPU goes on without it, as this one does
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(BackendError, match="onnxruntime_cuda: ONNX Runtime finds no GPU"):
+        create_backend(map_file, "onnxruntime_cuda")
+    chosen = choose_backend(map_file, "auto")
+    assert chosen.name == "onnxruntime" and "finds no GPU" in chosen.refusals[-1]
 
 
 def test_a_graph_that_the_backend_cannot_run_is_one_error(map_file):

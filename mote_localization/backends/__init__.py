@@ -1,6 +1,7 @@
 """Inference backends: each runs a map's network on this machine, all behind one interface."""
 
 import logging
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import NamedTuple, Protocol
 
@@ -11,7 +12,8 @@ from mote_localization.errors import BackendError
 from mote_localization.map_file import MapFile
 
 _LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
-BACKENDS = ("onnxruntime", *_LIBRARIES, "auto")
+_CUDA = "onnxruntime_cuda"
+BACKENDS = ("onnxruntime", *_LIBRARIES, _CUDA, "auto")
 _SELF_TEST_M = 5e-3  # m
 _log = logging.getLogger(__name__)
 
@@ -62,9 +64,9 @@ def choose_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 
     if name != "auto":
         return Chosen(_tested(_load(map_file, name, threads), name, map_file), name, ())
     refusals: list[str] = []
-    for library in filter(find_spec, _LIBRARIES):
+    for one in _installed_for_gpu():
         try:
-            chosen = choose_backend(map_file, library, threads)
+            chosen = choose_backend(map_file, one, threads)
             break
         except BackendError as error:
             refusals.append(str(error))
@@ -73,6 +75,16 @@ def choose_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 
     for refusal in refusals:
         _log.warning("%s; %s takes its place", refusal, chosen.name)
     return chosen._replace(refusals=tuple(refusals))
+
+
+def _installed_for_gpu() -> Iterator[str]:
+    """Give the backends that run on a GPU, if there is one, fastest first."""
+    yield from filter(find_spec, _LIBRARIES)
+    if find_spec("onnxruntime"):
+        from mote_localization.backends.onnx_runtime import knows_cuda
+
+        if knows_cuda():
+            yield _CUDA
 
 
 def _load(map_file: MapFile, name: str, threads: int) -> Backend:
@@ -85,9 +97,9 @@ def _load(map_file: MapFile, name: str, threads: int) -> Backend:
         from mote_localization.backends.onnx_runtime import OnnxRuntimeBackend
     except ImportError as error:
         raise BackendError(
-            f"backend onnxruntime: {error}; install it (pip install onnxruntime)"
+            f"backend {name}: {error}; install it (pip install onnxruntime)"
         ) from error
-    return OnnxRuntimeBackend(map_file, threads)
+    return OnnxRuntimeBackend(map_file, threads, cuda=name == _CUDA)
 
 
 def _tested(backend: Backend, name: str, map_file: MapFile) -> Backend:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: runs everywhere."""
+"""ONNX Runtime: on the CPU everywhere, on an NVIDIA GPU where its package for CUDA is installed."""
 
 import numpy as np
 import onnxruntime
@@ -6,22 +6,36 @@ import onnxruntime
 from mote_localization.errors import BackendError
 from mote_localization.map_file import MapFile
 
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+def knows_cuda() -> bool:
+    """Return whether the installed package can use a GPU, if there is one."""
+    return _CUDA in onnxruntime.get_available_providers()
+
 
 class OnnxRuntimeBackend:
-    """A map loaded into ONNX Runtime's CPU provider."""
+    """A map loaded into ONNX Runtime."""
 
-    def __init__(self, map_file: MapFile, threads: int = 0) -> None:
+    def __init__(self, map_file: MapFile, threads: int = 0, cuda: bool = False) -> None:
         """Load the map.
 
         Args:
             map_file: The map.
             threads: CPU threads; 0: one per core.
+            cuda: On the GPU.
 
         Raises:
-            BackendError: ONNX Runtime cannot run the map's graph, or threads is negative.
+            BackendError: ONNX Runtime cannot run the map's graph, there is no GPU for it, or
+                threads is negative.
         """
         if threads < 0:
             raise BackendError(f"found {threads} threads, expected a number, or 0 for one per core")
+        if cuda and not knows_cuda():
+            raise BackendError(
+                "backend onnxruntime_cuda: this onnxruntime is the one for the CPU; pip install "
+                "onnxruntime-gpu in its place"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -30,10 +44,15 @@ class OnnxRuntimeBackend:
         self._path = map_file.path
         try:
             self._session = onnxruntime.InferenceSession(
-                map_file.model, options, providers=["CPUExecutionProvider"]
+                map_file.model, options, providers=[_CUDA, _CPU] if cuda else [_CPU]
             )
         except Exception as error:  # its exceptions share no base class
             raise BackendError(f"{map_file.path}: ONNX Runtime cannot load it ({error})") from error
+        if cuda and _CUDA not in self._session.get_providers():  # it says so in its log alone
+            raise BackendError(
+                "backend onnxruntime_cuda: ONNX Runtime finds no GPU, or not the CUDA and cuDNN it "
+                "was built for; its log says which"
+            )
 
     def predict(self, image_hw3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predict points_hw3 and sigma_hw of one canonical image; see `Backend.predict`.

@@ -44,7 +44,8 @@ class Bench:
 
     map: Path  # map file (.onnx), made by `mote-distill map`
     scene: Annotated[Path | None, tyro.conf.arg(metavar="SCENE")] = None  # whose images to show
-    # what runs the network: onnxruntime, tensorrt, tensorrt_rtx; auto: the GPU where one can
+    # what runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda;
+    # auto: the GPU where one can
     backend: str = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
     images: int = 300  # that are timed, after a few to warm up

@@ -47,7 +47,8 @@ class Evaluate:
     scene: tyro.conf.Positional[Path]  # scene folder, or rosbag2 recording (all frames are test)
     map: Path  # map file (.onnx), made by `mote-distill map`
     split: Literal["test", "train", "all"] = "test"  # which frames
-    # what runs the network: onnxruntime, tensorrt, tensorrt_rtx; auto: the GPU where one can
+    # what runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda;
+    # auto: the GPU where one can
     backend: str = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
     # replay the frames over DDS to a localizer node and evaluate its answers

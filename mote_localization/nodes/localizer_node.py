@@ -76,7 +76,7 @@ PARAMETERS = (
     Parameter("camera_frame", "", "child frame of the transform; empty: the image's frame_id"),
     Parameter("publish_tf", False, "publish the transform map_frame -> camera_frame on /tf"),
     Parameter("backend", "onnxruntime",
-              "what runs the network: onnxruntime, tensorrt, tensorrt_rtx, auto"),
+              "what runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda, auto"),
     Parameter("threads", 0, "CPU threads of the network; 0: one per core", (0, 256)),
     # the rest are fields of LocalizerConfig, and may be changed while the node runs
     Parameter("max_cells", _GATE.max_cells,
