@@ -1,7 +1,9 @@
 """Views that no photograph was taken from: its pixels, moved to where a near camera sees them.
 
 The teacher's points say where every pixel lies, so what a camera some decimetres beside the
-photograph's sees can be drawn. What the photograph does not show stays unknown.
+photograph's sees can be drawn. What the photograph does not show stays unknown. What it shows
+without a known depth is drawn where its surroundings are, so that the image looks like one; nothing
+is learned from there.
 """
 
 import cv2
@@ -51,9 +53,10 @@ class MovableFrame:
         """
         self._image_hw3, self._sigma_hw = image_hw3, sigma_hw
         self._stride = camera.width // depth_hw.shape[1]
-        self._fine_hw = refined(depth_hw, _SAMPLES)
+        self._known_hw = (depth_hw > 0).astype(np.uint8)
+        self._fine_hw = refined(_completed(depth_hw), _SAMPLES)
         self._surface_hw = _is_surface(self._fine_hw).astype(np.uint8)
-        known = self._fine_hw[self._fine_hw > 0]
+        known = depth_hw[depth_hw > 0]
         self.depth = float(np.median(known)) if len(known) else 0.0
         side = self._stride / _SAMPLES  # px, of a sample
         to_fine_33 = np.array([[1 / side, 0, 0.5 / side - 0.5], [0, 1 / side, 0.5 / side - 0.5]])
@@ -90,14 +93,18 @@ class MovableFrame:
         one_surface = (nearest_hw > 0) & (samples_hw4.max(axis=-1) < SAME_SURFACE * nearest_hw)
         mean_hw = 1 / (1 / np.where(one_surface[..., None], samples_hw4, 1)).mean(axis=-1)
         middle = slice(self._stride // 2, None, self._stride)
-        sigma_hw = cv2.remap(
-            self._sigma_hw,
-            x_hw[middle, middle] / self._stride - 0.5,
-            y_hw[middle, middle] / self._stride - 0.5,
-            cv2.INTER_NEAREST,
-            borderMode=cv2.BORDER_REPLICATE,
+        x_cells_hw, y_cells_hw = (at[middle, middle] / self._stride - 0.5 for at in (x_hw, y_hw))
+        known_hw, sigma_hw = (
+            cv2.remap(
+                of_cells_hw,
+                x_cells_hw,
+                y_cells_hw,
+                cv2.INTER_NEAREST,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            for of_cells_hw in (self._known_hw, self._sigma_hw)
         )
-        return image_hw3, np.where(one_surface, mean_hw, 0), sigma_hw
+        return image_hw3, np.where(one_surface & (known_hw > 0), mean_hw, 0), sigma_hw
 
     def _hidden_removed(self, T_moved_cam: np.ndarray) -> np.ndarray:
         """Return the depth of what is nearest along each of the moved camera's rays; 0: nothing."""
@@ -177,6 +184,31 @@ def refined(depth_hw: np.ndarray, factor: int) -> np.ndarray:
         _is_surface(depth_hw).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST
     )
     return np.where(on_surface, smooth_hw, nearest_hw)
+
+
+def _completed(depth_hw: np.ndarray) -> np.ndarray:
+    """Return depths with those that are not known (0) as smooth as their surroundings allow."""
+    known_hw = (depth_hw > 0).astype(np.float32)
+    if not known_hw.any():
+        return depth_hw
+    return 1 / _pulled(known_hw / np.maximum(depth_hw, 1e-3), known_hw)
+
+
+def _pulled(weighted_hw: np.ndarray, weight_hw: np.ndarray) -> np.ndarray:
+    """Return weighted means; where the weight is 0, those of half the resolution, and so on."""
+    mean_hw = weighted_hw / np.maximum(weight_hw, 1e-6)
+    rows, columns = weight_hw.shape
+    if weight_hw.all():
+        return mean_hw
+    half = ((columns + 1) // 2, (rows + 1) // 2)
+    coarse_hw = _pulled(
+        *(
+            cv2.resize(of_hw, half, interpolation=cv2.INTER_AREA)
+            for of_hw in (weighted_hw, weight_hw)
+        )
+    )
+    smooth_hw = cv2.resize(coarse_hw, (columns, rows), interpolation=cv2.INTER_LINEAR)
+    return np.where(weight_hw > 0, mean_hw, smooth_hw)
 
 
 def _is_surface(depth_hw: np.ndarray) -> np.ndarray:

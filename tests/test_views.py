@@ -208,6 +208,20 @@ def test_a_view_from_closer_has_no_holes_and_what_is_in_front_hides_what_is_behi
     assert (depth[2:4, 4:6] == 3).all() and (image[18:30, 32:52] == 200).all()
 
 
+def test_what_has_no_depth_is_drawn_where_its_surroundings_are_and_teaches_nothing():
+    depth_hw = np.full((6, 8), 2.0, np.float32)
+    depth_hw[1:4, 3:6] = depth_hw[:, 0] = 0
+    image_hw3 = np.full((48, 64, 3), 200, np.uint8)
+    image_hw3[8:32, 24:48] = 50
+    movable = MovableFrame(image_hw3, depth_hw, np.full((6, 8), 0.02, np.float32), CAMERA)
+    sideways = np.eye(4)
+    sideways[0, 3] = -0.32  # 8 px at 2 m
+    image, depth, _ = movable.seen_from(sideways, (0, 0, 0))
+    assert (image[8:32, 33:55] == 50).all() and (image[34:, 9:] == 200).all()
+    assert (depth[1:4, 4:7] == 0).all() and (depth[:, :2] == 0).all()
+    assert (depth[4:, 2:] == 2).all() and movable.depth == 2
+
+
 @pytest.mark.parametrize(("stride", "degrees"), [(4, 30), (8, 30), (16, 30), (8, 50)])
 def test_points_of_a_slanted_wall_stay_on_it_when_the_camera_moves(stride: int, degrees: float):
     camera = Camera(320, 240, 280.0, 280.0, 159.5, 119.5)
