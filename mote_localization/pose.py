@@ -310,7 +310,7 @@ def _covariance(
     block_n = np.floor(pixels_n2 / block_px) @ (1, 1 << 16)
     order_m = np.argsort(block_n)
     order_m = order_m[cost.used_n[order_m]]
-    starts_k = np.flatnonzero(np.diff(block_n[order_m], prepend=-1))
+    starts_k = np.flatnonzero(np.diff(block_n[order_m], prepend=-np.inf))
     count = len(starts_k)
     if count < _LEAST_BLOCKS:
         return None

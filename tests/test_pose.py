@@ -1,5 +1,6 @@
 """The pose solver: exact where it can be, the same by both searches, honest about its errors."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -192,6 +193,15 @@ def test_the_covariance_is_that_of_the_cost_moved_along_map_axes():
         expected / np.outer(scale, scale),
         atol=0.15,
     )
+
+
+def test_the_covariance_does_not_depend_on_where_pixels_are_counted_from():
+    points, pixels, sigma = matches(0, 600, 0.02)
+    block_px = CAMERA.width / PoseConfig().blocks
+    moved = replace(CAMERA, cx=CAMERA.cx - block_px)
+    one = solve_pose(points, pixels, sigma, CAMERA).covariance_66
+    other = solve_pose(points, pixels - (block_px, 0), sigma, moved).covariance_66
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-9)
 
 
 def test_the_covariance_turns_with_the_map():
