@@ -146,7 +146,7 @@ def _differences(
         points_hw3, sigma_hw = student.predict(image_hw3)
         exported_hw3, exported_sigma_hw = backend.predict(image_hw3)
         # np.maximum keeps NaN, which a diverged student predicts
-        worst_m = np.maximum(worst_m, np.abs(points_hw3 - exported_hw3).max())
+        worst_m = np.maximum(worst_m, np.linalg.norm(points_hw3 - exported_hw3, axis=-1).max())
         worst_sigma = np.maximum(worst_sigma, np.abs(exported_sigma_hw / sigma_hw - 1).max())
     return float(worst_m), float(worst_sigma)
 

@@ -164,8 +164,10 @@ def read_camera_info(path: Path | str) -> Camera:
         raise CameraError(
             f"{path}: cannot be read ({error.strerror}), expected a camera_info YAML"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise CameraError(f"{path}: is no YAML text ({str(error).splitlines()[0]})") from error
+    # its constructors of dates and numbers raise what Python's do
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise CameraError(f"{path}: is no YAML text ({why})") from error
     try:
         return Camera.from_K(
             content["image_width"],

@@ -103,7 +103,7 @@ class Localizer:
             image_hw3: RGB uint8, the camera's size.
             camera: The camera that took it, distorted or not.
             prior: T_map_cam (4, 4) of about where that was, as of the image before: it saves the
-                search where it holds, and changes nothing where not.
+                search where it holds; see `solve_pose`.
 
         Raises:
             ImageError: The image is not of the camera's size.

@@ -97,6 +97,15 @@ class MapInfo:
         """Rows and columns of the pointmap."""
         return self.camera.height // self.stride, self.camera.width // self.stride
 
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what enters and leaves the graph, by name: image uint8, the others float32."""
+        return {
+            "image": (1, self.camera.height, self.camera.width, 3),
+            "points": (1, *self.cells_hw, 3),
+            "sigma": (1, *self.cells_hw),
+        }
+
 
 @dataclass(frozen=True)
 class MapFile:
@@ -291,12 +300,6 @@ def _figures(value: Any) -> dict[str, float | int | str]:
 
 def _check_graph(model: onnx.ModelProto, info: MapInfo, where: str) -> None:
     """Refuse a graph that is not of a map's form or could reach outside its own file."""
-    rows, columns = info.cells_hw
-    expected = {
-        "image": (1, info.camera.height, info.camera.width, 3),
-        "points": (1, rows, columns, 3),
-        "sigma": (1, rows, columns),
-    }
     weights = {tensor.name for tensor in model.graph.initializer}
     found = {}
     for value in (*(i for i in model.graph.input if i.name not in weights), *model.graph.output):
@@ -304,8 +307,8 @@ def _check_graph(model: onnx.ModelProto, info: MapInfo, where: str) -> None:
         shape: tuple[int | str, ...] = tuple(d.dim_param or d.dim_value for d in tensor.shape.dim)
         right_type = tensor.elem_type == _TENSOR_TYPES.get(value.name, onnx.TensorProto.FLOAT)
         found[value.name] = shape if right_type else (*shape, "of another type")
-    if found != expected:
-        raise MapFileError(f"{where}: found inputs and outputs {found}, expected {expected}")
+    if found != info.tensors:
+        raise MapFileError(f"{where}: found inputs and outputs {found}, expected {info.tensors}")
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     domains = {*opsets, *(node.domain for node in model.graph.node)}
     if domains - _DOMAINS or max(opsets.values(), default=0) < _MIN_OPSET or model.functions:

@@ -64,8 +64,9 @@ def solve_pose(
 ) -> PoseSolution | None:
     """Find the camera pose that explains where map points are seen.
 
-    A prior is refined first. Where most matches agree with what comes of it, no other pose has more
-    of them, and nothing is searched.
+    A prior is refined first, and nothing is searched where most matches agree with what comes of
+    it. On points that are nearly flat that may be another pose than the search would find: whoever
+    gives the last pose as the prior leaves it out now and then.
 
     Args:
         points_n3: Points in the map frame, metres.
@@ -73,7 +74,7 @@ def solve_pose(
         sigma_n: Expected error of each point, metres.
         camera: The undistorted camera.
         config: Search and refinement settings.
-        prior: T_map_cam (4, 4) of about where the camera is; any other costs time alone.
+        prior: T_map_cam (4, 4) of about where the camera is.
 
     Returns:
         The pose, or None where the matches do not determine one.

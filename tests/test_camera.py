@@ -252,7 +252,19 @@ def test_lists_that_grow_by_aliases_are_refused_unread(tmp_path, key):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x00\xff\x89PNG", b"just words", b"a: [1", b"[" * 2_000, b" " * 2_000_000]
+    "content",
+    [
+        b"",
+        b"\x00\xff\x89PNG",
+        b"just words",
+        b"a: [1",
+        b"[" * 2_000,
+        b" " * 2_000_000,
+        b"a: 2001-13-45",
+        b"image_width: 0x_",
+        b"a: !!timestamp x",
+        b"a: " + b"9" * 5000,
+    ],
 )
 def test_what_is_no_calibration_is_one_error_that_names_the_file(tmp_path, content):
     path = tmp_path / "head.yaml"

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT
-from make_map import write_constant_map
+from make_map import with_doubled_points, write_constant_map
 from onnx import helper
 
 from mote_localization.backends import engines
@@ -60,7 +60,7 @@ def test_an_engine_is_built_once(build: Builder, cache: Path):
     assert only_engine(cache).stat().st_size < 500
 
 
-@pytest.mark.parametrize("part", ["map_sha256", "builder", "gpu", "precision"])
+@pytest.mark.parametrize("part", ["graph_sha256", "builder", "gpu", "precision"])
 def test_where_anything_differs_it_is_another_engine(build: Builder, part: str):
     load_or_build(KEY, build)
     assert load_or_build(replace(KEY, **{part: "other"}), build) == b"engine \n 2"
@@ -129,6 +129,17 @@ def test_a_read_only_cache_is_read(build: Builder, cache: Path):
         assert load_or_build(replace(KEY, gpu="other"), build) == b"engine \n 2"
     finally:
         cache.chmod(stat.S_IRWXU)
+
+
+def test_a_cache_of_another_user_is_read(build: Builder, monkeypatch: pytest.MonkeyPatch, caplog):
+    load_or_build(KEY, build)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert load_or_build(KEY, build) == b"engine \n 1"
+    assert not caplog.text
 
 
 def test_engines_used_longest_ago_make_room(
@@ -226,6 +237,12 @@ def test_a_layer_that_no_engine_has_is_named(room: MapFile):
     onnx.checker.check_model(model, full_check=True)
     odd = replace(room, model=model.SerializeToString())
     with pytest.raises(BackendError, match="room.onnx: tensorrt_rtx cannot take .*BitShift"):
+        engine_for(odd, "tensorrt_rtx", SM_86, "fp32")
+
+
+def test_a_graph_that_writes_more_than_it_says_is_refused(room: MapFile):
+    odd = replace(room, model=with_doubled_points(room.model))
+    with pytest.raises(BackendError, match=r"makes of its graph .*'points': \(1, 60, 40, 3, "):
         engine_for(odd, "tensorrt_rtx", SM_86, "fp32")
 
 

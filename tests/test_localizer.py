@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
+from make_map import CAMERA, T_MAP_CAM, room_points, with_doubled_points, write_constant_map
 from onnx import TensorProto, helper
 
 from mote_localization.backends import choose_backend, create_backend
@@ -213,6 +213,12 @@ def test_without_a_package_for_cuda_or_a_gpu_one_error_says_so(map_file, monkeyp
         create_backend(map_file, "onnxruntime_cuda")
     chosen = choose_backend(map_file, "auto")
     assert chosen.name == "onnxruntime" and "finds no GPU" in chosen.refusals[-1]
+
+
+def test_a_graph_that_computes_more_than_it_says_is_one_error(map_file):
+    odd = MapFile(map_file.path, map_file.info, with_doubled_points(map_file.model))
+    with pytest.raises(BackendError, match=r"its graph computes .*'points': \(1, 60, 40, 3\)"):
+        create_backend(odd)
 
 
 def test_a_graph_that_the_backend_cannot_run_is_one_error(map_file):

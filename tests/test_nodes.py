@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from array import array
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from mote_localization.geometry import pose_from
 from mote_localization.nodes import process
-from mote_localization.nodes.localizer_node import PARAMETERS
+from mote_localization.nodes.localizer_node import PARAMETERS, LocalizerNode
 from mote_localization.nodes.matching import StampMatcher
 from mote_localization.scenes.bag import BagWriter
 
@@ -197,6 +199,16 @@ def expected_position(colour):
 
 
 # ---- what the node answers
+
+
+def test_the_last_pose_is_a_start_for_a_second_then_the_search_is_anew():
+    node = SimpleNamespace(_last=(10**9, T_MAP_CAM), _searched_ns=10**9)
+    ask = partial(LocalizerNode._prior, node)
+    assert ask(int(1.5e9)) is T_MAP_CAM
+    node._last = (int(1.9e9), T_MAP_CAM)
+    assert ask(int(2.1e9)) is None and ask(int(2.2e9)) is T_MAP_CAM
+    node._last = None
+    assert ask(int(2.3e9)) is None
 
 
 def test_what_runs_the_network_is_said_beside(robot):

@@ -129,7 +129,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     for name, module in (("cuda", ModuleType("cuda")), ("cuda.bindings", bindings)):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "tensorrt", library)
-    library.refused = 0
+    library.refused, library.contexts = 0, True
 
     class Runtime:
         def __init__(self, log: object) -> None:
@@ -139,7 +139,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
             if library.refused:
                 library.refused -= 1
                 return None
-            return SimpleNamespace(create_execution_context=lambda: Context(engine, made))
+            return SimpleNamespace(
+                create_execution_context=lambda: library.contexts and Context(engine, made)
+            )
 
     library.Runtime = Runtime
     made.library = library
@@ -192,6 +194,12 @@ def test_an_engine_that_is_not_loaded_is_built_anew_once(room: MapFile, cuda: Cu
     assert [anew for *_, anew in cuda.built] == [False, True]
     cuda.library.refused = 2
     with pytest.raises(BackendError, match="cannot load its engine on sm_86 a card: this driver"):
+        create_backend(room, "tensorrt")
+
+
+def test_an_engine_without_memory_to_run_in_is_one_error(room: MapFile, cuda: Cuda):
+    cuda.library.contexts = None
+    with pytest.raises(BackendError, match="cannot run its engine on sm_86 a card: this driver"):
         create_backend(room, "tensorrt")
 
 

@@ -28,7 +28,7 @@ from scipy.stats import spearmanr
 from distill_training.reconstruction import Reconstruction
 from distill_training.teacher import rgbd
 from distill_training.teacher.config import CellsConfig, RgbdConfig
-from mote_localization.backends import create_backend
+from mote_localization.backends import create_backend, on_processor
 from mote_localization.commands import faults_in_a_line
 from mote_localization.errors import MoteError
 from mote_localization.evaluation.evaluate import localize
@@ -104,8 +104,8 @@ class Bench:
         peak = max(peak, matrix_product_macs_per_s(self.threads))
         honesty = _honesty(scene, runs)
         columns = {
-            name: run.rows(yardstick, peak) | honesty.get(run.path, {})
-            for name, run in zip(self._names(), runs, strict=True)
+            name: run.rows(yardstick, peak) | honest
+            for name, run, honest in zip(self._names(), runs, honesty, strict=True)
         }
         if yardstick:
             columns["yardstick"] = yardstick.rows()
@@ -131,8 +131,10 @@ class Bench:
         said = ["python", "tools/bench_students.py", self.scene.name, "--maps", *files]
         if self.yardstick:
             said += ["--yardstick", self.yardstick.name]
-        if self.backends != ("onnxruntime",):
+        if self.backends != Bench.backends:
             said += ["--backends", *self.backends]
+        if self.threads != Bench.threads:
+            said += ["--threads", f"{self.threads}"]
         libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
         return [
             f"    {shlex.join(said)}",
@@ -239,6 +241,12 @@ class _Run:
         frames = track(scene.frames("test"), f"{self.path.stem}, prior", scene.count("test"))
         self.with_prior += localize(self.localizer, frames, prior=True)
 
+    def _share(self, network_ms: float, peak: float) -> dict[str, str]:
+        """Return how near the network comes to the machine's matrix products; not of a GPU."""
+        if not on_processor(self.backend):
+            return {}
+        return {"a second, of the machine's products": percent(1e3 * self.macs / network_ms / peak)}
+
     def rows(self, yardstick: _Yardstick | None, peak: float) -> dict[str, str]:
         """Return its column of the table, but for what its sigmas say.
 
@@ -270,9 +278,7 @@ class _Run:
                 f"{percent(prior.lost / prior.frames)}"
             ),
             "multiply-adds of the network": f"{self.macs / 1e9:.2f} GMAC",
-            "a second, of the machine's products": percent(
-                1000 * self.macs / network["p50"] / peak
-            ),
+            **self._share(network["p50"], peak),
             "query, p50": f"{summary.milliseconds['total']['p50']:.1f} ms",
             "query with the image read, p50": f"{query_ms:.1f} ms",
             "map": f"{size / 2**20:.2f} MiB",
@@ -346,12 +352,12 @@ class _Tested(Scene):
         return self._scene.count("test")
 
 
-def _honesty(scene: Scene, runs: Sequence[_Run]) -> dict[Path, dict[str, str]]:
-    """Return what maps' sigmas say of their errors, where test frames have depth."""
+def _honesty(scene: Scene, runs: Sequence[_Run]) -> list[dict[str, str]]:
+    """Return what each run's sigmas say of its errors; nothing where test frames have no depth."""
     if next(scene.frames("test")).depth() is None:
         print(f"sigmas: skipped, the test frames of {scene.name} have no depth\n")
-        return {}
-    found = {}
+        return [{} for _ in runs]
+    found = []
     truths: dict[CellsConfig, Reconstruction] = {}
     with tempfile.TemporaryDirectory() as folder:
         for run in runs:
@@ -366,8 +372,9 @@ def _honesty(scene: Scene, runs: Sequence[_Run]) -> dict[Path, dict[str, str]]:
                     f"sigmas of {run.path}: skipped, its camera is not that of the scene, or its "
                     "scale is not known\n"
                 )
+                found.append({})
                 continue
-            found[run.path] = _cells(run.localizer, truths[cells], scene)
+            found.append(_cells(run.localizer, truths[cells], scene))
     return found
 
 

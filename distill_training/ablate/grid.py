@@ -128,7 +128,7 @@ def _read_yaml(path: Path) -> object:
                     f"than {_MOST_DEPTH} levels of lists, expected values written out"
                 )
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         raise MoteError(f"{path}{line}: is no YAML text ({_first_line(error)})") from error

@@ -18,6 +18,11 @@ _SELF_TEST_M = 5e-3  # m
 _log = logging.getLogger(__name__)
 
 
+def on_processor(name: str) -> bool:
+    """Return whether a backend needs no GPU."""
+    return name == "onnxruntime"
+
+
 class Backend(Protocol):
     """Runs a map's network."""
 

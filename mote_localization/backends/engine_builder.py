@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ _INSTALL = {
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
 }
 _PROGRESS_S = 3.0  # between two words on a build
+_MOST_ERRORS = 20  # of a library that are kept
 _log = logging.getLogger(__name__)
 
 
@@ -84,27 +86,30 @@ def engine_for(
     trt = load_library(library)
     model = onnx.load_model_from_string(map_file.model)
     integers = is_quantized(model)
+    if integers:
+        typed = with_signed_integers(model)
+    else:
+        typed = in_half_precision(model) if precision == "fp16" else model
     # what tensorrt_rtx builds is finished on the GPU, and serves all of a capability
     of_gpu = f"{Gpu(gpu.capability)}" if library == "tensorrt_rtx" else f"{gpu}"
     key = EngineKey(
-        hashlib.sha256(map_file.model).hexdigest(),
+        hashlib.sha256(typed.SerializeToString(deterministic=True)).hexdigest(),
         f"{library} {trt.__version__}",
         of_gpu,
         "int8" if integers else precision,
     )
 
     def build() -> bytes:
-        if integers:
-            typed = with_signed_integers(model)
-        else:
-            typed = in_half_precision(model) if precision == "fp16" else model
-        return _build(trt, library, typed, gpu, map_file.path)
+        return _build(trt, library, typed, gpu, map_file)
 
     return load_or_build(key, build, anew)
 
 
-def _build(trt: Any, library: Library, model: onnx.ModelProto, gpu: Gpu, path: Path) -> bytes:
+def _build(
+    trt: Any, library: Library, model: onnx.ModelProto, gpu: Gpu, map_file: MapFile
+) -> bytes:
     """Build an engine of a graph whose types are what is computed in; see `engine_for`."""
+    path = map_file.path
     logger = library_log(trt)
     logger.errors.clear()
     builder = trt.Builder(logger)
@@ -117,6 +122,7 @@ def _build(trt: Any, library: Library, model: onnx.ModelProto, gpu: Gpu, path: P
             f"{path}: {library} cannot take its graph: {wrong.desc()} (layer "
             f"{wrong.node_name() or wrong.node()}, {wrong.node_operator()}); take another backend"
         )
+    _check_tensors(trt, library, network, map_file)
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, path)
     if library == "tensorrt_rtx":
@@ -129,6 +135,26 @@ def _build(trt: Any, library: Library, model: onnx.ModelProto, gpu: Gpu, path: P
             f"{'; '.join(logger.errors) or 'it does not say why'}"
         )
     return bytes(built)
+
+
+def _check_tensors(trt: Any, library: Library, network: Any, map_file: MapFile) -> None:
+    """Refuse a network that reads or writes something else than the map says: buffers are sized so.
+
+    Raises:
+        BackendError: It does.
+    """
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    tensors += [network.get_output(i) for i in range(network.num_outputs)]
+    found = {tensor.name: (*tensor.shape, tensor.dtype) for tensor in tensors}
+    types = {"image": trt.DataType.UINT8}
+    expected = {
+        name: (*shape, types.get(name, trt.DataType.FLOAT))
+        for name, shape in map_file.info.tensors.items()
+    }
+    if found != expected:
+        raise BackendError(
+            f"{map_file.path}: {library} makes of its graph {found}, expected {expected}"
+        )
 
 
 def _capability(trt: Any, gpu: Gpu) -> Any:
@@ -158,7 +184,7 @@ def library_log(trt: Any) -> Any:
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+            self.errors: deque[str] = deque(maxlen=_MOST_ERRORS)
 
         def log(self, severity: Any, text: str) -> None:
             level = levels.get(severity)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ _MOST = 32  # engines that are kept; those used longest ago make room
 class EngineKey:
     """All that an engine depends on: where one of these differs, it is another engine."""
 
-    map_sha256: str
+    graph_sha256: str  # as it is built: the map's, in other types perhaps
     builder: str  # library and version
     gpu: str  # compute capability, and name where the engine is for that very GPU
     precision: str
@@ -95,12 +95,13 @@ def _read(path: Path, key: EngineKey) -> bytes | None:
             engine = file.read()
         if hashlib.sha256(engine).hexdigest() != header["sha256"]:
             raise ValueError("is damaged")
-        os.utime(path)  # it is in use
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         _log.warning("%s: the kept engine cannot be used (%s); it is built anew", path, error)
         return None
+    with suppress(OSError):  # as where another user put it
+        os.utime(path)  # it is in use
     return engine
 
 
@@ -110,9 +111,6 @@ def _keep(path: Path, key: EngineKey, engine: bytes) -> None:
     try:
         with atomic_write(path) as file:
             file.write(json.dumps(header).encode() + b"\n" + engine)
-        kept = sorted(path.parent.glob("*.engine"), key=lambda p: p.stat().st_mtime, reverse=True)
-        for old in kept[_MOST:]:
-            old.unlink(missing_ok=True)  # its lock stays: another process may hold it
     except OSError as error:
         _log.warning(
             "%s: the engine cannot be kept (%s): it is built anew at every start; set "
@@ -120,6 +118,10 @@ def _keep(path: Path, key: EngineKey, engine: bytes) -> None:
             path.parent,
             error.strerror,
         )
+    with suppress(OSError):  # another process may do the same
+        kept = sorted(path.parent.glob("*.engine"), key=lambda p: p.stat().st_mtime, reverse=True)
+        for old in kept[_MOST:]:
+            old.unlink(missing_ok=True)  # its lock stays: another process may hold it
 
 
 def _header(key: EngineKey, sha256: str) -> dict[str, object]:

@@ -48,6 +48,12 @@ class OnnxRuntimeBackend:
             )
         except Exception as error:  # its exceptions share no base class
             raise BackendError(f"{map_file.path}: ONNX Runtime cannot load it ({error})") from error
+        # What a graph says of its outputs may not be what it computes.
+        found = {value.name: tuple(value.shape) for value in self._session.get_outputs()}
+        if any(shape != map_file.info.tensors[name] for name, shape in found.items()):
+            raise BackendError(
+                f"{map_file.path}: its graph computes {found}, expected {map_file.info.tensors}"
+            )
         if cuda and _CUDA not in self._session.get_providers():  # it says so in its log alone
             raise BackendError(
                 "backend onnxruntime_cuda: ONNX Runtime finds no GPU, or not the CUDA and cuDNN it "

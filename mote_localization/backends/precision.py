@@ -50,6 +50,11 @@ def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
                 node.attribute[0].i = _HALF
             made.update(node.output)
         nodes.append(node)
+    for name in made.intersection(value.name for value in graph.output):
+        nodes.append(helper.make_node("Cast", [f"{name}.trunk"], [name], to=TensorProto.FLOAT))
+        for node in nodes[:-1]:
+            for names in (node.input, node.output):
+                names[:] = [f"{name}.trunk" if one == name else one for one in names]
     _keep_what_is_used(graph, nodes)
     return halved
 

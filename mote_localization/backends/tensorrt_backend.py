@@ -47,17 +47,16 @@ class TensorRtBackend:
                 f"{'; '.join(library_log(trt).errors) or 'it does not say why'}"
             )
         self._context = self._engine.create_execution_context()
+        if self._context is None:  # as without memory
+            raise BackendError(
+                f"{map_file.path}: {library} cannot run its engine on {gpu}: "
+                f"{'; '.join(library_log(trt).errors) or 'it does not say why'}"
+            )
         self._stream = cuda.call("cudaStreamCreate")
         cuda.call_when_gone(self, "cudaStreamDestroy", self._stream)
-        rows, columns = map_file.info.cells_hw
-        camera = map_file.info.camera
-        shapes = {
-            "image": (1, camera.height, camera.width, 3),
-            "points": (1, rows, columns, 3),
-            "sigma": (1, rows, columns),
-        }
         self._buffers = {
-            name: _Buffer(cuda, shape, np.dtype(_NUMPY[name])) for name, shape in shapes.items()
+            name: _Buffer(cuda, shape, np.dtype(_NUMPY[name]))
+            for name, shape in map_file.info.tensors.items()
         }
         for name, buffer in self._buffers.items():
             self._context.set_tensor_address(name, buffer.device)
@@ -123,11 +122,11 @@ class _Buffer:
     def __init__(self, cuda: _Cuda, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self._cuda, self._bytes = cuda, math.prod(shape) * dtype.itemsize
         self.device = cuda.call("cudaMalloc", self._bytes)
+        cuda.call_when_gone(self, "cudaFree", self.device)
         pinned = cuda.call("cudaMallocHost", self._bytes)
+        cuda.call_when_gone(self, "cudaFreeHost", pinned)
         memory = (ctypes.c_uint8 * self._bytes).from_address(pinned)
         self.host = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
-        cuda.call_when_gone(self, "cudaFree", self.device)
-        cuda.call_when_gone(self, "cudaFreeHost", pinned)
 
     def upload(self, stream: Any) -> None:
         """Copy to the GPU, in turn with the stream."""

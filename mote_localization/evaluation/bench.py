@@ -1,4 +1,4 @@
-"""`mote bench`: where the time of a query goes, beside the most that this machine computes."""
+"""`mote bench`: where the time of a query goes, beside the matrix products of this machine."""
 
 import resource
 import time
@@ -13,7 +13,7 @@ import onnx
 import tyro
 from rich.console import Console
 
-from mote_localization.backends import create_backend
+from mote_localization.backends import choose_backend, on_processor
 from mote_localization.camera import Camera
 from mote_localization.commands import print_table
 from mote_localization.errors import MoteError, SceneError
@@ -37,7 +37,7 @@ _KEPT = 100  # images of a scene, the first ones, that are kept in memory
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure where the time of a query goes, beside the most that this machine computes.
+    """Measure where the time of a query goes, beside the matrix products of this machine.
 
     The map is shown its own photograph, or the test images of a scene, again and again.
     """
@@ -68,10 +68,10 @@ class Bench:
             )
         started = time.perf_counter()
         map_file = read_map(self.map)
-        localizer = Localizer(map_file, create_backend(map_file, self.backend, self.threads))
+        backend, name, _ = choose_backend(map_file, self.backend, self.threads)
+        localizer = Localizer(map_file, backend)
         loaded_s = time.perf_counter() - started
         shown = _scene_images(self.scene) if self.scene else _own_photograph(map_file, self.size)
-        peak = matrix_product_macs_per_s(self.threads)
         times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "all", _BESIDE)}
         localized, count, last = 0, _WARM_UP + self.images, None
         for image_hw3, camera in track(islice(cycle(shown), count), "localizing", count):
@@ -82,11 +82,12 @@ class Bench:
             sums = {"all": whole, _BESIDE: whole - found.seconds["network"]}
             for stage, seconds in {**found.seconds, **sums}.items():
                 times[stage].append(seconds)
-        peak = max(peak, matrix_product_macs_per_s(self.threads))
+        memory_mb = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # given in KiB
+        shown_mb = sum(image_hw3.nbytes for image_hw3, _ in shown) / 1e6
+        product = max(matrix_product_macs_per_s(self.threads) for _ in range(2))
         stages = {stage: percentiles_ms(seconds[_WARM_UP:]) for stage, seconds in times.items()}
         macs = graph_macs(onnx.load_model_from_string(map_file.model))
         macs_per_s = 1000 * macs / stages["network"]["p50"]
-        memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         console = Console()
         console.print(times_table(stages))
         print_table(
@@ -94,12 +95,12 @@ class Bench:
                 "images": f"{self.images} of {shown[0][1].width}x{shown[0][1].height} px, "
                 f"{percent(localized / count)} localized" + (", with the prior" * self.prior),
                 "network": f"{macs / 1e9:.2f} GMAC, {macs_per_s / 1e9:.0f} GMAC/s",
-                "matrix product": f"{peak / 1e9:.0f} GMAC/s, float32; the network reaches "
-                f"{percent(macs_per_s / peak)}",
+                "matrix product": f"{product / 1e9:.0f} GMAC/s, float32, on the processor"
+                + (f"; the network reaches {percent(macs_per_s / product)}" * on_processor(name)),
                 "map": f"{len(map_file.model) / 2**20:.1f} MiB, loaded in {loaded_s:.2f} s",
-                "memory, peak": f"{memory_mb:.0f} MB",
+                "memory, peak": f"{memory_mb:.0f} MB, {shown_mb:.0f} of them the images shown",
                 "machine": machine(),
-                "backend": f"{self.backend}, {self.threads or 'all'} threads",
+                "backend": f"{name}, {self.threads or 'all'} threads",
             },
             title=str(self.map),
         )
@@ -108,7 +109,7 @@ class Bench:
                 self.json,
                 {
                     "map": self.map.name,
-                    "backend": self.backend,
+                    "backend": name,
                     "threads": self.threads,
                     "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
                     "machine": machine(),
@@ -119,10 +120,11 @@ class Bench:
                     "milliseconds": stages,
                     "network_macs": macs,
                     "network_macs_per_s": macs_per_s,
-                    "matrix_product_macs_per_s": peak,
+                    "matrix_product_macs_per_s": product,
                     "map_bytes": len(map_file.model),
                     "load_s": loaded_s,
                     "peak_memory_mb": memory_mb,
+                    "shown_images_mb": shown_mb,
                 },
             )
             console.print(f"figures: {self.json}")

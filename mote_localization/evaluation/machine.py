@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from onnx import TensorProto, helper
 
 _SIDE = 2048  # of the matrices that are multiplied
 _SECONDS = 1.0  # of products
-_LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "poselib")
+_LIBRARIES = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "opencv-python-headless",
+    "poselib",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+)
 
 
 def machine() -> str:
@@ -29,13 +38,11 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
+    """Return the versions of what computes, as far as it is installed as a Python package."""
     found = {}
     for name in _LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:  # of the system's own kind
-            found[name] = "unknown"
     return found
 
 

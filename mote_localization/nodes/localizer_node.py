@@ -39,6 +39,7 @@ except ImportError:  # it has no wheel on PyPI
     TFMessage = None
 
 _PRIOR_NS = 1_000_000_000  # from a pose to the image that is first tried to be near it
+_SEARCH_NS = 1_000_000_000  # for so long images are tried to be near the ones before
 _REPEAT_S = 5.0  # s, a complaint is not repeated before
 _NEVER_S = -1e9
 _MAX_REASON = 200  # characters of an error that nobody wrote for users
@@ -144,6 +145,7 @@ class LocalizerNode(Node):
             self._tf = self.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
 
         self._last: tuple[int, np.ndarray] | None = None  # stamp, ns, and T_map_cam
+        self._searched_ns = 0  # stamp of the last image that was tried to be anywhere
         self._complained: dict[str, float] = {}  # when, monotonic s, by subject
         self._wake = threading.Condition()
         self._slot: tuple[Image, CameraInfo] | None = None  # the newest frame not yet taken
@@ -273,8 +275,10 @@ class LocalizerNode(Node):
         self._report(stamp, found)
 
     def _prior(self, stamp_ns: int) -> np.ndarray | None:
-        """Return the last pose where it was not long before; nothing is lost where it is wrong."""
-        if self._last is None or abs(stamp_ns - self._last[0]) > _PRIOR_NS:
+        """Return the last pose where it was not long before; none now and then: it may be wrong."""
+        due = abs(stamp_ns - self._searched_ns) > _SEARCH_NS
+        if due or self._last is None or abs(stamp_ns - self._last[0]) > _PRIOR_NS:
+            self._searched_ns = stamp_ns
             return None
         return self._last[1]
 
