@@ -71,7 +71,7 @@ def split_held_out(
 
     Args:
         names: The frames, in recording order.
-        share: Of the frames that the blocks hold in all.
+        share: Of the frames that the blocks hold in all; more where that is less than one each.
         margin: Frames on either side of each block that are in neither part: what is near in time
             looks alike, and would make the held-out frames easier than a robot's.
         blocks: Contiguous pieces of the recording; fewer are longer, and farther from the rest.

@@ -15,6 +15,7 @@ from mote_localization.geometry import exp_rotation, invert
 SAME_SURFACE = 1.1  # ratio of depths between neighbours up to which a surface goes on
 _NEAREST = 0.1  # of the median depth: nothing nearer is drawn
 _OUTSIDE = -9  # px: shown by no image
+_BESIDE = 0.1  # cells: as good as on it
 _SQUARE = np.ones((3, 3), np.uint8)
 _SAMPLES = 2  # samples of depth across a cell in which what hides what is decided
 
@@ -104,7 +105,12 @@ class MovableFrame:
             )
             for of_cells_hw in (self._known_hw, self._sigma_hw)
         )
-        return image_hw3, np.where(one_surface & (known_hw > 0), mean_hw, 0), sigma_hw
+        # Beyond the middles of the outermost cells depth is guessed.
+        last = np.array(known_hw.shape) - 1 + _BESIDE
+        between = (x_cells_hw >= -_BESIDE) & (x_cells_hw <= last[1])
+        between &= (y_cells_hw >= -_BESIDE) & (y_cells_hw <= last[0])
+        known = one_surface & between & (known_hw > 0)
+        return image_hw3, np.where(known, mean_hw, 0), sigma_hw
 
     def _hidden_removed(self, T_moved_cam: np.ndarray) -> np.ndarray:
         """Return the depth of what is nearest along each of the moved camera's rays; 0: nothing."""

@@ -131,9 +131,14 @@ def train(
         error = measure_held_out(student, info, reconstruction, store, held_out)
         if not given:
             calibration = replace(calibration, covariance=covariance_scale(error))
-        figures = _figures(state, error, settings, config, len(training))
-        figures["sigma_scale"] = calibration.sigma
-        info = replace(info, training=figures, covariance_scale=calibration.covariance)
+        info = replace(info, covariance_scale=calibration.covariance)
+        # what the map refuses with that covariance is lost
+        told = measure_held_out(student, info, reconstruction, store, held_out)
+        told = replace(told, covariance_scale=error.covariance_scale)
+        figures = _figures(state, told, settings, config, len(training))
+        if given or math.isfinite(journal.error.sigma_scale):
+            figures["sigma_scale"] = calibration.sigma
+        info = replace(info, training=figures)
     store.frame.cache_clear()  # a cycle of references would keep it until the collector comes by
     return student, info
 

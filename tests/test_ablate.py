@@ -171,6 +171,8 @@ BAD = {
     "pair": ({"rows": [{"reprojection_bound_px": [3]}]}, "found a list (1), expected 2 numbers"),
     "two budgets": ({"rows": [{"steps": 3, "epochs": 2}]}, "found epochs and steps, expected one"),
     "no step": ({"rows": [{"epochs": 0.01}]}, "epochs: found 0.01, expected enough"),
+    "many epochs": ({"rows": [{"epochs": 1e308}]}, "and less than 1e+09 steps"),
+    "hardly any held out": ({"rows": [{"held_out": 0.001}]}, "found held_out 0.001, expected a"),
     "held out": ({"rows": [{"held_out": 0}]}, "found held_out 0, expected a share"),
     "two shares": ({"grid": {"held_out": [0.1, 0.2]}}, "found held_out 0.1 of"),
     "vast number": ({"rows": [{"seed": 1 << 70}]}, "seed: found a value that is too long"),

@@ -11,6 +11,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch  # noqa: E402
 from make_wall import CAMERA, QUICK, SMALL  # noqa: E402
 
+from distill_training.calibration import read_calibration
 from distill_training.export import export_map  # noqa: E402
 from distill_training.held_out import measure_cells, measure_held_out, split_held_out  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
@@ -117,9 +118,11 @@ def test_without_held_out_frames_a_map_is_calibrated_by_an_earlier_one_or_not(
     images = np.zeros((1, 48, 64, 3), np.uint8)
     quick = replace(QUICK, steps=1)
     student, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, quick)
-    assert info.covariance_scale == info.training["sigma_scale"] == 1
+    assert info.covariance_scale == 1 and "sigma_scale" not in info.training
     assert "not calibrated" in caplog.text
     export_map(student, info, images, tmp_path / "uncalibrated.onnx")
+    with pytest.raises(MoteError, match="uncalibrated.onnx: found no measured scale"):
+        read_calibration(tmp_path / "uncalibrated.onnx", info)
     earlier = replace(info, covariance_scale=3.7, training={"sigma_scale": 2.0})
     export_map(student, earlier, images, tmp_path / "earlier.onnx")
     caplog.clear()

@@ -34,6 +34,7 @@ _MOST_BYTES = 1 << 20
 _MOST_DEPTH = 8  # of lists and mappings in each other
 _MOST_RUNS = 1000
 _MOST_TEXT = 4096
+_MOST_STEPS = 10**9
 _PLAIN = re.compile(r"[\w.+-]{1,40}")  # names that become files'
 _NAME = re.compile(r"[\w .,:=+()/-]{1,60}")
 _BUDGETS = ("epochs", "steps", "minutes")
@@ -279,10 +280,13 @@ def _run(path: Path, name: str, said: dict[str, Value], sources: dict[str, Recon
         if "epochs" in said:
             config = _for_epochs(config, said["epochs"], sources[source])
         settings = _settings(student, given, path.parent)
+        held_out = split_frames(sources[source], config)[1]
     except MoteError as error:
         raise MoteError(f"{where}: {error}") from error
-    if not config.held_out > 0:
-        raise MoteError(f"{where}: found held_out 0, expected a share to compare students on")
+    if not held_out:
+        raise MoteError(
+            f"{where}: found held_out {config.held_out:g}, expected a share to compare students on"
+        )
     said = {"reconstruction": source, **said}
     return Run(name, source, sources[source], student, settings, config, said)
 
@@ -304,10 +308,13 @@ def _for_epochs(config: TrainConfig, epochs: Value, reconstruction: Reconstructi
     """Return the training with as many steps as see every training frame so often."""
     times: float = _converted(epochs, float, "epochs")
     training, _ = split_frames(reconstruction, config)
-    steps = round(times * len(training) / config.batch)
-    if steps < 1:
-        raise MoteError(f"epochs: found {times:g}, expected enough for a step of {config.batch}")
-    return replace(config, steps=steps)
+    steps = times * len(training) / config.batch
+    if not 1 <= round(min(steps, _MOST_STEPS)) < _MOST_STEPS:
+        raise MoteError(
+            f"epochs: found {times:g}, expected enough for a step of {config.batch}, and less than "
+            f"{_MOST_STEPS:g} steps"
+        )
+    return replace(config, steps=round(steps))
 
 
 def _settings(student: str, given: dict[str, Value], folder: Path) -> Settings:
@@ -365,6 +372,8 @@ def _shown(value: object) -> str:
         return f"{'keys and values' if isinstance(value, dict) else 'a list'} ({len(value)})"
     if value is None:
         return "nothing"
+    if isinstance(value, int) and _most(value):
+        return "a long number"
     return repr(value[:40] if isinstance(value, str) else value)[:60]
 
 

@@ -103,6 +103,8 @@ def _places(state: Mapping[str, Tensor], channels: int, path: Path) -> tuple[Ten
     try:
         first, positions_1nc = state["cls_token"], state["pos_embed"]
         side = round((positions_1nc.shape[1] - 1) ** 0.5)
+        if side < 1:
+            raise IndexError("a token alone")
         positions_bcrw = positions_1nc[:, 1:].mT.reshape(1, channels, side, side)
         tokens = [first + positions_1nc[:, :1]]
         if "register_tokens" in state:
