@@ -209,14 +209,15 @@ def _refine(
     cost = _linearize(T, matches, camera, config)
     if cost is None:
         return None
-    covariance_66 = _covariance(cost, matches.pixels_n2, camera.width / config.blocks, config)
+    moves_k6 = _moves_without_a_block(cost, matches.pixels_n2, camera.width / config.blocks, config)
     inliers_n = cost.errors_px_n < config.inlier_px
-    if covariance_66 is None or inliers_n.sum() < _SOLVER_MINIMUM:
+    if moves_k6 is None or np.count_nonzero(inliers_n) < _SOLVER_MINIMUM:
         return None
-    to_map_66 = np.kron(np.eye(2), T[:3, :3])
+    count = len(moves_k6)
+    along_map_k6 = (moves_k6.reshape(-1, 3) @ T[:3, :3].T).reshape(count, 6)
     return PoseSolution(
         T,
-        to_map_66 @ covariance_66 @ to_map_66.T,
+        (count - 1) / count * along_map_k6.T @ along_map_k6,
         inliers_n,
         float(np.median(cost.errors_px_n[inliers_n])),
     )
@@ -299,21 +300,20 @@ def _linearize(
     return _Cost(errors_px_n, used_n, J_u_6n, J_v_6n, scores_6n, hessian_66)
 
 
-def _covariance(
+def _moves_without_a_block(
     cost: _Cost, pixels_n2: np.ndarray, block_px: float, config: PoseConfig
 ) -> np.ndarray | None:
-    """Return the covariance (6, 6) of the pose that minimizes the cost; None where it has none.
+    """Return how the pose moves (k, 6) when each image block is left out, by one Newton step.
 
-    It is the jackknife over image blocks (Efron and Stein 1981), one Newton step each: how far the
-    pose moves when a block is left out. Neighbouring cells share their errors, so those of a block
-    count as one observation, not as many.
+    Their spread is the jackknife's covariance (Efron and Stein 1981). Neighbouring cells share
+    their errors, so those of a block count as one observation, not as many. None where a block
+    alone holds the pose, or there are too few.
     """
     block_n = np.floor(pixels_n2 / block_px) @ (1, 1 << 16)
     order_m = np.argsort(block_n)
     order_m = order_m[cost.used_n[order_m]]
     starts_k = np.flatnonzero(np.diff(block_n[order_m], prepend=-np.inf))
-    count = len(starts_k)
-    if count < _LEAST_BLOCKS:
+    if len(starts_k) < _LEAST_BLOCKS:
         return None
     # One product for each block holds its sums, of derivatives and of scores.
     rows_m18 = np.concatenate([cost.J_u_6n, cost.J_v_6n, cost.scores_6n]).T[order_m]
@@ -330,8 +330,7 @@ def _covariance(
         if not _are_definite(others_k66).all():  # one block alone holds the pose
             return None
     scores_k6 = np.add.reduceat(rows_m18[:, 12:], starts_k)
-    moves_k6 = np.linalg.solve(others_k66, scores_k6[..., None])[..., 0]
-    return (count - 1) / count * moves_k6.T @ moves_k6
+    return np.linalg.solve(others_k66, scores_k6[..., None])[..., 0]
 
 
 def _are_definite(symmetric_k66: np.ndarray) -> np.ndarray:
