@@ -50,7 +50,7 @@ def quaternion_xyzw(R_33: np.ndarray) -> np.ndarray:
 
 def rotation_matrix(q_xyzw: np.ndarray) -> np.ndarray:
     """Return the rotation (3, 3) of a quaternion (x, y, z, w) of any length above 0."""
-    x, y, z, w = (q_xyzw / math.sqrt(q_xyzw @ q_xyzw)).tolist()  # numbers are faster
+    x, y, z, w = (q_xyzw / np.linalg.norm(q_xyzw)).tolist()  # numbers are faster
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
