@@ -131,11 +131,12 @@ def train(
         error = measure_held_out(student, info, reconstruction, store, held_out)
         if not given:
             calibration = replace(calibration, covariance=covariance_scale(error))
-        info = replace(info, covariance_scale=calibration.covariance)
-        # what the map refuses with that covariance is lost
-        told = measure_held_out(student, info, reconstruction, store, held_out)
-        told = replace(told, covariance_scale=error.covariance_scale)
-        figures = _figures(state, told, settings, config, len(training))
+        if calibration.covariance != info.covariance_scale:
+            info = replace(info, covariance_scale=calibration.covariance)
+            # what the map refuses with that covariance is lost
+            told = measure_held_out(student, info, reconstruction, store, held_out)
+            error = replace(told, covariance_scale=error.covariance_scale)
+        figures = _figures(state, error, settings, config, len(training))
         if given or math.isfinite(journal.error.sigma_scale):
             figures["sigma_scale"] = calibration.sigma
         info = replace(info, training=figures)

@@ -130,10 +130,7 @@ def _build(
         config.set_compute_capability(_capability(trt, gpu), 0)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise BackendError(
-            f"{path}: {library} cannot build an engine for {gpu}: "
-            f"{'; '.join(logger.errors) or 'it does not say why'}"
-        )
+        raise BackendError(f"{path}: {library} cannot build an engine for {gpu}: {why(logger)}")
     return bytes(built)
 
 
@@ -194,6 +191,11 @@ def library_log(trt: Any) -> Any:
                 _log.log(level, "%s", text)
 
     return Logger()
+
+
+def why(logger: Any) -> str:
+    """Return what a library's logger has heard of errors, for people."""
+    return "; ".join(logger.errors) or "it does not say why"
 
 
 def _monitor(trt: Any, path: Path) -> Any:

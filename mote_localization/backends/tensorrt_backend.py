@@ -14,6 +14,7 @@ from mote_localization.backends.engine_builder import (
     engine_for,
     library_log,
     load_library,
+    why,
 )
 from mote_localization.errors import BackendError
 from mote_localization.map_file import MapFile
@@ -44,13 +45,13 @@ class TensorRtBackend:
         else:
             raise BackendError(
                 f"{map_file.path}: {library} cannot load its engine on {gpu}: "
-                f"{'; '.join(library_log(trt).errors) or 'it does not say why'}"
+                f"{why(library_log(trt))}"
             )
         self._context = self._engine.create_execution_context()
         if self._context is None:  # as without memory
             raise BackendError(
                 f"{map_file.path}: {library} cannot run its engine on {gpu}: "
-                f"{'; '.join(library_log(trt).errors) or 'it does not say why'}"
+                f"{why(library_log(trt))}"
             )
         self._stream = cuda.call("cudaStreamCreate")
         cuda.call_when_gone(self, "cudaStreamDestroy", self._stream)
