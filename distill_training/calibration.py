@@ -48,6 +48,10 @@ def read_calibration(path: Path, info: MapInfo) -> Calibration:
             f"{path}: cannot calibrate this map: the poses of one of the two were adjusted, those "
             "of the other were not"
         )
+    if bool(earlier.keyframes) != bool(info.keyframes):
+        raise MoteError(
+            f"{path}: cannot calibrate this map: one of the two has keyframes, the other has not"
+        )
     sigma = earlier.training.get("sigma_scale")
     if not isinstance(sigma, float | int) or not 0 < sigma < math.inf:
         raise MoteError(

@@ -9,6 +9,7 @@ import tyro
 
 from distill_training.augment import AugmentConfig
 from mote_localization.errors import MoteError
+from mote_localization.keyframes import MAX_KEYFRAMES
 
 _MOST_HELD_OUT = 0.5  # of the frames: with fewer left there is little to train with
 
@@ -40,6 +41,9 @@ class TrainConfig:
     # an earlier map of the place, trained with frames held out, whose measured scales of sigmas and
     # covariances are taken; by default they are measured on this training's own
     calibrated_by: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    # photographs, at most, that the map carries: each pose is refined by them, or not believed; 10
+    # kB each, 0: none
+    keyframes: int = 0
     # auto: bf16 where the processor computes in it
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     # of the first weights and of the views; with steps, on a CPU, the training repeats exactly
@@ -65,6 +69,7 @@ class TrainConfig:
             ("held_out", 0 <= self.held_out <= _MOST_HELD_OUT, f"at most {_MOST_HELD_OUT}"),
             ("held_out_blocks", self.held_out_blocks >= 1, "1 or more"),
             ("margin", self.margin >= 0, "0 frames or more"),
+            ("keyframes", 0 <= self.keyframes <= MAX_KEYFRAMES, f"at most {MAX_KEYFRAMES}"),
             ("seed", 0 <= self.seed < 1 << 32, "0 or more, below 2^32"),
         ):
             if not fits:

@@ -46,17 +46,20 @@ def training_identity(
     """Return what changes with whatever decides what is learned, in hexadecimal.
 
     Of a pretrained file its content counts, not its name. What is only said of the student may be
-    said otherwise of one that is trained already, so what it is calibrated by does not count.
+    said otherwise of one that is trained already, so neither what it is calibrated by counts nor
+    the keyframes that stand beside it.
 
     Raises:
         CheckpointError: The pretrained file cannot be read.
     """
     file = settings.get("pretrained")
+    learned = asdict(replace(config, calibrated_by=None))
+    del learned["keyframes"]
     decisive = {
         "reconstruction": reconstruction.index(),
         "student": student,
         "settings": {**settings, "pretrained": file_sha256(str(file))} if file else settings,
-        "config": asdict(replace(config, calibrated_by=None)),
+        "config": learned,
         "processes": processes,
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -26,6 +26,7 @@ from distill_training.drift import fit_drift
 from distill_training.fingerprint import training_identity
 from distill_training.held_out import HeldOutError, measure_cells, measure_held_out, split_frames
 from distill_training.journal import Journal
+from distill_training.keyframes import choose_keyframes
 from distill_training.learner import Learner
 from distill_training.losses import Optics, depth_range
 from distill_training.processes import processes, started_together
@@ -74,6 +75,8 @@ def train(
     cells = CellGrid(reconstruction.stride, camera.width, camera.height)
     training, held_out = split_frames(reconstruction, config)
     place, info = _describe(reconstruction, training, family)
+    keyframes = choose_keyframes(reconstruction, training, config.keyframes)
+    info = replace(info, keyframes=keyframes)
     given = read_calibration(config.calibrated_by, info) if config.calibrated_by else None
     torch.manual_seed(config.seed)
     fabric = _fabric(config.precision)

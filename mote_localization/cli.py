@@ -48,6 +48,7 @@ class Inspect:
             "scale": "metres" if info.metric else UNKNOWN_SCALE,
             "covariance scale": f"{info.covariance_scale:g}",
             "drift of the given poses": f"{info.drift or 'none known'}",
+            "keyframes": f"{len(info.keyframes) or 'none'}",
             "self-test": f"a photograph of {len(info.self_test.image) / 1000:.0f} kB"
             if info.self_test
             else "none",

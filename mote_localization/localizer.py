@@ -12,9 +12,17 @@ from mote_localization.backends import Backend, create_backend
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
 from mote_localization.drift import Kriging
 from mote_localization.geometry import invert, transform
+from mote_localization.keyframes import KeyframeMatcher, Search
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, solve_pose
 
+# Looks at the keyframes, and how far from where a match should be it may count, canonical px.
+_LOOKS = (
+    (Search(levels=3, window_px=15), 6.0),
+    (Search(levels=1, window_px=11), 3.0),
+)
+_KEYFRAME_SIGMA_M = 0.02  # m, expected error of a keyframe's point
+_LEAST_FOUND = 20  # matches with a keyframe; fewer are no pose
 _SPREAD_GRID = (4, 3)  # columns and rows of the grid in which inliers are counted as spread
 
 
@@ -48,8 +56,8 @@ class Localization:
     reason: str  # why it is lost; empty when localized
     T_map_cam: np.ndarray | None  # (4, 4); None when lost
     covariance_66: np.ndarray | None  # x y z rotX rotY rotZ in the map frame; None when lost
-    inliers: int  # cells that agree with the best pose
-    cells: int  # cells offered to the pose solver
+    inliers: int  # matches that agree with the best pose
+    cells: int  # matches offered to the pose solver: cells, or points of the keyframes
     reprojection_px: float  # median error of the inliers, canonical pixels; NaN without a pose
     # m, map frame; of a lost image not corrected for the map's drift, which follows from the pose
     points_hw3: np.ndarray
@@ -76,6 +84,11 @@ class Localizer:
         camera = self.info.camera
         self._pixels_hw2 = cell_pixels(camera.width, camera.height, self.info.stride)
         self._drift = Kriging(self.info.drift) if self.info.drift else None
+        self._keyframes = (
+            KeyframeMatcher(self.info.keyframes, camera, self.info.stride)
+            if self.info.keyframes
+            else None
+        )
 
     @classmethod
     def open(
@@ -126,8 +139,13 @@ class Localizer:
             self.config.pose,
             prior,
         )
+        pixels_n2 = self._pixels_hw2.reshape(-1, 2)[chosen]
+        if self._keyframes and solution:
+            solution, pixels_n2 = self._look_again(
+                self._keyframes, solution.T_map_cam, points_hw3, canonical_hw3
+            )
         told = self._in_given_frame(solution) if solution else None
-        reason = self._doubt(told, self._pixels_hw2.reshape(-1, 2)[chosen])
+        reason = self._doubt(told, pixels_n2)
         believed = told if not reason else None
         if self._drift and solution and believed:
             to_given = believed.T_map_cam @ invert(solution.T_map_cam)
@@ -139,7 +157,7 @@ class Localizer:
             T_map_cam=believed.T_map_cam if believed else None,
             covariance_66=believed.covariance_66 if believed else None,
             inliers=int(told.inliers_n.sum()) if told else 0,
-            cells=len(chosen),
+            cells=len(pixels_n2),
             reprojection_px=told.reprojection_px if told else float("nan"),
             points_hw3=points_hw3,
             sigma_hw=sigma_hw,
@@ -151,6 +169,31 @@ class Localizer:
                 "pose": solved - predicted,
             },
         )
+
+    def _look_again(
+        self,
+        keyframes: KeyframeMatcher,
+        T_map_cam: np.ndarray,
+        points_hw3: np.ndarray,
+        canonical_hw3: np.ndarray,
+    ) -> tuple[PoseSolution | None, np.ndarray]:
+        """Return the pose that the keyframes confirm, None where they do not, and its pixels."""
+        look = keyframes.look(T_map_cam, points_hw3, canonical_hw3)
+        solution = None
+        for search, inlier_px in _LOOKS:
+            found = look.match(solution.T_map_cam if solution else T_map_cam, search)
+            if len(found.points_n3) < _LEAST_FOUND:
+                return None, found.pixels_n2
+            solution = solve_pose(
+                found.points_n3,
+                found.pixels_n2,
+                np.full(len(found.points_n3), _KEYFRAME_SIGMA_M),
+                self.info.camera,
+                replace(self.config.pose, inlier_px=inlier_px, searched=len(found.points_n3)),
+            )
+            if solution is None:
+                return None, found.pixels_n2
+        return solution, found.pixels_n2
 
     def _in_given_frame(self, solution: PoseSolution) -> PoseSolution:
         """Return a pose as it is in the frame of the given poses, with an honest covariance."""
@@ -181,8 +224,8 @@ class Localizer:
         config, unit = self.config, self.info.unit
         if len(pixels_n2) < config.min_inliers:
             return (
-                f"{len(pixels_n2)} cells seen with sigma under {config.max_sigma_m:g} {unit}, "
-                f"expected {config.min_inliers}"
+                f"{len(pixels_n2)} matches (cells of sigma under {config.max_sigma_m:g} {unit}, "
+                f"points of keyframes), expected {config.min_inliers}"
             )
         if solution is None:
             return "the cells determine no pose"

@@ -22,15 +22,16 @@ import onnx
 
 from mote_localization.camera import Camera
 from mote_localization.drift import Drift
-from mote_localization.errors import CameraError, MapFileError
+from mote_localization.errors import CameraError, MapFileError, SceneError
 from mote_localization.files import atomic_write
+from mote_localization.keyframes import MAX_KEYFRAMES, Keyframe
 from mote_localization.self_test import SelfTest
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 UNKNOWN_SCALE = "unknown: lengths are in units of the map's own, not in metres"
 _PREFIX = "mote."
 _MAX_MAP_BYTES = 128 << 20
-_MAX_PROPERTY_CHARS = 1 << 20
+_MAX_PROPERTY_CHARS = 1 << 25  # keyframes are long
 _MIN_OPSET = 17
 _DOMAINS = {"", "ai.onnx"}  # of the standard operators
 _TENSOR_TYPES = {"image": onnx.TensorProto.UINT8}  # the others are float32
@@ -54,6 +55,8 @@ class MapInfo:
     metric: bool = True  # False: the scale is unknown, lengths are in units of the map's own
     # how the frame of the poses that the map was given drifts against that of its points
     drift: Drift | None = None
+    # photographs that confirm and refine each pose; none: poses are as the student says
+    keyframes: tuple[Keyframe, ...] = field(default=(), repr=False)
     # what a backend must say of one photograph; older maps have none
     self_test: SelfTest | None = None
     training: dict[str, float | int | str] = field(default_factory=dict)  # figures of the training
@@ -79,13 +82,22 @@ class MapInfo:
             raise MapFileError(
                 f"found bounds {self.bounds_min} to {self.bounds_max}, expected two corners in m"
             )
+        size = (self.camera.width, self.camera.height)
         if self.self_test:
-            self.self_test.check((self.camera.width, self.camera.height), self.cells_hw)
+            self.self_test.check(size, self.cells_hw)
+        if len(self.keyframes) > MAX_KEYFRAMES:
+            raise MapFileError(
+                f"found {len(self.keyframes)} keyframes, expected at most {MAX_KEYFRAMES}"
+            )
+        for keyframe in self.keyframes:
+            keyframe.check(size, self.cells_hw)
 
     @property
     def format_version(self) -> int:
         """The least version whose readers understand it."""
-        return FORMAT_VERSION if self.drift else 1
+        if self.keyframes:
+            return 3
+        return 2 if self.drift else 1
 
     @property
     def unit(self) -> str:
@@ -231,14 +243,15 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
             # Older maps do not say: all were metric.
             metric=_flag(json.loads(properties.get("metric", "true"))),
             drift=_drift(json.loads(properties.get("drift", "null"))),
+            keyframes=_keyframes(json.loads(properties.get("keyframes", "[]"))),
             self_test=_self_test(json.loads(properties.get("self_test", "null"))),
             training=_figures(json.loads(properties["training"])),
             created=properties["created"],
         )
         if info.format_version > int(version):
-            raise ValueError(f"format version {version} knows no drift")
+            raise ValueError(f"format version {version} knows no drift, or no keyframes")
         return info
-    except (MapFileError, CameraError) as error:
+    except (MapFileError, CameraError, SceneError) as error:
         raise MapFileError(f"{path}: {error}") from error
     except KeyError as error:
         raise MapFileError(
@@ -290,6 +303,18 @@ def _self_test(value: Any) -> SelfTest | None:
         return None
     image, points = (base64.b64decode(value[name], validate=True) for name in ("image", "points"))
     return SelfTest(image, points)
+
+
+def _keyframes(value: Any) -> tuple[Keyframe, ...]:
+    if type(value) is not list or len(value) > MAX_KEYFRAMES:
+        raise ValueError(f"found no list of at most {MAX_KEYFRAMES} keyframes")
+    return tuple(
+        Keyframe(
+            tuple(tuple(_number(number) for number in row) for row in keyframe["T_map_cam"]),
+            *(base64.b64decode(keyframe[name], validate=True) for name in ("image", "depth")),
+        )
+        for keyframe in value
+    )
 
 
 def _figures(value: Any) -> dict[str, float | int | str]:

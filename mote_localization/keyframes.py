@@ -1,0 +1,357 @@
+"""Keyframes: photographs that a map carries, by which a pose that a student gave is refined.
+
+A student knows a place by heart, and roughly where it was not photographed. From about there, the
+keyframes show what the camera should see: they are drawn as seen from the pose, tracked into the
+image (Lucas and Kanade 1981), and their own depth gives each point that was found, exactly. So
+viewpoints may be far apart: what remains to be tracked are the pixels by which the pose was wrong.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from mote_localization.camera import Camera, cell_pixels
+from mote_localization.errors import ImageError, MapFileError
+from mote_localization.geometry import check_pose, transform
+from mote_localization.image_files import decode_image, encoded_size
+
+MAX_KEYFRAMES = 512
+_JPEG_QUALITY = 70
+_COLUMNS = 16  # of keyframes in the atlas: OpenCV takes images of up to 32767 px a side
+_CONTRAST_PX = 25  # side of the square whose mean and deviation become those of each pixel
+_NOISE = 4.0  # grey levels, deviation below which there is nothing to see
+_SAMPLED_CELLS = 9  # of so many cells one tells how much a keyframe shows
+_NEAREST_M = 0.1  # from a camera; what is closer is not looked at
+_BORDER_PX = 4  # of a keyframe, which is not looked at
+_LEAST_COSINE = 0.5  # between the rays of a keyframe and of the camera to the same point
+_OTHER_DEPTH = 0.25  # of the logarithm: a keyframe that measured it sees something else there
+_DOUBT = 0.3  # what such a keyframe is worth, when there is none that sees it
+_LEAST_EIGENVALUE = 1e-3  # of a window's gradients: below, there is nothing to hold on to
+_TRACKING = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 15, 0.03)
+_BACK_PX = 1.0  # tracked there and back, a point is where it was
+_STEEPEST = 0.15  # of the distance: corners farther apart are of two surfaces
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """One canonical photograph, where it was taken, and how far away what it shows is."""
+
+    T_map_cam: tuple[tuple[float, ...], ...]  # (4, 4), in the map's consistent frame
+    image: bytes  # JPEG, grey, of the canonical camera
+    depth: bytes  # float16, little-endian, (rows, columns), m along the optical axis; NaN: unknown
+
+    @classmethod
+    def record(
+        cls, T_map_cam: np.ndarray, image_hw3: np.ndarray, points_hw3: np.ndarray
+    ) -> "Keyframe":
+        """Keep a canonical image, RGB uint8, and its pointmap in the map frame, m, NaN = none."""
+        options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+        encoded = cv2.imencode(".jpg", cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY), options)[1]
+        depth_hw = (points_hw3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
+        return cls(
+            tuple(map(tuple, T_map_cam.tolist())),
+            encoded.tobytes(),
+            depth_hw.astype("<f2").tobytes(),
+        )
+
+    def check(self, size: tuple[int, int], cells_hw: tuple[int, int]) -> None:
+        """Refuse what does not fit a map.
+
+        Args:
+            size: Width and height of the canonical camera.
+            cells_hw: Rows and columns of the pointmap.
+
+        Raises:
+            MapFileError: The image or the depth is of another size, or no such thing.
+            SceneError: The pose is none.
+        """
+        check_pose(self.pose_44, "keyframe")
+        found = encoded_size(self.image)
+        if found != size:
+            raise MapFileError(f"found a keyframe with an image of {found} px, expected {size}")
+        expected = 2 * cells_hw[0] * cells_hw[1]
+        if len(self.depth) != expected:
+            raise MapFileError(
+                f"found a keyframe with {len(self.depth)} bytes of depth, expected {expected}"
+            )
+
+    @property
+    def pose_44(self) -> np.ndarray:
+        """T_map_cam."""
+        return np.array(self.T_map_cam, np.float64)
+
+    def grey_hw(self) -> np.ndarray:
+        """Return the photograph, uint8.
+
+        Raises:
+            MapFileError: It cannot be decoded.
+        """
+        try:
+            return decode_image(self.image, cv2.IMREAD_GRAYSCALE)
+        except ImageError as error:
+            raise MapFileError(f"a keyframe of the map {error}; make the map anew") from error
+
+    def depth_m(self) -> np.ndarray:
+        """Return the depth of each cell, float64, one after the other; NaN where unknown."""
+        depth = np.frombuffer(self.depth, "<f2").astype(np.float64)
+        return np.where(depth > 0, depth, np.nan)  # infinity stays: nothing is seen there
+
+
+class PlaceMatches(NamedTuple):
+    """Points of the place, and where the camera sees them."""
+
+    points_n3: np.ndarray  # m, map frame
+    pixels_n2: np.ndarray  # of the canonical camera
+
+
+class _Drawing(NamedTuple):
+    """The place as the best keyframe of each cell shows it from a pose."""
+
+    image_hw: np.ndarray  # grey, uint8
+    keyframe_n: np.ndarray  # which one, per cell
+    pixels_n2: np.ndarray  # where in that one the cell's centre is
+    jacobian_n22: np.ndarray  # how that moves with the pixel
+    drawn_n: np.ndarray  # bool: some keyframe shows it
+
+
+@dataclass(frozen=True)
+class Search:
+    """How far from a pose, and how thoroughly, points are looked for."""
+
+    levels: int  # halvings of the image: each doubles the reach
+    window_px: int  # side of what is tracked
+    shown: int = 12  # keyframes that draw
+    drawings: int = 2  # of the best keyframe of each cell, of the second best, and so on
+
+
+class KeyframeMatcher:
+    """Finds points of a map's keyframes in images whose pose is roughly known."""
+
+    def __init__(self, keyframes: tuple[Keyframe, ...], camera: Camera, stride: int) -> None:
+        """Decode the keyframes.
+
+        Args:
+            keyframes: Of one map.
+            camera: The canonical camera.
+            stride: Pixels of the canonical image per cell side.
+
+        Raises:
+            MapFileError: One of them cannot be decoded.
+        """
+        self._camera, self._stride = camera, stride
+        self._pixels_hw2 = cell_pixels(camera.width, camera.height, stride)
+        self._rays_n3 = camera.rays(self._pixels_hw2).reshape(-1, 3)
+        self._T_k44 = np.array([keyframe.pose_44 for keyframe in keyframes])
+        self._depth_kn = np.array([keyframe.depth_m() for keyframe in keyframes])
+        width, height = camera.width, camera.height
+        row_k, column_k = np.divmod(np.arange(len(keyframes)), _COLUMNS)
+        self._corner_k2 = np.stack([column_k * width, row_k * height], axis=1)
+        size = (height * (row_k[-1] + 1), width * min(len(keyframes), _COLUMNS))
+        self._atlas_hw = np.zeros(size, np.uint8)
+        for keyframe, (x, y) in zip(keyframes, self._corner_k2, strict=True):
+            self._atlas_hw[y : y + height, x : x + width] = _even_contrast(keyframe.grey_hw())
+
+    @cached_property
+    def _within_cell_p2(self) -> np.ndarray:
+        """Where the pixels of a cell are, from its centre, row by row."""
+        side = np.arange(self._stride) - (self._stride - 1) / 2
+        return np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+
+    def look(self, T_map_cam: np.ndarray, points_hw3: np.ndarray, image_hw3: np.ndarray) -> "Look":
+        """Begin to look at an image.
+
+        Args:
+            T_map_cam: Where it was taken, roughly (4, 4).
+            points_hw3: What the student says of it, m, map frame: its depth is believed.
+            image_hw3: RGB uint8, canonical camera.
+        """
+        depth_hw = (points_hw3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
+        depth_hw = np.maximum(depth_hw, _NEAREST_M).astype(np.float32)
+        if not np.isfinite(depth_hw).all():
+            depth_hw = np.nan_to_num(depth_hw, nan=np.nanmedian(depth_hw), posinf=_NEAREST_M)
+        smooth_hw = cv2.medianBlur(depth_hw, 5)
+        grey_hw = _even_contrast(cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY))
+        return Look(self, grey_hw, self._rays_n3 * smooth_hw.reshape(-1, 1).astype(np.float64))
+
+    def match(
+        self, T_map_cam: np.ndarray, rays_m_n3: np.ndarray, grey_hw: np.ndarray, search: Search
+    ) -> PlaceMatches:
+        """Return what of the place is found in an image near where it is from a pose.
+
+        Args:
+            T_map_cam: The pose (4, 4).
+            rays_m_n3: Where each cell's surface is about, m, camera frame.
+            grey_hw: The image, of even contrast.
+            search: How far.
+        """
+        points, pixels = [np.zeros((0, 3))], [np.zeros((0, 2))]
+        for drawing in self._draw(T_map_cam, transform(T_map_cam, rays_m_n3), search):
+            cell_m, found_m2 = self._track(grey_hw, drawing, search)
+            points_m3 = self._lift(drawing, found_m2)
+            known_m = np.isfinite(points_m3).all(axis=1)
+            points.append(points_m3[known_m])
+            pixels.append(self._pixels_hw2.reshape(-1, 2)[cell_m[known_m]])
+        return PlaceMatches(np.concatenate(points), np.concatenate(pixels))
+
+    def _draw(
+        self, T_map_cam: np.ndarray, points_n3: np.ndarray, search: Search
+    ) -> list[_Drawing]:
+        """Draw the place as seen from a pose, by its best keyframes, its second best, and so on."""
+        everyone_k = np.arange(len(self._T_k44))
+        sampled_n3 = points_n3[::_SAMPLED_CELLS]
+        shown_k = self._worth(T_map_cam, sampled_n3, everyone_k)[0].sum(axis=1)
+        chosen_k = np.argsort(-shown_k, kind="stable")[: search.shown]
+        worth_kn, pixels_kn2 = self._worth(T_map_cam, points_n3, chosen_k)
+        rows, columns = self._pixels_hw2.shape[:2]
+        grid_khw2 = pixels_kn2.reshape(-1, rows, columns, 2)
+        down, right = np.gradient(grid_khw2, self._stride, axis=(1, 2))
+        jacobian_kn22 = np.stack([right, down], axis=-1).reshape(*pixels_kn2.shape, 2)
+        order_kn = np.argsort(-worth_kn, axis=0, kind="stable")
+        n = np.arange(len(points_n3))
+        drawings = []
+        for best_n in order_kn[: search.drawings]:
+            jacobian_n22 = jacobian_kn22[best_n, n]
+            drawn_n = (worth_kn[best_n, n] > 0) & np.isfinite(jacobian_n22).all(axis=(1, 2))
+            drawing = _Drawing(
+                np.zeros(0), chosen_k[best_n], pixels_kn2[best_n, n], jacobian_n22, drawn_n
+            )
+            drawings.append(drawing._replace(image_hw=self._image(drawing)))
+        return drawings
+
+    def _worth(
+        self, T_map_cam: np.ndarray, points_n3: np.ndarray, keyframes_k: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return how well keyframes show points (k, n), 0: not; and at which pixels (k, n, 2)."""
+        camera = self._camera
+        T_k44 = self._T_k44[keyframes_k]
+        away_kn3 = points_n3 - T_k44[:, None, :3, 3]
+        local_kn3 = away_kn3 @ T_k44[:, :3, :3]
+        depth_kn = local_kn3[..., 2]
+        ahead_kn1 = np.where(depth_kn > _NEAREST_M, depth_kn, np.nan)[..., None]
+        focal, centre = (camera.fx, camera.fy), (camera.cx, camera.cy)
+        pixels_kn2 = local_kn3[..., :2] / ahead_kn1 * focal + centre
+        last = np.array([camera.width, camera.height]) - 1 - _BORDER_PX
+        seen_kn = ((pixels_kn2 >= _BORDER_PX) & (pixels_kn2 <= last)).all(axis=-1)
+        ray_n3 = points_n3 - T_map_cam[:3, 3]
+        distance_n, distance_kn = (np.linalg.norm(v, axis=-1) for v in (ray_n3, away_kn3))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosine_kn = (away_kn3 * ray_n3).sum(axis=-1) / (distance_n * distance_kn)
+            zoom_kn = distance_n / distance_kn
+        facing_kn = np.maximum(cosine_kn - _LEAST_COSINE, 0) * np.minimum(zoom_kn, 1 / zoom_kn)
+        half = (self._stride - 1) / 2
+        nearest_kn2 = np.where(seen_kn[..., None], (pixels_kn2 - half) / self._stride, 0)
+        rows, columns = self._pixels_hw2.shape[:2]
+        column_kn, row_kn = np.moveaxis(nearest_kn2.round().astype(int), -1, 0)
+        cell_kn = row_kn.clip(0, rows - 1) * columns + column_kn.clip(0, columns - 1)
+        known_kn = self._depth_kn[keyframes_k[:, None], cell_kn]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            same_kn = np.abs(np.log(known_kn / depth_kn)) < _OTHER_DEPTH
+        trust_kn = np.where(same_kn, 1.0, np.where(np.isfinite(known_kn), _DOUBT, 0.0))
+        return np.where(seen_kn, np.nan_to_num(facing_kn) * trust_kn, 0.0), pixels_kn2
+
+    def _image(self, drawing: _Drawing) -> np.ndarray:
+        """Return the drawing's image: each cell is a piece of its keyframe."""
+        camera, stride = self._camera, self._stride
+        rows, columns = self._pixels_hw2.shape[:2]
+        moved_np2 = self._within_cell_p2 @ np.swapaxes(drawing.jacobian_n22, 1, 2)
+        source_np2 = drawing.pixels_n2[:, None] + moved_np2
+        source_np2 = source_np2.clip(0, (camera.width - 1, camera.height - 1))
+        source_np2 += self._corner_k2[drawing.keyframe_n][:, None]
+        source_np2 = np.where(drawing.drawn_n[:, None, None], source_np2, -2)
+        source_hw2 = source_np2.reshape(rows, columns, stride, stride, 2).swapaxes(1, 2)
+        table_hw2 = source_hw2.reshape(rows * stride, columns * stride, 2).astype(np.float32)
+        return cv2.remap(self._atlas_hw, table_hw2, None, cv2.INTER_LINEAR, borderValue=128)
+
+    def _track(
+        self, grey_hw: np.ndarray, drawing: _Drawing, search: Search
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cells (m) of an image that are found in a drawing, and where (m, 2)."""
+        cell_m = np.flatnonzero(drawing.drawn_n)
+        if not len(cell_m):
+            return cell_m, np.zeros((0, 2))
+        start_m12 = self._pixels_hw2.reshape(-1, 1, 2)[cell_m].astype(np.float32)
+
+        def track(first: np.ndarray, second: np.ndarray, points_m12: np.ndarray) -> tuple:
+            return cv2.calcOpticalFlowPyrLK(
+                first,
+                second,
+                points_m12,
+                None,
+                winSize=(search.window_px, search.window_px),
+                maxLevel=search.levels,
+                criteria=_TRACKING,
+                minEigThreshold=_LEAST_EIGENVALUE,
+            )[:2]
+
+        found_m12, there_m1 = track(grey_hw, drawing.image_hw, start_m12)
+        again_m12, back_m1 = track(drawing.image_hw, grey_hw, found_m12)
+        returned_m = np.linalg.norm(again_m12 - start_m12, axis=-1)[:, 0] < _BACK_PX
+        found_m2 = found_m12[:, 0].astype(np.float64)
+        last = np.array([self._camera.width, self._camera.height]) - 1
+        inside_m = ((found_m2 >= 0) & (found_m2 <= last)).all(axis=1)
+        kept_m = (there_m1[:, 0] > 0) & (back_m1[:, 0] > 0) & returned_m & inside_m
+        return cell_m[kept_m], found_m2[kept_m]
+
+    def _lift(self, drawing: _Drawing, found_m2: np.ndarray) -> np.ndarray:
+        """Return the points (m, 3), map frame, at pixels of a drawing; NaN where unknown."""
+        camera, stride = self._camera, self._stride
+        rows, columns = self._pixels_hw2.shape[:2]
+        column_m, row_m = (found_m2 // stride).astype(int).T
+        cell_m = row_m.clip(0, rows - 1) * columns + column_m.clip(0, columns - 1)
+        offset_m2 = found_m2 - self._pixels_hw2.reshape(-1, 2)[cell_m]
+        moved_m2 = (drawing.jacobian_n22[cell_m] @ offset_m2[..., None])[..., 0]
+        pixels_m2 = drawing.pixels_n2[cell_m] + moved_m2
+        inside_m = ((pixels_m2 >= 0) & (pixels_m2 <= (camera.width, camera.height))).all(axis=1)
+        usable_m = drawing.drawn_n[cell_m] & inside_m
+        pixels_m2 = np.where(usable_m[:, None], pixels_m2, 0)
+        keyframe_m = drawing.keyframe_n[cell_m]
+        # between the four cells around
+        x_m, y_m = ((pixels_m2 - (stride - 1) / 2) / stride).T
+        left_m = np.floor(x_m).astype(int).clip(0, columns - 2)
+        top_m = np.floor(y_m).astype(int).clip(0, rows - 2)
+        corner_m = top_m * columns + left_m
+        right_m, down_m = x_m - left_m, y_m - top_m
+        corners_4m = self._depth_kn[
+            keyframe_m, corner_m + np.array([[0], [1], [columns], [columns + 1]])
+        ]
+        shares_4m = np.array(
+            [
+                (1 - right_m) * (1 - down_m),
+                right_m * (1 - down_m),
+                (1 - right_m) * down_m,
+                right_m * down_m,
+            ]
+        )
+        depth_m = (shares_4m * corners_4m).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            smooth_m = np.abs(corners_4m - depth_m).max(axis=0) < _STEEPEST * depth_m
+        local_m3 = camera.rays(pixels_m2) * depth_m[:, None]
+        T_m44 = self._T_k44[keyframe_m]
+        points_m3 = (T_m44[:, :3, :3] @ local_m3[..., None])[..., 0] + T_m44[:, :3, 3]
+        return np.where((usable_m & smooth_m)[:, None], points_m3, np.nan)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One image, looked at from poses that come closer and closer."""
+
+    _matcher: KeyframeMatcher
+    _grey_hw: np.ndarray  # of even contrast
+    _rays_m_n3: np.ndarray  # m, camera frame: each cell's ray, as long as its surface is away
+
+    def match(self, T_map_cam: np.ndarray, search: Search) -> PlaceMatches:
+        """Return what of the place is found near where it is from a pose."""
+        return self._matcher.match(T_map_cam, self._rays_m_n3, self._grey_hw, search)
+
+
+def _even_contrast(grey_hw: np.ndarray) -> np.ndarray:
+    """Return an image, uint8, of the same mean and deviation everywhere, whatever the light."""
+    values_hw = grey_hw.astype(np.float32)
+    size = (_CONTRAST_PX, _CONTRAST_PX)
+    mean_hw, square_hw = cv2.blur(values_hw, size), cv2.sqrBoxFilter(values_hw, cv2.CV_32F, size)
+    variance_hw = np.maximum(square_hw - mean_hw * mean_hw, 0)
+    deviation_hw = np.sqrt(variance_hw + _NOISE**2)
+    return np.clip(128 + 40 * (values_hw - mean_hw) / deviation_hw, 0, 255).astype(np.uint8)
