@@ -30,7 +30,7 @@ _LEAST_COSINE = 0.5  # between the rays of a keyframe and of the camera to the s
 _OTHER_DEPTH = 0.25  # of the logarithm: a keyframe that measured it sees something else there
 _DOUBT = 0.3  # what such a keyframe is worth, when there is none that sees it
 _LEAST_EIGENVALUE = 1e-3  # of a window's gradients: below, there is nothing to hold on to
-_TRACKING = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 15, 0.03)
+_TRACKING = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
 _BACK_PX = 1.0  # tracked there and back, a point is where it was
 _STEEPEST = 0.15  # of the distance: corners farther apart are of two surfaces
 
@@ -123,8 +123,8 @@ class Search:
 
     levels: int  # halvings of the image: each doubles the reach
     window_px: int  # side of what is tracked
+    drawings: int  # of the best keyframe of each cell, of the second best, and so on
     shown: int = 12  # keyframes that draw
-    drawings: int = 2  # of the best keyframe of each cell, of the second best, and so on
 
 
 class KeyframeMatcher:
@@ -157,7 +157,7 @@ class KeyframeMatcher:
     @cached_property
     def _within_cell_p2(self) -> np.ndarray:
         """Where the pixels of a cell are, from its centre, row by row."""
-        side = np.arange(self._stride) - (self._stride - 1) / 2
+        side = np.arange(self._stride, dtype=np.float32) - (self._stride - 1) / 2
         return np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
 
     def look(self, T_map_cam: np.ndarray, points_hw3: np.ndarray, image_hw3: np.ndarray) -> "Look":
@@ -196,9 +196,7 @@ class KeyframeMatcher:
             pixels.append(self._pixels_hw2.reshape(-1, 2)[cell_m[known_m]])
         return PlaceMatches(np.concatenate(points), np.concatenate(pixels))
 
-    def _draw(
-        self, T_map_cam: np.ndarray, points_n3: np.ndarray, search: Search
-    ) -> list[_Drawing]:
+    def _draw(self, T_map_cam: np.ndarray, points_n3: np.ndarray, search: Search) -> list[_Drawing]:
         """Draw the place as seen from a pose, by its best keyframes, its second best, and so on."""
         everyone_k = np.arange(len(self._T_k44))
         sampled_n3 = points_n3[::_SAMPLED_CELLS]
@@ -256,14 +254,21 @@ class KeyframeMatcher:
         """Return the drawing's image: each cell is a piece of its keyframe."""
         camera, stride = self._camera, self._stride
         rows, columns = self._pixels_hw2.shape[:2]
-        moved_np2 = self._within_cell_p2 @ np.swapaxes(drawing.jacobian_n22, 1, 2)
-        source_np2 = drawing.pixels_n2[:, None] + moved_np2
-        source_np2 = source_np2.clip(0, (camera.width - 1, camera.height - 1))
-        source_np2 += self._corner_k2[drawing.keyframe_n][:, None]
-        source_np2 = np.where(drawing.drawn_n[:, None, None], source_np2, -2)
-        source_hw2 = source_np2.reshape(rows, columns, stride, stride, 2).swapaxes(1, 2)
-        table_hw2 = source_hw2.reshape(rows * stride, columns * stride, 2).astype(np.float32)
-        return cv2.remap(self._atlas_hw, table_hw2, None, cv2.INTER_LINEAR, borderValue=128)
+        # what is not drawn comes from outside the atlas
+        corner_n2 = np.where(
+            drawing.drawn_n[:, None], self._corner_k2[drawing.keyframe_n], -(1 << 20)
+        )
+        centre_n2 = np.where(drawing.drawn_n[:, None], drawing.pixels_n2, 0)
+        jacobian_n22 = np.where(drawing.drawn_n[:, None, None], drawing.jacobian_n22, 0)
+        table_np2 = self._within_cell_p2 @ np.swapaxes(jacobian_n22, 1, 2).astype(np.float32)
+        table_np2 += centre_n2[:, None].astype(np.float32)
+        last = np.array((camera.width - 1, camera.height - 1), np.float32)
+        np.clip(table_np2, 0, last, out=table_np2)
+        table_np2 += corner_n2[:, None].astype(np.float32)
+        table_hw2 = table_np2.reshape(rows, columns, stride, stride, 2).swapaxes(1, 2)
+        table_hw2 = table_hw2.reshape(rows * stride, columns * stride, 2)
+        columns_hw, rows_hw = np.moveaxis(table_hw2, -1, 0)
+        return cv2.remap(self._atlas_hw, columns_hw, rows_hw, cv2.INTER_LINEAR, borderValue=128)
 
     def _track(
         self, grey_hw: np.ndarray, drawing: _Drawing, search: Search
@@ -274,20 +279,29 @@ class KeyframeMatcher:
             return cell_m, np.zeros((0, 2))
         start_m12 = self._pixels_hw2.reshape(-1, 1, 2)[cell_m].astype(np.float32)
 
-        def track(first: np.ndarray, second: np.ndarray, points_m12: np.ndarray) -> tuple:
-            return cv2.calcOpticalFlowPyrLK(
-                first,
-                second,
-                points_m12,
-                None,
-                winSize=(search.window_px, search.window_px),
-                maxLevel=search.levels,
-                criteria=_TRACKING,
-                minEigThreshold=_LEAST_EIGENVALUE,
-            )[:2]
-
-        found_m12, there_m1 = track(grey_hw, drawing.image_hw, start_m12)
-        again_m12, back_m1 = track(drawing.image_hw, grey_hw, found_m12)
+        size = (search.window_px, search.window_px)
+        found_m12, there_m1, _ = cv2.calcOpticalFlowPyrLK(
+            grey_hw,
+            drawing.image_hw,
+            start_m12,
+            start_m12.copy(),
+            winSize=size,
+            maxLevel=search.levels,
+            criteria=_TRACKING,
+            minEigThreshold=_LEAST_EIGENVALUE,
+        )
+        # Back from where it came: without the coarse levels, which would take as long again.
+        again_m12, back_m1, _ = cv2.calcOpticalFlowPyrLK(
+            drawing.image_hw,
+            grey_hw,
+            found_m12,
+            start_m12.copy(),
+            winSize=size,
+            maxLevel=0,
+            criteria=_TRACKING,
+            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+            minEigThreshold=_LEAST_EIGENVALUE,
+        )
         returned_m = np.linalg.norm(again_m12 - start_m12, axis=-1)[:, 0] < _BACK_PX
         found_m2 = found_m12[:, 0].astype(np.float64)
         last = np.array([self._camera.width, self._camera.height]) - 1

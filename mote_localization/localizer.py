@@ -18,8 +18,8 @@ from mote_localization.pose import PoseConfig, PoseSolution, solve_pose
 
 # Looks at the keyframes, and how far from where a match should be it may count, canonical px.
 _LOOKS = (
-    (Search(levels=3, window_px=15), 6.0),
-    (Search(levels=1, window_px=11), 3.0),
+    (Search(levels=3, window_px=9, drawings=1), 6.0),
+    (Search(levels=1, window_px=9, drawings=2), 3.0),
 )
 _KEYFRAME_SIGMA_M = 0.02  # m, expected error of a keyframe's point
 _LEAST_FOUND = 20  # matches with a keyframe; fewer are no pose
@@ -189,7 +189,8 @@ class Localizer:
                 found.pixels_n2,
                 np.full(len(found.points_n3), _KEYFRAME_SIGMA_M),
                 self.info.camera,
-                replace(self.config.pose, inlier_px=inlier_px, searched=len(found.points_n3)),
+                replace(self.config.pose, inlier_px=inlier_px),
+                solution.T_map_cam if solution else None,
             )
             if solution is None:
                 return None, found.pixels_n2
@@ -223,10 +224,10 @@ class Localizer:
         """Return why a pose is not to be believed; empty when it is."""
         config, unit = self.config, self.info.unit
         if len(pixels_n2) < config.min_inliers:
-            return (
-                f"{len(pixels_n2)} matches (cells of sigma under {config.max_sigma_m:g} {unit}, "
-                f"points of keyframes), expected {config.min_inliers}"
-            )
+            seen = f"cells seen with sigma under {config.max_sigma_m:g} {unit}"
+            if self._keyframes:
+                seen = "points of the keyframes found in the image"
+            return f"{len(pixels_n2)} {seen}, expected {config.min_inliers}"
         if solution is None:
             return "the cells determine no pose"
         inliers = int(solution.inliers_n.sum())
