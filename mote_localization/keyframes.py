@@ -107,14 +107,21 @@ class PlaceMatches(NamedTuple):
     pixels_n2: np.ndarray  # of the canonical camera
 
 
+class _Shown(NamedTuple):
+    """Which keyframe shows each cell, and how."""
+
+    keyframe_n: np.ndarray
+    pixels_2n: np.ndarray  # where in the keyframe the cell's centre is
+    right_2n: np.ndarray  # how that moves with a pixel to the right
+    down_2n: np.ndarray  # and down
+    drawn_n: np.ndarray  # bool: some keyframe shows it
+
+
 class _Drawing(NamedTuple):
     """The place as the best keyframe of each cell shows it from a pose."""
 
     image_hw: np.ndarray  # grey, uint8
-    keyframe_n: np.ndarray  # which one, per cell
-    pixels_n2: np.ndarray  # where in that one the cell's centre is
-    jacobian_n22: np.ndarray  # how that moves with the pixel
-    drawn_n: np.ndarray  # bool: some keyframe shows it
+    shown: _Shown
 
 
 @dataclass(frozen=True)
@@ -190,7 +197,7 @@ class KeyframeMatcher:
         points, pixels = [np.zeros((0, 3))], [np.zeros((0, 2))]
         for drawing in self._draw(T_map_cam, transform(T_map_cam, rays_m_n3), search):
             cell_m, found_m2 = self._track(grey_hw, drawing, search)
-            points_m3 = self._lift(drawing, found_m2)
+            points_m3 = self._lift(drawing.shown, found_m2)
             known_m = np.isfinite(points_m3).all(axis=1)
             points.append(points_m3[known_m])
             pixels.append(self._pixels_hw2.reshape(-1, 2)[cell_m[known_m]])
@@ -202,79 +209,83 @@ class KeyframeMatcher:
         sampled_n3 = points_n3[::_SAMPLED_CELLS]
         shown_k = self._worth(T_map_cam, sampled_n3, everyone_k)[0].sum(axis=1)
         chosen_k = np.argsort(-shown_k, kind="stable")[: search.shown]
-        worth_kn, pixels_kn2 = self._worth(T_map_cam, points_n3, chosen_k)
+        worth_kn, pixels_2kn = self._worth(T_map_cam, points_n3, chosen_k)
         rows, columns = self._pixels_hw2.shape[:2]
-        grid_khw2 = pixels_kn2.reshape(-1, rows, columns, 2)
-        down, right = np.gradient(grid_khw2, self._stride, axis=(1, 2))
-        jacobian_kn22 = np.stack([right, down], axis=-1).reshape(*pixels_kn2.shape, 2)
+        grid_2khw = pixels_2kn.reshape(2, -1, rows, columns)
+        down_2kn, right_2kn = (
+            moved.reshape(pixels_2kn.shape)
+            for moved in np.gradient(grid_2khw, self._stride, axis=(2, 3))
+        )
         order_kn = np.argsort(-worth_kn, axis=0, kind="stable")
         n = np.arange(len(points_n3))
         drawings = []
         for best_n in order_kn[: search.drawings]:
-            jacobian_n22 = jacobian_kn22[best_n, n]
-            drawn_n = (worth_kn[best_n, n] > 0) & np.isfinite(jacobian_n22).all(axis=(1, 2))
-            drawing = _Drawing(
-                np.zeros(0), chosen_k[best_n], pixels_kn2[best_n, n], jacobian_n22, drawn_n
+            pixels_2n, right_2n, down_2n = (
+                values_2kn[:, best_n, n] for values_2kn in (pixels_2kn, right_2kn, down_2kn)
             )
-            drawings.append(drawing._replace(image_hw=self._image(drawing)))
+            drawn_n = (worth_kn[best_n, n] > 0) & np.isfinite(right_2n[0] + down_2n[0])
+            shown = _Shown(chosen_k[best_n], pixels_2n, right_2n, down_2n, drawn_n)
+            drawings.append(_Drawing(self._image(shown), shown))
         return drawings
 
     def _worth(
         self, T_map_cam: np.ndarray, points_n3: np.ndarray, keyframes_k: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return how well keyframes show points (k, n), 0: not; and at which pixels (k, n, 2)."""
-        camera = self._camera
-        T_k44 = self._T_k44[keyframes_k]
-        away_kn3 = points_n3 - T_k44[:, None, :3, 3]
-        local_kn3 = away_kn3 @ T_k44[:, :3, :3]
-        depth_kn = local_kn3[..., 2]
-        ahead_kn1 = np.where(depth_kn > _NEAREST_M, depth_kn, np.nan)[..., None]
-        focal, centre = (camera.fx, camera.fy), (camera.cx, camera.cy)
-        pixels_kn2 = local_kn3[..., :2] / ahead_kn1 * focal + centre
-        last = np.array([camera.width, camera.height]) - 1 - _BORDER_PX
-        seen_kn = ((pixels_kn2 >= _BORDER_PX) & (pixels_kn2 <= last)).all(axis=-1)
-        ray_n3 = points_n3 - T_map_cam[:3, 3]
-        distance_n, distance_kn = (np.linalg.norm(v, axis=-1) for v in (ray_n3, away_kn3))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            cosine_kn = (away_kn3 * ray_n3).sum(axis=-1) / (distance_n * distance_kn)
-            zoom_kn = distance_n / distance_kn
-        facing_kn = np.maximum(cosine_kn - _LEAST_COSINE, 0) * np.minimum(zoom_kn, 1 / zoom_kn)
-        half = (self._stride - 1) / 2
-        nearest_kn2 = np.where(seen_kn[..., None], (pixels_kn2 - half) / self._stride, 0)
-        rows, columns = self._pixels_hw2.shape[:2]
-        column_kn, row_kn = np.moveaxis(nearest_kn2.round().astype(int), -1, 0)
-        cell_kn = row_kn.clip(0, rows - 1) * columns + column_kn.clip(0, columns - 1)
-        known_kn = self._depth_kn[keyframes_k[:, None], cell_kn]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            same_kn = np.abs(np.log(known_kn / depth_kn)) < _OTHER_DEPTH
-        trust_kn = np.where(same_kn, 1.0, np.where(np.isfinite(known_kn), _DOUBT, 0.0))
-        return np.where(seen_kn, np.nan_to_num(facing_kn) * trust_kn, 0.0), pixels_kn2
-
-    def _image(self, drawing: _Drawing) -> np.ndarray:
-        """Return the drawing's image: each cell is a piece of its keyframe."""
+        """Return how well keyframes show points (k, n), 0: not; and at which pixels (2, k, n)."""
         camera, stride = self._camera, self._stride
+        T_k44 = self._T_k44[keyframes_k]
+        R_k33 = np.swapaxes(T_k44[:, :3, :3], 1, 2)  # to the keyframes' own axes
+        # single precision from here on: lengths are counted from the keyframe
+        local_k3n = (R_k33 @ (points_n3[None] - T_k44[:, None, :3, 3]).swapaxes(1, 2)).astype("f4")
+        camera_k3 = (R_k33 @ (T_map_cam[:3, 3] - T_k44[:, :3, 3])[..., None]).astype("f4")
+        x_kn, y_kn, z_kn = np.moveaxis(local_k3n, 1, 0)
+        ahead_kn = np.where(z_kn > _NEAREST_M, z_kn, np.float32(np.nan))
+        u_kn = x_kn / ahead_kn * np.float32(camera.fx) + np.float32(camera.cx)
+        v_kn = y_kn / ahead_kn * np.float32(camera.fy) + np.float32(camera.cy)
+        seen_kn = (u_kn >= _BORDER_PX) & (u_kn <= camera.width - 1 - _BORDER_PX)
+        seen_kn &= (v_kn >= _BORDER_PX) & (v_kn <= camera.height - 1 - _BORDER_PX)
+        squared_kn = x_kn * x_kn + y_kn * y_kn + z_kn * z_kn
+        along_kn = squared_kn - (np.swapaxes(camera_k3, 1, 2) @ local_k3n)[:, 0]
+        distance_n = np.linalg.norm(points_n3 - T_map_cam[:3, 3], axis=1).astype(np.float32)
+        distance_kn = np.sqrt(squared_kn)
         rows, columns = self._pixels_hw2.shape[:2]
-        # what is not drawn comes from outside the atlas
-        corner_n2 = np.where(
-            drawing.drawn_n[:, None], self._corner_k2[drawing.keyframe_n], -(1 << 20)
-        )
-        centre_n2 = np.where(drawing.drawn_n[:, None], drawing.pixels_n2, 0)
-        jacobian_n22 = np.where(drawing.drawn_n[:, None, None], drawing.jacobian_n22, 0)
-        table_np2 = self._within_cell_p2 @ np.swapaxes(jacobian_n22, 1, 2).astype(np.float32)
-        table_np2 += centre_n2[:, None].astype(np.float32)
-        last = np.array((camera.width - 1, camera.height - 1), np.float32)
-        np.clip(table_np2, 0, last, out=table_np2)
-        table_np2 += corner_n2[:, None].astype(np.float32)
-        table_hw2 = table_np2.reshape(rows, columns, stride, stride, 2).swapaxes(1, 2)
-        table_hw2 = table_hw2.reshape(rows * stride, columns * stride, 2)
-        columns_hw, rows_hw = np.moveaxis(table_hw2, -1, 0)
+        column_kn = np.where(seen_kn, u_kn / stride, 0).astype(np.intp)
+        row_kn = np.where(seen_kn, v_kn / stride, 0).astype(np.intp)
+        cell_kn = np.minimum(row_kn, rows - 1) * columns + np.minimum(column_kn, columns - 1)
+        known_kn = self._depth_kn[keyframes_k[:, None], cell_kn].astype(np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosine_kn = along_kn / (distance_n * distance_kn)
+            zoom_kn = distance_n / distance_kn
+            same_kn = np.abs(np.log(known_kn / ahead_kn)) < _OTHER_DEPTH
+        facing_kn = np.maximum(cosine_kn - _LEAST_COSINE, 0) * np.minimum(zoom_kn, 1 / zoom_kn)
+        trust_kn = np.where(same_kn, 1, np.where(np.isfinite(known_kn), np.float32(_DOUBT), 0))
+        worth_kn = np.where(seen_kn, facing_kn * trust_kn, 0)
+        return np.nan_to_num(worth_kn, copy=False), np.stack([u_kn, v_kn])
+
+    def _image(self, shown: _Shown) -> np.ndarray:
+        """Return a drawing's image: each cell is a piece of its keyframe."""
+        columns_hw = self._sources(shown, 0, self._camera.width)
+        rows_hw = self._sources(shown, 1, self._camera.height)
         return cv2.remap(self._atlas_hw, columns_hw, rows_hw, cv2.INTER_LINEAR, borderValue=128)
+
+    def _sources(self, shown: _Shown, axis: int, side: int) -> np.ndarray:
+        """Return from which column or row of the atlas each pixel of a drawing comes."""
+        stride = self._stride
+        rows, columns = self._pixels_hw2.shape[:2]
+        right_p, down_p = self._within_cell_p2.T
+        source_np = shown.right_2n[axis, :, None] * right_p + shown.down_2n[axis, :, None] * down_p
+        source_np += shown.pixels_2n[axis, :, None]
+        np.clip(source_np, 0, side - 1, out=source_np)
+        source_np += self._corner_k2[shown.keyframe_n, axis, None].astype(np.float32)
+        source_np[~shown.drawn_n] = -2  # outside
+        source_hw = source_np.reshape(rows, columns, stride, stride).swapaxes(1, 2)
+        return source_hw.reshape(rows * stride, columns * stride)
 
     def _track(
         self, grey_hw: np.ndarray, drawing: _Drawing, search: Search
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the cells (m) of an image that are found in a drawing, and where (m, 2)."""
-        cell_m = np.flatnonzero(drawing.drawn_n)
+        cell_m = np.flatnonzero(drawing.shown.drawn_n)
         if not len(cell_m):
             return cell_m, np.zeros((0, 2))
         start_m12 = self._pixels_hw2.reshape(-1, 1, 2)[cell_m].astype(np.float32)
@@ -309,19 +320,19 @@ class KeyframeMatcher:
         kept_m = (there_m1[:, 0] > 0) & (back_m1[:, 0] > 0) & returned_m & inside_m
         return cell_m[kept_m], found_m2[kept_m]
 
-    def _lift(self, drawing: _Drawing, found_m2: np.ndarray) -> np.ndarray:
+    def _lift(self, shown: _Shown, found_m2: np.ndarray) -> np.ndarray:
         """Return the points (m, 3), map frame, at pixels of a drawing; NaN where unknown."""
         camera, stride = self._camera, self._stride
         rows, columns = self._pixels_hw2.shape[:2]
         column_m, row_m = (found_m2 // stride).astype(int).T
         cell_m = row_m.clip(0, rows - 1) * columns + column_m.clip(0, columns - 1)
-        offset_m2 = found_m2 - self._pixels_hw2.reshape(-1, 2)[cell_m]
-        moved_m2 = (drawing.jacobian_n22[cell_m] @ offset_m2[..., None])[..., 0]
-        pixels_m2 = drawing.pixels_n2[cell_m] + moved_m2
+        right_m, down_m = (found_m2 - self._pixels_hw2.reshape(-1, 2)[cell_m]).T
+        moved_2m = shown.right_2n[:, cell_m] * right_m + shown.down_2n[:, cell_m] * down_m
+        pixels_m2 = (shown.pixels_2n[:, cell_m] + moved_2m).T
         inside_m = ((pixels_m2 >= 0) & (pixels_m2 <= (camera.width, camera.height))).all(axis=1)
-        usable_m = drawing.drawn_n[cell_m] & inside_m
+        usable_m = shown.drawn_n[cell_m] & inside_m
         pixels_m2 = np.where(usable_m[:, None], pixels_m2, 0)
-        keyframe_m = drawing.keyframe_n[cell_m]
+        keyframe_m = shown.keyframe_n[cell_m]
         # between the four cells around
         x_m, y_m = ((pixels_m2 - (stride - 1) / 2) / stride).T
         left_m = np.floor(x_m).astype(int).clip(0, columns - 2)
