@@ -147,6 +147,18 @@ def test_without_held_out_frames_a_map_is_calibrated_by_an_earlier_one_or_not(
         train(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
 
 
+def test_a_map_without_keyframes_does_not_calibrate_one_with_them(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    quick = replace(QUICK, steps=1)
+    student, info = train(reconstruction, tmp_path / "work", "cnn", SMALL, quick)
+    measured = replace(info, training={"sigma_scale": 2.0})
+    export_map(student, measured, np.zeros((1, 48, 64, 3), np.uint8), tmp_path / "plain.onnx")
+    with_them = replace(quick, keyframes=2, calibrated_by=tmp_path / "plain.onnx")
+    with pytest.raises(MoteError, match="plain.onnx: .*one of the two has keyframes"):
+        train(reconstruction, tmp_path / "work", "cnn", SMALL, with_them)
+
+
 def test_a_map_of_given_poses_does_not_calibrate_one_of_adjusted_poses(
     reconstruction: Reconstruction, tmp_path: Path
 ):

@@ -1,5 +1,6 @@
 """Training: it learns, repeats, goes on where it was killed; the command."""
 
+import math
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -19,15 +21,18 @@ from make_wall import CAMERA, QUICK, SMALL  # noqa: E402
 from torch.optim.swa_utils import AveragedModel  # noqa: E402
 
 from distill_training.augment import AugmentConfig, FrameViews  # noqa: E402
+from distill_training.held_out import split_frames  # noqa: E402
 from distill_training.history import read_history  # noqa: E402
 from distill_training.learner import one_cycle  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.train import train  # noqa: E402
 from distill_training.views import FrameStore, random_batches  # noqa: E402
+from mote_localization.camera import cell_pixels  # noqa: E402
 from mote_localization.errors import (  # noqa: E402
     CheckpointError,
     MoteError,
 )
+from mote_localization.geometry import transform  # noqa: E402
 from mote_localization.map_file import read_map  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -37,6 +42,34 @@ def test_learning_rate_rises_to_one_and_falls_to_almost_nothing():
     rates = [one_cycle(done, 0.05) for done in np.linspace(0, 1, 101)]
     assert max(rates) == pytest.approx(1, abs=1e-3) and rates[5] == max(rates)
     assert rates[-1] < 1e-3 and rates[0] < 0.1
+
+
+def test_keyframes_are_frames_trained_with_spread_over_the_recording(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    config = replace(QUICK, steps=1, held_out=0.25, held_out_blocks=1)
+    names = split_frames(reconstruction, config)[0]
+    _, none = train(reconstruction, tmp_path, "cnn", SMALL, config)
+    # the same training, gone on with: keyframes change nothing that is learned
+    _, few = train(reconstruction, tmp_path, "cnn", SMALL, replace(config, keyframes=2))
+    assert none.keyframes == () and 1 <= len(few.keyframes) <= 2
+    poses = [reconstruction.poses[name].tolist() for name in names]
+    found = [np.array(keyframe.T_map_cam).tolist() for keyframe in few.keyframes]
+    assert found == poses[:: math.ceil(len(poses) / 2)]
+    frame, keyframe = reconstruction.read_frame(names[0]), few.keyframes[0]
+    grey_hw = cv2.cvtColor(frame.image_hw3, cv2.COLOR_RGB2GRAY).astype(int)
+    assert np.abs(keyframe.grey_hw() - grey_hw).mean() < 12  # noise is hard for JPEG
+    points_hw3 = transform(
+        keyframe.pose_44,
+        CAMERA.rays(cell_pixels(CAMERA.width, CAMERA.height, 8))
+        * keyframe.depth_m().reshape(6, 8, 1),
+    )
+    np.testing.assert_allclose(points_hw3, frame.points_hw3, atol=2e-3)
+
+
+def test_too_many_keyframes_are_refused():
+    with pytest.raises(MoteError, match="found --keyframes 513, expected at most 512"):
+        replace(QUICK, keyframes=513)
 
 
 def test_training_repeats_exactly(reconstruction: Reconstruction, tmp_path: Path):
