@@ -19,8 +19,11 @@ from mote_localization.geometry import check_pose, transform
 from mote_localization.image_files import decode_image, encoded_size
 
 MAX_KEYFRAMES = 512
+_MAX_SIDE_PX = 32767  # of the atlas: OpenCV takes no larger images
+_MAX_PIXELS = 1 << 28  # of all keyframes together
+_MOST_M = 1e6  # from the origin: beyond, arithmetic fails before anybody is there
 _JPEG_QUALITY = 70
-_COLUMNS = 16  # of keyframes in the atlas: OpenCV takes images of up to 32767 px a side
+_COLUMNS = 16  # of keyframes in the atlas
 _CONTRAST_PX = 25  # side of the square whose mean and deviation become those of each pixel
 _NOISE = 4.0  # grey levels, deviation below which there is nothing to see
 _SAMPLED_CELLS = 9  # of so many cells one tells how much a keyframe shows
@@ -57,27 +60,6 @@ class Keyframe:
             depth_hw.astype("<f2").tobytes(),
         )
 
-    def check(self, size: tuple[int, int], cells_hw: tuple[int, int]) -> None:
-        """Refuse what does not fit a map.
-
-        Args:
-            size: Width and height of the canonical camera.
-            cells_hw: Rows and columns of the pointmap.
-
-        Raises:
-            MapFileError: The image or the depth is of another size, or no such thing.
-            SceneError: The pose is none.
-        """
-        check_pose(self.pose_44, "keyframe")
-        found = encoded_size(self.image)
-        if found != size:
-            raise MapFileError(f"found a keyframe with an image of {found} px, expected {size}")
-        expected = 2 * cells_hw[0] * cells_hw[1]
-        if len(self.depth) != expected:
-            raise MapFileError(
-                f"found a keyframe with {len(self.depth)} bytes of depth, expected {expected}"
-            )
-
     @property
     def pose_44(self) -> np.ndarray:
         """T_map_cam."""
@@ -97,7 +79,49 @@ class Keyframe:
     def depth_m(self) -> np.ndarray:
         """Return the depth of each cell, float64, one after the other; NaN where unknown."""
         depth = np.frombuffer(self.depth, "<f2").astype(np.float64)
-        return np.where(depth > 0, depth, np.nan)  # infinity stays: nothing is seen there
+        return np.where((depth > 0) & np.isfinite(depth), depth, np.nan)
+
+
+def check_keyframes(
+    keyframes: tuple[Keyframe, ...], size: tuple[int, int], cells_hw: tuple[int, int]
+) -> None:
+    """Refuse keyframes that do not fit a map.
+
+    Args:
+        keyframes: All of the map's.
+        size: Width and height of the canonical camera.
+        cells_hw: Rows and columns of the pointmap.
+
+    Raises:
+        MapFileError: They are too many or too large; or an image or a depth is of another size, or
+            no such thing.
+        SceneError: A pose is none.
+    """
+    (width, height), (rows, columns) = size, cells_hw
+    count = len(keyframes)
+    atlas_rows = -(-count // _COLUMNS)
+    if (
+        count > MAX_KEYFRAMES
+        or count * width * height > _MAX_PIXELS
+        or max(min(count, _COLUMNS) * width, atlas_rows * height) > _MAX_SIDE_PX
+        or (count and min(rows, columns) < 2)
+    ):
+        raise MapFileError(
+            f"found {count} keyframes of {width}x{height} px and {columns}x{rows} cells, expected "
+            f"at most {MAX_KEYFRAMES} of 2x2 cells or more, and {_MAX_PIXELS >> 20} million pixels"
+        )
+    for keyframe in keyframes:
+        T_map_cam = check_pose(keyframe.pose_44, "keyframe")
+        if np.abs(T_map_cam).max() > _MOST_M:
+            raise MapFileError(f"found a keyframe beyond {_MOST_M:g} m")
+        found, depth_bytes = encoded_size(keyframe.image), 2 * rows * columns
+        if found != size:
+            raise MapFileError(f"found a keyframe with an image of {found} px, expected {size}")
+        if len(keyframe.depth) != depth_bytes:
+            raise MapFileError(
+                f"found a keyframe with {len(keyframe.depth)} bytes of depth, expected "
+                f"{depth_bytes}"
+            )
 
 
 class PlaceMatches(NamedTuple):

@@ -24,7 +24,7 @@ from mote_localization.camera import Camera
 from mote_localization.drift import Drift
 from mote_localization.errors import CameraError, MapFileError, SceneError
 from mote_localization.files import atomic_write
-from mote_localization.keyframes import MAX_KEYFRAMES, Keyframe
+from mote_localization.keyframes import MAX_KEYFRAMES, Keyframe, check_keyframes
 from mote_localization.self_test import SelfTest
 
 FORMAT_VERSION = 3
@@ -85,12 +85,7 @@ class MapInfo:
         size = (self.camera.width, self.camera.height)
         if self.self_test:
             self.self_test.check(size, self.cells_hw)
-        if len(self.keyframes) > MAX_KEYFRAMES:
-            raise MapFileError(
-                f"found {len(self.keyframes)} keyframes, expected at most {MAX_KEYFRAMES}"
-            )
-        for keyframe in self.keyframes:
-            keyframe.check(size, self.cells_hw)
+        check_keyframes(self.keyframes, size, self.cells_hw)
 
     @property
     def format_version(self) -> int:

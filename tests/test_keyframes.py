@@ -8,6 +8,7 @@ import onnx
 import pytest
 from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 
+from mote_localization.camera import Camera
 from mote_localization.errors import MapFileError
 from mote_localization.geometry import exp_rotation, invert, motion_between, moved, transform
 from mote_localization.keyframes import MAX_KEYFRAMES, Keyframe
@@ -179,6 +180,7 @@ _POSE = np.eye(4).tolist()
         [{"T_map_cam": _POSE, "image": "é", "depth": ""}],
         [{"T_map_cam": _POSE[:3], "image": "", "depth": ""}],
         [{"T_map_cam": np.ones((4, 4)).tolist(), "image": "", "depth": ""}],
+        [{"T_map_cam": [[1, 0, 0, 1e7], *_POSE[1:]], "image": "", "depth": ""}],
         [{}] * (MAX_KEYFRAMES + 1),
     ],
 )
@@ -194,6 +196,20 @@ def test_keyframes_of_another_size_are_refused(plain: MapFile):
     small = replace(plain.info.camera, width=160)
     with pytest.raises(MapFileError, match=r"image of \(320, 240\) px, expected \(160, 240\)"):
         replace(plain.info, camera=small, keyframes=KEYFRAMES)
+
+
+def test_keyframes_that_would_fill_the_memory_are_refused(plain: MapFile):
+    vast = Camera(16384, 8192, 9e3, 9e3, 8e3, 4e3)
+    with pytest.raises(MapFileError, match="found 3 keyframes of 16384x8192 px"):
+        replace(plain.info, camera=vast, keyframes=KEYFRAMES)
+
+
+def test_a_depth_without_end_is_no_depth(plain: MapFile):
+    endless = np.full((CAMERA.height // 8, CAMERA.width // 8), np.inf, "<f2").tobytes()
+    keyframes = tuple(replace(keyframe, depth=endless) for keyframe in KEYFRAMES)
+    assert localize(plain, keyframes).status is Status.LOST
+    some = (*KEYFRAMES, replace(KEYFRAMES[0], depth=endless))
+    assert np.abs(error_6(localize(plain, some))).max() < 5e-3
 
 
 def test_a_damaged_photograph_is_refused(plain: MapFile):
