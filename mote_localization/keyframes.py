@@ -124,6 +124,14 @@ def check_keyframes(
             )
 
 
+class Sight(NamedTuple):
+    """What a camera sees, and about where it is."""
+
+    grey_hw: np.ndarray  # uint8, of even contrast, canonical camera
+    covered_n: np.ndarray  # bool: the live camera sees this cell
+    points_n3: np.ndarray  # m, camera frame: the surface that each cell shows, as the student says
+
+
 class PlaceMatches(NamedTuple):
     """Points of the place, and where the camera sees them."""
 
@@ -191,36 +199,34 @@ class KeyframeMatcher:
         side = np.arange(self._stride, dtype=np.float32) - (self._stride - 1) / 2
         return np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
 
-    def look(self, T_map_cam: np.ndarray, points_hw3: np.ndarray, image_hw3: np.ndarray) -> "Look":
-        """Begin to look at an image.
+    def see(
+        self,
+        image_hw3: np.ndarray,
+        covered_hw: np.ndarray,
+        T_map_cam: np.ndarray,
+        points_hw3: np.ndarray,
+    ) -> Sight:
+        """Return what is to be found again.
 
         Args:
-            T_map_cam: Where it was taken, roughly (4, 4).
-            points_hw3: What the student says of it, m, map frame: its depth is believed.
             image_hw3: RGB uint8, canonical camera.
+            covered_hw: Bool, the live camera sees this cell.
+            T_map_cam: Where it was taken, by the student (4, 4).
+            points_hw3: What the student says of it, m, map frame: its depth is believed.
         """
         depth_hw = (points_hw3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
         depth_hw = np.maximum(depth_hw, _NEAREST_M).astype(np.float32)
         if not np.isfinite(depth_hw).all():
             depth_hw = np.nan_to_num(depth_hw, nan=np.nanmedian(depth_hw), posinf=_NEAREST_M)
-        smooth_hw = cv2.medianBlur(depth_hw, 5)
+        depth_n = cv2.medianBlur(depth_hw, 5).reshape(-1).astype(np.float64)
         grey_hw = _even_contrast(cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY))
-        return Look(self, grey_hw, self._rays_n3 * smooth_hw.reshape(-1, 1).astype(np.float64))
+        return Sight(grey_hw, covered_hw.reshape(-1), self._rays_n3 * depth_n[:, None])
 
-    def match(
-        self, T_map_cam: np.ndarray, rays_m_n3: np.ndarray, grey_hw: np.ndarray, search: Search
-    ) -> PlaceMatches:
-        """Return what of the place is found in an image near where it is from a pose.
-
-        Args:
-            T_map_cam: The pose (4, 4).
-            rays_m_n3: Where each cell's surface is about, m, camera frame.
-            grey_hw: The image, of even contrast.
-            search: How far.
-        """
+    def match(self, sight: Sight, T_map_cam: np.ndarray, search: Search) -> PlaceMatches:
+        """Return what of the place is found in an image near where it is from a pose (4, 4)."""
         points, pixels = [np.zeros((0, 3))], [np.zeros((0, 2))]
-        for drawing in self._draw(T_map_cam, transform(T_map_cam, rays_m_n3), search):
-            cell_m, found_m2 = self._track(grey_hw, drawing, search)
+        for drawing in self._draw(T_map_cam, transform(T_map_cam, sight.points_n3), search):
+            cell_m, found_m2 = self._track(sight, drawing, search)
             points_m3 = self._lift(drawing.shown, found_m2)
             known_m = np.isfinite(points_m3).all(axis=1)
             points.append(points_m3[known_m])
@@ -306,17 +312,17 @@ class KeyframeMatcher:
         return source_hw.reshape(rows * stride, columns * stride)
 
     def _track(
-        self, grey_hw: np.ndarray, drawing: _Drawing, search: Search
+        self, sight: Sight, drawing: _Drawing, search: Search
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the cells (m) of an image that are found in a drawing, and where (m, 2)."""
-        cell_m = np.flatnonzero(drawing.shown.drawn_n)
+        cell_m = np.flatnonzero(drawing.shown.drawn_n & sight.covered_n)
         if not len(cell_m):
             return cell_m, np.zeros((0, 2))
         start_m12 = self._pixels_hw2.reshape(-1, 1, 2)[cell_m].astype(np.float32)
 
         size = (search.window_px, search.window_px)
         found_m12, there_m1, _ = cv2.calcOpticalFlowPyrLK(
-            grey_hw,
+            sight.grey_hw,
             drawing.image_hw,
             start_m12,
             start_m12.copy(),
@@ -328,7 +334,7 @@ class KeyframeMatcher:
         # Back from where it came: without the coarse levels, which would take as long again.
         again_m12, back_m1, _ = cv2.calcOpticalFlowPyrLK(
             drawing.image_hw,
-            grey_hw,
+            sight.grey_hw,
             found_m12,
             start_m12.copy(),
             winSize=size,
@@ -381,19 +387,6 @@ class KeyframeMatcher:
         T_m44 = self._T_k44[keyframe_m]
         points_m3 = (T_m44[:, :3, :3] @ local_m3[..., None])[..., 0] + T_m44[:, :3, 3]
         return np.where((usable_m & smooth_m)[:, None], points_m3, np.nan)
-
-
-@dataclass(frozen=True)
-class Look:
-    """One image, looked at from poses that come closer and closer."""
-
-    _matcher: KeyframeMatcher
-    _grey_hw: np.ndarray  # of even contrast
-    _rays_m_n3: np.ndarray  # m, camera frame: each cell's ray, as long as its surface is away
-
-    def match(self, T_map_cam: np.ndarray, search: Search) -> PlaceMatches:
-        """Return what of the place is found near where it is from a pose."""
-        return self._matcher.match(T_map_cam, self._rays_m_n3, self._grey_hw, search)
 
 
 def _even_contrast(grey_hw: np.ndarray) -> np.ndarray:

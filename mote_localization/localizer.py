@@ -12,7 +12,7 @@ from mote_localization.backends import Backend, create_backend
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
 from mote_localization.drift import Kriging
 from mote_localization.geometry import invert, transform
-from mote_localization.keyframes import KeyframeMatcher, Search
+from mote_localization.keyframes import KeyframeMatcher, Search, Sight
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, solve_pose
 
@@ -142,7 +142,9 @@ class Localizer:
         pixels_n2 = self._pixels_hw2.reshape(-1, 2)[chosen]
         if self._keyframes and solution:
             solution, pixels_n2 = self._look_again(
-                self._keyframes, solution.T_map_cam, points_hw3, canonical_hw3
+                self._keyframes,
+                solution.T_map_cam,
+                self._keyframes.see(canonical_hw3, view.covered_hw, solution.T_map_cam, points_hw3),
             )
         told = self._in_given_frame(solution) if solution else None
         reason = self._doubt(told, pixels_n2)
@@ -171,17 +173,12 @@ class Localizer:
         )
 
     def _look_again(
-        self,
-        keyframes: KeyframeMatcher,
-        T_map_cam: np.ndarray,
-        points_hw3: np.ndarray,
-        canonical_hw3: np.ndarray,
+        self, keyframes: KeyframeMatcher, T_map_cam: np.ndarray, sight: Sight
     ) -> tuple[PoseSolution | None, np.ndarray]:
         """Return the pose that the keyframes confirm, None where they do not, and its pixels."""
-        look = keyframes.look(T_map_cam, points_hw3, canonical_hw3)
         solution = None
         for search, inlier_px in _LOOKS:
-            found = look.match(solution.T_map_cam if solution else T_map_cam, search)
+            found = keyframes.match(sight, solution.T_map_cam if solution else T_map_cam, search)
             if len(found.points_n3) < _LEAST_FOUND:
                 return None, found.pixels_n2
             solution = solve_pose(

@@ -31,7 +31,8 @@ FORMAT_VERSION = 3
 UNKNOWN_SCALE = "unknown: lengths are in units of the map's own, not in metres"
 _PREFIX = "mote."
 _MAX_MAP_BYTES = 128 << 20
-_MAX_PROPERTY_CHARS = 1 << 25  # keyframes are long
+_MAX_PROPERTY_CHARS = 1 << 20
+_MAX_KEYFRAME_CHARS = 1 << 25  # of all of them
 _MIN_OPSET = 17
 _DOMAINS = {"", "ai.onnx"}  # of the standard operators
 _TENSOR_TYPES = {"image": onnx.TensorProto.UINT8}  # the others are float32
@@ -132,7 +133,10 @@ def write_map(path: Path | str, model: onnx.ModelProto, info: MapInfo) -> None:
     """
     stamped = onnx.ModelProto()
     stamped.CopyFrom(model)
-    onnx.helper.set_model_props(stamped, _to_properties(info))
+    properties = _to_properties(info)
+    for name, text in properties.items():
+        _check_length(name.removeprefix(_PREFIX), text)
+    onnx.helper.set_model_props(stamped, properties)
     _check_graph(stamped, info, f"{path}")
     try:
         with atomic_write(path) as file:
@@ -195,6 +199,13 @@ def _to_properties(info: MapInfo) -> dict[str, str]:
     }
 
 
+def _check_length(name: str, text: str) -> None:
+    """Refuse an entry before it is parsed: what comes of it takes far more memory."""
+    most = _MAX_KEYFRAME_CHARS if name == "keyframes" else _MAX_PROPERTY_CHARS
+    if len(text) > most:
+        raise MapFileError(f"{name} has {len(text)} characters, expected at most {most}")
+
+
 def _as_text(value: bytes) -> str:
     return base64.b64encode(value).decode("ascii")
 
@@ -212,9 +223,8 @@ def _from_properties(properties: dict[str, str], path: Path) -> MapInfo:
             f"{FORMAT_VERSION}: update mote_localization on this machine"
         )
     try:
-        long = [name for name, text in properties.items() if len(text) > _MAX_PROPERTY_CHARS]
-        if long:
-            raise ValueError(f"{long[0]} has over {_MAX_PROPERTY_CHARS} characters")
+        for name, text in properties.items():
+            _check_length(name, text)
         camera = json.loads(properties["camera"])
         info = MapInfo(
             scene=properties["scene"],

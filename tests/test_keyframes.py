@@ -98,6 +98,16 @@ def test_the_light_may_have_changed(plain: MapFile):
     assert np.abs(error_6(localize(plain, image_hw3=darker))).max() < 1e-2
 
 
+def test_a_camera_that_sees_less_finds_its_pose_by_what_it_sees(plain: MapFile):
+    """The border of what it sees is an edge in the image, not in the place."""
+    narrow = Camera(200, 240, CAMERA.fx, CAMERA.fy, CAMERA.cx - 60, CAMERA.cy)
+    info = replace(plain.info, keyframes=KEYFRAMES)
+    localizer = Localizer(replace(plain, info=info), Student(T_MAP_CAM, WRONG_6))
+    found = localizer.localize(np.ascontiguousarray(photograph(T_MAP_CAM)[:, 60:260]), narrow)
+    assert np.abs(error_6(found)).max() < 1e-2
+    assert found.cells <= 2 * found.covered_hw.sum() < 2 * found.covered_hw.size
+
+
 def test_the_covariance_is_that_of_the_matches_with_the_keyframes(plain: MapFile):
     found = localize(plain)
     deviations = np.sqrt(found.covariance_66.diagonal())
@@ -202,6 +212,14 @@ def test_keyframes_that_would_fill_the_memory_are_refused(plain: MapFile):
     vast = Camera(16384, 8192, 9e3, 9e3, 8e3, 4e3)
     with pytest.raises(MapFileError, match="found 3 keyframes of 16384x8192 px"):
         replace(plain.info, camera=vast, keyframes=KEYFRAMES)
+
+
+def test_more_than_a_map_can_hold_is_not_written(plain: MapFile, tmp_path):
+    padded = replace(KEYFRAMES[0], image=KEYFRAMES[0].image + bytes(1 << 23))
+    info = replace(plain.info, keyframes=(padded,) * 4)
+    with pytest.raises(MapFileError, match="keyframes has .* characters, expected at most"):
+        write_map(tmp_path / "vast.onnx", onnx.load_model_from_string(plain.model), info)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_depth_without_end_is_no_depth(plain: MapFile):
