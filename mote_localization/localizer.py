@@ -12,7 +12,7 @@ from mote_localization.backends import Backend, create_backend
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
 from mote_localization.drift import Kriging
 from mote_localization.geometry import invert, transform
-from mote_localization.keyframes import KeyframeMatcher, Search, Sight
+from mote_localization.keyframe_matcher import KeyframeMatcher, Search, Sight
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, solve_pose
 
@@ -21,7 +21,7 @@ _LOOKS = (
     (Search(levels=3, window_px=9, drawings=1), 6.0),
     (Search(levels=1, window_px=9, drawings=2), 3.0),
 )
-_KEYFRAME_SIGMA_M = 0.02  # m, expected error of a keyframe's point
+_KEYFRAME_SIGMA = 0.006  # of the distance, expected error of a keyframe's point
 _LEAST_FOUND = 20  # matches with a keyframe; fewer are no pose
 _SPREAD_GRID = (4, 3)  # columns and rows of the grid in which inliers are counted as spread
 
@@ -184,7 +184,7 @@ class Localizer:
             solution = solve_pose(
                 found.points_n3,
                 found.pixels_n2,
-                np.full(len(found.points_n3), _KEYFRAME_SIGMA_M),
+                _KEYFRAME_SIGMA * np.linalg.norm(found.points_n3 - T_map_cam[:3, 3], axis=1),
                 self.info.camera,
                 replace(self.config.pose, inlier_px=inlier_px),
                 solution.T_map_cam if solution else None,
