@@ -7,7 +7,6 @@ viewpoints may be far apart: what remains to be tracked are the pixels by which 
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import cv2
@@ -90,6 +89,9 @@ class KeyframeMatcher:
         self._camera, self._stride = camera, stride
         self._pixels_hw2 = cell_pixels(camera.width, camera.height, stride)
         self._rays_n3 = camera.rays(self._pixels_hw2).reshape(-1, 3)
+        side = np.arange(stride, dtype=np.float32) - (stride - 1) / 2
+        # where the pixels of a cell are, from its centre, row by row
+        self._within_cell_p2 = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
         self._T_k44 = np.array([keyframe.pose_44 for keyframe in keyframes])
         self._depth_kn = np.array([keyframe.depth_m() for keyframe in keyframes])
         width, height = camera.width, camera.height
@@ -99,12 +101,6 @@ class KeyframeMatcher:
         self._atlas_hw = np.zeros(size, np.uint8)
         for keyframe, (x, y) in zip(keyframes, self._corner_k2, strict=True):
             self._atlas_hw[y : y + height, x : x + width] = _even_contrast(keyframe.grey_hw())
-
-    @cached_property
-    def _within_cell_p2(self) -> np.ndarray:
-        """Where the pixels of a cell are, from its centre, row by row."""
-        side = np.arange(self._stride, dtype=np.float32) - (self._stride - 1) / 2
-        return np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
 
     def see(
         self,
@@ -226,30 +222,28 @@ class KeyframeMatcher:
         if not len(cell_m):
             return cell_m, np.zeros((0, 2))
         start_m12 = self._pixels_hw2.reshape(-1, 1, 2)[cell_m].astype(np.float32)
-
         size = (search.window_px, search.window_px)
-        found_m12, there_m1, _ = cv2.calcOpticalFlowPyrLK(
-            sight.grey_hw,
-            drawing.image_hw,
-            start_m12,
-            start_m12.copy(),
-            winSize=size,
-            maxLevel=search.levels,
-            criteria=_TRACKING,
-            minEigThreshold=_LEAST_EIGENVALUE,
-        )
+
+        def track(
+            first_hw: np.ndarray, second_hw: np.ndarray, points_m12: np.ndarray, levels: int
+        ) -> tuple[np.ndarray, np.ndarray]:
+            """Return where points are in a second image, sought from `start_m12`; 1: found."""
+            moved_m12, there_m1, _ = cv2.calcOpticalFlowPyrLK(
+                first_hw,
+                second_hw,
+                points_m12,
+                start_m12.copy(),
+                winSize=size,
+                maxLevel=levels,
+                criteria=_TRACKING,
+                flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+                minEigThreshold=_LEAST_EIGENVALUE,
+            )
+            return moved_m12, there_m1
+
+        found_m12, there_m1 = track(sight.grey_hw, drawing.image_hw, start_m12, search.levels)
         # Back from where it came: without the coarse levels, which would take as long again.
-        again_m12, back_m1, _ = cv2.calcOpticalFlowPyrLK(
-            drawing.image_hw,
-            sight.grey_hw,
-            found_m12,
-            start_m12.copy(),
-            winSize=size,
-            maxLevel=0,
-            criteria=_TRACKING,
-            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-            minEigThreshold=_LEAST_EIGENVALUE,
-        )
+        again_m12, back_m1 = track(drawing.image_hw, sight.grey_hw, found_m12, 0)
         returned_m = np.linalg.norm(again_m12 - start_m12, axis=-1)[:, 0] < _BACK_PX
         found_m2 = found_m12[:, 0].astype(np.float64)
         last = np.array([self._camera.width, self._camera.height]) - 1

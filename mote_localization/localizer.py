@@ -131,15 +131,15 @@ class Localizer:
         points_hw3, sigma_hw = self._backend.predict(canonical_hw3)
         predicted = time.perf_counter()
         chosen = self._choose(points_hw3, sigma_hw, view.covered_hw)
+        pixels_n2 = self._pixels_hw2.reshape(-1, 2)[chosen]
         solution = solve_pose(
             points_hw3.reshape(-1, 3)[chosen],
-            self._pixels_hw2.reshape(-1, 2)[chosen],
+            pixels_n2,
             sigma_hw.reshape(-1)[chosen],
             self.info.camera,
             self.config.pose,
             prior,
         )
-        pixels_n2 = self._pixels_hw2.reshape(-1, 2)[chosen]
         if self._keyframes and solution:
             solution, pixels_n2 = self._look_again(
                 self._keyframes,
