@@ -52,7 +52,7 @@ clean:  ## remove .venv and everything built
 	rm -rf $(VENV) build report.html *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	rm -rf ros2_ws/build ros2_ws/install ros2_ws/log
 
-build/demo/drive/metadata.yaml: $(wildcard distill_training/room/*.py) | $(RUNTIME)
+build/demo/drive/metadata.yaml: $(wildcard demo_room/*.py) | $(RUNTIME)
 	rm -rf $(@D)
 	$(BIN)/mote-distill room --bag $(@D)
 

@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     maintainer="Mote maintainers",
     maintainer_email="maintainers@example.org",
-    packages=find_packages(include=[f"{NAME}*", "distill_training*"]),
+    packages=find_packages(include=[f"{NAME}*", "distill_training*", "demo_room*"]),
     python_requires=">=3.10",
     # the third-party libraries are in requirements/ (pip) and package.xml (rosdep)
     install_requires=["setuptools"],
@@ -24,7 +24,7 @@ setup(
     ],
     entry_points={
         "console_scripts": [
-            f"localizer = {NAME}.nodes.localizer:main",
+            f"localizer = {NAME}.nodes.main:main",
             f"mote = {NAME}.cli:main",
             "mote-distill = distill_training.cli:main",
         ],

@@ -1,9 +1,9 @@
 """`mote-distill`: the trainer's command line."""
 
-from distill_training.ablate.command import Ablate
+from demo_room.record import Room
+from distill_training.ablation.ablate_command import Ablate
 from distill_training.commands import Distill, Map, Reconstruct
-from distill_training.room.record import Room
-from mote_localization.commands import run_command
+from mote_localization.command_line import run_command
 
 
 def main() -> None:

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from distill_training.config import TrainConfig
-from distill_training.packages import training_packages
-from distill_training.processes import processes, rank
+from distill_training.common.dependencies import training_packages
+from distill_training.common.processes import processes, rank
 from distill_training.reconstruction import Reconstruction, open_reconstruction
-from distill_training.teacher.choice import Flat, Teacher
-from mote_localization.commands import say
+from distill_training.teachers.teacher_options import Flat, Teacher
+from distill_training.training.train_config import TrainConfig
+from mote_localization.command_line import say
 from mote_localization.errors import MoteError
 from mote_localization.map_file import read_map
 
 if TYPE_CHECKING:
-    from distill_training.settings import Settings
+    from distill_training.students.settings import Settings
 
 _CALIBRATED_BY = 64  # images whose ranges become those of the 8-bit integers
 
@@ -44,7 +44,7 @@ class Look:
             if path and path.is_dir():
                 raise MoteError(f"{path}: is a folder, expected the name of a file")
         if self.rerun or self.save_rrd:
-            from distill_training.cloud import import_rerun
+            from distill_training.reconstruction.cloud_export import import_rerun
 
             import_rerun()
 
@@ -57,7 +57,7 @@ class Look:
         """
         if not (self.save_ply or self.picture or self.save_rrd or self.rerun):
             return
-        from distill_training import cloud  # its drawing takes a second to load
+        from distill_training.reconstruction import cloud_export as cloud  # loads matplotlib
 
         if self.save_ply:
             cloud.save_ply(reconstruction, self.save_ply)
@@ -136,8 +136,8 @@ class Learning:
         if self.train.calibrated_by:
             read_map(self.train.calibrated_by)
         with training_packages():
-            import distill_training.export
-            import distill_training.train  # noqa: F401
+            import distill_training.export.onnx_export
+            import distill_training.training.trainer  # noqa: F401
         self._settings()
 
     def folder(self, output: Path) -> Path:
@@ -151,8 +151,8 @@ class Learning:
             MoteError: The reconstruction or the pretrained file cannot be used, the folder holds
                 another training, or a file cannot be written.
         """
-        from distill_training.export import export_int8_map, export_map, sample_images
-        from distill_training.train import train
+        from distill_training.export.onnx_export import export_int8_map, export_map, sample_images
+        from distill_training.training.trainer import train
 
         network, info = train(
             reconstruction, self.folder(output), self.student, self._settings(), self.train
@@ -172,7 +172,7 @@ class Learning:
         )
 
     def _settings(self) -> "Settings":
-        from distill_training.settings import split_settings, student_settings
+        from distill_training.students.settings import split_settings, student_settings
 
         given: dict[str, object] = dict(split_settings(self.set))
         if self.pretrained:

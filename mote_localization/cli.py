@@ -10,7 +10,7 @@ import tyro
 from mote_localization.backends.engine_builder import Gpu, Precision, engine_for
 from mote_localization.backends.engines import cache_folder
 from mote_localization.camera import read_camera_info
-from mote_localization.commands import print_table, run_command, say
+from mote_localization.command_line import print_table, run_command, say
 from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.bench import Bench
 from mote_localization.evaluation.evaluate import Evaluate

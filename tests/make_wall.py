@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_training.config import TrainConfig
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction
+from distill_training.training.train_config import TrainConfig
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.geometry import pose_from, transform
 

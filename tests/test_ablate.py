@@ -15,19 +15,19 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 from make_wall import CAMERA, SMALL  # noqa: E402
 
-import distill_training.ablate.trainings  # noqa: E402
-from distill_training.ablate import grid as grid_module  # noqa: E402
-from distill_training.ablate.command import Ablate  # noqa: E402
-from distill_training.ablate.grid import read_grid  # noqa: E402
-from distill_training.ablate.plots import apart  # noqa: E402
-from distill_training.ablate.table import COLUMNS  # noqa: E402
-from distill_training.ablate.trainings import do, finished, folder_of, state  # noqa: E402
+import distill_training.ablation.trainings  # noqa: E402
+from distill_training.ablation import grid as grid_module  # noqa: E402
+from distill_training.ablation.ablate_command import Ablate  # noqa: E402
+from distill_training.ablation.grid import read_grid  # noqa: E402
+from distill_training.ablation.plots import apart  # noqa: E402
+from distill_training.ablation.table import COLUMNS  # noqa: E402
+from distill_training.ablation.trainings import do, finished, folder_of, state  # noqa: E402
 from distill_training.cli import main  # noqa: E402
-from distill_training.config import TrainConfig  # noqa: E402
-from distill_training.history import read_history  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.students import FAMILIES, create_student  # noqa: E402
 from distill_training.students.head import SceneFrame  # noqa: E402
+from distill_training.training.history import read_history  # noqa: E402
+from distill_training.training.train_config import TrainConfig  # noqa: E402
 from mote_localization.camera import cell_pixels  # noqa: E402
 from mote_localization.errors import MoteError, ReconstructionError  # noqa: E402
 from mote_localization.geometry import pose_from, transform  # noqa: E402
@@ -291,7 +291,7 @@ def test_what_is_finished_is_not_trained_again(done: Path, monkeypatch):
     output = done.with_suffix(".training")
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/*") if path.suffix != ".png"}
     assert len(before) == 4 * 5  # checkpoint, history, curves, map, result
-    monkeypatch.setattr(distill_training.ablate.trainings, "train", None)
+    monkeypatch.setattr(distill_training.ablation.trainings, "train", None)
     Ablate(done, pictures=0).run()
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
@@ -307,7 +307,7 @@ def test_a_finished_training_is_found_under_another_name(write, tmp_path: Path):
 
 
 def test_an_interrupted_ablation_goes_on_where_it_stopped(write, tmp_path: Path, monkeypatch):
-    import distill_training.journal as journal
+    import distill_training.training.journal as journal
 
     path = write(common=COMMON, grid={"seed": [0, 1], **SMALL})
     saved = journal.save_checkpoint

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
-from distill_training.teacher.adjustment import Adjusted, Cameras, _Problem, adjust  # noqa: E402
-from distill_training.teacher.focal_lengths import estimate_spreads  # noqa: E402
-from distill_training.teacher.gauge import similarity  # noqa: E402
-from distill_training.teacher.observations import (  # noqa: E402
+from distill_training.poses.gauge import similarity  # noqa: E402
+from distill_training.teachers.pairwise.focal_lengths import estimate_spreads  # noqa: E402
+from distill_training.teachers.pairwise.global_adjustment import Adjusted, Cameras, _Problem, adjust  # noqa: E402
+from distill_training.teachers.pairwise.observations import (  # noqa: E402
     Observations,
     agree_on_scales,
     depth_along,
@@ -20,15 +20,15 @@ from distill_training.teacher.observations import (  # noqa: E402
     pairs_by_image,
     sampled_cells,
 )
-from distill_training.teacher.predictions import DirectedPair  # noqa: E402
-from distill_training.teacher.relative_pose import (  # noqa: E402
+from distill_training.teachers.pairwise.predictions import DirectedPair  # noqa: E402
+from distill_training.teachers.pairwise.relative_pose import (  # noqa: E402
     _CONVENTIONS,
     _similarities,
     angles_between,
     diagnose_conventions,
     relative_poses,
 )
-from distill_training.teacher.spanning_tree import along_tree  # noqa: E402
+from distill_training.teachers.pairwise.spanning_tree import along_tree  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, rotation_angle, transform  # noqa: E402
 

@@ -21,7 +21,7 @@ from test_package import run_without_torch_and_ros
 import distill_training.cli
 import mote_localization.cli
 from distill_training.reconstruction import open_reconstruction
-from distill_training.teacher.summary import Summary
+from distill_training.teachers.pairwise.summary import Summary
 from mote_localization.geometry import invert, transform
 from mote_localization.map_file import read_map
 

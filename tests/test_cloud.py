@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from distill_training.cloud import picture, save_ply, show_rerun
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction
+from distill_training.reconstruction.cloud_export import picture, save_ply, show_rerun
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import pose_from, transform

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill_training import room
-from distill_training.room.record import write_bag
+import demo_room as room
+from demo_room.record import write_bag
 from mote_localization.evaluation.evaluate import localize
 from mote_localization.evaluation.over_ros import replay
 from mote_localization.geometry import rotation_angle

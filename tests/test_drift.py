@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 
-from distill_training.drift import fit_drift
-from distill_training.teacher.features import Matches, match
-from distill_training.teacher.pose_adjustment import adjust_poses
+from distill_training.poses.drift_fit import fit_drift
+from distill_training.poses.features import Matches, match
+from distill_training.poses.pose_adjustment import adjust_poses
 from mote_localization.drift import MAX_STATIONS, Drift, Kriging, station
 from mote_localization.geometry import (
     exp_rotation,

@@ -16,10 +16,10 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch  # noqa: E402
 from test_camera import photograph, scenery  # noqa: E402
 
-from distill_training.fingerprint import file_sha256  # noqa: E402
-from distill_training.teacher.dust3r import DUSt3R, Dust3r, load_checkpoint  # noqa: E402
-from distill_training.teacher.dust3r.prepare import prepare, prepared_camera  # noqa: E402
-from distill_training.teacher.predictor import Encoded, PairPredictor  # noqa: E402
+from distill_training.teachers.dust3r import DUSt3R, Dust3r, load_checkpoint  # noqa: E402
+from distill_training.teachers.dust3r.prepare import prepare, prepared_camera  # noqa: E402
+from distill_training.teachers.pairwise.pair_predictor import Encoded, PairPredictor  # noqa: E402
+from distill_training.training.identity import file_sha256  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.errors import (  # noqa: E402
     CameraError,

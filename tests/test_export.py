@@ -14,10 +14,10 @@ import torch  # noqa: E402
 from make_student import SMALL, images, lively, student  # noqa: E402
 from make_wall import CAMERA, QUICK  # noqa: E402
 
-from distill_training.export import export_map  # noqa: E402
+from distill_training.export.onnx_export import export_map  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.students import CellGrid, SceneFrame, Student, create_student, describe  # noqa: E402
-from distill_training.train import train  # noqa: E402
+from distill_training.training.trainer import train  # noqa: E402
 from mote_localization.backends import create_backend  # noqa: E402
 from mote_localization.errors import MapFileError  # noqa: E402
 from mote_localization.evaluation.machine import graph_macs  # noqa: E402

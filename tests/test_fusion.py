@@ -8,12 +8,12 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 import torch  # noqa: E402
 
-from distill_training.teacher.agreement import measure_agreement  # noqa: E402
-from distill_training.teacher.cells import reduce_to_cells  # noqa: E402
-from distill_training.teacher.depth_map import DepthMap  # noqa: E402
-from distill_training.teacher.fusion import Said, fuse  # noqa: E402
-from distill_training.teacher.predictor import Pointmap  # noqa: E402
-from distill_training.teacher.robust import robust_mean, row_medians, weighted_median  # noqa: E402
+from distill_training.common.robust import robust_mean, row_medians, weighted_median  # noqa: E402
+from distill_training.teachers.pairwise.agreement import measure_agreement  # noqa: E402
+from distill_training.teachers.pairwise.cells import reduce_to_cells  # noqa: E402
+from distill_training.teachers.pairwise.depth_map import DepthMap  # noqa: E402
+from distill_training.teachers.pairwise.fusion import Said, fuse  # noqa: E402
+from distill_training.teachers.pairwise.pair_predictor import Pointmap  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, transform  # noqa: E402
 

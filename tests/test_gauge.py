@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from evo.core.geometry import umeyama_alignment
 
-from distill_training.teacher.gauge import (
+from distill_training.poses.gauge import (
     End,
     KnownLength,
     Sight,

@@ -11,12 +11,12 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch  # noqa: E402
 from make_wall import CAMERA, QUICK, SMALL  # noqa: E402
 
-from distill_training.calibration import read_calibration
-from distill_training.export import export_map  # noqa: E402
-from distill_training.held_out import measure_cells, measure_held_out, split_held_out  # noqa: E402
+from distill_training.calibration.scales import read_calibration
+from distill_training.calibration.validation import measure_cells, measure_held_out, split_held_out  # noqa: E402
+from distill_training.export.onnx_export import export_map  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
-from distill_training.train import train  # noqa: E402
-from distill_training.views import FrameStore  # noqa: E402
+from distill_training.training.batches import FrameStore  # noqa: E402
+from distill_training.training.trainer import train  # noqa: E402
 from mote_localization.errors import MoteError  # noqa: E402
 from mote_localization.geometry import moved  # noqa: E402
 from mote_localization.map_file import MapInfo  # noqa: E402

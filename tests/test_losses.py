@@ -9,17 +9,17 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from make_wall import CAMERA, POSE, wall_frame  # noqa: E402
 
-from distill_training.augment import FrameViews  # noqa: E402
-from distill_training.losses import (  # noqa: E402
+from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
+from distill_training.training.augmentation import FrameViews  # noqa: E402
+from distill_training.training.batches import FrameStore  # noqa: E402
+from distill_training.training.losses import (  # noqa: E402
     Optics,
     depth_range,
     distillation_loss,
     neighbour_loss,
     reprojection_loss,
 )
-from distill_training.neighbours import neighbours  # noqa: E402
-from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
-from distill_training.views import FrameStore  # noqa: E402
+from distill_training.training.neighbours import neighbours  # noqa: E402
 from mote_localization.camera import cell_pixels  # noqa: E402
 from mote_localization.geometry import invert, pose_from, transform  # noqa: E402
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distill_training.room import drive, training_views
-from distill_training.teacher.pairs import (
+from demo_room import drive, training_views
+from distill_training.poses.image_pairs import (
     PairsConfig,
     choose_pairs,
     complete_pairs,

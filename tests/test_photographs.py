@@ -17,18 +17,18 @@ pytest.importorskip("torch", reason="torch is not installed")
 from PIL import Image  # noqa: E402
 from test_dust3r import small_network  # noqa: E402
 
+from distill_training.poses.gauge import similarity  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
-from distill_training.teacher.config import (  # noqa: E402
+from distill_training.teachers.dust3r import Dust3r  # noqa: E402
+from distill_training.teachers.pairwise.pair_predictor import Encoded  # noqa: E402
+from distill_training.teachers.pairwise.photographs import reconstruct  # noqa: E402
+from distill_training.teachers.simulated import Simulated  # noqa: E402
+from distill_training.teachers.teacher_config import (  # noqa: E402
     CellsConfig,
     PairsConfig,
     PhotographsConfig,
     SimulatedConfig,
 )
-from distill_training.teacher.dust3r import Dust3r  # noqa: E402
-from distill_training.teacher.gauge import similarity  # noqa: E402
-from distill_training.teacher.photographs import reconstruct  # noqa: E402
-from distill_training.teacher.predictor import Encoded  # noqa: E402
-from distill_training.teacher.simulated import Simulated  # noqa: E402
 from mote_localization.camera import Camera, CanonicalView, cell_pixels  # noqa: E402
 from mote_localization.errors import ReconstructionError, SceneError  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, pose_from, quaternion_xyzw, transform  # noqa: E402

@@ -13,8 +13,8 @@ from make_student import SMALL, images, lively, student  # noqa: E402
 from make_wall import CAMERA  # noqa: E402
 from onnx import TensorProto  # noqa: E402
 
-import distill_training.export  # noqa: E402
-from distill_training.export import export_int8_map, export_map  # noqa: E402
+import distill_training.export.onnx_export  # noqa: E402
+from distill_training.export.onnx_export import export_int8_map, export_map  # noqa: E402
 from mote_localization.backends import create_backend  # noqa: E402
 from mote_localization.backends.engine_builder import Gpu, engine_for  # noqa: E402
 from mote_localization.backends.precision import (  # noqa: E402
@@ -118,7 +118,7 @@ def test_signed_integers_reach_as_far(tmp_path: Path):
 
 def test_integers_that_move_points_too_far_make_no_map(tmp_path: Path, monkeypatch):
     network = lively(student("cnn"))
-    monkeypatch.setattr(distill_training.export, "_INT8_MOVES", 1e-6)
+    monkeypatch.setattr(distill_training.export.onnx_export, "_INT8_MOVES", 1e-6)
     info = MapInfo("s", CAMERA, 8, (0, 0, 0), (1, 1, 1), "rgbd", "", "cnn")
     with pytest.raises(MapFileError, match="move the points by .*% of their sigma .* --int8 out"):
         export_int8_map(network, info, images(4).numpy(), tmp_path / "m.onnx")

@@ -17,11 +17,11 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 import torch  # noqa: E402
 
-from distill_training.teacher.cells import reduce_to_cells  # noqa: E402
-from distill_training.teacher.pairs import complete_pairs  # noqa: E402
-from distill_training.teacher.predictions import Predictions  # noqa: E402
-from distill_training.teacher.predictor import Encoded, PairPointmaps, Pointmap  # noqa: E402
-from distill_training.teacher.simulated import Simulated, SimulatedConfig  # noqa: E402
+from distill_training.poses.image_pairs import complete_pairs  # noqa: E402
+from distill_training.teachers.pairwise.cells import reduce_to_cells  # noqa: E402
+from distill_training.teachers.pairwise.pair_predictor import Encoded, PairPointmaps, Pointmap  # noqa: E402
+from distill_training.teachers.pairwise.predictions import Predictions  # noqa: E402
+from distill_training.teachers.simulated import Simulated, SimulatedConfig  # noqa: E402
 from mote_localization.camera import Camera, CanonicalView, canonical_camera  # noqa: E402
 from mote_localization.errors import ReconstructionError, SceneError  # noqa: E402
 from mote_localization.geometry import pose_from  # noqa: E402

@@ -19,7 +19,7 @@ from test_students import VARIANTS  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from distill_training.students import Student, describe  # noqa: E402
-from distill_training.students.mobilenet_trunk import mobilenet_features  # noqa: E402
+from distill_training.students.mobilenet_backbone import mobilenet_features  # noqa: E402
 from distill_training.students.vit_encoder import Block  # noqa: E402
 from mote_localization.errors import CheckpointError, MoteError  # noqa: E402
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from make_scene import PLANE_CAMERA, write_plane_scene
 
+from distill_training.poses import refinement as consistent_poses
 from distill_training.reconstruction import (
     ReconstructedFrame,
     Reconstruction,
     open_reconstruction,
 )
-from distill_training.teacher import consistent_poses
-from distill_training.teacher.config import CellsConfig, RgbdConfig
-from distill_training.teacher.rgbd import reconstruct
+from distill_training.teachers.rgbd import reconstruct
+from distill_training.teachers.teacher_config import CellsConfig, RgbdConfig
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.geometry import invert, motion_between, moved, transform

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distill_training import room
-from distill_training.room import model, record, views
+import demo_room as room
+from demo_room import model, record, views
 from mote_localization.errors import BagError, CameraError, SceneError
 from mote_localization.geometry import invert, rotation_angle, transform
 from mote_localization.scenes import open_scene

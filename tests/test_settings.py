@@ -12,11 +12,11 @@ from dataclasses import replace
 import torch  # noqa: E402
 from make_wall import QUICK  # noqa: E402
 
-from distill_training.config import TrainConfig  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
-from distill_training.settings import split_settings, student_settings  # noqa: E402
 from distill_training.students import SceneFrame, create_student  # noqa: E402
-from distill_training.train import train  # noqa: E402
+from distill_training.students.settings import split_settings, student_settings  # noqa: E402
+from distill_training.training.train_config import TrainConfig  # noqa: E402
+from distill_training.training.trainer import train  # noqa: E402
 from mote_localization.errors import CheckpointError, MoteError  # noqa: E402
 
 pytestmark = pytest.mark.train

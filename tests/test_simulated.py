@@ -9,8 +9,8 @@ from scipy.stats import spearmanr
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from distill_training.teacher.predictor import PairPointmaps  # noqa: E402
-from distill_training.teacher.simulated import Simulated, SimulatedConfig  # noqa: E402
+from distill_training.teachers.pairwise.pair_predictor import PairPointmaps  # noqa: E402
+from distill_training.teachers.simulated import Simulated, SimulatedConfig  # noqa: E402
 from mote_localization.camera import Camera  # noqa: E402
 from mote_localization.errors import ReconstructionError, SceneError  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, transform  # noqa: E402

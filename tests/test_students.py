@@ -20,7 +20,7 @@ from distill_training.students import (  # noqa: E402
     create_student,
     describe,
 )
-from distill_training.students.mobilenet_trunk import (  # noqa: E402
+from distill_training.students.mobilenet_backbone import (  # noqa: E402
     feature_levels,
     mobilenet_features,
 )

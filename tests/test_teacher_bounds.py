@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
-from distill_training import room  # noqa: E402
+import demo_room as room  # noqa: E402
+from distill_training.poses.gauge import similarity  # noqa: E402
+from distill_training.poses.image_pairs import PairsConfig, overlapping_pairs  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
-from distill_training.teacher import rgbd  # noqa: E402
-from distill_training.teacher.cells import reduce_to_cells  # noqa: E402
-from distill_training.teacher.config import RgbdConfig  # noqa: E402
-from distill_training.teacher.gauge import similarity  # noqa: E402
-from distill_training.teacher.pairs import PairsConfig, overlapping_pairs  # noqa: E402
-from distill_training.teacher.photographs import PhotographsConfig, Summary, reconstruct  # noqa: E402
-from distill_training.teacher.predictor import Encoded, Pointmap  # noqa: E402
-from distill_training.teacher.simulated import Simulated, SimulatedConfig  # noqa: E402
+from distill_training.teachers import rgbd  # noqa: E402
+from distill_training.teachers.pairwise.cells import reduce_to_cells  # noqa: E402
+from distill_training.teachers.pairwise.pair_predictor import Encoded, Pointmap  # noqa: E402
+from distill_training.teachers.pairwise.photographs import PhotographsConfig, Summary, reconstruct  # noqa: E402
+from distill_training.teachers.simulated import Simulated, SimulatedConfig  # noqa: E402
+from distill_training.teachers.teacher_config import RgbdConfig  # noqa: E402
 from mote_localization.camera import Camera, canonical_camera  # noqa: E402
 from mote_localization.geometry import invert, rotation_angle, transform  # noqa: E402
 from mote_localization.scenes import Frame, Scene, open_scene  # noqa: E402

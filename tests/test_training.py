@@ -20,13 +20,13 @@ from make_scene import write_plane_scene  # noqa: E402
 from make_wall import CAMERA, QUICK, SMALL  # noqa: E402
 from torch.optim.swa_utils import AveragedModel  # noqa: E402
 
-from distill_training.augment import AugmentConfig, FrameViews  # noqa: E402
-from distill_training.held_out import split_frames  # noqa: E402
-from distill_training.history import read_history  # noqa: E402
-from distill_training.learner import one_cycle  # noqa: E402
+from distill_training.calibration.validation import split_frames  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
-from distill_training.train import train  # noqa: E402
-from distill_training.views import FrameStore, random_batches  # noqa: E402
+from distill_training.training.augmentation import AugmentConfig, FrameViews  # noqa: E402
+from distill_training.training.batches import FrameStore, random_batches  # noqa: E402
+from distill_training.training.history import read_history  # noqa: E402
+from distill_training.training.learner import one_cycle  # noqa: E402
+from distill_training.training.trainer import train  # noqa: E402
 from mote_localization.camera import cell_pixels  # noqa: E402
 from mote_localization.errors import (  # noqa: E402
     CheckpointError,
@@ -101,8 +101,8 @@ def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstructio
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "import distill_training.journal as j\n"
-        "import distill_training.train as t\n"
+        "import distill_training.training.journal as j\n"
+        "import distill_training.training.trainer as t\n"
         "from distill_training.reconstruction import open_reconstruction\n"
         "save = j.save_checkpoint\n"
         "def save_then_die(folder, identity, state):\n"
@@ -183,10 +183,10 @@ def test_two_processes_train_one_student(reconstruction: Reconstruction, tmp_pat
     script = (
         "import sys, torch\n"
         "from pathlib import Path\n"
-        "from distill_training.config import TrainConfig\n"
-        "from distill_training.processes import rank\n"
+        "from distill_training.training.train_config import TrainConfig\n"
+        "from distill_training.common.processes import rank\n"
         "from distill_training.reconstruction import open_reconstruction\n"
-        "from distill_training.train import train\n"
+        "from distill_training.training.trainer import train\n"
         "config = TrainConfig(minutes=0.01, batch=2, held_out=0, ema=0.5, precision='fp32')\n"
         "folder = Path(sys.argv[2])\n"
         f"student, info = train(open_reconstruction(sys.argv[1]), folder, 'cnn', {SMALL}, config)\n"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from make_wall import CAMERA, POSE, wall_frame
 
-from distill_training.augment import AugmentConfig, FrameViews
-from distill_training.novel_views import MovableFrame, random_motion
 from distill_training.reconstruction import ReconstructedFrame
+from distill_training.training.augmentation import AugmentConfig, FrameViews
+from distill_training.training.novel_views import MovableFrame, random_motion
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import MoteError
 from mote_localization.geometry import invert, transform

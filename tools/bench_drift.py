@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from distill_training.held_out import split_held_out
-from distill_training.teacher.config import PairsConfig, RgbdConfig
-from distill_training.teacher.consistent_poses import find_consistent_poses
-from distill_training.teacher.features import FeatureFinder, Matches, match
-from distill_training.teacher.pairs import overlapping_pairs
+from distill_training.calibration.validation import split_held_out
+from distill_training.poses.features import FeatureFinder, Matches, match
+from distill_training.poses.image_pairs import overlapping_pairs
+from distill_training.poses.refinement import find_consistent_poses
+from distill_training.teachers.teacher_config import PairsConfig, RgbdConfig
 from mote_localization.camera import Camera
-from mote_localization.commands import faults_in_a_line
+from mote_localization.command_line import faults_in_a_line
 from mote_localization.drift import Kriging
 from mote_localization.geometry import motion_between, transform
 from mote_localization.pose import PoseConfig, solve_pose

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from distill_training.teacher.dust3r import DUSt3R
+from distill_training.teachers.dust3r import DUSt3R
 
 IMAGES, PAIRS_AN_IMAGE = 20, 10
 HEIGHT, WIDTH = 96, 128  # px

@@ -26,10 +26,10 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from distill_training.reconstruction import Reconstruction
-from distill_training.teacher import rgbd
-from distill_training.teacher.config import CellsConfig, RgbdConfig
+from distill_training.teachers import rgbd
+from distill_training.teachers.teacher_config import CellsConfig, RgbdConfig
 from mote_localization.backends import create_backend, on_processor
-from mote_localization.commands import faults_in_a_line
+from mote_localization.command_line import faults_in_a_line
 from mote_localization.errors import MoteError
 from mote_localization.evaluation.evaluate import localize
 from mote_localization.evaluation.machine import (

@@ -22,23 +22,24 @@ import torch
 import tyro
 from scipy.optimize import minimize_scalar
 
-from distill_training import room
+import demo_room as room
+from demo_room.record import write_scene
+from distill_training.poses.gauge import similarity
+from distill_training.poses.image_pairs import choose_pairs
 from distill_training.reconstruction import Reconstruction
-from distill_training.room.record import write_scene
-from distill_training.teacher import photographs, rgbd
-from distill_training.teacher.config import (
+from distill_training.teachers import rgbd
+from distill_training.teachers.pairwise import photographs
+from distill_training.teachers.pairwise.pair_predictor import Encoded
+from distill_training.teachers.pairwise.predictions import Predictions
+from distill_training.teachers.simulated import Simulated
+from distill_training.teachers.teacher_config import (
     USUAL_CELLS,
     PhotographsConfig,
     RgbdConfig,
     SimulatedConfig,
 )
-from distill_training.teacher.gauge import similarity
-from distill_training.teacher.pairs import choose_pairs
-from distill_training.teacher.predictions import Predictions
-from distill_training.teacher.predictor import Encoded
-from distill_training.teacher.simulated import Simulated
 from mote_localization.camera import Camera, canonical_camera
-from mote_localization.commands import run_command
+from mote_localization.command_line import run_command
 from mote_localization.geometry import invert, rotation_angle, transform
 from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.folder import FolderScene

@@ -25,13 +25,13 @@ import tyro
 import yaml
 from training_worker import CHUNK, PARTS, Job, Times
 
-from distill_training import room
+import demo_room as room
+from demo_room.record import write_scene
 from distill_training.reconstruction import open_reconstruction
-from distill_training.room.record import write_scene
-from distill_training.teacher import rgbd
-from distill_training.teacher.config import RgbdConfig
+from distill_training.teachers import rgbd
+from distill_training.teachers.teacher_config import RgbdConfig
 from mote_localization.camera import Camera
-from mote_localization.commands import faults_in_a_line
+from mote_localization.command_line import faults_in_a_line
 from mote_localization.errors import MoteError
 from mote_localization.progress import progress_bar
 from mote_localization.scenes.folder import FolderScene

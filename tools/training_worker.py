@@ -21,16 +21,16 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from distill_training import train as trainer
-from distill_training.config import TrainConfig
 from distill_training.reconstruction import open_reconstruction
+from distill_training.training import trainer
+from distill_training.training.train_config import TrainConfig
 from mote_localization.errors import MoteError
 
 CHUNK = 5  # steps that are timed as one
 _FEWEST_CHUNKS = 2
 _ENDLESS = 10**9  # steps: the checks that interrupt a training never come
 _BATCHES_ALONE = 12
-_FIGURES = Path(__file__).parents[1] / "distill_training/students/figures.py"
+_FIGURES = Path(__file__).parents[1] / "distill_training/students/cost.py"
 PARTS = (
     "waiting for the batch",
     "forward and loss",

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from distill_training.students.cnn import Cnn, CnnConfig
-from distill_training.students.figures import StudentFigures, describe
+from distill_training.students.cost import StudentFigures, describe
 from distill_training.students.head import SceneFrame
 from distill_training.students.mobilenet import MobileNet, MobileNetConfig
 from distill_training.students.student import CellGrid, Student

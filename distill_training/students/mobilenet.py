@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distill_training.students.head import CoordinateHead, ImageNetInput, SceneFrame
 from distill_training.students.layers import TopDown, conv, mix
-from distill_training.students.mobilenet_trunk import Variant, feature_levels, mobilenet_features
+from distill_training.students.mobilenet_backbone import Variant, feature_levels, mobilenet_features
 from distill_training.students.pretrained import load_weights, read_weights
 from distill_training.students.student import CellGrid, PretrainedConfig, Student
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distill_training import licences
+from distill_training.common import licences
 from distill_training.students.head import ImageInput, ImageNetInput
 from distill_training.students.pretrained import load_weights, read_weights
 from distill_training.students.vit_encoder import Encoder, Patches

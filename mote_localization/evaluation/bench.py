@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mote_localization.backends import choose_backend, on_processor
 from mote_localization.camera import Camera
-from mote_localization.commands import print_table
+from mote_localization.command_line import print_table
 from mote_localization.errors import MoteError, SceneError
 from mote_localization.evaluation.evaluate import times_table, write_figures
 from mote_localization.evaluation.machine import (

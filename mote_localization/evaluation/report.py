@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mote_localization.errors import MoteError
-from mote_localization.evaluation import figures
+from mote_localization.evaluation import report_plots as figures
 from mote_localization.evaluation.machine import machine
 from mote_localization.evaluation.metrics import (
     PERCENTILES,

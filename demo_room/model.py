@@ -1,0 +1,317 @@
+"""The demo room, 6 x 5 x 2.7 m: where everything stands.
+
+            north                        x east, y north, z up, origin in the south-west
+  +---------------------------+ 5        corner of the floor.
+  | books   sofa, three  lamp |
+  |         paintings   plant |          Each wall is a place of its own (see `carpentry.py`):
+w |                           | e        stand before it, x runs along it to the right and
+e | dining   low table      w | a        y = 0 is its face. So north starts in the west,
+s | table    on a rug       i | s        east in the north, south in the east, west in
+t |                         n | t        the south.
+  |               armchair    |
+  | kitchen   fridge     door |
+  +---------------------------+ 0
+  0         south             6
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from demo_room.carpentry import Block, Rectangle, Workshop
+from demo_room.furniture import (
+    armchair,
+    bookcase,
+    cabinet,
+    chair,
+    dining_table,
+    floor_lamp,
+    frame,
+    fridge,
+    kitchen,
+    low_table,
+    plant,
+    pouf,
+    sideboard,
+    sofa,
+)
+from demo_room.light import Lamp, Lighting, Sun, expose, light_up
+from demo_room.palette import (
+    BLACK,
+    BRASS,
+    CREAM,
+    DUSK,
+    MUTED,
+    NAVY,
+    OAK,
+    PINE,
+    RUST,
+    SAGE,
+    SKY,
+    TEAK,
+    VIVID,
+    WALNUT,
+    WHITE,
+    Colour,
+)
+from demo_room.pictures import abstract, bouquet, city, landscape, poster, view
+from demo_room.textures import (
+    COARSE,
+    Material,
+    bricks,
+    cloth,
+    curtain,
+    panelled,
+    plain,
+    planks,
+    plaster,
+    rug,
+    wood,
+)
+from demo_room.things import clock, pinned
+
+SIZE_M = (6.0, 5.0, 2.7)
+SEED = 20
+
+# The window's panes on the east wall: y0, z0, y1, z1 in the map frame.
+PANES = ((1.22, 0.98, 1.98, 2.22), (2.06, 0.98, 2.82, 2.22))
+
+
+def build() -> Workshop:
+    """Puts up the room: all rectangles, and the blocks that light and robots cannot pass."""
+    room = Workshop()
+    rng = np.random.default_rng(SEED)
+    length, depth, height = SIZE_M
+    north = room.at(0.0, depth)
+    east = room.at(length, depth, degrees=-90)
+    south = room.at(length, 0.0, degrees=180)
+    west = room.at(0.0, 0.0, degrees=90)
+
+    floor_and_ceiling(room)
+    wall(north, length, plaster((222, 206, 176)), skirting=WHITE)
+    wall(east, depth, plaster((164, 182, 172)), skirting=WHITE)
+    wall(south, length, plaster((226, 216, 200)), skirting=WHITE)
+    wall(west, depth, bricks(((168, 92, 66), (150, 78, 58), (186, 116, 84), (120, 70, 58))), OAK)
+
+    bookcase(north.at(0.35, 0.0), rng, width=2.0)
+    paintings(north)
+    sofa(north.at(2.75, -0.06), width=2.05)
+    floor_lamp(room.at(5.1, 4.62))
+    plant(room.at(5.62, 4.6), rng, leaves=22, tall=1.05)
+
+    window(east)
+    cabinet(east.at(0.75, 0.0), rng)
+
+    door(south.at(0.55, 0.0))
+    coats(south.at(1.62, 0.0))
+    fridge(south.at(2.62, 0.0))
+    kitchen(south.at(3.4, 0.0), rng)
+
+    sideboard(west.at(3.35, 0.0), rng)
+    west_wall(west)
+
+    dining_table(room.at(0.95, 2.2, degrees=84))
+    chair(room.at(1.62, 2.52, degrees=-82), RUST)
+    chair(room.at(1.66, 1.86, degrees=-104), NAVY)
+    chair(room.at(0.95, 1.28, degrees=172), SAGE)
+    low_table(room.at(3.72, 2.72, degrees=-7), rng)
+    rugs(room)
+    armchair(room.at(4.62, 1.12, degrees=152))
+    pouf(room.at(5.35, 1.85, degrees=25))
+    ceiling_lights(room)
+    return room
+
+
+def lighting() -> Lighting:
+    """Sky light and sun through the window, a lamp over the table, one by the sofa."""
+    y, z = np.meshgrid((1.3, 1.75, 2.3, 2.75), (1.15, 2.0))
+    window_points = np.stack([np.full(y.size, 5.88), y.ravel(), z.ravel()], axis=1)
+    sun_3 = np.array([0.80, -0.16, 0.58])
+    return Lighting(
+        ambient_3=(0.74, 0.71, 0.68),
+        lamps=(
+            Lamp(window_points, (3.3, 3.5, 3.8), facing_3=(-1.0, 0.0, 0.0)),
+            Lamp(np.array([[3.3, 2.5, 2.45], [2.9, 2.7, 2.45]]), (1.9, 1.75, 1.5)),
+            Lamp(np.array([[0.95, 2.2, 1.5]]), (0.55, 0.44, 0.28)),
+            Lamp(np.array([[5.1, 4.62, 1.75]]), (0.42, 0.32, 0.2)),
+        ),
+        sun=Sun(sun_3 / np.linalg.norm(sun_3), 5.86, PANES, (7.0, 6.1, 4.7)),
+    )
+
+
+def floor_and_ceiling(room: Workshop) -> None:
+    """Oak planks below, plaster and three uneven beams above, solid all around."""
+    x, y, z = SIZE_M
+    floor = planks(((176, 128, 84), (164, 116, 74), (190, 144, 98), (148, 104, 68)))
+    room.rectangle((0, y, 0), (x, 0, 0), (0, -y, 0), floor)
+    room.rectangle((0, 0, z), (x, 0, 0), (0, y, 0), plaster((234, 230, 220), 0.014, COARSE))
+    for beam, wide in ((0.9, 0.16), (2.35, 0.19), (4.05, 0.15), (5.3, 0.17)):
+        room.box((beam, 0, z - 0.14), (wide, y, 0.14), wood(WALNUT, 0.16), skip="top front back")
+    for corner, size in (
+        ((-0.2, -0.2, -0.2), (x + 0.4, y + 0.4, 0.2)),
+        ((-0.2, -0.2, z), (x + 0.4, y + 0.4, 0.2)),
+        ((-0.2, -0.2, 0), (0.2, y + 0.4, z)),
+        ((x, -0.2, 0), (0.2, y + 0.4, z)),
+        ((0, -0.2, 0), (x, 0.2, z)),
+        ((0, y, 0), (x, 0.2, z)),
+    ):
+        centre = np.add(corner, np.divide(size, 2.0))
+        room.blocks.append(Block(centre, np.divide(size, 2.0)))
+
+
+def wall(place: Workshop, length: float, material: Material, skirting: Colour) -> None:
+    """A wall and its skirting board."""
+    height = SIZE_M[2]
+    place.rectangle((0, 0, height), (length, 0, 0), (0, 0, -height), material)
+    place.box((0, -0.018, 0), (length, 0.018, 0.1), wood(skirting, 0.03), skip="back bottom")
+
+
+def paintings(north: Workshop) -> None:
+    """Five pictures, from the bookcase to the lamp."""
+    hills = ((146, 164, 186), (104, 136, 136), (92, 124, 82), (58, 88, 54))
+    mote = poster(CREAM, NAVY, RUST, ("MOTE", "finds itself", "museum of small things"))
+    frame(north, 2.72, 1.35, 0.55, 0.75, mote, BLACK)
+    frame(north, 3.5, 1.28, 0.95, 0.66, landscape(SKY, hills, (252, 240, 190)), BRASS)
+    frame(north, 4.66, 1.42, 0.4, 0.5, bouquet(((70, 92, 98), (128, 132, 112)), VIVID, RUST), OAK)
+    frame(north, 4.66, 2.03, 0.42, 0.3, abstract((226, 214, 190), VIVID, 16), WHITE)
+    frame(north, 5.35, 1.5, 0.42, 0.62, city(DUSK, ((52, 54, 74), (94, 70, 78))), BLACK)
+
+
+def window(east: Workshop) -> None:
+    """A window with two panes, a sill, curtains, and a radiator under it."""
+    x0, x1 = 5.0 - PANES[1][2], 5.0 - PANES[0][0]  # along the wall, from the north
+    z0, z1 = PANES[0][1], PANES[0][3]
+    outer = wood(WHITE, 0.03)
+    east.rectangle((x0, -0.01, z1), (x1 - x0, 0, 0), (0, 0, z0 - z1), view(), glow=1.25)
+    for x, wide in ((x0 - 0.07, 0.07), (5.0 - PANES[1][0], 0.08), (x1, 0.07)):
+        east.box((x, -0.06, z0 - 0.07), (wide, 0.06, z1 - z0 + 0.14), outer, skip="back")
+    for z in (z0 - 0.07, z1):
+        east.box((x0, -0.06, z), (x1 - x0, 0.055, 0.07), outer, skip="back")
+    east.box((x0, -0.04, 1.78), (x1 - x0, 0.03, 0.035), outer, skip="back")
+    east.box((x0 - 0.15, -0.2, z0 - 0.1), (x1 - x0 + 0.3, 0.2, 0.03), wood(OAK), skip="back")
+    east.box((x0 - 0.5, -0.1, 2.37), (x1 - x0 + 1.0, 0.025, 0.025), plain(BRASS))
+    cloths = ((196, 128, 76), (224, 198, 156), (150, 84, 60))
+    for x, wide in ((x0 - 0.44, 0.36), (x1 + 0.06, 0.40)):
+        for fold in range(4):
+            sheet = curtain((212, 166, 116), cloths)
+            east.box(
+                (x + fold * wide / 4, -0.13 + 0.025 * (fold % 2), 0.2),
+                (wide / 4, 0.05, 2.17),
+                sheet,
+                skip="back",
+            )
+    for fin in range(13):
+        east.box(
+            (x0 + 0.12 + fin * 0.105, -0.13, 0.17),
+            (0.075, 0.1, 0.56),
+            plain(WHITE, 0.02),
+            skip="back bottom",
+        )
+    for x, colour in ((x0 + 0.1, RUST), (x0 + 0.6, (66, 96, 122)), (x1 - 0.2, (206, 180, 90))):
+        plant(east.at(x, -0.11, z0 - 0.07), np.random.default_rng(int(1e3 * x)), 10, 0.22, colour)
+
+
+def door(place: Workshop) -> None:
+    """A panelled door with its case and handle, a picture above."""
+    case = wood(WHITE, 0.03)
+    place.box((0, -0.03, 0), (0.86, 0.03, 2.05), panelled((112, 136, 128), 3, 2, 0.06), skip="back")
+    for x in (-0.09, 0.86):
+        place.box((x, -0.05, 0), (0.09, 0.05, 2.14), case, skip="back bottom")
+    place.box((-0.09, -0.05, 2.05), (1.04, 0.05, 0.09), case, skip="back")
+    place.box((0.05, -0.09, 1.02), (0.14, 0.02, 0.025), plain(BRASS))
+    place.box((0.06, -0.07, 0.96), (0.03, 0.04, 0.16), plain(BRASS), skip="back")
+    frame(place, 0.2, 2.24, 0.5, 0.24, abstract((60, 66, 86), VIVID, 20), BRASS)
+
+
+def coats(place: Workshop) -> None:
+    """A rail with coats and a bag, a print above, a bench below."""
+    place.box((-0.02, -0.03, 1.62), (0.84, 0.03, 0.09), wood(TEAK), skip="back")
+    for x, wide, tall, colour in (
+        (0.02, 0.26, 0.95, (196, 156, 60)),
+        (0.31, 0.22, 0.78, (64, 92, 112)),
+        (0.58, 0.2, 0.5, (150, 64, 60)),
+    ):
+        inks = ((230, 220, 196),) if tall < 0.6 else ()
+        place.box((x, -0.13, 1.64 - tall), (wide, 0.1, tall), cloth(colour, inks), skip="back")
+    place.box(
+        (0.0, -0.3, 0.0),
+        (0.84, 0.28, 0.32),
+        wood(PINE),
+        skip="back bottom",
+        top=cloth(SAGE, (CREAM, NAVY)),
+        front=panelled(PINE, 1, 3, 0.03),
+    )
+    sign = poster(NAVY, CREAM, (226, 176, 70), ("NORTH", "by light", "a map of one room"))
+    frame(place, 0.1, 1.84, 0.62, 0.44, sign, BRASS)
+
+
+def west_wall(west: Workshop) -> None:
+    """On the bricks: a large painting, a clock, a notice board and small frames."""
+    dawn = ((214, 172, 150), (248, 226, 186))
+    frame(west, 3.5, 1.32, 1.1, 0.8, abstract((228, 218, 196), VIVID, 44), BLACK)
+    hills = (SAGE, (84, 104, 96), (54, 66, 52))
+    frame(west, 1.82, 1.22, 0.75, 0.55, landscape(dawn, hills, RUST), OAK)
+    west.box(
+        (0.86, -0.03, 1.15),
+        (0.66, 0.03, 0.85),
+        wood(PINE),
+        skip="back",
+        front=pinned(cloth((190, 146, 96)), 9),
+    )
+    west.box((2.78, -0.04, 1.72), (0.36, 0.04, 0.36), plain(BLACK), skip="back", front=clock())
+    frame(west, 2.78, 1.2, 0.32, 0.4, bouquet((DUSK[0], (96, 72, 84)), VIVID, CREAM), BRASS)
+    frame(west, 1.96, 1.98, 0.46, 0.3, city(SKY, ((150, 120, 96), (104, 96, 96))), WHITE)
+    frame(west, 4.7, 1.3, 0.2, 0.28, poster((196, 84, 58), CREAM, CREAM, ("22", "may")), WHITE)
+
+
+def rugs(room: Workshop) -> None:
+    """A large rug under the low table, a runner before the kitchen, a door mat."""
+    for place, w, d, ground, edge, count in (
+        (room.at(3.75, 2.75, degrees=-3), 2.5, 1.75, (150, 54, 48), (NAVY, CREAM, RUST), 3),
+        (room.at(1.45, 0.98, degrees=1.5), 1.5, 0.55, SAGE, ((86, 62, 54), (222, 190, 130)), 4),
+        (room.at(5.02, 0.42, degrees=-2), 0.8, 0.5, (150, 122, 82), (BLACK, (180, 150, 100)), 1),
+    ):
+        carpet = rug(ground, edge, (*MUTED, CREAM), count)
+        place.box((-w / 2, -d / 2, 0), (w, d, 0.008), cloth(edge[0]), top=carpet, skip="bottom")
+
+
+def ceiling_lights(room: Workshop) -> None:
+    """A pendant over the dining table, a paper drum in the middle of the room."""
+    room.round((0.95, 2.2, 1.9), 0.008, 0.8, plain(BLACK), facets=4)
+    room.round((0.95, 2.2, 1.62), 0.2, 0.28, plain(RUST, 0.06), top=plain(RUST), glow=0.5)
+    room.round((3.15, 2.6, 2.45), 0.24, 0.14, curtain(CREAM, ((236, 226, 200),)), glow=1.6)
+    square = ((3.15 - 0.2, 2.6 - 0.2, 2.455), (0.4, 0, 0), (0, 0.4, 0))
+    room.rectangle(*square, plain((250, 244, 226)), glow=1.8)
+
+
+@dataclass(frozen=True)
+class FinishedRoom:
+    """A room to be rendered."""
+
+    rectangles: list[Rectangle]
+    textures: list[np.ndarray]  # lit, uint8 RGB, one a rectangle
+
+
+@cache
+def _built() -> Workshop:
+    return build()
+
+
+def demo_blocks() -> list[Block]:
+    """The volumes of walls, furniture and things."""
+    return _built().blocks
+
+
+def demo_room() -> FinishedRoom:
+    """The demo room, painted and lit; takes some seconds."""
+    room, lights = _built(), lighting()
+    light = light_up(room.rectangles, room.blocks, lights)
+    textures = []
+    for index, (rectangle, (soft, sun)) in enumerate(zip(room.rectangles, light, strict=True)):
+        rng = np.random.default_rng((SEED, index))
+        sides = [float(np.linalg.norm(edge)) for edge in (rectangle.right_3, rectangle.down_3)]
+        albedo = rectangle.material(rng, *sides).astype(np.float32)
+        soft = np.maximum(soft, np.float32(rectangle.glow))
+        textures.append(expose(albedo, soft, sun, lights.sun.power_3))
+    return FinishedRoom(room.rectangles, textures)

@@ -1,0 +1,154 @@
+"""One table of an ablation's finished trainings: CSV to compute with, Markdown to read."""
+
+import csv
+import io
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distill_training.ablation.grid import Run, Value
+from distill_training.ablation.trainings import Outcome
+from mote_localization.errors import MoteError
+from mote_localization.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of every training."""
+
+    key: str  # in an outcome's figures, and in the CSV
+    title: str  # in Markdown
+    form: str = ".2f"
+    scale: float = 1.0  # of the figure, in Markdown
+    best: Literal["least", "most"] | None = None  # printed bold
+    name: str = ""  # in the CSV, where the key is a setting's too
+
+
+COLUMNS = (
+    Column("parameters", "parameters, M", ".2f", 1e-6),
+    Column("macs", "GMAC", ".2f", 1e-9),
+    Column("file_bytes", "map, MB", ".2f", 1e-6),
+    Column("milliseconds", "network, ms", ".1f"),
+    Column("step", "steps", ".0f", name="steps_done"),
+    Column("minutes", "min", ".1f", name="minutes_taken"),
+    Column("train_cell_cm", "train cells, cm", ".1f", best="least"),
+    Column("held_out_cell_cm", "cells, cm", ".1f", best="least"),
+    Column("held_out_median_cm", "pose, cm", ".2f", best="least"),
+    Column("held_out_median_deg", "pose, °", ".2f", best="least"),
+    Column("held_out_within_5cm_5deg", "in 5 cm/5°", ".0%", best="most"),
+    Column("held_out_within_10cm_5deg", "in 10 cm/5°", ".0%", best="most"),
+    Column("held_out_cells_within_2_sigma", "in 2 σ", ".0%"),
+    Column("held_out_spearman", "Spearman", ".2f", best="most"),
+)
+_LEGEND = (
+    "Cells: median distance of the points to the teacher's, of a sample of training frames and of "
+    "the frames held out. Poses and what follows: of the frames held out. In 2 σ: cells whose "
+    "distance is below twice the σ that the student expects; Spearman: how well σ ranks them. "
+    "Network, ms: ONNX Runtime on the CPU, median, without the solving of the pose, {threads} "
+    "threads. Bold: the best."
+)
+
+
+def write_table(
+    outcomes: Sequence[Outcome], runs: Sequence[Run], folder: Path, command: str
+) -> None:
+    """Write `table.csv` and `table.md`.
+
+    Args:
+        outcomes: The finished trainings, a row each.
+        runs: All trainings.
+        folder: Where the tables go.
+        command: What makes them, for the reader.
+
+    Raises:
+        MoteError: A file cannot be written.
+    """
+    keys = list(dict.fromkeys(key for run in runs for key in run.said))
+    _write(folder / "table.csv", _csv(outcomes, keys))
+    _write(folder / "table.md", _markdown(outcomes, runs, keys, command))
+
+
+def _csv(rows: Sequence[Outcome], keys: list[str]) -> str:
+    """Return all settings said and all figures, as they are."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", *keys, *(column.name or column.key for column in COLUMNS)])
+    for row in rows:
+        figures = (row.figures.get(column.key, math.nan) for column in COLUMNS)
+        writer.writerow(
+            [row.run.name, *(_text(row.run.value(key)) for key in keys)]
+            + ["" if math.isnan(figure) else figure for figure in figures]
+        )
+    return text.getvalue()
+
+
+def _markdown(rows: Sequence[Outcome], runs: Sequence[Run], keys: list[str], command: str) -> str:
+    """Return the table with a column for each setting that differs, the others above it."""
+    differing = [key for key in keys if len({repr(run.value(key)) for run in runs}) > 1]
+    common = [f"{key} {_text(runs[0].value(key))}" for key in keys if key not in differing]
+    best = {column.key: _best(column, rows) for column in COLUMNS}
+    lines = [
+        f"    {command}",
+        "",
+        f"{len(rows)} of {len(runs)} trainings are finished."
+        + (f" Common to all: {_escaped(', '.join(common))}." if common else ""),
+        "",
+        _line(["name", *differing, *(column.title for column in COLUMNS)]),
+        _line(["---"] * (1 + len(differing)) + ["---:"] * len(COLUMNS)),
+    ]
+    for row in rows:
+        figures = [
+            _figure(column, row.figures.get(column.key, math.nan), best[column.key])
+            for column in COLUMNS
+        ]
+        settings = [_escaped(_text(row.run.value(key))) for key in differing]
+        lines.append(_line([row.run.name, *settings, *figures]))
+    return "\n".join([*lines, "", _LEGEND.format(threads=os.cpu_count()), ""])
+
+
+def _best(column: Column, rows: Sequence[Outcome]) -> float | None:
+    """Return the best figure of several, where one can be better."""
+    figures = [row.figures.get(column.key, math.nan) for row in rows]
+    finite = [figure for figure in figures if math.isfinite(figure)]
+    if not column.best or len(set(figures)) < 2 or not finite:
+        return None
+    return min(finite) if column.best == "least" else max(finite)
+
+
+def _figure(column: Column, value: float, best: float | None) -> str:
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞"
+    text = format(value * column.scale, column.form).replace("%", " %")
+    return f"**{text}**" if value == best else text
+
+
+def _text(value: Value) -> str:
+    """Return a setting as the file says it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return (
+        ""
+        if value is None
+        else " to ".join(map(str, value if isinstance(value, list) else [value]))
+    )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with atomic_write(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise MoteError(f"{path}: cannot be written ({error.strerror})") from error

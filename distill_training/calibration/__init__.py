@@ -1,0 +1,1 @@
+"""Stage 5: measures a student on validation frames and scales its sigma and covariance."""

@@ -1,0 +1,1 @@
+"""What several stages use: folders of arrays, file hashes, robust weights, process ranks."""

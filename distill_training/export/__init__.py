@@ -1,0 +1,1 @@
+"""Stage 6: writes a calibrated student as a map file."""

@@ -1,0 +1,110 @@
+"""What two images of a scene with depth see alike: SIFT features, and where they were measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from distill_training.poses.image_pairs import Pair
+from mote_localization.camera import Camera, CanonicalView
+from mote_localization.progress import track
+from mote_localization.scenes import Frame
+
+_FEATURES = 2000  # of an image
+_LEAST_LIKENESS = 0.92  # product of the descriptors, unit vectors, of what is taken for the same
+_MATCHES = 100  # of a pair, at most
+_BORDER_PX = 17  # around what is not seen, in which nothing is looked for
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an image shows, and how far away."""
+
+    rays_n3: np.ndarray  # z = 1, camera frame
+    depth_n: np.ndarray  # m, 0: not measured
+    descriptors_nd: np.ndarray  # uint8, 255 times a unit vector
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Points measured in one image, and the rays on which another one sees them."""
+
+    measured_m: np.ndarray  # number of the image that measured a point
+    points_m3: np.ndarray  # m, in the camera frame of that image
+    seen_m: np.ndarray  # number of the image that sees it
+    rays_m3: np.ndarray  # z = 1, in the camera frame of that one
+
+
+class FeatureFinder:
+    """Finds features of one live camera's images."""
+
+    def __init__(self, live: Camera, near_m: float, far_m: float) -> None:
+        """Undistort at full size; depths outside the range count as not measured."""
+        self.live, self._range_m = live, (near_m, far_m)
+        self._pinhole = replace(live, distortion=())
+        self._view = CanonicalView(live, self._pinhole, 1)
+        # What the lens does not see is black: its border is no feature of the place.
+        seen_hw = self._view.covered_hw.astype(np.uint8)
+        self._seen_hw = cv2.erode(seen_hw, np.ones((_BORDER_PX, _BORDER_PX)), borderValue=1)
+        self._sift = cv2.SIFT.create(_FEATURES)
+
+    def find(self, frame: Frame) -> Features:
+        """Return the features of a frame.
+
+        Raises:
+            SceneError: The frame has no depth, or its files are damaged.
+        """
+        grey_hw = cv2.cvtColor(self._view.warp(frame.image()), cv2.COLOR_RGB2GRAY)
+        keypoints, sift_nd = self._sift.detectAndCompute(grey_hw, self._seen_hw)
+        if not keypoints:
+            sift_nd = np.zeros((0, 128), np.float32)
+        rays_n3 = self._pinhole.rays(np.array([k.pt for k in keypoints]).reshape(-1, 2))
+        columns, rows = self.live.project(rays_n3).round().astype(int).reshape(-1, 2).T
+        last_row, last_column = self.live.height - 1, self.live.width - 1
+        depth_n = frame.known_depth()[rows.clip(0, last_row), columns.clip(0, last_column)]
+        near_m, far_m = self._range_m
+        # RootSIFT: the roots of the shares, a unit vector (Arandjelovic and Zisserman, CVPR 2012).
+        root_nd = np.sqrt(sift_nd / sift_nd.sum(axis=1, keepdims=True).clip(min=1))
+        return Features(
+            rays_n3,
+            np.where((depth_n > near_m) & (depth_n < far_m), depth_n, 0),
+            (255 * root_nd).round().astype(np.uint8),
+        )
+
+
+def match(features: Sequence[Features], pairs: Sequence[Pair]) -> Matches:
+    """Match pairs of images: features that are each other's most alike."""
+    rng = np.random.default_rng(0)
+    none, nowhere = np.zeros(0, int), np.zeros((0, 3))
+    found = [(none, nowhere, none, nowhere)]
+    for pair in track(pairs, "match", len(pairs)):
+        first, second = (features[i] for i in pair)
+        own_k, other_k = rng.permutation(_mutual(first, second))[:_MATCHES].T
+        for (i, a, at_k), (j, b, seen_k) in (
+            ((pair[0], first, own_k), (pair[1], second, other_k)),
+            ((pair[1], second, other_k), (pair[0], first, own_k)),
+        ):
+            measured_k = a.depth_n[at_k] > 0
+            at_k, seen_k = at_k[measured_k], seen_k[measured_k]
+            found.append(
+                (
+                    np.full(len(at_k), i),
+                    a.rays_n3[at_k] * a.depth_n[at_k, None],
+                    np.full(len(at_k), j),
+                    b.rays_n3[seen_k],
+                )
+            )
+    return Matches(*map(np.concatenate, zip(*found, strict=True)))
+
+
+def _mutual(first: Features, second: Features) -> np.ndarray:
+    """Return which features (k, 2) of two images are most alike, each to the other."""
+    if not (len(first.descriptors_nd) and len(second.descriptors_nd)):
+        return np.zeros((0, 2), int)
+    a_nd, b_md = (f.descriptors_nd.astype(np.float32) / 255 for f in (first, second))
+    likeness_nm = a_nd @ b_md.T
+    best_n, best_m = likeness_nm.argmax(axis=1), likeness_nm.argmax(axis=0)
+    own_n = np.arange(len(a_nd))
+    alike_n = (best_m[best_n] == own_n) & (likeness_nm[own_n, best_n] > _LEAST_LIKENESS)
+    return np.stack([own_n, best_n], axis=1)[alike_n]

@@ -1,0 +1,338 @@
+"""What a pair predictor says of a scene: each image looked at once, pairs by the batch, on disk.
+
+    predictions.json         predictor, its settings, frames, cameras, stride
+    features/000012.npz      features float16, descriptor_d float32
+    pairs/000012-000034.npz  four pointmaps float16 (h, w, 4): point in the camera frame of one
+                             image, at the pair's own scale, and confidence; NaN and 0 where unseen
+
+Files appear whole or not at all, so that an interrupted run goes on where it stopped. Memory does
+not grow with the number of images.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill_training.common.array_folder import begin_folder, read_arrays, write_arrays
+from distill_training.poses.image_pairs import Pair
+from distill_training.teachers.pairwise.cells import reduce_to_cells
+from distill_training.teachers.pairwise.pair_predictor import Encoded, PairPredictor, Pointmap
+from mote_localization.camera import Camera, CanonicalView
+from mote_localization.errors import ImageError, ReconstructionError, SceneError
+from mote_localization.progress import progress_bar
+from mote_localization.scenes import Frame
+
+_log = logging.getLogger(__name__)
+_FORMAT_VERSION = 1
+_INDEX = "predictions.json"
+_IN_MEMORY = 64  # images whose features are kept in memory, or twice the batch
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class DirectedPair:
+    """What a predictor says of images i and j in the camera frame of i, at a scale of its own."""
+
+    i: int
+    j: int
+    own_hw3: np.ndarray  # float32, i's cells, NaN = unseen
+    own_confidence_hw: np.ndarray  # float32, 0 = unseen
+    other_hw3: np.ndarray  # float32, j's cells, NaN = unseen
+    other_confidence_hw: np.ndarray  # float32, 0 = unseen
+
+
+class Predictions:
+    """What a predictor says of the images of a scene, in a folder of its own.
+
+    Images are known by their place in the lists that it is made with.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        predictor: PairPredictor,
+        names: Sequence[str],
+        live: Sequence[Camera],
+        grids: Sequence[Camera],
+        stride: int,
+        batch: int = 16,
+    ) -> None:
+        """Begin the folder, or go on with it.
+
+        Args:
+            folder: Where everything is kept; nothing else should be in it.
+            predictor: What looks at the images.
+            names: Of the frames.
+            live: The camera of each frame's image, distorted or not.
+            grids: The camera of each frame whose cells the pointmaps are reduced to.
+            stride: Pixels of a grid camera per cell side.
+            batch: Pairs to look at in one go; fewer when the GPU's memory does not hold them.
+
+        Raises:
+            ReconstructionError: The folder holds predictions of other frames or settings, or cannot
+                be written; or the batch is below 1.
+        """
+        if batch < 1:
+            raise ReconstructionError(f"found a batch of {batch} pairs, expected 1 or more")
+        self.folder, self._predictor, self._batch = folder, predictor, batch
+        self._names, self._live, self._grids, self._stride = names, live, grids, stride
+        self._network = [predictor.camera(_undistorted(camera)) for camera in live]
+        index = {
+            "format_version": _FORMAT_VERSION,
+            "predictor": predictor.name,
+            "settings": predictor.settings,
+            "stride": stride,
+            "frames": [
+                {"name": name, "live": asdict(one), "grid": asdict(grid)}
+                for name, one, grid in zip(names, live, grids, strict=True)
+            ],
+        }
+        begin_folder(folder / _INDEX, json.loads(json.dumps(index)))
+
+    def encode(self, frames: Iterable[Frame]) -> dict[int, str]:
+        """Look at every image that was not looked at before.
+
+        Args:
+            frames: All of them, in order.
+
+        Returns:
+            The images refused, and why: they cannot be read or the predictor lacks something. The
+            rest have features.
+
+        Raises:
+            SceneError: All images are refused.
+            ReconstructionError: A file cannot be written, or an image does not fit into the GPU's
+                memory.
+        """
+        refused: dict[int, str] = {}
+        with _bar("look at images", "images", len(self._names)) as show:
+            for k, frame in zip(range(len(self._names)), frames, strict=True):
+                if new := not self._features_path(k).exists():
+                    try:
+                        self._encode(k, frame)
+                    except (SceneError, ImageError) as error:
+                        _log.warning("frame %s is left out: %s", frame.name, error)
+                        refused[k] = str(error)
+                    except torch.cuda.OutOfMemoryError as error:
+                        raise _out_of_memory("an image") from error
+                show(1, new)
+        if refused and len(refused) == len(self._names):
+            why = list(refused.values())[-1]
+            raise SceneError(f"none of {len(refused)} images can be used; the last one: {why}")
+        return refused
+
+    def descriptors(self, images: Sequence[int]) -> np.ndarray:
+        """Return the descriptors (len(images), d) float32 of images that have features.
+
+        Raises:
+            ReconstructionError: A file is missing or damaged.
+        """
+        expected = {"descriptor_d": (None, np.float32)}
+        return np.stack(
+            [
+                read_arrays(self._features_path(k), expected, "descriptor")["descriptor_d"]
+                for k in images
+            ]
+        )
+
+    def decode(self, pairs: Iterable[Pair]) -> None:
+        """Look at every pair (i, j), i < j, that was not looked at before; both need features.
+
+        Where the GPU's memory does not hold a batch, it is halved for the rest of the run.
+
+        Raises:
+            ReconstructionError: A file is damaged or cannot be written, or a single pair does not
+                fit into the GPU's memory.
+        """
+        groups = defaultdict(list)
+        for i, j in sorted(pairs):
+            groups[_size(self._network[i]), _size(self._network[j])].append((i, j))
+        batch = self._batch
+        encoded = lru_cache(max(_IN_MEMORY, 2 * batch))(self._encoded)
+        with _bar("look at pairs", "pairs", sum(map(len, groups.values()))) as show:
+            for group in groups.values():
+                done = 0
+                while done < len(group):
+                    # Batches are those of an uninterrupted run: a network's last digits depend on
+                    # what is looked at together.
+                    some = group[done : done + batch]
+                    new = not all(self._pair_path(*pair).exists() for pair in some)
+                    if new and not self._decode(some, encoded):
+                        batch = len(some) // 2
+                        torch.cuda.empty_cache()
+                        _log.warning("out of GPU memory: going on with batches of %d", batch)
+                        continue
+                    done += len(some)
+                    show(len(some), new)
+
+    def read(self, i: int, j: int) -> tuple[DirectedPair, DirectedPair]:
+        """Return what was said of two images: in the frame of i, then in that of j.
+
+        Raises:
+            ReconstructionError: The file is missing, damaged, or of other sizes.
+        """
+        if i > j:
+            return self.read(j, i)[::-1]
+        i_hw4, j_hw4 = ((*self._cells(k), 4) for k in (i, j))
+        path = self._pair_path(i, j)
+        shapes = {"own_ij": i_hw4, "other_ij": j_hw4, "own_ji": j_hw4, "other_ji": i_hw4}
+        arrays = read_arrays(path, {key: (s, np.float16) for key, s in shapes.items()}, "pair")
+        maps = {key: packed_hw4.astype(np.float32) for key, packed_hw4 in arrays.items()}
+        for key, packed_hw4 in maps.items():
+            seen_hw = packed_hw4[..., 3] > 0
+            if not (np.isfinite(packed_hw4).all(axis=-1) == seen_hw).all():
+                raise ReconstructionError(
+                    f"{path}: {key} has points without confidence or the reverse; delete it and "
+                    "run `mote-distill reconstruct` again"
+                )
+        first, second = (
+            DirectedPair(*pair, own[..., :3], own[..., 3], other[..., :3], other[..., 3])
+            for pair, own, other in (
+                ((i, j), maps["own_ij"], maps["other_ij"]),
+                ((j, i), maps["own_ji"], maps["other_ji"]),
+            )
+        )
+        return first, second
+
+    def remove(self) -> None:
+        """Delete everything that is kept, and the folder where nothing else is in it.
+
+        Raises:
+            ReconstructionError: It cannot be deleted.
+        """
+        try:
+            for kind in ("features", "pairs"):
+                if (self.folder / kind).exists():
+                    shutil.rmtree(self.folder / kind)
+            # Last: without it, another run would take these files for its own.
+            (self.folder / _INDEX).unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+        except OSError as error:
+            raise ReconstructionError(
+                f"{self.folder}: cannot be deleted ({error.strerror}); delete it by hand"
+            ) from error
+
+    def _encode(self, k: int, frame: Frame) -> None:
+        live = self._live[k]
+        image_hw3 = frame.image()
+        if image_hw3.shape[:2] != (live.height, live.width):
+            raise SceneError(
+                f"frame {frame.name}: is {image_hw3.shape[1]}x{image_hw3.shape[0]} px, expected "
+                f"{live.width}x{live.height} px by its camera"
+            )
+        if live.distortion:
+            image_hw3 = _undistorting(live).warp(image_hw3)
+        encoded = self._predictor.encode(frame, image_hw3, _undistorted(live))
+        write_arrays(
+            self._features_path(k),
+            {"features": encoded.features, "descriptor_d": self._predictor.descriptor(encoded)},
+        )
+
+    def _encoded(self, k: int) -> Encoded:
+        expected = {"features": (None, np.float16)}
+        arrays = read_arrays(self._features_path(k), expected, "image")
+        return Encoded(arrays["features"], self._network[k])
+
+    @torch.inference_mode()
+    def _decode(self, pairs: list[Pair], encoded: Callable[[int], Encoded]) -> bool:
+        """Look at a batch of pairs of equal sizes, and write their files; False: out of memory."""
+        ones, others = zip(*pairs, strict=True)
+        try:
+            forward, backward = self._predictor.decode(
+                [encoded(i) for i in ones], [encoded(j) for j in others]
+            )
+            maps = {
+                "own_ij": self._reduced(forward.first, ones),
+                "other_ij": self._reduced(forward.second, others),
+                "own_ji": self._reduced(backward.first, others),
+                "other_ji": self._reduced(backward.second, ones),
+            }
+        except torch.cuda.OutOfMemoryError as error:
+            if len(pairs) == 1:
+                raise _out_of_memory("a pair of images") from error
+            return False
+        for k, pair in enumerate(pairs):
+            write_arrays(self._pair_path(*pair), {key: packed[k] for key, packed in maps.items()})
+        return True
+
+    def _reduced(self, pointmap: Pointmap, images: Sequence[int]) -> list[np.ndarray]:
+        """Return the cells (h, w, 4) float16 of each image of a batch."""
+        alike = defaultdict(list)
+        for row, k in enumerate(images):
+            alike[self._network[k], self._grids[k]].append(row)
+        packed: dict[int, np.ndarray] = {}
+        for (network, grid), rows in alike.items():
+            # The whole batch is not copied: dense pointmaps are large.
+            part = slice(None) if len(rows) == len(images) else rows
+            some = Pointmap(pointmap.points_bhw3[part], pointmap.confidence_bhw[part])
+            cells = _packed(*reduce_to_cells(some, network, grid, self._stride))
+            packed.update(zip(rows, cells, strict=True))
+        return [packed[row] for row in range(len(images))]
+
+    def _cells(self, k: int) -> tuple[int, int]:
+        """Return the rows and columns of an image's cells."""
+        return self._grids[k].height // self._stride, self._grids[k].width // self._stride
+
+    def _features_path(self, k: int) -> Path:
+        return self.folder / f"features/{k:06d}.npz"
+
+    def _pair_path(self, i: int, j: int) -> Path:
+        return self.folder / f"pairs/{i:06d}-{j:06d}.npz"
+
+
+def _packed(points_bhw3: Tensor, confidence_bhw: Tensor) -> np.ndarray:
+    """Return points and confidence (b, h, w, 4) in half precision; what exceeds it is unseen."""
+    confidence_bhw1 = confidence_bhw.clamp(max=_LARGEST)[..., None]
+    packed_bhw4 = torch.cat([points_bhw3, confidence_bhw1], dim=-1).half()
+    seen_bhw = packed_bhw4.isfinite().all(dim=-1) & (packed_bhw4[..., 3] > 0)
+    unseen_4 = packed_bhw4.new_tensor([torch.nan, torch.nan, torch.nan, 0])
+    return torch.where(seen_bhw[..., None], packed_bhw4, unseen_4).cpu().numpy()
+
+
+def _out_of_memory(what: str) -> ReconstructionError:
+    return ReconstructionError(
+        f"the GPU's memory does not hold {what}; free some, or use a smaller network or the CPU"
+    )
+
+
+def _size(camera: Camera) -> tuple[int, int]:
+    return camera.width, camera.height
+
+
+def _undistorted(live: Camera) -> Camera:
+    return replace(live, distortion=())
+
+
+@lru_cache(4)
+def _undistorting(live: Camera) -> CanonicalView:
+    """Return what undistorts the images of a camera, size and focal lengths kept."""
+    return CanonicalView(live, _undistorted(live), stride=1)
+
+
+@contextmanager
+def _bar(description: str, unit: str, total: int) -> Iterator[Callable[[int, bool], None]]:
+    """Show a progress bar; give the function that moves it: how many more, and whether new."""
+    with progress_bar("{task.fields[rate]:.1f} " + f"{unit}/s") as bar:
+        task = bar.add_task(description, total=total, rate=0.0)
+        count, start_s = 0, time.perf_counter()
+
+        def show(more: int, new: bool) -> None:
+            nonlocal count, start_s
+            count += more if new else 0
+            start_s = start_s if count else time.perf_counter()
+            rate = count / max(time.perf_counter() - start_s, 1e-9) if count else 0.0
+            bar.update(task, advance=more, rate=rate)
+
+        yield show

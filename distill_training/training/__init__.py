@@ -1,0 +1,1 @@
+"""Stage 4: trains a student on a reconstruction; resumable."""

@@ -1,0 +1,39 @@
+"""Fingerprints: of a file, and of everything that a training follows from."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+from distill_training.common.file_hash import file_sha256
+from distill_training.reconstruction import Reconstruction
+from distill_training.training.train_config import TrainConfig
+
+
+def training_identity(
+    reconstruction: Reconstruction,
+    student: str,
+    settings: Mapping[str, object],
+    config: TrainConfig,
+    processes: int = 1,
+) -> str:
+    """Return what changes with whatever decides what is learned, in hexadecimal.
+
+    Of a pretrained file its content counts, not its name. What is only said of the student may be
+    said otherwise of one that is trained already, so neither what it is calibrated by counts nor
+    the keyframes that stand beside it.
+
+    Raises:
+        CheckpointError: The pretrained file cannot be read.
+    """
+    file = settings.get("pretrained")
+    learned = asdict(replace(config, calibrated_by=None))
+    del learned["keyframes"]
+    decisive = {
+        "reconstruction": reconstruction.index(),
+        "student": student,
+        "settings": {**settings, "pretrained": file_sha256(str(file))} if file else settings,
+        "config": learned,
+        "processes": processes,
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

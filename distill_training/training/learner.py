@@ -1,0 +1,116 @@
+"""A step of a training: losses, their gradient, new weights."""
+
+import math
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from distill_training.students import Student
+from distill_training.training.checkpoint import TrainState
+from distill_training.training.losses import (
+    Optics,
+    distillation_loss,
+    neighbour_loss,
+    reprojection_loss,
+)
+from distill_training.training.train_config import TrainConfig
+
+
+class Learner:
+    """A student, and how it learns from a batch."""
+
+    def __init__(
+        self, fabric: Fabric, network: Student, optics: Optics, config: TrainConfig
+    ) -> None:
+        """Begin a training of a student; it is moved to the device."""
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.AdamW(
+            network.parameter_groups(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        averaged = _average(network, config.ema, fabric.device) if config.ema else None
+        self._student, optimizer = fabric.setup(network, optimizer)
+        self.state = TrainState(network, optimizer, averaged)
+        self._fabric, self._optics, self._config = fabric, optics, config
+
+    def learn(self, batch: dict[str, Tensor], done: float) -> dict[str, Tensor]:
+        """Make a step at a share `done` of the training; return each loss by name, and `total`."""
+        state, config = self.state, self._config
+        _train_mode(state.network, fix_statistics=done >= config.fix_statistics)
+        batch = {key: value.to(self._fabric.device) for key, value in batch.items()}
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["rate"] * config.learning_rate * one_cycle(done, config.warm_up)
+        points_bhw3, sigma_bhw = self._student(batch["image_hw3"])
+        losses = _losses(points_bhw3, sigma_bhw, batch, self._optics, config, done)
+        state.optimizer.zero_grad()
+        self._fabric.backward(losses["total"])
+        # what is not finite is found at the next check: looking at every step would wait for a GPU
+        self._fabric.clip_gradients(
+            self._student, state.optimizer, max_norm=1.0, error_if_nonfinite=False
+        )
+        state.optimizer.step()
+        if state.averaged:
+            state.averaged.update_parameters(state.network)
+        state.step += 1
+        return losses
+
+
+def _average(network: nn.Module, decay: float, device: torch.device) -> AveragedModel:
+    """Return the running average of a network's weights; batch statistics are averaged alike."""
+    return AveragedModel(
+        network, device, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
+    )
+
+
+def one_cycle(done: float, warm_up: float) -> float:
+    """Return the learning rate, as a share of its highest, at a share `done` of the training.
+
+    Rises and falls along half cosines (Smith and Topin 2018, with cosine annealing).
+    """
+    if done < warm_up:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * done / warm_up)) / 2
+    return (
+        1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (min(done, 1) - warm_up) / (1 - warm_up))) / 2
+    )
+
+
+def _train_mode(network: nn.Module, fix_statistics: bool) -> None:
+    """Put a student in training mode, batch normalization in evaluation mode where it is fixed."""
+    network.train()
+    if fix_statistics:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+
+def _losses(
+    points_bhw3: Tensor,
+    sigma_bhw: Tensor,
+    batch: dict[str, Tensor],
+    optics: Optics,
+    config: TrainConfig,
+    done: float,
+) -> dict[str, Tensor]:
+    """Return each loss by name, and their sum as `total`."""
+    target_bhw3, valid_bhw = batch["points_hw3"], batch["valid_hw"]
+    total = distillation_loss(points_bhw3, sigma_bhw, target_bhw3, valid_bhw, batch["sigma_hw"])
+    losses = {"distill": total}
+    if config.loss == "distill+reprojection":
+        first, last = config.reprojection_bound_px
+        # The bound narrows along a quarter circle, slowly at first (ACE, CVPR 2023, section 3.3).
+        bound_px = last + (first - last) * math.sqrt(1 - done**2)
+        own = reprojection_loss(
+            points_bhw3,
+            batch["pixels_hw2"],
+            batch["T_cam_map"],
+            optics,
+            batch["inside_hw"],
+            bound_px,
+        )
+        near = neighbour_loss(
+            points_bhw3, target_bhw3, batch["T_near_map"], optics, valid_bhw, bound_px
+        )
+        losses |= {"reprojection_px": own, "neighbour_px": near}
+        total = total + config.reprojection_weight * (own + near)
+    return {**losses, "total": total}
