@@ -24,7 +24,7 @@ setup(
     ],
     entry_points={
         "console_scripts": [
-            f"localizer = {NAME}.nodes.main:main",
+            f"localizer = {NAME}.nodes.localizer_main:main",
             f"mote = {NAME}.cli:main",
             "mote-distill = distill_training.cli:main",
         ],

@@ -69,3 +69,9 @@ def ros_env() -> Iterator[None]:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
         yield
+
+
+def python_path() -> str:
+    """Return the PYTHONPATH of a test that starts Python itself: as pytest's own, see pyproject."""
+    folders = (ROOT, ROOT / "tests", ROOT / "tests/runtime", ROOT / "tests/trainer")
+    return os.pathsep.join(map(str, folders))

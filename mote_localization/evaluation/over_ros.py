@@ -94,7 +94,7 @@ def replay(
         with _ended_by_sigterm(), ExitStack() as stack:
             start = _Starter(folder, stack)
             node = start(
-                "localizer",
+                "localizer_main",
                 ["--ros-args", "-r", f"image:={played.image_topic}"]
                 + ["-r", f"camera_info:={played.info_topic}"]
                 # JSON strings are YAML strings, whatever a path holds.
@@ -158,8 +158,8 @@ class _Process:
     """A child of ours, and its log."""
 
     def __init__(self, name: str, arguments: Sequence[str], env: dict[str, str], log: Path) -> None:
-        """Start a module of the nodes' room."""
-        self.name, self.log = name, log
+        """Start a module of `mote_localization.nodes`."""
+        self.name, self.log = name.removesuffix("_main"), log
         command = [sys.executable, "-m", f"mote_localization.nodes.{name}", *arguments]
         with log.open("wb") as output:
             self._child = subprocess.Popen(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
+from conftest import python_path
 from PIL import Image  # noqa: E402
 from test_dust3r import small_network  # noqa: E402
 
@@ -631,9 +632,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path: Path):
     """Forks where no thread runs yet: in a process of its own."""
-    here = Path(__file__).parent
     code = "import sys, pathlib, test_photographs as t; t.run_killed(pathlib.Path(sys.argv[1]))"
-    environment = {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        "PYTHONPATH": python_path(),
+        "OMP_NUM_THREADS": "1",
+    }
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "killed")],
         check=True,

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 import torch  # noqa: E402
+from conftest import python_path
 
 from distill_training.poses.image_pairs import complete_pairs  # noqa: E402
 from distill_training.teachers.pairwise.cells import reduce_to_cells  # noqa: E402
@@ -390,7 +391,6 @@ def run_killed(folder: Path) -> None:
 
 def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path: Path):
     """Forks where no thread runs yet: in a process of its own."""
-    here = Path(__file__).parent
     subprocess.run(
         [
             sys.executable,
@@ -399,7 +399,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path: Path)
             str(tmp_path / "killed"),
         ],
         check=True,
-        env={**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"},
+        env={**os.environ, "PYTHONPATH": python_path()},
     )
     partial = contents(tmp_path / "killed")
     run_whole(tmp_path / "killed")

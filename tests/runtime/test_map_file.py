@@ -354,7 +354,7 @@ def test_a_full_disk_keeps_the_old_map(good, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)
 
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     ended = subprocess.run(
         [sys.executable, "-B", "-c", script, path, good],
         env={**os.environ, "PYTHONPATH": str(root)},

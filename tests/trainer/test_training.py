@@ -114,7 +114,7 @@ def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstructio
     )
     folder = tmp_path / "resumed"
     command = [sys.executable, "-c", script, str(reconstruction.folder), str(folder)]
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     run = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True)
     assert run.returncode == 9, run.stderr.decode()
     resumed, info = train(reconstruction, folder, "cnn", SMALL, averaging)
@@ -198,7 +198,7 @@ def test_two_processes_train_one_student(reconstruction: Reconstruction, tmp_pat
     folder = tmp_path / "together"
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "LT_ACCELERATOR": "cpu",
         "GLOO_SOCKET_IFNAME": "lo",
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
@@ -268,7 +268,7 @@ def test_a_training_that_diverges_is_refused_and_its_last_checkpoint_survives(
 
 
 def mote_distill(*arguments: object) -> subprocess.CompletedProcess:
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     run = "from distill_training.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", run, *map(str, arguments)],

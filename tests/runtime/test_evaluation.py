@@ -461,7 +461,7 @@ def test_nothing_is_left_running_after_sigterm(tmp_path, tiny_map, drive):
         "from pathlib import Path; from mote_localization.evaluation.evaluate import Evaluate; "
         f"Evaluate(Path({str(drive)!r}), Path({str(tiny_map)!r}), ros=True, rate=0.01).run()"
     )
-    tmp = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    tmp = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", code], env=os.environ | tmp) as process:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("mote-*/published.jsonl")):

@@ -89,7 +89,14 @@ def localizer(ros_env, room_map, tmp_path_factory):
     """The node under test: it serves all tests of this module and must end well after them."""
     log = tmp_path_factory.mktemp("node") / "localizer.log"
     one = Child(
-        log, "localizer", "--ros-args", "-p", f"map:={room_map}", "-p", "publish_tf:=true", *TOPICS
+        log,
+        "localizer_main",
+        "--ros-args",
+        "-p",
+        f"map:={room_map}",
+        "-p",
+        "publish_tf:=true",
+        *TOPICS,
     )
     yield one
     try:
@@ -422,7 +429,7 @@ def test_an_unforeseen_fault_has_its_status_too(child, robot, room_map, tmp_path
     )
     path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
     node = child(
-        "localizer", "--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other", *TOPICS,
+        "localizer_main", "--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other", *TOPICS,
         PYTHONPATH=path,
     )  # fmt: skip
     statuses = []
@@ -524,7 +531,9 @@ def test_what_cannot_start_says_why_in_one_line(child, tmp_path, room_map):
         for path, said in broken_maps(tmp_path, room_map).values()
     }
     expected |= {"map:=''": "`map` is empty", "threads:=-1": "threads", "map:=3": "'map'"}
-    nodes = {argument: child("localizer", "--ros-args", "-p", argument) for argument in expected}
+    nodes = {
+        argument: child("localizer_main", "--ros-args", "-p", argument) for argument in expected
+    }
     for argument, node in nodes.items():
         assert node.code() == 1, argument
         errors = [line for line in node.text().splitlines() if line.startswith("error: ")]
@@ -535,7 +544,7 @@ def test_what_cannot_start_says_why_in_one_line(child, tmp_path, room_map):
 
 def test_an_unknown_scale_is_said_once_at_the_start(child, tmp_path, localizer):
     own = write_constant_map(tmp_path / "own.onnx", metric=False)
-    node = child("localizer", "--ros-args", "-p", f"map:={own}", "-r", "__ns:=/other")
+    node = child("localizer_main", "--ros-args", "-p", f"map:={own}", "-r", "__ns:=/other")
     assert wait_for(lambda: "localizing" in node.text()), node.text()
     assert node.end() == 0
     assert node.text().count("scale is unknown") == 1
@@ -543,14 +552,14 @@ def test_an_unknown_scale_is_said_once_at_the_start(child, tmp_path, localizer):
 
 
 def test_sigterm_ends_it_well(child, room_map):
-    node = child("localizer", "--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other")
+    node = child("localizer_main", "--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other")
     assert wait_for(lambda: "localizing" in node.text()), node.text()
     assert node.end(signal.SIGTERM) == 0
 
 
 def test_sigint_while_it_starts_ends_it_well(child, room_map):
     arguments = ["--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other"]
-    for node in [child("localizer", *arguments) for _ in range(3)]:
+    for node in [child("localizer_main", *arguments) for _ in range(3)]:
         # before it holds its signals, Python itself is starting
         assert wait_for(lambda node=node: "localizing" in node.text() or holds_sigint(node))
         assert node.end() == 0  # one after the other: each is further in its start
@@ -569,7 +578,7 @@ def test_without_tf2_msgs_it_runs_and_says_so(child, room_map, tmp_path):
     (package / "__init__.py").write_text("raise ImportError('not installed')")
     path = os.pathsep.join([str(package.parent), os.environ["PYTHONPATH"]])
     node = child(
-        "localizer", "--ros-args", "-p", f"map:={room_map}", "-p", "publish_tf:=true",
+        "localizer_main", "--ros-args", "-p", f"map:={room_map}", "-p", "publish_tf:=true",
         "-r", "__ns:=/other", PYTHONPATH=path,
     )  # fmt: skip
     assert wait_for(lambda: "localizing" in node.text()), node.text()
