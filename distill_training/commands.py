@@ -133,8 +133,8 @@ class Learning:
                 "found --int8 with --student vit, expected cnn or mobilenet: attention gains "
                 "nothing by 8-bit integers here"
             )
-        if self.train.calibrated_by:
-            read_map(self.train.calibrated_by)
+        if self.train.calibration_from:
+            read_map(self.train.calibration_from)
         with training_packages():
             import distill_training.export.onnx_export
             import distill_training.training.trainer  # noqa: F401

@@ -27,12 +27,12 @@ def run_command(commands: dict[str, Any], program: str, description: str) -> Non
     """
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    with faults_in_a_line():
+    with one_line_errors():
         tyro.extras.subcommand_cli_from_dict(commands, prog=program, description=description).run()
 
 
 @contextmanager
-def faults_in_a_line() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Leave with 1 and one line where the input is at fault; quietly when interrupted."""
     try:
         yield

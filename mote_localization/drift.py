@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mote_localization.errors import MapFileError
-from mote_localization.geometry import moved, pose_from, quaternion_xyzw
+from mote_localization.geometry import pose_from, quaternion_xyzw, retract
 
 MAX_STATIONS = 256
 DIGITS = 5  # after the point, of a station: hundredths of a millimetre, thousandths of a degree
@@ -31,10 +31,10 @@ class Drift:
     """The drift at some of the cameras that a map was made of, and how far each has a say."""
 
     # x y z (m) and quaternion x y z w of the camera in the map's consistent frame, then the motion
-    # (m, rad; see `geometry.motion_between`) from its adjusted pose to the given one
+    # (m, rad; see `geometry.local_coordinates`) from its adjusted pose to the given one
     stations: tuple[tuple[float, ...], ...]
-    reach_m: float  # length scale of the kernel, of the distance
-    reach_deg: float  # and of the angle between two cameras, as the chord
+    length_scale_m: float  # length scale of the kernel, of the distance
+    length_scale_deg: float  # and of the angle between two cameras, as the chord
     noise: float  # variance of a station's own error, as a share of the drift's variance
 
     def __post_init__(self) -> None:
@@ -55,8 +55,8 @@ class Drift:
                 "length 1"
             )
         for name, value, (least, most) in (
-            ("reach_m", self.reach_m, _REACHES),
-            ("reach_deg", self.reach_deg, _REACHES),
+            ("length_scale_m", self.length_scale_m, _REACHES),
+            ("length_scale_deg", self.length_scale_deg, _REACHES),
             ("noise", self.noise, _NOISES),
         ):
             if not least <= value <= most:
@@ -94,14 +94,14 @@ def viewpoint(T_map_cam: np.ndarray) -> np.ndarray:
 
 
 def kernel(
-    viewpoints_nk: np.ndarray, others_mk: np.ndarray, reach_m: float, reach_deg: float
+    viewpoints_nk: np.ndarray, others_mk: np.ndarray, length_scale_m: float, length_scale_deg: float
 ) -> np.ndarray:
     """Return the correlation (n, m) of the drift between viewpoints, of shape nu = 3/2.
 
     Rasmussen and Williams 2006, eq. 4.17. The drift of real trackers is likelier under it than
     under a squared exponential, which is smoother.
     """
-    scale_k = np.repeat((1 / reach_m, 1 / math.radians(reach_deg)), (3, 9))
+    scale_k = np.repeat((1 / length_scale_m, 1 / math.radians(length_scale_deg)), (3, 9))
     apart_nmk = (viewpoints_nk[:, None] - others_mk) * scale_k
     distance_nm = math.sqrt(3) * np.linalg.norm(apart_nmk, axis=-1)
     return (1 + distance_nm) * np.exp(-distance_nm)
@@ -115,14 +115,14 @@ class Kriging:
         self._drift, self._viewpoints_nk = drift, viewpoints(drift.stations)
         motions_n6 = np.array(drift.stations)[:, -6:]
         correlation_nn = kernel(
-            self._viewpoints_nk, self._viewpoints_nk, drift.reach_m, drift.reach_deg
+            self._viewpoints_nk, self._viewpoints_nk, drift.length_scale_m, drift.length_scale_deg
         )
         self._inverse_nn = np.linalg.inv(correlation_nn + drift.noise * np.eye(len(motions_n6)))
         self._shares_n6 = self._inverse_nn @ motions_n6
         # What the six numbers vary by, and together: the most likely covariance.
         self._variance_66 = motions_n6.T @ self._shares_n6 / len(motions_n6)
 
-    def told(self, T_map_cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, T_map_cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where the given frame has a pose (4, 4), and what is not known of that.
 
         Covariance (6, 6) x y z rotX rotY rotZ in the axes of the map, m and rad; it grows to that
@@ -130,7 +130,10 @@ class Kriging:
         """
         drift = self._drift
         near_n = kernel(
-            viewpoint(T_map_cam)[None], self._viewpoints_nk, drift.reach_m, drift.reach_deg
+            viewpoint(T_map_cam)[None],
+            self._viewpoints_nk,
+            drift.length_scale_m,
+            drift.length_scale_deg,
         )[0]
         unknown = 1 + drift.noise - near_n @ self._inverse_nn @ near_n
-        return moved(T_map_cam, near_n @ self._shares_n6), unknown * self._variance_66
+        return retract(T_map_cam, near_n @ self._shares_n6), unknown * self._variance_66

@@ -76,7 +76,7 @@ def log_rotation(R_33: np.ndarray) -> np.ndarray:
     return vector_3 * (2 * np.arctan2(length, abs(w)) / length if length else 2)
 
 
-def motion_between(T_map_from: np.ndarray, T_map_to: np.ndarray) -> np.ndarray:
+def local_coordinates(T_map_from: np.ndarray, T_map_to: np.ndarray) -> np.ndarray:
     """Return what takes one pose (4, 4) to another: x y z rotX rotY rotZ (6,), m and rad.
 
     In the axes of the map, about the camera's own position, as covariances of poses are.
@@ -85,15 +85,15 @@ def motion_between(T_map_from: np.ndarray, T_map_to: np.ndarray) -> np.ndarray:
     return np.concatenate([T_map_to[:3, 3] - T_map_from[:3, 3], turn_3])
 
 
-def moved(T_map_cam: np.ndarray, motion_6: np.ndarray) -> np.ndarray:
-    """Return the pose (4, 4) after a motion; the inverse of `motion_between`."""
+def retract(T_map_cam: np.ndarray, motion_6: np.ndarray) -> np.ndarray:
+    """Return the pose (4, 4) after a motion; the inverse of `local_coordinates`."""
     T = T_map_cam.copy()
     T[:3, 3] += motion_6[:3]
     T[:3, :3] = exp_rotation(motion_6[3:]) @ T_map_cam[:3, :3]
     return T
 
 
-def cross(v: np.ndarray) -> np.ndarray:
+def skew(v: np.ndarray) -> np.ndarray:
     """Return the matrices (..., 3, 3) that take w to v x w."""
     x, y, z = np.moveaxis(v, -1, 0)
     o = np.zeros_like(x)

@@ -30,7 +30,7 @@ _BACK_PX = 1.0  # tracked there and back, a point is where it was
 _STEEPEST = 0.15  # of the distance: corners farther apart are of two surfaces
 
 
-class Sight(NamedTuple):
+class QueryImage(NamedTuple):
     """What a camera sees, and about where it is."""
 
     grey_hw: np.ndarray  # uint8, of even contrast, canonical camera
@@ -108,7 +108,7 @@ class KeyframeMatcher:
         covered_hw: np.ndarray,
         T_map_cam: np.ndarray,
         points_hw3: np.ndarray,
-    ) -> Sight:
+    ) -> QueryImage:
         """Return what is to be found again.
 
         Args:
@@ -123,9 +123,9 @@ class KeyframeMatcher:
             depth_hw = np.nan_to_num(depth_hw, nan=np.nanmedian(depth_hw), posinf=_NEAREST_M)
         depth_n = cv2.medianBlur(depth_hw, 5).reshape(-1).astype(np.float64)
         grey_hw = _even_contrast(cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY))
-        return Sight(grey_hw, covered_hw.reshape(-1), self._rays_n3 * depth_n[:, None])
+        return QueryImage(grey_hw, covered_hw.reshape(-1), self._rays_n3 * depth_n[:, None])
 
-    def match(self, sight: Sight, T_map_cam: np.ndarray, search: Search) -> PlaceMatches:
+    def match(self, sight: QueryImage, T_map_cam: np.ndarray, search: Search) -> PlaceMatches:
         """Return what of the place is found in an image near where it is from a pose (4, 4)."""
         points, pixels = [np.zeros((0, 3))], [np.zeros((0, 2))]
         for drawing in self._draw(T_map_cam, transform(T_map_cam, sight.points_n3), search):
@@ -215,7 +215,7 @@ class KeyframeMatcher:
         return source_hw.reshape(rows * stride, columns * stride)
 
     def _track(
-        self, sight: Sight, drawing: _Drawing, search: Search
+        self, sight: QueryImage, drawing: _Drawing, search: Search
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the cells (m) of an image that are found in a drawing, and where (m, 2)."""
         cell_m = np.flatnonzero(drawing.shown.drawn_n & sight.covered_n)

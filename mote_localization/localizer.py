@@ -12,7 +12,7 @@ from mote_localization.backends import Backend, create_backend
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
 from mote_localization.drift import Kriging
 from mote_localization.geometry import invert, transform
-from mote_localization.keyframe_matcher import KeyframeMatcher, Search, Sight
+from mote_localization.keyframe_matcher import KeyframeMatcher, QueryImage, Search
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, solve_pose
 
@@ -147,7 +147,7 @@ class Localizer:
                 self._keyframes.see(canonical_hw3, view.covered_hw, solution.T_map_cam, points_hw3),
             )
         told = self._in_given_frame(solution) if solution else None
-        reason = self._doubt(told, pixels_n2)
+        reason = self._rejection_reason(told, pixels_n2)
         believed = told if not reason else None
         if self._drift and solution and believed:
             to_given = believed.T_map_cam @ invert(solution.T_map_cam)
@@ -173,7 +173,7 @@ class Localizer:
         )
 
     def _look_again(
-        self, keyframes: KeyframeMatcher, T_map_cam: np.ndarray, sight: Sight
+        self, keyframes: KeyframeMatcher, T_map_cam: np.ndarray, sight: QueryImage
     ) -> tuple[PoseSolution | None, np.ndarray]:
         """Return the pose that the keyframes confirm, None where they do not, and its pixels."""
         solution = None
@@ -197,7 +197,7 @@ class Localizer:
         """Return a pose as it is in the frame of the given poses, with an honest covariance."""
         T_map_cam, covariance_66 = solution.T_map_cam, solution.covariance_66
         if self._drift:
-            T_map_cam, unknown_66 = self._drift.told(T_map_cam)
+            T_map_cam, unknown_66 = self._drift.predict(T_map_cam)
             covariance_66 = covariance_66 + unknown_66
         honest_66 = self.info.covariance_scale * covariance_66
         return replace(solution, T_map_cam=T_map_cam, covariance_66=honest_66)
@@ -217,7 +217,7 @@ class Localizer:
             )
         return chosen
 
-    def _doubt(self, solution: PoseSolution | None, pixels_n2: np.ndarray) -> str:
+    def _rejection_reason(self, solution: PoseSolution | None, pixels_n2: np.ndarray) -> str:
         """Return why a pose is not to be believed; empty when it is."""
         config, unit = self.config, self.info.unit
         if len(pixels_n2) < config.min_inliers:

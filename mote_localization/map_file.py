@@ -35,6 +35,7 @@ _MAX_PROPERTY_CHARS = 1 << 20
 _MAX_KEYFRAME_CHARS = 1 << 25  # of all of them
 _MIN_OPSET = 17
 _DOMAINS = {"", "ai.onnx"}  # of the standard operators
+_DRIFT_KEYS = {"length_scale_m": "reach_m", "length_scale_deg": "reach_deg"}
 _TENSOR_TYPES = {"image": onnx.TensorProto.UINT8}  # the others are float32
 
 
@@ -193,6 +194,9 @@ def read_map(path: Path | str) -> MapFile:
 def _to_properties(info: MapInfo) -> dict[str, str]:
     """Return the description as ONNX metadata: plain text stays text, the rest is JSON."""
     values = {**asdict(info), "format_version": info.format_version}
+    if info.drift:  # the names of the file format are older than those of the code
+        drift = values["drift"]
+        values["drift"] = {_DRIFT_KEYS.get(name, name): value for name, value in drift.items()}
     return {
         _PREFIX + key: value if isinstance(value, str) else json.dumps(value, default=_as_text)
         for key, value in values.items()

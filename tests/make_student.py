@@ -5,9 +5,9 @@ import torch
 from make_wall import SMALL as SMALL_CNN
 from torch import Tensor, nn
 
-from distill_training.students import CellGrid, SceneFrame, Student, create_student
+from distill_training.students import CellGrid, SceneNormalization, Student, create_student
 
-FRAME = SceneFrame((1.0, 2.0, 3.0), 1.5)
+FRAME = SceneNormalization((1.0, 2.0, 3.0), 1.5)
 SMALL: dict[str, dict] = {
     "cnn": SMALL_CNN,
     "mobilenet": {"width": 16, "blocks": 1},

@@ -355,7 +355,10 @@ def test_of_many_refused_photographs_some_are_named():
     ("arguments", "complaint"),
     [
         ("--checkpoint c.pth", "--checkpoint: for --teacher dust3r, found --teacher rgbd"),
-        ("--poses estimate --pairs.reach 3", "--poses, --pairs.reach: for --teacher dust3r or sim"),
+        (
+            "--poses estimate --pairs.max-gap 3",
+            "--poses, --pairs.max-gap: for --teacher dust3r or sim",
+        ),
         ("--teacher simulated --device cuda", "--device: for --teacher dust3r, found"),
         ("--teacher simulated --max-depth-m 3", "--max-depth-m: for --teacher rgbd, found"),
         ("--teacher dust3r --checkpoint c.pth --simulated.seed 1", "--simulated.seed: for --tea"),
@@ -452,3 +455,17 @@ def test_without_torch_it_says_what_to_install(room, command, output):
     assert "No module named 'torch'" in ended.stderr
     assert "install it with `pip install -r requirements/train.txt" in ended.stderr
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "now"),
+    [
+        ("distill x -o y.onnx --fix-statistics=0.5", "--freeze-batch-norm"),
+        ("distill x -o y.onnx --calibrated-by m.onnx", "--calibration-from"),
+        ("map x -o y.onnx --augment.novel 0.3", "--augment.novel-view-fraction"),
+        ("map x -o y.onnx --pairs.reach 3", "--pairs.max-gap"),
+    ],
+)
+def test_an_option_that_was_renamed_is_an_error_that_names_the_new_one(command, given, now):
+    status, _, errors = command("mote-distill", distill_training.cli.main, given)
+    assert status == 1 and f"which is now {now}:" in errors

@@ -21,9 +21,9 @@ from distill_training.poses.image_pairs import overlapping_pairs
 from distill_training.poses.refinement import find_consistent_poses
 from distill_training.teachers.teacher_config import PairsConfig, RgbdConfig
 from mote_localization.camera import Camera
-from mote_localization.command_line import faults_in_a_line
+from mote_localization.command_line import one_line_errors
 from mote_localization.drift import Kriging
-from mote_localization.geometry import motion_between, transform
+from mote_localization.geometry import local_coordinates, transform
 from mote_localization.pose import PoseConfig, solve_pose
 from mote_localization.progress import track
 from mote_localization.scenes import open_scene
@@ -77,9 +77,9 @@ class Bench:
             for row, T in (
                 ("given", _localize(matches, i, T_given_n44[:first], finder.live)),
                 ("adjusted", adjusted),
-                ("told back", adjusted if adjusted is None else kriging.told(adjusted)[0]),
+                ("told back", adjusted if adjusted is None else kriging.predict(adjusted)[0]),
             ):
-                miss = np.full(6, np.inf) if T is None else motion_between(given[name], T)
+                miss = np.full(6, np.inf) if T is None else local_coordinates(given[name], T)
                 rows.setdefault(row, []).append(miss)
         _print(rows, self.blocks)
 
@@ -121,5 +121,5 @@ def _centimetres(metres: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    with faults_in_a_line():
+    with one_line_errors():
         tyro.cli(Bench, description=__doc__).run()

@@ -29,7 +29,7 @@ from distill_training.reconstruction import Reconstruction
 from distill_training.teachers import rgbd
 from distill_training.teachers.teacher_config import CellsConfig, RgbdConfig
 from mote_localization.backends import create_backend, on_processor
-from mote_localization.command_line import faults_in_a_line
+from mote_localization.command_line import one_line_errors
 from mote_localization.errors import MoteError
 from mote_localization.evaluation.evaluate import localize
 from mote_localization.evaluation.machine import (
@@ -411,5 +411,5 @@ def _use_cores(count: int) -> None:
 
 
 if __name__ == "__main__":
-    with faults_in_a_line():
+    with one_line_errors():
         tyro.cli(Bench, description=__doc__).run()

@@ -31,7 +31,7 @@ from distill_training.reconstruction import open_reconstruction
 from distill_training.teachers import rgbd
 from distill_training.teachers.teacher_config import RgbdConfig
 from mote_localization.camera import Camera
-from mote_localization.command_line import faults_in_a_line
+from mote_localization.command_line import one_line_errors
 from mote_localization.errors import MoteError
 from mote_localization.progress import progress_bar
 from mote_localization.scenes.folder import FolderScene
@@ -275,5 +275,5 @@ def _git(*arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    with faults_in_a_line():
+    with one_line_errors():
         tyro.cli(Bench, description=__doc__).run()

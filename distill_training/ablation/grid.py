@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from distill_training.calibration.validation import split_frames
+from distill_training.common.renamed_options import refuse_renamed
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.students import FAMILIES
 from distill_training.students.settings import Settings, student_settings
@@ -150,6 +151,7 @@ def _mapping(value: object, where: str) -> dict[str, Any]:
 def _layer(value: object, where: str) -> dict[str, Value]:
     """Return settings by key; the budget is said in one way."""
     said = {key.replace("-", "_"): v for key, v in _mapping(value, where).items()}
+    refuse_renamed(said)
     for key, one in said.items():
         _check_plain(one, f"{where}: {key[:40]}")
     budgets = [key for key in _BUDGETS if key in said]
@@ -293,7 +295,7 @@ def _run(path: Path, name: str, said: dict[str, Value], sources: dict[str, Recon
 
 def _train_kinds() -> dict[str, Any]:
     """Return the type of each option of a training, by key; calibration changes no comparison."""
-    left_out = ("augment", "calibrated_by")
+    left_out = ("augment", "calibration_from")
     own = {k: v for k, v in get_type_hints(TrainConfig).items() if k not in left_out}
     return own | {_AUGMENT + k: v for k, v in get_type_hints(AugmentConfig).items()}
 

@@ -16,7 +16,7 @@ import numpy as np
 from distill_training.ablation.grid import Run
 from distill_training.calibration.validation import split_frames
 from distill_training.export.onnx_export import export_map, sample_images
-from distill_training.students import CellGrid, SceneFrame, create_student, describe
+from distill_training.students import CellGrid, SceneNormalization, create_student, describe
 from distill_training.training.history import read_history
 from distill_training.training.trainer import train
 from mote_localization.backends import create_backend
@@ -29,7 +29,7 @@ _COSTS = ("parameters", "trained", "macs", "file_bytes", "milliseconds")
 _MEASURED = {"step", "epoch", "minutes", "train_cell_cm", "held_out_cell_cm"}
 _MOST_RESULT_BYTES = 1 << 20
 _WARM_UP, _TIMED = 5, 50  # predictions before the network's time is taken, and of which
-_ANYWHERE = SceneFrame((0.0, 0.0, 0.0), 1.0)
+_ANYWHERE = SceneNormalization((0.0, 0.0, 0.0), 1.0)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def sigma_scale(error: HeldOutError) -> float:
         return round(max(error.sigma_scale, _LEAST_SIGMA_SCALE), 3)
     _log.warning(
         "no held-out frame tells how far sigmas and covariances can be trusted: they are not "
-        "calibrated; give --calibrated-by a map that was trained with --held-out and --margin"
+        "calibrated; give --calibration-from a map that was trained with --held-out and --margin"
     )
     return 1.0
 

@@ -14,7 +14,7 @@ from distill_training.training.augmentation import View
 from distill_training.training.batches import FrameStore
 from distill_training.training.train_config import TrainConfig
 from mote_localization.errors import MoteError
-from mote_localization.geometry import motion_between
+from mote_localization.geometry import local_coordinates
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import MapFile, MapInfo
 
@@ -123,7 +123,7 @@ def measure_held_out(
             centimetres.append(math.inf)
             degrees.append(180.0)
             continue
-        error_6 = motion_between(reconstruction.given_pose(name), found.T_map_cam)
+        error_6 = local_coordinates(reconstruction.given_pose(name), found.T_map_cam)
         centimetres.append(100 * float(np.linalg.norm(error_6[:3])))
         degrees.append(math.degrees(np.linalg.norm(error_6[3:])))
         information_66 = np.linalg.pinv(found.covariance_66, hermitian=True)

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from mote_localization.drift import DIGITS, MAX_STATIONS, Drift, kernel, station, viewpoints
-from mote_localization.geometry import motion_between
+from mote_localization.geometry import local_coordinates
 
 _REACHES_M = (0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 _REACHES_DEG = (20.0, 40.0, 80.0, 160.0)
@@ -37,17 +37,21 @@ def fit_drift(given: Mapping[str, np.ndarray], adjusted: Mapping[str, np.ndarray
     """
     names = list(adjusted)
     names = names[:: math.ceil(len(names) / MAX_STATIONS)]
-    motions_n6 = np.array([motion_between(adjusted[name], given[name]) for name in names])
+    motions_n6 = np.array([local_coordinates(adjusted[name], given[name]) for name in names])
     stations = tuple(station(adjusted[name], m) for name, m in zip(names, motions_n6, strict=True))
     viewpoints_nk = viewpoints(stations)
     best, left_n6, chosen = -math.inf, motions_n6, (_REACHES_M[0], _REACHES_DEG[0], _NOISES[-1])
-    for reach_m, reach_deg in product(_REACHES_M, _REACHES_DEG):
-        correlation_nn = kernel(viewpoints_nk, viewpoints_nk, reach_m, reach_deg)
+    for length_scale_m, length_scale_deg in product(_REACHES_M, _REACHES_DEG):
+        correlation_nn = kernel(viewpoints_nk, viewpoints_nk, length_scale_m, length_scale_deg)
         for noise in _NOISES:
             inverse_nn = np.linalg.inv(correlation_nn + noise * np.eye(len(names)))
             likelihood, residual_n6 = _cross_validate(inverse_nn, motions_n6)
             if likelihood > best:
-                best, left_n6, chosen = likelihood, residual_n6, (reach_m, reach_deg, noise)
+                best, left_n6, chosen = (
+                    likelihood,
+                    residual_n6,
+                    (length_scale_m, length_scale_deg, noise),
+                )
     return FittedDrift(
         Drift(stations, *chosen),
         *_medians(motions_n6),

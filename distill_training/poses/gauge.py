@@ -47,7 +47,7 @@ class Gauge:
 
 
 @dataclass(frozen=True)
-class Sight:
+class PhotoDepth:
     """One photograph and the estimated depth of its cells."""
 
     live: Camera  # of the photograph as it was taken
@@ -154,7 +154,7 @@ def parse_scale(text: str) -> KnownLength:
 def find_gauge(
     poses: Mapping[str, np.ndarray],
     median_depth: float,
-    see: Callable[[str], Sight],
+    see: Callable[[str], PhotoDepth],
     given: Mapping[str, np.ndarray] | None = None,
     lengths: Sequence[KnownLength] = (),
 ) -> Gauge:
@@ -200,7 +200,7 @@ def find_gauge(
 def scale_from_lengths(
     poses: Mapping[str, np.ndarray],
     median_depth: float,
-    see: Callable[[str], Sight],
+    see: Callable[[str], PhotoDepth],
     lengths: Sequence[KnownLength],
 ) -> tuple[float, float | None]:
     """Return metres per unit, and its uncertainty (1 sigma, as a share) where it can be told.
@@ -246,7 +246,7 @@ def scale_from_lengths(
 
 
 def _locate(
-    end: End, poses: Mapping[str, np.ndarray], see: Callable[[str], Sight]
+    end: End, poses: Mapping[str, np.ndarray], see: Callable[[str], PhotoDepth]
 ) -> tuple[np.ndarray, float]:
     """Return where an end of a length lies in the estimate, and its sigma or NaN."""
     if end.frame not in poses:

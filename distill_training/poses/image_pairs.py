@@ -25,7 +25,7 @@ _GRID = (6, 5)  # rays across and down an image that stand for it
 _DEPTHS = (0.5, 1.0, 2.0)  # of the typical depth, at which a ray's points are asked for
 _LEAST_BASELINE = 0.05  # of the typical depth: shorter ones say next to nothing about scale
 _LAST_RESORT = 0.05  # share of the image: least overlap of a pair that joins two groups
-_UNLIKE = 0.25  # share of pairs of neighbours `reach` apart that are less alike than a loop may be
+_UNLIKE = 0.25  # fraction of pairs `max_gap` apart that are less alike than a loop may be
 _UNBELIEVING = 2  # pairs an image that are chosen by likeness, whatever the poses say
 
 
@@ -71,12 +71,12 @@ def complete_pairs(n: int) -> list[Pair]:
     return list(combinations(range(n), 2))
 
 
-def video_pairs(n: int, per_image: int, reach: int) -> list[Pair]:
-    """Return pairs of neighbours in time, over gaps that grow geometrically to `reach`.
+def video_pairs(n: int, per_image: int, max_gap: int) -> list[Pair]:
+    """Return pairs of neighbours in time, over gaps that grow geometrically to `max_gap`.
 
     Short gaps hold the video together; long ones know its scale.
     """
-    gaps = _growing(max(1, per_image // 2), reach)
+    gaps = _growing(max(1, per_image // 2), max_gap)
     return sorted((i, i + gap) for gap in gaps for i in range(n - gap))
 
 
@@ -84,16 +84,16 @@ def video_and_loop_pairs(descriptors_nd: np.ndarray, config: PairsConfig) -> lis
     """Return neighbours in time, and pairs that look alike though far apart in time.
 
     The latter take half of the pairs at most, the former all that is left. Far apart in time,
-    images must look as alike as most of those `reach` apart do: the video says itself how alike
+    images must look as alike as most of those `max_gap` apart do: the video says itself how alike
     images are that still have something in common.
     """
-    n, reach, per_image = len(descriptors_nd), config.reach, config.per_image
-    if n <= reach:
-        return video_pairs(n, per_image, reach)
-    likeness_k = np.sum(descriptors_nd[:-reach] * descriptors_nd[reach:], axis=1)
+    n, max_gap, per_image = len(descriptors_nd), config.max_gap, config.per_image
+    if n <= max_gap:
+        return video_pairs(n, per_image, max_gap)
+    likeness_k = np.sum(descriptors_nd[:-max_gap] * descriptors_nd[max_gap:], axis=1)
     least = float(np.quantile(likeness_k, _UNLIKE))
-    loops = _alike(descriptors_nd, per_image // 2, apart=reach + 1, least=least)
-    window = video_pairs(n, per_image - math.ceil(2 * len(loops) / n), reach)
+    loops = _alike(descriptors_nd, per_image // 2, apart=max_gap + 1, least=least)
+    window = video_pairs(n, per_image - math.ceil(2 * len(loops) / n), max_gap)
     return sorted({*window, *loops})
 
 

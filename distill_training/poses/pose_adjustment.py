@@ -12,7 +12,7 @@ from scipy.sparse.linalg import spsolve
 
 from distill_training.common.robust import cauchy
 from distill_training.poses.features import Matches
-from mote_localization.geometry import cross, motion_between, moved
+from mote_localization.geometry import local_coordinates, retract, skew
 from mote_localization.progress import track
 
 _STEPS = 30
@@ -51,7 +51,7 @@ def adjust_poses(T_given_n44: np.ndarray, matches: Matches, focal_px: float) -> 
     T_n44 = T_given_n44.copy()
     for _ in track(range(_STEPS), "adjust poses", _STEPS):
         change_n6 = _step(T_n44, T_given_n44, matches, focal_px)
-        T_n44 = np.array([moved(T, change) for T, change in zip(T_n44, change_n6, strict=True)])
+        T_n44 = np.array([retract(T, change) for T, change in zip(T_n44, change_n6, strict=True)])
         if np.abs(change_n6).max() < _ENOUGH:
             break
     given_m, adjusted_m = (
@@ -105,9 +105,9 @@ def _step(
     project_m23 = np.zeros((len(kept), 2, 3))
     project_m23[:, 0, 0] = project_m23[:, 1, 1] = focal_px / z
     project_m23[:, :, 2] = -focal_px * np.stack([x, y], axis=1) / (z * z)[:, None]
-    J_seen = np.concatenate([-project_m23, project_m23 @ cross(points_m3)], axis=2)
+    J_seen = np.concatenate([-project_m23, project_m23 @ skew(points_m3)], axis=2)
     turned_m23 = project_m23 @ turns_m33
-    J_measured = np.concatenate([turned_m23, -turned_m23 @ cross(matches.points_m3[kept])], axis=2)
+    J_measured = np.concatenate([turned_m23, -turned_m23 @ skew(matches.points_m3[kept])], axis=2)
 
     ends_m2 = np.stack([matches.measured_m, matches.seen_m], axis=1)[kept]
     columns_mk = (6 * ends_m2[..., None] + np.arange(6)).reshape(-1, 12)
@@ -121,7 +121,7 @@ def _step(
     )
     weighted = J.T.multiply(np.repeat(weight_m, 2)).tocsr()
     # The prior is the same along all axes: it is as well written in the camera's.
-    from_given = [motion_between(given, T) for given, T in zip(T_given_n44, T_n44, strict=True)]
+    from_given = [local_coordinates(given, T) for given, T in zip(T_given_n44, T_n44, strict=True)]
     own_n6 = _turned(np.array(from_given), np.swapaxes(T_n44[:, :3, :3], 1, 2))
     prior_n6 = np.broadcast_to(_PRIOR**-2, own_n6.shape)
     H = weighted @ J + sparse.diags_array(prior_n6.ravel())

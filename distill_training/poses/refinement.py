@@ -98,7 +98,7 @@ def find_consistent_poses(
     if len(known) < len(given):
         # The way back: where frames not adjusted themselves belong, by those near the given pose.
         there = Kriging(fit_drift(known, {name: given[name] for name in known}).drift)
-        poses = {n: known[n] if n in known else there.told(T)[0] for n, T in given.items()}
+        poses = {n: known[n] if n in known else there.predict(T)[0] for n, T in given.items()}
     fitted = fit_drift(given, poses)
     if fitted.unpredicted_cm > fitted.moved_cm:
         _log.warning(

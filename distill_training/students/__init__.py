@@ -8,7 +8,7 @@ from typing import Any
 
 from distill_training.students.cnn import Cnn, CnnConfig
 from distill_training.students.cost import StudentFigures, describe
-from distill_training.students.head import SceneFrame
+from distill_training.students.head import SceneNormalization
 from distill_training.students.mobilenet import MobileNet, MobileNetConfig
 from distill_training.students.student import CellGrid, Student
 from distill_training.students.vit import Vit, VitConfig
@@ -19,7 +19,7 @@ __all__ = [
     "CellGrid",
     "CnnConfig",
     "MobileNetConfig",
-    "SceneFrame",
+    "SceneNormalization",
     "Student",
     "StudentFigures",
     "VitConfig",
@@ -35,7 +35,7 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
 
 
 def create_student(
-    family: str, frame: SceneFrame, cells: CellGrid | None = None, /, **settings: Any
+    family: str, frame: SceneNormalization, cells: CellGrid | None = None, /, **settings: Any
 ) -> Student:
     """Make an untrained student.
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from distill_training.students.head import CoordinateHead, ImageInput, SceneFrame
+from distill_training.students.head import CoordinateHead, ImageInput, SceneNormalization
 from distill_training.students.layers import Residual, Stem, TopDown, conv, mix
 from distill_training.students.student import CellGrid, Student, StudentConfig
 
@@ -29,7 +29,7 @@ _SIZES = {"s": (24, 64, 80, 1, 2), "m": (32, 96, 128, 2, 2), "l": (48, 192, 288,
 class Cnn(Student):
     """Fully convolutional student; of stride 8 down to that, then a detour to stride 16."""
 
-    def __init__(self, frame: SceneFrame, cells: CellGrid, config: CnnConfig) -> None:
+    def __init__(self, frame: SceneNormalization, cells: CellGrid, config: CnnConfig) -> None:
         """Make the untrained network."""
         super().__init__()
         given = (

@@ -13,7 +13,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
-class SceneFrame:
+class SceneNormalization:
     """Where the place lies: points are learned relative to its mean, in units of its spread."""
 
     mean: tuple[float, float, float]  # m, map frame
@@ -54,7 +54,7 @@ class ImageNetInput(nn.Module):
 class CoordinateHead(nn.Module):
     """Turns features of the last layer into points in the map frame and their expected error."""
 
-    def __init__(self, channels: int, frame: SceneFrame) -> None:
+    def __init__(self, channels: int, frame: SceneNormalization) -> None:
         """Make a head for features of so many channels."""
         super().__init__()
         self.out = nn.Conv2d(channels, 4, 1)

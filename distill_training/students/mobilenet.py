@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from distill_training.students.head import CoordinateHead, ImageNetInput, SceneFrame
+from distill_training.students.head import CoordinateHead, ImageNetInput, SceneNormalization
 from distill_training.students.layers import TopDown, conv, mix
 from distill_training.students.mobilenet_backbone import Variant, feature_levels, mobilenet_features
 from distill_training.students.pretrained import load_weights, read_weights
@@ -27,7 +27,7 @@ class MobileNetConfig(PretrainedConfig):
 class MobileNet(Student):
     """Fully convolutional student on a MobileNet without the last layers, which tell objects."""
 
-    def __init__(self, frame: SceneFrame, cells: CellGrid, config: MobileNetConfig) -> None:
+    def __init__(self, frame: SceneNormalization, cells: CellGrid, config: MobileNetConfig) -> None:
         """Make the network, its trunk untrained or from a file.
 
         Raises:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
+from distill_training.common.renamed_options import refuse_renamed
 from distill_training.students import FAMILIES
 from mote_localization.errors import MoteError
 
@@ -28,6 +29,7 @@ def student_settings(family: str, given: Mapping[str, object]) -> Settings:
     """
     if family not in FAMILIES:
         raise MoteError(f"found student '{family}', expected one of {', '.join(FAMILIES)}")
+    refuse_renamed(given)
     config = FAMILIES[family][1]
     kinds = {field.name: field.type for field in fields(config)}
     try:

@@ -55,7 +55,9 @@ class PretrainedConfig(StudentConfig):
     pretrained: Path | None = None  # file of published weights that the trunk starts from
     # none, all, or all-but-last-N: the pretrained trunk's blocks that stay as they are in the file
     freeze: str = "none"
-    trunk_rate: float = 0.1  # learning rate of a pretrained trunk, as a share of the other layers'
+    backbone_rate: float = (
+        0.1  # learning rate of a pretrained trunk, as a share of the other layers'
+    )
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense; text, as configuration files hold, becomes a path."""
@@ -82,7 +84,7 @@ class Student(nn.Module):
     def __init__(self) -> None:
         """Make one of which everything is trained."""
         super().__init__()
-        self._trunk_rate = 1.0
+        self._backbone_rate = 1.0
         self._trunk: set[nn.Parameter] = set()
         self._undecayed: set[nn.Parameter] = set()
         self._frozen: list[nn.Module] = []
@@ -96,7 +98,7 @@ class Student(nn.Module):
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for parameter in self.parameters():
             if parameter.requires_grad:
-                rate = self.rate * (self._trunk_rate if parameter in self._trunk else 1)
+                rate = self.rate * (self._backbone_rate if parameter in self._trunk else 1)
                 groups.setdefault((rate, parameter in self._undecayed), []).append(parameter)
         return [
             {"params": parameters, "rate": rate, **({"weight_decay": 0.0} if undecayed else {})}
@@ -124,7 +126,7 @@ class Student(nn.Module):
             MoteError: More blocks are to be trained than there are.
         """
         self._trunk = {parameter for module in trunk for parameter in module.parameters()}
-        self._trunk_rate = config.trunk_rate
+        self._backbone_rate = config.backbone_rate
         few = _FREEZE.fullmatch(config.freeze)
         trained = int(few[1]) if few else {"none": len(blocks), "all": 0}[config.freeze]
         if trained > len(blocks):

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from distill_training.students.head import CoordinateHead, ImageInput, SceneFrame
+from distill_training.students.head import CoordinateHead, ImageInput, SceneNormalization
 from distill_training.students.layers import Stem, TopDown, mix
 from distill_training.students.student import CellGrid, PretrainedConfig, Student
 from distill_training.students.vit_encoder import Block, Encoder, norm
@@ -41,7 +41,7 @@ class Vit(Student):
 
     rate = 0.33
 
-    def __init__(self, frame: SceneFrame, cells: CellGrid, config: VitConfig) -> None:
+    def __init__(self, frame: SceneNormalization, cells: CellGrid, config: VitConfig) -> None:
         """Make the network, its encoder untrained or from a file.
 
         Raises:

@@ -60,7 +60,7 @@ class PairsConfig:
     # auto: the first that can be of complete, overlap, video (of a recording in order), retrieval
     method: Literal["auto", "complete", "video", "retrieval", "overlap"] = "auto"
     per_image: int = 10  # pairs in which an image appears, about
-    reach: int = 16  # images between the ends of the longest pair of neighbours in time
+    max_gap: int = 16  # images between the ends of the longest pair of neighbours in time
     depth_m: float = 2.5  # m, how far away things are, about, to foresee overlap
     min_overlap: float = 0.3  # share of the image that a pair must have in common
     max_angle_deg: float = 60.0  # deg, most between the viewing directions of a pair
@@ -72,9 +72,9 @@ class PairsConfig:
                 f"found pair choice '{self.method}', expected auto, complete, video, retrieval or "
                 "overlap"
             )
-        if min(self.per_image - 1, self.reach) < 1:
+        if min(self.per_image - 1, self.max_gap) < 1:
             raise ReconstructionError(
-                f"found {self.per_image} pairs an image with a reach of {self.reach}, expected 2 "
+                f"found {self.per_image} pairs an image with a gap of {self.max_gap}, expected 2 "
                 "pairs or more, and a reach of 1 or more"
             )
         if not (0 < self.depth_m < np.inf and 0 < self.min_overlap <= 1):

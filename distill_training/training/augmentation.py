@@ -40,10 +40,13 @@ class AugmentConfig:
     stretch: float = 1.0
     # share of the image's width, at most, of the sides of a rectangle that hides what is behind it
     cutout: float = 0.0
-    novel: float = 0.0  # share of views that are drawn from where no photograph was taken
+    # fraction of views that are rendered from a pose at which no photograph was taken
+    novel_view_fraction: float = 0.0
     # share of the median depth, standard deviation along each axis of how far away from one
-    novel_shift: float = 0.06
-    novel_turn_deg: float = 3.0  # deg, likewise of the turn about each axis but the optical one
+    novel_view_shift: float = 0.06
+    novel_view_rotation_deg: float = (
+        3.0  # deg, likewise of the turn about each axis but the optical one
+    )
 
     def __post_init__(self) -> None:
         """Refuse what no view can be made of."""
@@ -51,8 +54,10 @@ class AugmentConfig:
             least = 1 if name in ("zoom", "stretch") else 0
             if not least <= value < math.inf:
                 raise MoteError(f"found {name} {value:g} of views, expected {least} or more")
-        if self.novel > 1:
-            raise MoteError(f"found novel {self.novel:g} of views, expected a share, at most 1")
+        if self.novel_view_fraction > 1:
+            raise MoteError(
+                f"found novel_view_fraction {self.novel_view_fraction:g}, expected 0 to 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ class FrameViews:
 
     def draw(self, rng: np.random.Generator, config: AugmentConfig) -> View:
         """Return a random view."""
-        if config.novel and rng.random() < config.novel:
+        if config.novel_view_fraction and rng.random() < config.novel_view_fraction:
             return self._moved(rng, config)._drawn(rng, config)
         return self._drawn(rng, config)
 
@@ -133,7 +138,7 @@ class FrameViews:
         if not self._movable.depth:
             return self
         T_cam_moved = random_motion(
-            rng, self._movable.depth, config.novel_shift, config.novel_turn_deg
+            rng, self._movable.depth, config.novel_view_shift, config.novel_view_rotation_deg
         )
         image_hw3, depth_hw, sigma_hw = self._movable.seen_from(
             T_cam_moved, rng.integers(0, 256, 3).tolist()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill_training.reconstruction import Reconstruction
-from distill_training.students.head import SceneFrame
+from distill_training.students.head import SceneNormalization
 from distill_training.training.augmentation import AugmentConfig, FrameViews, View
 from distill_training.training.neighbours import neighbours
 from mote_localization.errors import ReconstructionError
@@ -106,7 +106,7 @@ def random_batches(
 
 def scene_frame(
     reconstruction: Reconstruction, names: list[str]
-) -> tuple[SceneFrame, np.ndarray, np.ndarray]:
+) -> tuple[SceneNormalization, np.ndarray, np.ndarray]:
     """Return where the points lie, and two corners (3,) of the mapped volume, metres.
 
     The corners are the 1st and 99th percentile of the points along each axis, widened to hold every
@@ -130,7 +130,7 @@ def scene_frame(
     cameras = np.array([T[:3, 3] for T in reconstruction.poses.values()])
     low, high = np.percentile(points, (1, 99), axis=0)
     return (
-        SceneFrame((float(x), float(y), float(z)), max(spread, 1e-3)),
+        SceneNormalization((float(x), float(y), float(z)), max(spread, 1e-3)),
         np.minimum(low, cameras.min(axis=0)),
         np.maximum(high, cameras.max(axis=0)),
     )

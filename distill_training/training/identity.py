@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from distill_training.common.file_hash import file_sha256
+from distill_training.common.renamed_options import first_names
 from distill_training.reconstruction import Reconstruction
 from distill_training.training.train_config import TrainConfig
 
@@ -27,8 +28,9 @@ def training_identity(
         CheckpointError: The pretrained file cannot be read.
     """
     file = settings.get("pretrained")
-    learned = asdict(replace(config, calibrated_by=None))
+    learned = first_names(asdict(replace(config, calibration_from=None)))
     del learned["keyframes"]
+    settings = first_names(settings)
     decisive = {
         "reconstruction": reconstruction.index(),
         "student": student,

@@ -37,7 +37,7 @@ class Learner:
     def learn(self, batch: dict[str, Tensor], done: float) -> dict[str, Tensor]:
         """Make a step at a share `done` of the training; return each loss by name, and `total`."""
         state, config = self.state, self._config
-        _train_mode(state.network, fix_statistics=done >= config.fix_statistics)
+        _train_mode(state.network, freeze_batch_norm=done >= config.freeze_batch_norm)
         batch = {key: value.to(self._fabric.device) for key, value in batch.items()}
         for group in state.optimizer.param_groups:
             group["lr"] = group["rate"] * config.learning_rate * one_cycle(done, config.warm_up)
@@ -75,10 +75,10 @@ def one_cycle(done: float, warm_up: float) -> float:
     )
 
 
-def _train_mode(network: nn.Module, fix_statistics: bool) -> None:
+def _train_mode(network: nn.Module, freeze_batch_norm: bool) -> None:
     """Put a student in training mode, batch normalization in evaluation mode where it is fixed."""
     network.train()
-    if fix_statistics:
+    if freeze_batch_norm:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()

@@ -26,7 +26,7 @@ class TrainConfig:
     warm_up: float = 0.05  # share of the training in which the learning rate rises
     # share of the training after which batch statistics stay as they are, so that what is trained
     # to the end is what the map will hold
-    fix_statistics: float = 0.6
+    freeze_batch_norm: float = 0.6
     # decay a step of the average of the weights that is measured and becomes the map; 0: the last
     # weights are
     ema: float = 0.0
@@ -40,7 +40,7 @@ class TrainConfig:
     margin: int = 0  # frames on either side of each held-out block that are not trained with either
     # an earlier map of the place, trained with frames held out, whose measured scales of sigmas and
     # covariances are taken; by default they are measured on this training's own
-    calibrated_by: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    calibration_from: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     # photographs, at most, that the map carries: each pose is refined by them, or not believed; 10
     # kB each, 0: none
     keyframes: int = 0
@@ -62,7 +62,7 @@ class TrainConfig:
             ("learning_rate", 0 < self.learning_rate < math.inf, "a number above 0"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("warm_up", 0 <= self.warm_up < 1, "a share below 1"),
-            ("fix_statistics", self.fix_statistics >= 0, "0 or more"),
+            ("freeze_batch_norm", self.freeze_batch_norm >= 0, "0 or more"),
             ("ema", 0 <= self.ema < 1, "a decay from 0 to below 1"),
             ("reprojection_weight", 0 <= self.reprojection_weight < math.inf, "0 or more"),
             ("reprojection_bound_px", finite(first_px) and first_px >= last_px > 0, "falling"),

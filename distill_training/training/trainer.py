@@ -30,7 +30,7 @@ from distill_training.common.processes import processes, started_together
 from distill_training.export.keyframe_selection import choose_keyframes
 from distill_training.poses.drift_fit import fit_drift
 from distill_training.reconstruction import Reconstruction
-from distill_training.students import CellGrid, SceneFrame, create_student
+from distill_training.students import CellGrid, SceneNormalization, create_student
 from distill_training.students.settings import Settings
 from distill_training.training.batches import FrameStore, random_batches, scene_frame
 from distill_training.training.checkpoint import TrainState, load_checkpoint, make_folder
@@ -82,7 +82,7 @@ def train(
     place, info = _describe(reconstruction, training, family)
     keyframes = choose_keyframes(reconstruction, training, config.keyframes)
     info = replace(info, keyframes=keyframes)
-    given = read_calibration(config.calibrated_by, info) if config.calibrated_by else None
+    given = read_calibration(config.calibration_from, info) if config.calibration_from else None
     torch.manual_seed(config.seed)
     fabric = _fabric(config.precision)
     network = create_student(family, place, cells, **settings)
@@ -171,7 +171,7 @@ def _figures(
 
 def _describe(
     reconstruction: Reconstruction, training: list[str], family: str
-) -> tuple[SceneFrame, MapInfo]:
+) -> tuple[SceneNormalization, MapInfo]:
     """Return where the place lies, and its map's description without figures."""
     place, bounds_min, bounds_max = scene_frame(reconstruction, training)
     info = MapInfo(

@@ -16,7 +16,7 @@ import numpy as np
 
 from mote_localization.errors import MoteError
 from mote_localization.files import atomic_write
-from mote_localization.geometry import motion_between, quaternion_xyzw
+from mote_localization.geometry import local_coordinates, quaternion_xyzw
 
 BOUNDS = ((10, 5), (5, 5), (2, 2), (1, 1))  # cm, degrees
 PERCENTILES = (50, 95, 99)
@@ -140,7 +140,7 @@ def _within_95(answers: Sequence[Answer]) -> dict[str, float]:
     for a in answers:
         if a.T_map_cam is None or a.T_map_cam_true is None or a.covariance_66 is None:
             continue
-        error_6 = motion_between(a.T_map_cam_true, a.T_map_cam)
+        error_6 = local_coordinates(a.T_map_cam_true, a.T_map_cam)
         inside.append(
             [
                 error_6[:n] @ np.linalg.pinv(a.covariance_66[:n, :n], hermitian=True) @ error_6[:n]

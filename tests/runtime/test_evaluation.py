@@ -39,7 +39,7 @@ from mote_localization.evaluation.metrics import (
     write_tum,
 )
 from mote_localization.evaluation.report import write_report
-from mote_localization.geometry import exp_rotation, motion_between
+from mote_localization.geometry import exp_rotation, local_coordinates
 from mote_localization.localizer import Localizer
 from mote_localization.scenes import Frame, open_scene
 from mote_localization.scenes.bag import BagWriter
@@ -48,7 +48,7 @@ SHIFT_M = 0.5  # how far the tiny map's answer moves with the image's colour
 DARK = {3, 4}  # frames that show nothing
 
 
-def moved(T_44, metres=(0, 0, 0), degrees=0.0):
+def retract(T_44, metres=(0, 0, 0), degrees=0.0):
     T = T_44.copy()
     T[:3, 3] += metres
     T[:3, :3] = exp_rotation(np.radians([0, 0, degrees])) @ T[:3, :3]
@@ -57,7 +57,7 @@ def moved(T_44, metres=(0, 0, 0), degrees=0.0):
 
 def answer(index=0, metres=None, degrees=0.0, **fields):
     """An answer off by so much along x; None: lost."""
-    estimate = None if metres is None else moved(T_MAP_CAM, (metres, 0, 0), degrees)
+    estimate = None if metres is None else retract(T_MAP_CAM, (metres, 0, 0), degrees)
     default = dict(
         name=f"{index}", stamp_s=index / 30, T_map_cam_true=T_MAP_CAM, T_map_cam=estimate,
         reason="" if estimate is not None else "12 inliers, expected 40", inliers=100,
@@ -76,7 +76,7 @@ def image(index):
 
 def truth(index):
     """The true pose: 1 cm beside what the tiny map answers."""
-    return moved(T_MAP_CAM, SHIFT_M * colour(index) / 255 + (0, 0.01, 0))
+    return retract(T_MAP_CAM, SHIFT_M * colour(index) / 255 + (0, 0.01, 0))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_errors_of_a_known_offset():
 
 
 def test_position_error_is_that_of_the_camera_centre():
-    turned = answer(T_map_cam=moved(T_MAP_CAM, degrees=170.0))
+    turned = answer(T_map_cam=retract(T_MAP_CAM, degrees=170.0))
     metres, degrees = errors([turned])
     assert metres[0] == pytest.approx(0, abs=1e-12)
     assert degrees[0] == pytest.approx(170)
@@ -153,8 +153,8 @@ def test_truth_in_the_ellipsoids_of_covariances():
 
 
 def test_covariances_are_of_the_map_frames_axes():
-    turned = answer(T_map_cam=moved(T_MAP_CAM, (0.02, 0, 0), 5.0))
-    error_6 = motion_between(turned.T_map_cam_true, turned.T_map_cam)
+    turned = answer(T_map_cam=retract(T_MAP_CAM, (0.02, 0, 0), 5.0))
+    error_6 = local_coordinates(turned.T_map_cam_true, turned.T_map_cam)
     np.testing.assert_allclose(error_6, [0.02, 0, 0, 0, 0, np.radians(5)], atol=1e-12)
 
 
@@ -216,7 +216,7 @@ def test_tum_file_is_read_by_evo(tmp_path):
     write_tum(tmp_path / "poses.tum", [answer(0, metres=0.1), answer(1), answer(2, metres=0.2)])
     read = file_interface.read_tum_trajectory_file(tmp_path / "poses.tum")
     np.testing.assert_allclose(read.timestamps, [0, 2 / 30], atol=1e-9)
-    np.testing.assert_allclose(read.poses_se3[1], moved(T_MAP_CAM, (0.2, 0, 0)), atol=1e-8)
+    np.testing.assert_allclose(read.poses_se3[1], retract(T_MAP_CAM, (0.2, 0, 0)), atol=1e-8)
 
 
 def test_tum_file_of_nothing(tmp_path):

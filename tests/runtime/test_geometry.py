@@ -8,11 +8,11 @@ from mote_localization.geometry import (
     check_pose,
     exp_rotation,
     invert,
+    local_coordinates,
     log_rotation,
-    motion_between,
-    moved,
     pose_from,
     quaternion_xyzw,
+    retract,
     rotation_angle,
     rotation_matrix,
     transform,
@@ -66,8 +66,8 @@ def test_transform_takes_the_camera_origin_to_the_position():
 
 def test_a_motion_leads_from_one_pose_to_the_other_in_the_axes_of_the_map():
     motion_6 = np.array([0.03, -0.02, 0.05, 0.01, -0.02, 0.005])
-    other = moved(POSE, motion_6)
-    assert np.allclose(motion_between(POSE, other), motion_6, atol=1e-15)
+    other = retract(POSE, motion_6)
+    assert np.allclose(local_coordinates(POSE, other), motion_6, atol=1e-15)
     assert np.allclose(other[:3, 3] - POSE[:3, 3], motion_6[:3], atol=1e-15)
     assert np.allclose(other[:3, :3], exp_rotation(motion_6[3:]) @ POSE[:3, :3], atol=1e-15)
 

@@ -159,7 +159,7 @@ CAMERA_JSON = {
 }
 
 STATION = [0, 0, 0, 0, 0, 0, 1, *[0.01] * 6]
-DRIFT_JSON = {"stations": [STATION], "reach_m": 1.0, "reach_deg": 30.0, "noise": 0.1}
+DRIFT_JSON = {"stations": [STATION], "length_scale_m": 1.0, "length_scale_deg": 30.0, "noise": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ DRIFT_JSON = {"stations": [STATION], "reach_m": 1.0, "reach_deg": 30.0, "noise":
                 {"stations": [["0", *STATION[1:]]]},
                 {"stations": 5},
                 {"stations": [[*STATION[:7], 1e200, *STATION[8:]]]},
-                {"reach_m": 0},
-                {"reach_m": 1e-310},
-                {"reach_deg": "30"},
+                {"length_scale_m": 0},
+                {"length_scale_m": 1e-310},
+                {"length_scale_deg": "30"},
                 {"noise": 0},
                 {"noise": float("inf")},
             )
@@ -229,7 +229,7 @@ def test_a_wrong_description_is_refused(good, tmp_path, name, value):
 def test_a_drift_that_older_readers_would_not_tell_is_refused(good, tmp_path):
     drift = json.dumps(DRIFT_JSON)
     newer = described(good, tmp_path, drift=drift, format_version="2")
-    assert read_map(newer).info.drift.reach_m == 1
+    assert read_map(newer).info.drift.length_scale_m == 1
     refused(described(good, tmp_path, drift=drift), "format version 1 knows no drift")
 
 

@@ -25,7 +25,7 @@ from distill_training.ablation.trainings import do, finished, folder_of, state  
 from distill_training.cli import main  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.students import FAMILIES, create_student  # noqa: E402
-from distill_training.students.head import SceneFrame  # noqa: E402
+from distill_training.students.head import SceneNormalization  # noqa: E402
 from distill_training.training.history import read_history  # noqa: E402
 from distill_training.training.train_config import TrainConfig  # noqa: E402
 from mote_localization.camera import cell_pixels  # noqa: E402
@@ -146,7 +146,7 @@ def test_no_option_of_a_training_is_a_setting_of_a_student():
     for _, config in FAMILIES.values():
         assert not options & set(config.__dataclass_fields__)
     assert {"seed", "margin", "augment.rotation_deg"} <= options
-    assert set(TrainConfig.__dataclass_fields__) - options == {"augment", "calibrated_by"}
+    assert set(TrainConfig.__dataclass_fields__) - options == {"augment", "calibration_from"}
 
 
 BAD = {
@@ -251,7 +251,9 @@ def test_the_table_holds_what_histories_and_maps_say(done: Path):
         for column in measured:
             text = row[column.name or column.key]
             np.testing.assert_equal(float(text) if text else math.nan, last[column.key])
-        student = create_student(run.student, SceneFrame((0.0, 0.0, 0.0), 1.0), **run.settings)
+        student = create_student(
+            run.student, SceneNormalization((0.0, 0.0, 0.0), 1.0), **run.settings
+        )
         parameters = sum(p.numel() for p in student.parameters())
         assert run.student == "vit" or float(row["parameters"]) == parameters
         assert float(row["file_bytes"]) == (folder / "map.onnx").stat().st_size

@@ -13,9 +13,9 @@ from mote_localization.drift import MAX_STATIONS, Drift, Kriging, station
 from mote_localization.geometry import (
     exp_rotation,
     invert,
-    motion_between,
-    moved,
+    local_coordinates,
     pose_from,
+    retract,
     rotation_angle,
     transform,
 )
@@ -43,7 +43,7 @@ def bent(T: np.ndarray) -> np.ndarray:
     """What a drifting tracker makes of a pose: centimetres and a degree, smooth in the pose."""
     x, _, z = T[:3, 3]
     motion = [0.03 * np.sin(x), 0.02 * z, 0.04 * np.cos(z), 0.01 * x, 0.015 * np.sin(z), 0.01]
-    return moved(T, np.array(motion))
+    return retract(T, np.array(motion))
 
 
 def named(poses: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -56,8 +56,8 @@ def test_the_drift_is_known_between_the_frames_that_show_it():
     assert fitted.moved_cm > 2 and fitted.unpredicted_cm < 0.2 * fitted.moved_cm
     kriging = Kriging(fitted.drift)
     for T in drive(55):
-        told, covariance_66 = kriging.told(T)
-        missed_6 = motion_between(bent(T), told)
+        told, covariance_66 = kriging.predict(T)
+        missed_6 = local_coordinates(bent(T), told)
         assert np.linalg.norm(missed_6[:3]) < 0.003 and np.linalg.norm(missed_6[3:]) < 0.002
         assert np.linalg.eigvalsh(covariance_66).min() > -1e-15
 
@@ -65,9 +65,9 @@ def test_the_drift_is_known_between_the_frames_that_show_it():
 def test_far_from_all_frames_the_drift_is_as_unknown_as_it_is_large():
     poses = drive(120)
     kriging = Kriging(fit_drift(named([bent(T) for T in poses]), named(poses)).drift)
-    near_66, far = kriging.told(poses[7])[1], poses[7].copy()
+    near_66, far = kriging.predict(poses[7])[1], poses[7].copy()
     far[:3, 3] += 50
-    told, far_66 = kriging.told(far)
+    told, far_66 = kriging.predict(far)
     assert np.allclose(told, far)
     assert np.trace(far_66[:3, :3]) > 20 * np.trace(near_66[:3, :3])
     assert 0.01 < np.sqrt(np.trace(far_66[:3, :3])) < 1
@@ -83,7 +83,7 @@ def test_poses_that_do_not_drift_stay():
     poses = named(drive(60))
     fitted = fit_drift(poses, poses)
     assert fitted.moved_cm == fitted.unpredicted_cm == 0
-    assert np.allclose(Kriging(fitted.drift).told(T_MAP_CAM)[0], T_MAP_CAM)
+    assert np.allclose(Kriging(fitted.drift).predict(T_MAP_CAM)[0], T_MAP_CAM)
 
 
 def test_the_drift_is_less_known_of_a_camera_that_is_rolled():
@@ -91,7 +91,7 @@ def test_the_drift_is_less_known_of_a_camera_that_is_rolled():
     kriging = Kriging(fit_drift(named([bent(T) for T in poses]), named(poses)).drift)
     upright, rolled = poses[30], poses[30].copy()
     rolled[:3, :3] = rolled[:3, :3] @ exp_rotation(np.array([0, 0, np.pi / 2]))
-    known, unknown = (np.trace(kriging.told(T)[1]) for T in (upright, rolled))
+    known, unknown = (np.trace(kriging.predict(T)[1]) for T in (upright, rolled))
     assert unknown > 10 * known
 
 
@@ -100,8 +100,8 @@ def test_a_recording_of_few_frames_has_a_drift():
     for count in (1, 2, 3):
         some = named(poses[:count])
         fitted = fit_drift({name: bent(T) for name, T in some.items()}, some)
-        told, _ = Kriging(fitted.drift).told(poses[0])
-        assert np.abs(motion_between(bent(poses[0]), told)).max() < 0.04
+        told, _ = Kriging(fitted.drift).predict(poses[0])
+        assert np.abs(local_coordinates(bent(poses[0]), told)).max() < 0.04
 
 
 def test_the_localizer_tells_poses_and_points_in_the_given_frame(tmp_path):
@@ -111,11 +111,11 @@ def test_the_localizer_tells_poses_and_points_in_the_given_frame(tmp_path):
     drifting = replace(plain, info=replace(plain.info, drift=drift))
     image = np.full((CAMERA.height, CAMERA.width, 3), 128, np.uint8)
     found = Localizer(drifting, Constant()).localize(image, CAMERA)
-    expected = moved(T_MAP_CAM, MOTION / 1.01)
+    expected = retract(T_MAP_CAM, MOTION / 1.01)
     assert np.allclose(found.T_map_cam, expected, atol=1e-3)
     points = transform(invert(found.T_map_cam), found.points_hw3)
     assert np.allclose(points, transform(invert(T_MAP_CAM), Constant.points), atol=1e-3)
-    unknown_66 = Kriging(drift).told(T_MAP_CAM)[1]
+    unknown_66 = Kriging(drift).predict(T_MAP_CAM)[1]
     before_66 = Localizer(plain, Constant()).localize(image, CAMERA).covariance_66
     assert np.allclose(found.covariance_66, before_66 + unknown_66, rtol=1e-2, atol=1e-9)
 
@@ -166,7 +166,7 @@ def test_adjusted_poses_agree_and_stay_near_the_given_ones(circle):
     for T_n44, bound in ((given, None), (adjusted.T_map_cam_n44, 0.002)):
         # as it stands to the next camera but three, whatever the whole is turned and moved by
         between = [
-            motion_between(invert(poses[i]) @ poses[i + 4], invert(T_n44[i]) @ T_n44[i + 4])
+            local_coordinates(invert(poses[i]) @ poses[i + 4], invert(T_n44[i]) @ T_n44[i + 4])
             for i in range(36)
         ]
         off = np.median(np.linalg.norm(between, axis=1))

@@ -16,7 +16,13 @@ from make_wall import CAMERA, QUICK  # noqa: E402
 
 from distill_training.export.onnx_export import export_map  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
-from distill_training.students import CellGrid, SceneFrame, Student, create_student, describe  # noqa: E402
+from distill_training.students import (  # noqa: E402
+    CellGrid,
+    SceneNormalization,
+    Student,
+    create_student,
+    describe,
+)
 from distill_training.training.trainer import train  # noqa: E402
 from mote_localization.backends import create_backend  # noqa: E402
 from mote_localization.errors import MapFileError  # noqa: E402
@@ -67,7 +73,7 @@ def test_weights_are_stored_in_half_precision_where_points_allow_it(
     spread: float, all_halved: bool, tmp_path: Path
 ):
     """In a place of hundreds of metres, half precision would move points by centimetres."""
-    frame = SceneFrame((0.0, 0.0, 0.0), spread)
+    frame = SceneNormalization((0.0, 0.0, 0.0), spread)
     network = lively(create_student("cnn", frame, CellGrid(8, 64, 48), **SMALL["cnn"]))
     assert export_map(network, info(8, "cnn"), images(2).numpy(), tmp_path / "m.onnx") < 2e-3
     weights = [t for t in onnx.load(tmp_path / "m.onnx").graph.initializer if len(t.dims) == 4]
@@ -77,7 +83,7 @@ def test_weights_are_stored_in_half_precision_where_points_allow_it(
 
 def test_small_layers_stay_in_single_precision_where_their_rounding_counts(tmp_path: Path):
     """Two channels that are alike cancel each other in the next layer, but not when rounded."""
-    frame = SceneFrame((0.0, 0.0, 0.0), 1.0)
+    frame = SceneNormalization((0.0, 0.0, 0.0), 1.0)
     network = lively(
         create_student("cnn", frame, CellGrid(8, 64, 48), **SMALL["cnn"] | {"fine": 24})
     )

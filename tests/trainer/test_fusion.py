@@ -12,7 +12,7 @@ from distill_training.common.robust import robust_mean, row_medians, weighted_me
 from distill_training.teachers.pairwise.agreement import measure_agreement  # noqa: E402
 from distill_training.teachers.pairwise.cells import reduce_to_cells  # noqa: E402
 from distill_training.teachers.pairwise.depth_map import DepthMap  # noqa: E402
-from distill_training.teachers.pairwise.fusion import Said, fuse  # noqa: E402
+from distill_training.teachers.pairwise.fusion import PairEstimate, fuse  # noqa: E402
 from distill_training.teachers.pairwise.pair_predictor import Pointmap  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, transform  # noqa: E402
@@ -183,7 +183,7 @@ def test_what_pairs_say_in_frames_and_units_of_their_own_is_fused_in_the_map_s(r
     for unit in (0.2, 1.0, 7.0, 1.3):
         T_cam_first = placed(rng.normal(0, 1, 3), rng.normal(0, 1, 3))
         points = transform(invert(T_cam_first), rays * depth[:, None]) / unit
-        said.append(Said(points, rng.uniform(1, 2, 50), unit, T_cam_first))
+        said.append(PairEstimate(points, rng.uniform(1, 2, 50), unit, T_cam_first))
     wrong = replace(said[0], points_n3=said[0].points_n3 + 0.5)
     said[1].points_n3[0] = np.nan
     found, sigma = fuse([*said, wrong], rays)
@@ -194,7 +194,7 @@ def test_what_pairs_say_in_frames_and_units_of_their_own_is_fused_in_the_map_s(r
 def test_the_deviation_of_a_point_is_that_along_its_ray(rng):
     rays = np.array([[0, 0, 1.0], [0.6, -0.8, 1]])
     scales = 1 + 0.02 * rng.standard_normal(6)
-    said = [Said(scale * rays, np.ones(2), 1.0, np.eye(4)) for scale in scales]
+    said = [PairEstimate(scale * rays, np.ones(2), 1.0, np.eye(4)) for scale in scales]
     depth, sigma = fuse(said, rays)
     assert depth[0] == pytest.approx(depth[1])
     assert sigma[1] == pytest.approx(np.sqrt(2) * sigma[0])
@@ -209,21 +209,21 @@ def test_near_cells_are_judged_by_their_own_errors_not_by_those_of_far_ones(rng)
         noisy = depth_n * np.exp(0.03 * rng.standard_normal(400))
         if k % 4 == 0:
             noisy[:100] *= 1.8
-        said.append(Said(rays_n3 * noisy[:, None], np.ones(400), 1.0, np.eye(4)))
+        said.append(PairEstimate(rays_n3 * noisy[:, None], np.ones(400), 1.0, np.eye(4)))
     fused = fuse(said, rays_n3)[0]
     assert np.median(np.abs(fused / depth_n - 1)[:100]) < 0.025
 
 
 def test_where_no_pair_knows_anything_there_is_no_depth():
     rays_n3 = np.tile([0.0, 0.0, 1.0], (2, 1))
-    said = [Said(2 * rays_n3, np.array([0.02, 2.0]), 1.0, np.eye(4))] * 3
+    said = [PairEstimate(2 * rays_n3, np.array([0.02, 2.0]), 1.0, np.eye(4))] * 3
     depth_n = fuse(said, rays_n3)[0]
     assert np.isnan(depth_n[0]) and depth_n[1] == pytest.approx(2)
 
 
 def test_points_behind_a_camera_are_none():
     rays_n3 = np.array([[0.0, 0.0, 1.0]])
-    said = [Said(-2 * rays_n3, np.ones(1), 1.0, np.eye(4))] * 3
+    said = [PairEstimate(-2 * rays_n3, np.ones(1), 1.0, np.eye(4))] * 3
     assert np.isnan(fuse(said, rays_n3)).all()
 
 
@@ -231,7 +231,7 @@ def test_cells_that_no_pair_sees_have_no_depth():
     rays = np.array([[0, 0, 1.0], [0.1, 0, 1], [0, 0.1, 1]])
     points = 2 * rays
     points[2] = np.nan
-    depth, sigma = fuse([Said(points, np.array([1.0, 0, 1]), 1.0, np.eye(4))], rays)
+    depth, sigma = fuse([PairEstimate(points, np.array([1.0, 0, 1]), 1.0, np.eye(4))], rays)
     np.testing.assert_array_equal(depth, [2, np.nan, np.nan])
     np.testing.assert_array_equal(sigma, [np.inf, np.nan, np.nan])
 

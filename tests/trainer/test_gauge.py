@@ -9,7 +9,7 @@ from evo.core.geometry import umeyama_alignment
 from distill_training.poses.gauge import (
     End,
     KnownLength,
-    Sight,
+    PhotoDepth,
     find_gauge,
     gauge_from_poses,
     parse_scale,
@@ -62,7 +62,7 @@ def estimate_of(poses: dict, rng: np.random.Generator, noise_m: float = 0, degre
     return estimated
 
 
-def no_sight(name: str) -> Sight:
+def no_sight(name: str) -> PhotoDepth:
     raise AssertionError(f"{name} was looked at")
 
 
@@ -265,12 +265,12 @@ def test_texts_that_are_no_length_are_refused(text: str, message: str):
         parse_scale(text)
 
 
-def slanted(sigma: float | None = None) -> Sight:
+def slanted(sigma: float | None = None) -> PhotoDepth:
     """A camera with a lens that looks at the plane z = 4 + 0.5 x, units of the estimate."""
     rays_hw3 = GRID.rays(cell_pixels(GRID.width, GRID.height, 8))
     depth_hw = 4 / (1 - 0.5 * rays_hw3[..., 0])
     sigma_hw = None if sigma is None else np.full(depth_hw.shape, sigma)
-    return Sight(LENS, GRID, depth_hw, sigma_hw)
+    return PhotoDepth(LENS, GRID, depth_hw, sigma_hw)
 
 
 @pytest.mark.parametrize("x", [-1.3, -0.4, 0.0, 1.1])

@@ -18,7 +18,7 @@ from distill_training.reconstruction import ReconstructedFrame, Reconstruction  
 from distill_training.training.batches import FrameStore  # noqa: E402
 from distill_training.training.trainer import train  # noqa: E402
 from mote_localization.errors import MoteError  # noqa: E402
-from mote_localization.geometry import moved  # noqa: E402
+from mote_localization.geometry import retract  # noqa: E402
 from mote_localization.map_file import MapInfo  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -85,7 +85,7 @@ def test_a_held_out_error_is_counted_in_the_frame_of_the_given_poses(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     motion = np.array([0.08, -0.02, 0.05, 0.01, -0.02, 0.005])
-    given = {name: moved(T, motion) for name, T in reconstruction.poses.items()}
+    given = {name: retract(T, motion) for name, T in reconstruction.poses.items()}
     bent = replace(reconstruction, folder=tmp_path / "bent", given_poses=given)
     bent.begin()
     for name in bent.poses:
@@ -126,7 +126,7 @@ def test_without_held_out_frames_a_map_is_calibrated_by_an_earlier_one_or_not(
     earlier = replace(info, covariance_scale=3.7, training={"sigma_scale": 2.0})
     export_map(student, earlier, images, tmp_path / "earlier.onnx")
     caplog.clear()
-    given = replace(quick, calibrated_by=tmp_path / "earlier.onnx")
+    given = replace(quick, calibration_from=tmp_path / "earlier.onnx")
     again, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, given)  # it is trained
     assert info.covariance_scale == 3.7 and info.training["sigma_scale"] == 2
     assert "calibrated" not in caplog.text
@@ -139,11 +139,11 @@ def test_without_held_out_frames_a_map_is_calibrated_by_an_earlier_one_or_not(
     elsewhere = replace(earlier, scene="elsewhere")
     export_map(student, elsewhere, images, tmp_path / "elsewhere.onnx")
     with pytest.raises(MoteError, match="found scene elsewhere, expected"):
-        by_it = replace(quick, calibrated_by=tmp_path / "elsewhere.onnx")
+        by_it = replace(quick, calibration_from=tmp_path / "elsewhere.onnx")
         train(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
     export_map(student, replace(earlier, training={}), images, tmp_path / "unmeasured.onnx")
     with pytest.raises(MoteError, match="no measured scale"):
-        by_it = replace(quick, calibrated_by=tmp_path / "unmeasured.onnx")
+        by_it = replace(quick, calibration_from=tmp_path / "unmeasured.onnx")
         train(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
 
 
@@ -154,7 +154,7 @@ def test_a_map_without_keyframes_does_not_calibrate_one_with_them(
     student, info = train(reconstruction, tmp_path / "work", "cnn", SMALL, quick)
     measured = replace(info, training={"sigma_scale": 2.0})
     export_map(student, measured, np.zeros((1, 48, 64, 3), np.uint8), tmp_path / "plain.onnx")
-    with_them = replace(quick, keyframes=2, calibrated_by=tmp_path / "plain.onnx")
+    with_them = replace(quick, keyframes=2, calibration_from=tmp_path / "plain.onnx")
     with pytest.raises(MoteError, match="plain.onnx: .*one of the two has keyframes"):
         train(reconstruction, tmp_path / "work", "cnn", SMALL, with_them)
 
@@ -168,5 +168,5 @@ def test_a_map_of_given_poses_does_not_calibrate_one_of_adjusted_poses(
     export_map(student, info, np.zeros((1, 48, 64, 3), np.uint8), tmp_path / "plain.onnx")
     bent = replace(reconstruction, given_poses=reconstruction.poses)
     with pytest.raises(MoteError, match="poses of one of the two were adjusted"):
-        calibrated = replace(QUICK, calibrated_by=tmp_path / "plain.onnx")
+        calibrated = replace(QUICK, calibration_from=tmp_path / "plain.onnx")
         train(bent, tmp_path / "u", "cnn", SMALL, calibrated)

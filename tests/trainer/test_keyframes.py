@@ -10,7 +10,7 @@ from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 
 from mote_localization.camera import Camera
 from mote_localization.errors import MapFileError
-from mote_localization.geometry import exp_rotation, invert, motion_between, moved, transform
+from mote_localization.geometry import exp_rotation, invert, local_coordinates, retract, transform
 from mote_localization.keyframes import MAX_KEYFRAMES, Keyframe
 from mote_localization.localizer import Localization, Localizer, Status
 from mote_localization.map_file import MapFile, read_map, write_map
@@ -55,7 +55,7 @@ class Student:
 
     def __init__(self, T_map_cam: np.ndarray, wrong_6: np.ndarray) -> None:
         self._points_hw3 = room_points(T_map_cam, CAMERA, 8)
-        self._error = moved(T_map_cam, wrong_6) @ invert(T_map_cam)
+        self._error = retract(T_map_cam, wrong_6) @ invert(T_map_cam)
 
     def predict(self, image_hw3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         points_hw3 = transform(self._error, self._points_hw3).astype(np.float32)
@@ -81,7 +81,7 @@ def localize(
 
 def error_6(found: Localization) -> np.ndarray:
     assert found.status is Status.LOCALIZED, found.reason
-    return motion_between(T_MAP_CAM, found.T_map_cam)
+    return local_coordinates(T_MAP_CAM, found.T_map_cam)
 
 
 def test_a_wrong_pose_is_mended(plain: MapFile):

@@ -80,8 +80,8 @@ def test_a_video_that_comes_back_is_closed():
     """Three rounds: an image is paired with those of the other rounds at the same place."""
     n, turns = 300, 3
     pairs = video_and_loop_pairs(ring(n, turns), CONFIG)
-    far = np.array([(i, j) for i, j in pairs if j - i > CONFIG.reach])
-    assert {j - i for i, j in pairs if j - i <= CONFIG.reach} == {1, CONFIG.reach}
+    far = np.array([(i, j) for i, j in pairs if j - i > CONFIG.max_gap])
+    assert {j - i for i, j in pairs if j - i <= CONFIG.max_gap} == {1, CONFIG.max_gap}
     phase = np.diff(far, axis=1) % (n // turns)
     assert len(far) > 2 * n
     assert (np.minimum(phase, n // turns - phase) <= 10).all()
@@ -93,14 +93,14 @@ def test_a_video_that_never_comes_back_has_neighbours_in_time_alone():
     walk = unit(np.concatenate([ring(2 * n)[:n], np.ones((n, 8))], axis=1))
     pairs = video_and_loop_pairs(walk, CONFIG)
     gaps = np.diff(pairs, axis=1)
-    assert set(gaps[gaps <= CONFIG.reach]) == {1, 2, 4, 8, 16}
-    assert gaps.max() <= 1.5 * CONFIG.reach
+    assert set(gaps[gaps <= CONFIG.max_gap]) == {1, 2, 4, 8, 16}
+    assert gaps.max() <= 1.5 * CONFIG.max_gap
     assert len(pairs) > 4.5 * n
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 16, 17])
 def test_a_short_video_has_neighbours_in_time_alone(n: int):
-    assert video_and_loop_pairs(ring(n), CONFIG) == video_pairs(n, 10, CONFIG.reach)
+    assert video_and_loop_pairs(ring(n), CONFIG) == video_pairs(n, 10, CONFIG.max_gap)
 
 
 def test_what_all_images_have_in_common_says_nothing():
@@ -246,7 +246,7 @@ def test_overlap_without_poses_is_refused():
     [
         {"method": "guess"},
         {"per_image": 1},
-        {"reach": 0},
+        {"max_gap": 0},
         {"depth_m": 0.0},
         {"depth_m": np.nan},
         {"min_overlap": 1.5},

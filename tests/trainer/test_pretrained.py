@@ -196,7 +196,7 @@ def test_the_last_blocks_of_a_trunk_can_be_trained(tmp_path: Path):
 
 def test_a_pretrained_trunk_is_trained_slowly(tmp_path: Path):
     path = torchvision_file(tmp_path / "m.pth")
-    network = student("mobilenet", pretrained=path, trunk_rate=0.05)
+    network = student("mobilenet", pretrained=path, backbone_rate=0.05)
     trunk, rest = sorted(network.parameter_groups(), key=lambda group: group["rate"])
     assert (trunk["rate"], rest["rate"]) == (0.05, 1.0)
     assert set(trunk["params"]) == set(network.features.parameters())

@@ -21,7 +21,7 @@ from distill_training.teachers.rgbd import reconstruct
 from distill_training.teachers.teacher_config import CellsConfig, RgbdConfig
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError, SceneError
-from mote_localization.geometry import invert, motion_between, moved, transform
+from mote_localization.geometry import invert, local_coordinates, retract, transform
 from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.folder import FolderScene
 
@@ -107,13 +107,13 @@ def test_frames_that_are_not_matched_follow_those_around(
     scene = Few(FolderScene(kitchen), 28)
     given = {frame.name: frame.known_pose() for frame in scene.frames("train")}
     bent = {
-        name: moved(T, np.array([0.04 * np.sin(10 * T[0, 3]), 0.02, 0, 0, 0, 0.01]))
+        name: retract(T, np.array([0.04 * np.sin(10 * T[0, 3]), 0.02, 0, 0, 0, 0.01]))
         for name, T in given.items()
     }
     found = consistent_poses.find_consistent_poses(scene, bent, 0.1, 20.0)
     assert list(found.T_map_cam) == list(given)
     poses = list(found.T_map_cam.values())
-    motions = [motion_between(*pair) for pair in zip(bent.values(), poses, strict=True)]
+    motions = [local_coordinates(*pair) for pair in zip(bent.values(), poses, strict=True)]
     for before, between, after in zip(motions[:-2:2], motions[1:-1:2], motions[2::2], strict=True):
         assert np.linalg.norm(between[:3]) > 0
         assert np.linalg.norm(between - (before + after) / 2) < 0.01

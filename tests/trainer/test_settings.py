@@ -13,7 +13,7 @@ import torch  # noqa: E402
 from make_wall import QUICK  # noqa: E402
 
 from distill_training.reconstruction import Reconstruction  # noqa: E402
-from distill_training.students import SceneFrame, create_student  # noqa: E402
+from distill_training.students import SceneNormalization, create_student  # noqa: E402
 from distill_training.students.settings import split_settings, student_settings  # noqa: E402
 from distill_training.training.train_config import TrainConfig  # noqa: E402
 from distill_training.training.trainer import train  # noqa: E402
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.train
 
 
 def test_settings_are_the_same_as_text_and_as_values():
-    values = {"patch": 8, "width": 96, "trunk_rate": 0.5, "pretrained": Path("a.pth")}
+    values = {"patch": 8, "width": 96, "backbone_rate": 0.5, "pretrained": Path("a.pth")}
     texts = split_settings(["patch=8", "width=96", "trunk-rate=5e-1", "pretrained=a.pth"])
     assert student_settings("vit", values) == student_settings("vit", texts)
     assert student_settings("vit", texts) == {**values, "pretrained": "a.pth"}
@@ -71,7 +71,7 @@ def test_another_pretrained_file_is_another_training(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     def write(path: Path, bias: float) -> dict:
-        network = create_student("mobilenet", SceneFrame((0.0, 0.0, 0.0), 1.0))
+        network = create_student("mobilenet", SceneNormalization((0.0, 0.0, 0.0), 1.0))
         weights = {f"features.{k}": v + bias for k, v in network.features.state_dict().items()}
         torch.save(weights, path)
         return student_settings("mobilenet", {"pretrained": path, "freeze": "all"})

@@ -88,7 +88,7 @@ def test_in_half_precision_a_student_predicts_about_the_same(family: str):
         ("mobilenet", {"width": True}, "found width = True, expected a whole number"),
         ("mobilenet", {"freeze": "all"}, "without a pretrained file"),
         ("mobilenet", {"freeze": "last-2", "pretrained": "x.pth"}, "expected none, all or all-but"),
-        ("mobilenet", {"trunk_rate": -1.0}, "found trunk_rate = -1.0"),
+        ("mobilenet", {"backbone_rate": -1.0}, "found backbone_rate = -1.0"),
         ("vit", {"heads": 5}, "found width = 192 and heads = 5"),
         ("vit", {"patch": 14}, "expected 8 or 16 or 32"),
     ],

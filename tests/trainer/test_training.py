@@ -87,7 +87,7 @@ def test_training_lowers_the_loss(reconstruction: Reconstruction, tmp_path: Path
 
     def error(steps: int) -> float:
         still = AugmentConfig(0, 1, 0, 0, 0, 0, 0, 0)
-        config = replace(QUICK, steps=steps, fix_statistics=0, augment=still)
+        config = replace(QUICK, steps=steps, freeze_batch_norm=0, augment=still)
         student, _ = train(reconstruction, tmp_path / str(steps), "cnn", SMALL, config)
         points, _ = student(torch.from_numpy(frame.image_hw3)[None])
         return float(np.linalg.norm(points[0].detach().numpy() - frame.points_hw3, axis=-1).mean())

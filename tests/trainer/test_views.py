@@ -156,7 +156,7 @@ def test_views_that_cannot_be_drawn_are_refused(wrong: dict):
         AugmentConfig(**wrong)
 
 
-MOVED = replace(STILL, novel=1.0, novel_shift=0.05, novel_turn_deg=4.0)
+MOVED = replace(STILL, novel_view_fraction=1.0, novel_view_shift=0.05, novel_view_rotation_deg=4.0)
 
 
 def test_views_from_beside_a_photograph_show_its_points_where_their_camera_sees_them():

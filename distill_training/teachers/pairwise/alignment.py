@@ -7,7 +7,7 @@ import numpy as np
 
 from distill_training.poses.image_pairs import components
 from distill_training.teachers.pairwise.focal_lengths import estimate_spreads
-from distill_training.teachers.pairwise.fusion import Said, fuse
+from distill_training.teachers.pairwise.fusion import PairEstimate, fuse
 from distill_training.teachers.pairwise.global_adjustment import Adjusted, Cameras, adjust
 from distill_training.teachers.pairwise.observations import (
     Observations,
@@ -50,13 +50,13 @@ class Alignment:
     aligned_i: np.ndarray  # images that hang together with the rest
     unit_sigma_i: np.ndarray  # standard deviation of each image's log unit
 
-    def said(
+    def estimate(
         self, pair: int, first: int, image: int, points: np.ndarray, confidence: np.ndarray
-    ) -> Said:
+    ) -> PairEstimate:
         """Return what a directed pair from `first` on says of an image, as `fuse` takes it."""
         unit = float(np.exp(self.log_scales_e[pair] + self.cameras.log_unit_i[first]))
         T_image_first = invert(self.cameras.pose(image)) @ self.cameras.pose(first)
-        return Said(points, confidence, unit, T_image_first)
+        return PairEstimate(points, confidence, unit, T_image_first)
 
 
 def align(
@@ -213,9 +213,9 @@ def _refined_depth(observations: Observations, alignment: Alignment) -> np.ndarr
     for image in range(o.images):
         own = used[by_first[image]]
         said = [
-            *(alignment.said(e, image, image, o.own_en3[e], o.own_weight_en[e]) for e in own),
+            *(alignment.estimate(e, image, image, o.own_en3[e], o.own_weight_en[e]) for e in own),
             *(
-                alignment.said(e, o.first_e[e], image, o.other_en3[e], o.other_weight_en[e])
+                alignment.estimate(e, o.first_e[e], image, o.other_en3[e], o.other_weight_en[e])
                 for e in used[by_second[image]]
             ),
         ]

@@ -14,7 +14,7 @@ _LEAST_CONFIDENCE = 0.2
 
 
 @dataclass(frozen=True)
-class Said:
+class PairEstimate:
     """What one directed pair says of an image's cells, in the frame of the pair's first image."""
 
     points_n3: np.ndarray  # (..., 3), pair units, NaN = none
@@ -23,7 +23,7 @@ class Said:
     T_cam_first: np.ndarray  # (4, 4) from the pair's first image to this one, map units
 
 
-def fuse(said: Sequence[Said], rays_n3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fuse(said: Sequence[PairEstimate], rays_n3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the depth (...) of an image's cells and how far their points are off, in map units.
 
     Averaged in the logarithm: errors grow with the depth, near cells and far ones are judged alike.

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import cg
 from distill_training.common.robust import cauchy, row_medians
 from distill_training.teachers.pairwise.observations import Observations
 from mote_localization.errors import ReconstructionError
-from mote_localization.geometry import cross
+from mote_localization.geometry import skew
 
 _log = logging.getLogger(__name__)
 _STEPS = 30
@@ -257,10 +257,10 @@ class _Problem:
             to_first = np.broadcast_to(into_first[:, None], (*own_en3.shape, 3))
             J = np.concatenate(
                 [
-                    cross(expected_en3),
+                    skew(expected_en3),
                     -to_first,
                     units[0],
-                    -turn[:, None] @ cross(own_en3),
+                    -turn[:, None] @ skew(own_en3),
                     to_first,
                     units[1],
                     lens,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_training.poses.gauge import Gauge, KnownLength, Sight, find_gauge, parse_scale
+from distill_training.common.renamed_options import first_names
+from distill_training.poses.gauge import Gauge, KnownLength, PhotoDepth, find_gauge, parse_scale
 from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.reconstruction import (
     ReconstructedFrame,
@@ -202,7 +203,7 @@ def _settings(
         (p.frame.name, asdict(p.live), p.lens_known, np.asarray(p.frame.T_map_cam).tolist())
         for p in photos
     ]
-    pairs = {f"pairs_{key}": value for key, value in asdict(config.pairs).items()}
+    pairs = {f"pairs_{key}": value for key, value in first_names(asdict(config.pairs)).items()}
     return {
         **predictor.settings,
         **pairs,
@@ -244,9 +245,9 @@ def _gauge(
     """Find frame and scale of an estimated map."""
     image = {photos[i].frame.name: i for i in maps}
 
-    def see(name: str) -> Sight:
+    def see(name: str) -> PhotoDepth:
         one = maps[image[name]]
-        return Sight(photos[image[name]].live, one.grid, one.depth_hw, one.sigma_hw)
+        return PhotoDepth(photos[image[name]].live, one.grid, one.depth_hw, one.sigma_hw)
 
     return find_gauge(
         {name: maps[i].T_map_cam for name, i in image.items()},

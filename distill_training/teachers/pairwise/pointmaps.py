@@ -6,7 +6,7 @@ import numpy as np
 
 from distill_training.teachers.pairwise.alignment import Alignment
 from distill_training.teachers.pairwise.depth_map import DepthMap
-from distill_training.teachers.pairwise.fusion import Said, fuse
+from distill_training.teachers.pairwise.fusion import PairEstimate, fuse
 from distill_training.teachers.pairwise.photo import Photo
 from distill_training.teachers.pairwise.predictions import Predictions
 from mote_localization.camera import cell_pixels
@@ -32,12 +32,12 @@ def fuse_photos(
     for i in track(aligned, "fuse pairs", len(aligned)):
         grid = photos[i].grid
         rays_hw3 = grid.rays(cell_pixels(grid.width, grid.height, stride))
-        said: list[Said] = []
+        said: list[PairEstimate] = []
         for j in partners[i]:
             forth, back = predictions.read(i, j)
             said += [
-                alignment.said(number[i, j], i, i, forth.own_hw3, forth.own_confidence_hw),
-                alignment.said(number[j, i], j, i, back.other_hw3, back.other_confidence_hw),
+                alignment.estimate(number[i, j], i, i, forth.own_hw3, forth.own_confidence_hw),
+                alignment.estimate(number[j, i], j, i, back.other_hw3, back.other_confidence_hw),
             ]
         depth_hw, sigma_hw = fuse(said, rays_hw3)
         distance_hw = depth_hw * np.linalg.norm(rays_hw3, axis=-1)

@@ -1,0 +1,52 @@
+"""Options that were renamed: the old spelling is an error that names the new one.
+
+Folders that an earlier version began are identified by the first names, so that they are resumed.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from mote_localization.errors import MoteError
+
+# Old name -> new name, as fields of the configuration classes.
+RENAMED = {
+    "fix_statistics": "freeze_batch_norm",
+    "calibrated_by": "calibration_from",
+    "trunk_rate": "backbone_rate",
+    "augment.novel": "augment.novel_view_fraction",
+    "augment.novel_shift": "augment.novel_view_shift",
+    "augment.novel_turn_deg": "augment.novel_view_rotation_deg",
+    "pairs.reach": "pairs.max_gap",
+}
+_FIRST_NAMES = {new.split(".")[-1]: old.split(".")[-1] for old, new in RENAMED.items()}
+
+
+def refuse_renamed(names: Iterable[str], prefix: str = "") -> None:
+    """Refuse names of options that were renamed.
+
+    Args:
+        names: Names as fields (`fix_statistics`).
+        prefix: What stands before a name where users write it, as `--`.
+
+    Raises:
+        MoteError: One of the names is an old one; the message gives the new one.
+    """
+    for name in names:
+        if name in RENAMED:
+            old, new = (f"{prefix}{one}" for one in (name, RENAMED[name]))
+            if prefix == "--":
+                old, new = (one.replace("_", "-") for one in (old, new))
+            raise MoteError(f"found {old}, which is now {new}: same meaning, same values")
+
+
+def refuse_renamed_flags(arguments: Iterable[str]) -> None:
+    """Refuse command line arguments whose option was renamed; see `refuse_renamed`."""
+    flags = (a[2:].split("=")[0] for a in arguments if a.startswith("--"))
+    refuse_renamed((flag.replace("-", "_") for flag in flags), prefix="--")
+
+
+def first_names(options: Mapping[str, object]) -> dict[str, object]:
+    """Return options, nested ones too, by the names they had when they were first released."""
+    return {
+        _FIRST_NAMES.get(name, name): first_names(value) if isinstance(value, Mapping) else value
+        for name, value in options.items()
+    }
