@@ -357,7 +357,7 @@ def test_of_many_refused_photographs_some_are_named():
         ("--checkpoint c.pth", "--checkpoint: for --teacher dust3r, found --teacher rgbd"),
         (
             "--poses estimate --pairs.max-gap 3",
-            "--poses, --pairs.max-gap: for --teacher dust3r or sim",
+            "--poses, --pairs.max-gap: for --teacher dust3r or",
         ),
         ("--teacher simulated --device cuda", "--device: for --teacher dust3r, found"),
         ("--teacher simulated --max-depth-m 3", "--max-depth-m: for --teacher rgbd, found"),

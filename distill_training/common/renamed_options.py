@@ -4,6 +4,7 @@ Folders that an earlier version began are identified by the first names, so that
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mote_localization.errors import MoteError
 
@@ -44,7 +45,7 @@ def refuse_renamed_flags(arguments: Iterable[str]) -> None:
     refuse_renamed((flag.replace("-", "_") for flag in flags), prefix="--")
 
 
-def first_names(options: Mapping[str, object]) -> dict[str, object]:
+def first_names(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options, nested ones too, by the names they had when they were first released."""
     return {
         _FIRST_NAMES.get(name, name): first_names(value) if isinstance(value, Mapping) else value

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.train
 
 def test_settings_are_the_same_as_text_and_as_values():
     values = {"patch": 8, "width": 96, "backbone_rate": 0.5, "pretrained": Path("a.pth")}
-    texts = split_settings(["patch=8", "width=96", "trunk-rate=5e-1", "pretrained=a.pth"])
+    texts = split_settings(["patch=8", "width=96", "backbone-rate=5e-1", "pretrained=a.pth"])
     assert student_settings("vit", values) == student_settings("vit", texts)
     assert student_settings("vit", texts) == {**values, "pretrained": "a.pth"}
     assert student_settings("cnn", {"size": "m", "stem": None}) == {}  # as the family has them
