@@ -1,34 +1,27 @@
-"""Transformer blocks whose attention knows where in the image a token lies.
+"""Transformer blocks with rotary position embedding in two dimensions.
 
-Module names are those of the published checkpoints. Shapes: b images, n tokens (m of the other
-image), c channels, h heads, d channels a head.
+Module names are those of the published checkpoints. Shapes: b images, n tokens of one image, m
+tokens of the other image, c channels, h heads, d channels per head.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill_training.common.transformer import LayerNorm, Mlp
+
 _ROPE_BASE = 100.0
-_MLP_RATIO = 4
-
-
-class LayerNorm(nn.LayerNorm):
-    """Layer normalization with the epsilon of the published networks."""
-
-    def __init__(self, channels: int) -> None:
-        """Make one for so many channels."""
-        super().__init__(channels, eps=1e-6)
 
 
 class Rope:
-    """Turns queries and keys by where their tokens lie: rotary embedding in two dimensions.
+    """Rotary position embedding (RoPE) in two dimensions, for queries and keys.
 
-    The first half of a head's channels turns by the row, the second by the column (Su et al.,
-    "RoFormer", 2021, eq. 15, for each).
+    The first half of a head's channels encodes the row of the token, the second half the column.
+    Each half is computed as in Su et al., "RoFormer", 2021, eq. 15.
     """
 
     def __init__(self, grid: tuple[int, int], head_channels: int, device: torch.device) -> None:
-        """Tabulate the angles of a grid (rows, columns) of tokens."""
+        """Compute the table of angles for a grid (rows, columns) of tokens."""
         half = head_channels // 2
         frequencies = _ROPE_BASE ** -(torch.arange(0, half, 2, device=device) / half)
         row_column_n2 = torch.cartesian_prod(
@@ -38,34 +31,37 @@ class Rope:
         self._cos, self._sin = angles.cos(), angles.sin()
 
     def __call__(self, x_bhnd: Tensor) -> Tensor:
-        """Return the queries or keys (b, h, n, d), turned."""
-        # (…, d) is (row or column, first or second of a turned pair, frequency)
-        one, other = x_bhnd.unflatten(-1, (2, 2, -1)).unbind(-2)
-        turned = (one * self._cos - other * self._sin, other * self._cos + one * self._sin)
-        return torch.stack(turned, dim=-2).flatten(-3).to(x_bhnd.dtype)
+        """Return the queries or keys (b, h, n, d) with their position encoded."""
+        # d = (row or column) x (first or second element of a rotated pair) x frequency
+        first, second = x_bhnd.unflatten(-1, (2, 2, -1)).unbind(-2)
+        rotated = (
+            first * self._cos - second * self._sin,
+            second * self._cos + first * self._sin,
+        )
+        return torch.stack(rotated, dim=-2).flatten(-3).to(x_bhnd.dtype)
 
 
 class SelfAttention(nn.Module):
-    """Attention among the tokens of one image."""
+    """Multi-head self-attention among the tokens of one image."""
 
     def __init__(self, channels: int, heads: int) -> None:
-        """Make one of so many heads."""
+        """Create the layers; `heads` must divide `channels`."""
         super().__init__()
         self._heads = heads
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x_bnc: Tensor, rope: Rope) -> Tensor:
-        """Return what each token learns, (b, n, c)."""
-        q, k, v = (_split(x, self._heads) for x in self.qkv(x_bnc).chunk(3, dim=-1))
-        return self.proj(_join(F.scaled_dot_product_attention(rope(q), rope(k), v)))
+        """Return the attention output (b, n, c)."""
+        q, k, v = (_split_heads(x, self._heads) for x in self.qkv(x_bnc).chunk(3, dim=-1))
+        return self.proj(_join_heads(F.scaled_dot_product_attention(rope(q), rope(k), v)))
 
 
 class CrossAttention(nn.Module):
-    """Attention of the tokens of one image to those of the other."""
+    """Multi-head cross-attention from the tokens of one image to those of the other image."""
 
     def __init__(self, channels: int, heads: int) -> None:
-        """Make one of so many heads."""
+        """Create the layers; `heads` must divide `channels`."""
         super().__init__()
         self._heads = heads
         self.projq = nn.Linear(channels, channels)
@@ -74,32 +70,18 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x_bnc: Tensor, rope: Rope, y_bmc: Tensor, y_rope: Rope) -> Tensor:
-        """Return what each token of x learns from y, (b, n, c)."""
-        q = rope(_split(self.projq(x_bnc), self._heads))
-        k = y_rope(_split(self.projk(y_bmc), self._heads))
-        v = _split(self.projv(y_bmc), self._heads)
-        return self.proj(_join(F.scaled_dot_product_attention(q, k, v)))
-
-
-class Mlp(nn.Module):
-    """What each token makes of what it knows."""
-
-    def __init__(self, channels: int) -> None:
-        """Make one for so many channels."""
-        super().__init__()
-        self.fc1 = nn.Linear(channels, _MLP_RATIO * channels)
-        self.fc2 = nn.Linear(_MLP_RATIO * channels, channels)
-
-    def forward(self, x_bnc: Tensor) -> Tensor:
-        """Return (b, n, c)."""
-        return self.fc2(F.gelu(self.fc1(x_bnc)))
+        """Return the attention output (b, n, c): queries from x, keys and values from y."""
+        q = rope(_split_heads(self.projq(x_bnc), self._heads))
+        k = y_rope(_split_heads(self.projk(y_bmc), self._heads))
+        v = _split_heads(self.projv(y_bmc), self._heads)
+        return self.proj(_join_heads(F.scaled_dot_product_attention(q, k, v)))
 
 
 class EncoderBlock(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block: self-attention, then an MLP."""
 
     def __init__(self, channels: int, heads: int) -> None:
-        """Make one of so many channels and heads."""
+        """Create the layers; `heads` must divide `channels`."""
         super().__init__()
         self.norm1 = LayerNorm(channels)
         self.attn = SelfAttention(channels, heads)
@@ -113,10 +95,10 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm transformer block that also looks at the other image."""
+    """Pre-norm transformer block: self-attention, cross-attention, then an MLP."""
 
     def __init__(self, channels: int, heads: int) -> None:
-        """Make one of so many channels and heads."""
+        """Create the layers; `heads` must divide `channels`."""
         super().__init__()
         self.norm1 = LayerNorm(channels)
         self.attn = SelfAttention(channels, heads)
@@ -127,15 +109,24 @@ class DecoderBlock(nn.Module):
         self.norm_y = LayerNorm(channels)
 
     def forward(self, x_bnc: Tensor, rope: Rope, y_bmc: Tensor, y_rope: Rope) -> Tensor:
-        """Return the tokens x (b, n, c) after the block; y are the other image's before it."""
+        """Return the tokens x (b, n, c) after the block.
+
+        Args:
+            x_bnc: Tokens of this image.
+            rope: Position embedding of this image's grid.
+            y_bmc: Tokens of the other image at the input of the block.
+            y_rope: Position embedding of the other image's grid.
+        """
         x_bnc = x_bnc + self.attn(self.norm1(x_bnc), rope)
         x_bnc = x_bnc + self.cross_attn(self.norm2(x_bnc), rope, self.norm_y(y_bmc), y_rope)
         return x_bnc + self.mlp(self.norm3(x_bnc))
 
 
-def _split(x_bnc: Tensor, heads: int) -> Tensor:
+def _split_heads(x_bnc: Tensor, heads: int) -> Tensor:
+    """Return (b, h, n, d)."""
     return x_bnc.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _join(x_bhnd: Tensor) -> Tensor:
+def _join_heads(x_bhnd: Tensor) -> Tensor:
+    """Return (b, n, c)."""
     return x_bhnd.transpose(1, 2).flatten(2)

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from distill_training.teachers.dust3r.blocks import DecoderBlock, EncoderBlock, LayerNorm, Rope
+from distill_training.common.transformer import LayerNorm
+from distill_training.teachers.dust3r.blocks import DecoderBlock, EncoderBlock, Rope
 from distill_training.teachers.dust3r.heads import DPT_PATCH, DptHead, LinearHead, pointmap
 
 Grid = tuple[int, int]  # rows and columns of an image's tokens
