@@ -31,9 +31,9 @@ def _quantile(
     return np.where(np.isfinite(middle), middle, np.nan).squeeze(axis)
 
 
-def cauchy(relative: np.ndarray) -> np.ndarray:
-    """Return the weights of Cauchy's likelihood at residuals over their scale."""
-    return 1 / (1 + relative**2)
+def cauchy_weight(residual: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
+    """Return the weights of a Cauchy M-estimator: 1 at residual 0, 1/2 at the scale."""
+    return 1 / (1 + (residual / scale) ** 2)
 
 
 def robust_mean(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,11 +61,12 @@ def robust_mean(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np
         usual = weighted_median(spread.ravel(), (count > 1 + 1e-6).ravel().astype(float), axis=0)
         scale = _TUNING * np.fmax(np.fmax(spread, usual), _LEAST_SPREAD)
         for _ in range(_STEPS):
-            robust = weights * cauchy((values - mean) / scale)
+            robust = weights * cauchy_weight(values - mean, scale)
             mean = (robust * values).sum(axis=0) / robust.sum(axis=0)
         relative = (values - mean) / scale
-        robust = weights * cauchy(relative)
-        slope = (weights * (1 - relative**2) * cauchy(relative) ** 2).sum(axis=0)
+        cauchy = cauchy_weight(values - mean, scale)
+        robust = weights * cauchy
+        slope = (weights * (1 - relative**2) * cauchy**2).sum(axis=0)
         slope = np.maximum(slope, _LEAST_SLOPE * robust.sum(axis=0))
         small = np.where(count > 1 + 1e-6, count / (count - 1), np.inf)
         variance = (robust**2 * (values - mean) ** 2).sum(axis=0) / slope**2

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distill_training.common.robust import cauchy, weighted_median
+from distill_training.common.robust import cauchy_weight, weighted_median
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import rotation_angle, transform
@@ -356,7 +356,7 @@ def _first_scale(source_n3: np.ndarray, target_n3: np.ndarray) -> float:
 
 def _fading(residuals: np.ndarray) -> np.ndarray:
     """Return weights that fade from residuals of about three medians on."""
-    return cauchy(residuals / max(3 * np.median(residuals), 1e-12))
+    return cauchy_weight(residuals, max(3 * np.median(residuals), 1e-12))
 
 
 def similarity(

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
-from distill_training.common.robust import cauchy
+from distill_training.common.robust import cauchy_weight
 from distill_training.poses.features import Matches
 from mote_localization.geometry import local_coordinates, retract, skew
 from mote_localization.progress import track
@@ -98,7 +98,7 @@ def _step(
     kept = np.flatnonzero(distance_m < _REACH_PX)
     points_m3, errors_m2, turns_m33 = (v[kept] for v in (points_m3, errors_m2, turns_m33))
     median_px = np.fmax(_median(distance_m[kept]), _LEAST_MEDIAN_PX)
-    weight_m = cauchy(distance_m[kept] / (_TUNING * median_px)) / (_CORRELATED * median_px**2)
+    weight_m = cauchy_weight(distance_m[kept], _TUNING * median_px) / (_CORRELATED * median_px**2)
 
     # To a camera moved by d and turned by w, in its own axes, a point q is at q - d - w x q.
     x, y, z = points_m3.T

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from distill_training.common.robust import cauchy, row_medians
+from distill_training.common.robust import cauchy_weight, row_medians
 from distill_training.teachers.pairwise.observations import Observations
 
 _STEPS = 10
@@ -32,7 +32,7 @@ def estimate_spreads(observations: Observations, lens_i: np.ndarray) -> tuple[np
         factor_e = moment / (weight_en * (across_en2**2).sum(axis=-1)).sum(axis=1).clip(1e-12)
         error_en = np.linalg.norm(tangent_en2 - factor_e[:, None, None] * across_en2, axis=-1)
         scale_e = row_medians(np.where(o.own_weight_en > 0, error_en, np.nan))
-        weight_en = o.own_weight_en * cauchy(error_en / np.maximum(scale_e, 1e-9)[:, None])
+        weight_en = o.own_weight_en * cauchy_weight(error_en, np.maximum(scale_e, 1e-9)[:, None])
     log_e = np.log(np.maximum(factor_e, 1e-3))
     lens_e = lens_i[o.first_e]
     log_spread_l = np.array(

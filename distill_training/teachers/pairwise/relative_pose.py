@@ -5,7 +5,7 @@ from itertools import permutations, product
 
 import numpy as np
 
-from distill_training.common.robust import cauchy, row_medians
+from distill_training.common.robust import cauchy_weight, row_medians
 from distill_training.teachers.pairwise.observations import Observations
 
 _STEPS = 10
@@ -109,7 +109,7 @@ def _similarities(
         seen_bn = np.where(weight_bn > 0, relative_bn, np.nan)
         residual_b = np.nan_to_num(row_medians(seen_bn), nan=np.inf)
         scale_bn = _TUNING * np.clip(residual_b, 1e-9, 1e9)[:, None]
-        robust_bn = first_bn * cauchy(relative_bn / scale_bn)
+        robust_bn = first_bn * cauchy_weight(relative_bn, scale_bn)
     return scale_b, R_b33, t_b13[:, 0], residual_b
 
 
