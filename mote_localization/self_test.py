@@ -1,9 +1,9 @@
-"""A photograph that a map carries, with where its cells lie: any backend must say the same."""
+"""The map's self-test: one image with its expected points, which every backend must reproduce."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,37 +11,41 @@ import numpy as np
 from mote_localization.errors import ImageError, MapFileError
 from mote_localization.image_files import decode_image, encoded_size
 
-if TYPE_CHECKING:
-    from mote_localization.backends import Backend
-
 _JPEG_QUALITY = 90
+
+# Predicts points_hw3 and sigma_hw of one canonical image, as `Backend.predict` does.
+Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """One canonical image and its points, as ONNX Runtime gave them when the map was made."""
+    """One canonical image and the points that ONNX Runtime predicted when the map was made."""
 
     image: bytes  # JPEG
     points: bytes  # float32, little-endian, (rows, columns, 3), m
 
     @classmethod
-    def record(cls, image_hw3: np.ndarray, backend: Backend) -> SelfTest:
-        """Keep a canonical image, RGB uint8, and what a backend says of it once it is decoded."""
+    def record(cls, image_hw3: np.ndarray, predict: Predict) -> SelfTest:
+        """Return the self-test of a canonical image, RGB uint8.
+
+        The points are predicted from the decoded JPEG, so that a later check sees the same pixels.
+        """
         options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
         encoded = cv2.imencode(".jpg", cv2.cvtColor(image_hw3, cv2.COLOR_RGB2BGR), options)[1]
-        blank = cls(encoded.tobytes(), b"")
-        points_hw3, _ = backend.predict(blank.image_hw3())
-        return replace(blank, points=points_hw3.astype("<f4").tobytes())
+        without_points = cls(encoded.tobytes(), b"")
+        points_hw3, _ = predict(without_points.image_hw3())
+        return replace(without_points, points=points_hw3.astype("<f4").tobytes())
 
     def check(self, size: tuple[int, int], cells_hw: tuple[int, int]) -> None:
-        """Refuse what does not fit a map.
+        """Check that image and points fit a map.
 
         Args:
             size: Width and height of the canonical camera.
             cells_hw: Rows and columns of the pointmap.
 
         Raises:
-            MapFileError: The image or the points are of another size, or no such thing.
+            MapFileError: The image is no image or of another size; the points are of another count
+                or not finite.
         """
         found = encoded_size(self.image)
         if found != size:
@@ -52,19 +56,19 @@ class SelfTest:
                 f"found a self-test with {count} bytes of points, expected {expected}, all finite"
             )
 
-    def difference_m(self, backend: Backend) -> float:
-        """Return how far a backend's points are from those expected, median, metres; maybe NaN.
+    def difference_m(self, predict: Predict) -> float:
+        """Return the median distance of the predicted from the expected points, metres or NaN.
 
         Raises:
             MapFileError: The image cannot be decoded.
-            BackendError: The backend fails.
+            BackendError: The prediction fails.
         """
-        points_hw3, _ = backend.predict(self.image_hw3())
+        points_hw3, _ = predict(self.image_hw3())
         expected_hw3 = np.frombuffer(self.points, "<f4").reshape(points_hw3.shape)
         return float(np.median(np.linalg.norm(points_hw3 - expected_hw3, axis=-1)))
 
     def image_hw3(self) -> np.ndarray:
-        """Return the photograph, RGB uint8.
+        """Return the decoded image, RGB uint8.
 
         Raises:
             MapFileError: It cannot be decoded.
@@ -72,4 +76,4 @@ class SelfTest:
         try:
             return cv2.cvtColor(decode_image(self.image, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
         except ImageError as error:
-            raise MapFileError(f"the map's own photograph {error}; make the map anew") from error
+            raise MapFileError(f"the map's self-test image {error}; make the map again") from error

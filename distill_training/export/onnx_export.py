@@ -120,7 +120,9 @@ def _write(
     model: onnx.ModelProto, backend: Backend, info: MapInfo, images_bhw3: np.ndarray, path: Path
 ) -> None:
     """Write a map with its self-test."""
-    write_map(path, model, replace(info, self_test=SelfTest.record(images_bhw3[0], backend)))
+    write_map(
+        path, model, replace(info, self_test=SelfTest.record(images_bhw3[0], backend.predict))
+    )
 
 
 class _Stored(NamedTuple):

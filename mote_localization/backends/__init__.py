@@ -110,7 +110,7 @@ def _load(map_file: MapFile, name: str, threads: int) -> Backend:
 def _tested(backend: Backend, name: str, map_file: MapFile) -> Backend:
     """Return a backend that says what the map's self-test expects."""
     if map_file.info.self_test:
-        difference_m = map_file.info.self_test.difference_m(backend)
+        difference_m = map_file.info.self_test.difference_m(backend.predict)
         if not difference_m <= _SELF_TEST_M:  # nor a number
             raise BackendError(
                 f"{map_file.path}: backend {name} puts the points of the map's own photograph "

@@ -51,7 +51,7 @@ def test_the_machine_multiplies():
 def map_path(tmp_path):
     plain = read_map(write_constant_map(tmp_path / "plain.onnx"))
     photo = np.random.default_rng(0).integers(0, 255, (CAMERA.height, CAMERA.width, 3), np.uint8)
-    info = replace(plain.info, self_test=SelfTest.record(photo, create_backend(plain)))
+    info = replace(plain.info, self_test=SelfTest.record(photo, create_backend(plain).predict))
     write_map(tmp_path / "room.onnx", onnx.load_model_from_string(plain.model), info)
     return tmp_path / "room.onnx"
 
