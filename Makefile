@@ -37,9 +37,9 @@ format: $(DEV)  ## format the code, and mend what lint can mend
 # of the scene's maps, in one run; YARDSTICK is a script that localizes the scene's test frames
 SCENE ?= build/demo/drive
 MAPS ?= maps/demo_room.onnx
-bench: $(DEV) | $(filter build/demo/drive/metadata.yaml,$(SCENE)/metadata.yaml)  ## maps, backends and a yardstick in one run: SCENE=, MAPS=, YARDSTICK=; writes docs/benchmarks.md
+bench: $(DEV) | $(filter build/demo/drive/metadata.yaml,$(SCENE)/metadata.yaml)  ## maps, backends and a yardstick in one run: SCENE=, MAPS=, YARDSTICK=; writes docs/results/benchmarks.md
 	$(BIN)/python tools/bench_students.py $(SCENE) --maps $(MAPS) $(if $(YARDSTICK),--yardstick $(YARDSTICK)) \
-		$(if $(BACKENDS),--backends $(BACKENDS)) --write docs/benchmarks.md
+		$(if $(BACKENDS),--backends $(BACKENDS)) --write docs/results/benchmarks.md
 
 demo-map: $(DEV)  ## train the map of the demo room anew: maps/demo_room.onnx (half an hour)
 	rm -rf build/demo/room build/demo/training
