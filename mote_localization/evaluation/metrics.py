@@ -16,7 +16,7 @@ import numpy as np
 
 from mote_localization.errors import MoteError
 from mote_localization.files import atomic_write
-from mote_localization.geometry import local_coordinates, quaternion_xyzw
+from mote_localization.geometry import local_coordinates, quaternion_xyzw, rotation_angle
 
 BOUNDS = ((10, 5), (5, 5), (2, 2), (1, 1))  # cm, degrees
 PERCENTILES = (50, 95, 99)
@@ -73,29 +73,16 @@ class Summary:
 def errors(answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
     """Return the position error (n,) in metres and the rotation error (n,) in degrees.
 
-    Position: distance of the camera centres. Rotation: angle of the difference rotation. Frames
-    without a pose: inf and 180. Frames without ground truth: NaN.
+    Position: distance of the camera centres. Rotation: angle of R_true^T R_estimated. A frame
+    without a pose has the errors inf and 180; a frame without ground truth has NaN.
     """
-    from evo.core.metrics import APE, PoseRelation
-    from evo.core.trajectory import PosePath3D
-
     metres = np.array([np.nan if a.T_map_cam_true is None else np.inf for a in answers])
     degrees = np.where(np.isnan(metres), np.nan, 180.0)
-    pairs = [
-        (i, a.T_map_cam_true, a.T_map_cam)
-        for i, a in enumerate(answers)
-        if a.T_map_cam_true is not None and a.T_map_cam is not None
-    ]
-    if pairs:
-        indices, truth, estimate = zip(*pairs, strict=True)
-        paths = PosePath3D(poses_se3=list(truth)), PosePath3D(poses_se3=list(estimate))
-        for relation, values in (
-            (PoseRelation.translation_part, metres),
-            (PoseRelation.rotation_angle_deg, degrees),
-        ):
-            metric = APE(relation)
-            metric.process_data(paths)
-            values[list(indices)] = metric.error
+    for i, answer in enumerate(answers):
+        T_true, T_estimated = answer.T_map_cam_true, answer.T_map_cam
+        if T_true is not None and T_estimated is not None:
+            metres[i] = np.linalg.norm(T_estimated[:3, 3] - T_true[:3, 3])
+            degrees[i] = np.degrees(rotation_angle(T_true[:3, :3].T @ T_estimated[:3, :3]))
     return metres, degrees
 
 

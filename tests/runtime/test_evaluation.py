@@ -14,10 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from evo.tools import file_interface
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
 from make_scene import View, write_scene
 from rich.console import Console
+from scipy.spatial.transform import Rotation
 
 from mote_localization.errors import (
     BagError,
@@ -44,6 +44,7 @@ from mote_localization.localizer import Localizer
 from mote_localization.scenes import Frame, open_scene
 from mote_localization.scenes.bag import BagWriter
 
+BIN = str(Path(sys.executable).parent)  # where programs of this environment are
 SHIFT_M = 0.5  # how far the tiny map's answer moves with the image's colour
 DARK = {3, 4}  # frames that show nothing
 
@@ -104,6 +105,19 @@ def test_errors_of_a_known_offset():
     metres, degrees = errors([answer(metres=0.03, degrees=4.0), answer(metres=0.0)])
     np.testing.assert_allclose(metres, [0.03, 0], atol=1e-9)
     np.testing.assert_allclose(degrees, [4, 0], atol=1e-5)
+
+
+def test_errors_equal_values_computed_by_hand():
+    quarter = np.array(
+        [[0.0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]
+    )  # 90 deg about z
+    third = np.array([[0.0, 0, 1, 4], [1, 0, 0, 6], [0, 1, 0, 15], [0, 0, 0, 1]])  # 120 deg
+    half = np.diag([1.0, -1, -1, 1])  # 180 deg about x
+    # third^T quarter = [[1, 0, 0], [0, 0, 1], [0, -1, 0]], a rotation by 90 deg about x.
+    pairs = [(np.eye(4), quarter), (np.eye(4), third), (third, quarter), (np.eye(4), half)]
+    metres, degrees = errors([answer(T_map_cam_true=a, T_map_cam=b) for a, b in pairs])
+    np.testing.assert_allclose(metres, [14**0.5, 277**0.5, 13, 0], atol=1e-12)
+    np.testing.assert_allclose(degrees, [90, 120, 90, 180], atol=1e-12)
 
 
 def test_position_error_is_that_of_the_camera_centre():
@@ -212,11 +226,27 @@ def test_nothing_to_evaluate():
         summarize([])
 
 
-def test_tum_file_is_read_by_evo(tmp_path):
+def test_tum_file_holds_stamp_position_and_quaternion_of_each_pose(tmp_path):
     write_tum(tmp_path / "poses.tum", [answer(0, metres=0.1), answer(1), answer(2, metres=0.2)])
-    read = file_interface.read_tum_trajectory_file(tmp_path / "poses.tum")
-    np.testing.assert_allclose(read.timestamps, [0, 2 / 30], atol=1e-9)
-    np.testing.assert_allclose(read.poses_se3[1], retract(T_MAP_CAM, (0.2, 0, 0)), atol=1e-8)
+    stamps, positions, quaternions = np.hsplit(np.loadtxt(tmp_path / "poses.tum"), [1, 4])
+    np.testing.assert_allclose(stamps[:, 0], [0, 2 / 30], atol=1e-9)
+    np.testing.assert_allclose(positions[1], T_MAP_CAM[:3, 3] + (0.2, 0, 0), atol=1e-8)
+    rotation_33 = Rotation.from_quat(quaternions[1]).as_matrix()  # x y z w
+    np.testing.assert_allclose(rotation_33, T_MAP_CAM[:3, :3], atol=1e-8)
+
+
+@pytest.mark.skipif(shutil.which("evo_traj", path=BIN) is None, reason="evo is not installed")
+@pytest.mark.slow
+def test_evo_reads_the_tum_file(tmp_path):
+    write_tum(tmp_path / "poses.tum", [answer(0, metres=0.1), answer(1), answer(2, metres=0.4)])
+    done = subprocess.run(
+        [shutil.which("evo_traj", path=BIN), "tum", "poses.tum", "--full_check"],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"nr\. of poses\s+2\n", done.stdout)
+    assert re.search(r"path length \(m\)\s+0\.3(0*\d)?\n", done.stdout)
+    assert re.search(r"quaternions\s+ok\n", done.stdout)
 
 
 def test_tum_file_of_nothing(tmp_path):
