@@ -589,7 +589,7 @@ def test_without_tf2_msgs_it_runs_and_says_so(child, room_map, tmp_path):
 def test_every_parameter_is_in_file_and_page():
     content = yaml.safe_load((ROOT / "config" / "localizer.yaml").read_text())
     assert content["/**"]["ros__parameters"] == {p.name: p.default for p in PARAMETERS}
-    page = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "robot.md").read_text()
     for p in PARAMETERS:
         default = f"`{p.default}`" if isinstance(p.default, str) else str(p.default).lower()
         assert f"| `{p.name}` | {default.replace('``', '')}" in page
