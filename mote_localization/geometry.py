@@ -1,14 +1,19 @@
-"""Rigid transforms. `T_a_b` takes points of frame b to frame a; adjacent frames cancel."""
+"""Rigid transforms. `T_a_b` maps points of frame b to frame a; adjacent frames cancel."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from mote_localization.errors import SceneError
 
-# Poses come from text files of few digits and from trackers that drift off the rotation group.
+# Largest error of R R^T: text files have few digits, and trackers accumulate rounding errors.
 _ORTHONORMAL_TOLERANCE = 1e-2
-_ROUNDING = 1e-12  # of a rotation in double precision
+_ROUNDING = 1e-12  # error of R R^T in double precision
+# For `level_rotation`:
+_ROLL = np.sin(np.radians(10))  # sine of the roll at which a camera's weight is one half
+_VIEW_WEIGHT = 0.02  # of a viewing direction, beside 1 for an x axis
+_UP_STEPS = 10  # of reweighted least squares, enough to converge
 
 
 def invert(T_44: np.ndarray) -> np.ndarray:
@@ -27,7 +32,7 @@ def transform(T_44: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def rotation_angle(R_33: np.ndarray) -> float:
     """Return the angle of a rotation in radians, in [0, pi]."""
-    # From sine and cosine: the arc cosine alone loses half of the digits near 0 and pi.
+    # From sine and cosine: the arc cosine alone loses half of its digits near 0 and pi.
     sine = np.linalg.norm(R_33[[2, 0, 1], [1, 2, 0]] - R_33[[1, 2, 0], [2, 0, 1]]) / 2
     return float(np.arctan2(sine, (np.trace(R_33) - 1) / 2))
 
@@ -35,7 +40,7 @@ def rotation_angle(R_33: np.ndarray) -> float:
 def quaternion_xyzw(R_33: np.ndarray) -> np.ndarray:
     """Return the unit quaternion (x, y, z, w) of a rotation, the order of ROS messages."""
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = R_33
-    # 4 q q^T; its longest row is the best conditioned (Shepperd 1978).
+    # 4 q q^T; the longest row is the best conditioned (Shepperd 1978).
     rows = np.array(
         [
             [1 + xx - yy - zz, xy + yx, xz + zx, zy - yz],
@@ -49,8 +54,8 @@ def quaternion_xyzw(R_33: np.ndarray) -> np.ndarray:
 
 
 def rotation_matrix(q_xyzw: np.ndarray) -> np.ndarray:
-    """Return the rotation (3, 3) of a quaternion (x, y, z, w) of any length above 0."""
-    x, y, z, w = (q_xyzw / np.linalg.norm(q_xyzw)).tolist()  # numbers are faster
+    """Return the rotation (3, 3) of a quaternion (x, y, z, w), normalized or not."""
+    x, y, z, w = (q_xyzw / np.linalg.norm(q_xyzw)).tolist()  # faster than NumPy scalars
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
@@ -63,8 +68,8 @@ def rotation_matrix(q_xyzw: np.ndarray) -> np.ndarray:
 def exp_rotation(omega_3: np.ndarray) -> np.ndarray:
     """Return the rotation (3, 3) by |omega| radians about omega."""
     half = math.sqrt(omega_3 @ omega_3) / 2
-    sine_share = math.sin(half) / half if half else 1.0
-    x, y, z = (omega_3 * (sine_share / 2)).tolist()
+    sinc = math.sin(half) / half if half else 1.0
+    x, y, z = (omega_3 * (sinc / 2)).tolist()
     return rotation_matrix(np.array([x, y, z, math.cos(half)]))
 
 
@@ -77,16 +82,17 @@ def log_rotation(R_33: np.ndarray) -> np.ndarray:
 
 
 def local_coordinates(T_map_from: np.ndarray, T_map_to: np.ndarray) -> np.ndarray:
-    """Return what takes one pose (4, 4) to another: x y z rotX rotY rotZ (6,), m and rad.
+    """Return the motion from one pose (4, 4) to another: x y z rotX rotY rotZ (6,), m and rad.
 
-    In the axes of the map, about the camera's own position, as covariances of poses are.
+    Translation and rotation vector are along the axes of the map, the rotation is about the
+    camera's position. Covariances of poses have the same coordinates.
     """
-    turn_3 = log_rotation(T_map_to[:3, :3] @ T_map_from[:3, :3].T)
-    return np.concatenate([T_map_to[:3, 3] - T_map_from[:3, 3], turn_3])
+    rotation_3 = log_rotation(T_map_to[:3, :3] @ T_map_from[:3, :3].T)
+    return np.concatenate([T_map_to[:3, 3] - T_map_from[:3, 3], rotation_3])
 
 
 def retract(T_map_cam: np.ndarray, motion_6: np.ndarray) -> np.ndarray:
-    """Return the pose (4, 4) after a motion; the inverse of `local_coordinates`."""
+    """Return the pose (4, 4) moved by a motion (6,); the inverse of `local_coordinates`."""
     T = T_map_cam.copy()
     T[:3, 3] += motion_6[:3]
     T[:3, :3] = exp_rotation(motion_6[3:]) @ T_map_cam[:3, :3]
@@ -94,10 +100,10 @@ def retract(T_map_cam: np.ndarray, motion_6: np.ndarray) -> np.ndarray:
 
 
 def skew(v: np.ndarray) -> np.ndarray:
-    """Return the matrices (..., 3, 3) that take w to v x w."""
+    """Return the cross product matrices (..., 3, 3) of vectors (..., 3): skew(v) w = v x w."""
     x, y, z = np.moveaxis(v, -1, 0)
-    o = np.zeros_like(x)
-    rows = [[o, -z, y], [z, o, -x], [-y, x, o]]
+    zero = np.zeros_like(x)
+    rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
@@ -110,19 +116,21 @@ def pose_from(position_3: np.ndarray, q_xyzw: np.ndarray) -> np.ndarray:
 
 
 def check_pose(T_44: np.ndarray, where: str) -> np.ndarray:
-    """Return the pose with its rotation made exactly orthonormal, or refuse it.
+    """Return the pose with an exactly orthonormal rotation.
 
     Args:
-        T_44: A camera pose as it was read.
-        where: What it was read from, for the message.
+        T_44: A camera pose from a file.
+        where: File or frame that it comes from, for the message.
 
     Raises:
-        SceneError: The pose is not 4x4, not finite, or its rotation part is no rotation.
+        SceneError: The pose is not 4x4, not finite, or its 3x3 part is not a rotation.
     """
     if T_44.shape != (4, 4):
         raise SceneError(f"{where}: found a pose of shape {T_44.shape}, expected 4x4")
     if not np.isfinite(T_44).all():
-        raise SceneError(f"{where}: the pose holds NaN or infinity; drop this frame or repair it")
+        raise SceneError(
+            f"{where}: the pose holds NaN or infinity; remove this frame or correct its pose"
+        )
     R = T_44[:3, :3]
     deviation = np.abs(R @ R.T - np.eye(3)).max()
     if deviation > _ORTHONORMAL_TOLERANCE or np.linalg.det(R) < 0:
@@ -133,7 +141,58 @@ def check_pose(T_44: np.ndarray, where: str) -> np.ndarray:
     if np.abs(T_44[3] - (0, 0, 0, 1)).max() > 1e-6:
         raise SceneError(f"{where}: the pose's last row is {T_44[3]}, expected 0 0 0 1")
     checked = T_44.astype(np.float64)
-    if deviation > _ROUNDING:  # what was checked before stays as it is, to the last digit
+    if deviation > _ROUNDING:  # a rotation that is orthonormal already keeps every digit
         U, _, Vt = np.linalg.svd(R)
         checked[:3, :3] = U @ Vt
     return checked
+
+
+def similarity(
+    source_n3: np.ndarray, target_n3: np.ndarray, weights_n: np.ndarray | None = None
+) -> tuple[float, np.ndarray]:
+    """Fit target = R (scale * source) + t by weighted least squares (Umeyama 1991, eq. 39-42).
+
+    Three or more points that are not on one line determine the rotation. With fewer, the returned
+    rotation is one of many, and the caller must not use it.
+
+    Returns:
+        The scale, and R and t as a rigid transform (4, 4).
+    """
+    weights_n = np.ones(len(source_n3)) if weights_n is None else weights_n
+    source_mean, target_mean = (
+        np.average(p, axis=0, weights=weights_n) for p in (source_n3, target_n3)
+    )
+    source, target = source_n3 - source_mean, target_n3 - target_mean
+    U, d, Vt = np.linalg.svd((weights_n[:, None] * target).T @ source)
+    signs = np.array([1, 1, np.linalg.det(U) * np.linalg.det(Vt)])
+    scale = float(d @ signs / (weights_n @ (source**2).sum(1)))
+    T = np.eye(4)
+    T[:3, :3] = U * signs @ Vt
+    T[:3, 3] = target_mean - scale * T[:3, :3] @ source_mean
+    return scale, T
+
+
+def level_rotation(poses: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the rotation (3, 3) to a frame with z up and x along the first camera's view.
+
+    People and robots hold cameras without roll, at any pitch. Up is therefore the direction most
+    orthogonal to the cameras' x axes. The viewing directions count too, with a small weight: they
+    decide where the x axes are nearly parallel. Robust weights exclude a few rolled cameras.
+
+    Args:
+        poses: T_frame_cam (4, 4), one or more, in any frame.
+    """
+    axes_n33 = np.array(poses)[:, :3, :3]
+    x, up_image, view = axes_n33[:, :, 0], -axes_n33[:, :, 1], axes_n33[:, :, 2]
+    up = up_image.mean(0)
+    for _ in range(_UP_STEPS):
+        weights = 1 / (1 + (x @ up / _ROLL) ** 2)  # Cauchy
+        scatter = (weights[:, None] * x).T @ x + _VIEW_WEIGHT * (weights[:, None] * view).T @ view
+        up = np.linalg.eigh(scatter)[1][:, 0]
+        up *= 1 if up @ (weights @ up_image) >= 0 else -1
+    first = axes_n33[0]
+    ahead = first[:, 2] - first[:, 2] @ up * up
+    if np.linalg.norm(ahead) < 0.1:  # the first camera looks straight up or down
+        ahead = np.cross(up, first[:, 0])
+    ahead /= np.linalg.norm(ahead)
+    return np.stack([ahead, np.cross(up, ahead), up])

@@ -24,7 +24,6 @@ from scipy.optimize import minimize_scalar
 
 import demo_room as room
 from demo_room.record import write_scene
-from distill_training.poses.gauge import similarity
 from distill_training.poses.image_pairs import choose_pairs
 from distill_training.reconstruction import Reconstruction
 from distill_training.teachers import rgbd
@@ -40,7 +39,7 @@ from distill_training.teachers.teacher_config import (
 )
 from mote_localization.camera import Camera, canonical_camera
 from mote_localization.command_line import run_command
-from mote_localization.geometry import invert, rotation_angle, transform
+from mote_localization.geometry import invert, rotation_angle, similarity, transform
 from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.folder import FolderScene
 

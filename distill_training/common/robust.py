@@ -36,6 +36,11 @@ def cauchy_weight(residual: np.ndarray, scale: float | np.ndarray) -> np.ndarray
     return 1 / (1 + (residual / scale) ** 2)
 
 
+def residual_scale(residuals: np.ndarray) -> float:
+    """Return a scale for `cauchy_weight`: three times the median residual, above 0."""
+    return max(3 * float(np.median(residuals)), 1e-12)
+
+
 def robust_mean(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the robust weighted mean along the first axis and its standard deviation.
 

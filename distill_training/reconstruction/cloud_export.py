@@ -11,12 +11,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from distill_training.poses.gauge import upright
 from distill_training.reconstruction import Reconstruction
 from mote_localization.camera import Camera
 from mote_localization.errors import ReconstructionError
 from mote_localization.files import atomic_write
-from mote_localization.geometry import transform
+from mote_localization.geometry import level_rotation, transform
 from mote_localization.progress import track
 
 RERUN = "rerun-sdk==0.41.0"  # what `show_rerun` was tried with; too large to come along
@@ -116,7 +115,7 @@ def _log_rerun(
 ) -> None:
     """Log cloud and cameras; images one at a time, as JPEG."""
     camera = reconstruction.camera
-    up = upright(list(reconstruction.poses.values()))[2]
+    up = level_rotation(list(reconstruction.poses.values()))[2]
     axis = int(np.abs(up).argmax())
     views = rerun.ViewCoordinates
     world = (views.RIGHT_HAND_X_UP, views.RIGHT_HAND_Y_UP, views.RIGHT_HAND_Z_UP)
@@ -152,7 +151,7 @@ def picture(reconstruction: Reconstruction, path: Path) -> None:
     """
     poses = np.array(list(reconstruction.poses.values()))
     points_n3, colours_n3 = _cloud(reconstruction, _DRAWN)
-    R = upright(list(poses))
+    R = level_rotation(list(poses))
     across = np.linalg.svd(np.cov((points_n3 @ R.T)[:, :2].T))[0].T  # longest side to the right
     R[:2] = across * (1, np.linalg.det(across)) @ R[:2]
     points_n3, track_n3 = points_n3 @ R.T, poses[:, :3, 3] @ R.T

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from distill_training.poses.gauge import parse_scale
+from distill_training.poses.known_lengths import parse_known_length
 from mote_localization.errors import ReconstructionError
 
 Known = Literal["auto", "given", "estimate"]
@@ -109,7 +109,7 @@ class PhotographsConfig:
                 f"found a batch of {self.pair_batch} pairs, expected 1 or more"
             )
         for text in self.scale_from:
-            parse_scale(text)
+            parse_known_length(text)
 
 
 @dataclass(frozen=True)

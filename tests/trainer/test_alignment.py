@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
-from distill_training.poses.gauge import similarity  # noqa: E402
 from distill_training.teachers.pairwise.focal_lengths import estimate_spreads  # noqa: E402
 from distill_training.teachers.pairwise.global_adjustment import Adjusted, Cameras, _Problem, adjust  # noqa: E402
 from distill_training.teachers.pairwise.observations import (  # noqa: E402
@@ -30,7 +29,7 @@ from distill_training.teachers.pairwise.relative_pose import (  # noqa: E402
 )
 from distill_training.teachers.pairwise.spanning_tree import along_tree  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
-from mote_localization.geometry import exp_rotation, invert, rotation_angle, transform  # noqa: E402
+from mote_localization.geometry import exp_rotation, invert, rotation_angle, similarity, transform  # noqa: E402
 
 pytestmark = pytest.mark.train
 

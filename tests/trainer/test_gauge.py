@@ -1,4 +1,4 @@
-"""Frame and scale of an estimated map."""
+"""Frame and scale of an estimated map, and known lengths."""
 
 import logging
 
@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from distill_training.poses.gauge import (
+from distill_training.poses.gauge import find_gauge, gauge_from_poses
+from distill_training.poses.known_lengths import (
     End,
     KnownLength,
     PhotoDepth,
-    find_gauge,
-    gauge_from_poses,
-    parse_scale,
-    similarity,
-    upright,
+    parse_known_length,
 )
 from mote_localization.camera import Camera, canonical_camera, cell_pixels
 from mote_localization.errors import ReconstructionError
-from mote_localization.geometry import exp_rotation, rotation_angle, transform
+from mote_localization.geometry import (
+    exp_rotation,
+    level_rotation,
+    rotation_angle,
+    similarity,
+    transform,
+)
 
 SCALE = 0.37  # m per unit of the estimates here
 LENS = Camera(640, 480, 500.0, 500.0, 330.0, 236.0, "plumb_bob", (-0.2, 0.05, 0.001, 0.001, 0.0))
@@ -30,17 +33,17 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
-def turned(rng: np.random.Generator, degrees: float) -> np.ndarray:
-    """A rotation by that standard deviation about each axis."""
+def random_rotation(rng: np.random.Generator, degrees: float) -> np.ndarray:
+    """Return a random rotation with that standard deviation about each axis."""
     return exp_rotation(np.radians(rng.normal(0, degrees, 3)))
 
 
 def walk(rng: np.random.Generator, count: int = 20, pitch_deg: float = 20) -> dict:
-    """Cameras held level and pitched down, looking all round, z up."""
+    """Return poses of cameras without roll, pitched down, at all headings; z up."""
     poses = {}
     for i in range(count):
         yaw, pitch = 2 * np.pi * i / count, np.radians(pitch_deg + rng.normal(0, 5))
-        level = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # looks along x
+        level = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # view along x
         T = np.eye(4)
         T[:3, :3] = (
             exp_rotation(np.array([0, 0, yaw])) @ level @ exp_rotation(np.array([-pitch, 0, 0]))
@@ -51,19 +54,19 @@ def walk(rng: np.random.Generator, count: int = 20, pitch_deg: float = 20) -> di
 
 
 def estimate_of(poses: dict, rng: np.random.Generator, noise_m: float = 0, degrees: float = 0):
-    """The poses in a frame of its own, at another scale, with noise."""
+    """Return the poses in a random frame, at another scale, with noise."""
     T = np.eye(4)
-    T[:3, :3], T[:3, 3] = turned(rng, 90), rng.normal(0, 3, 3)
+    T[:3, :3], T[:3, 3] = random_rotation(rng, 90), rng.normal(0, 3, 3)
     estimated = {}
     for name, pose in poses.items():
         estimated[name] = T @ pose
-        estimated[name][:3, :3] @= turned(rng, degrees)
+        estimated[name][:3, :3] @= random_rotation(rng, degrees)
         estimated[name][:3, 3] = (estimated[name][:3, 3] + rng.normal(0, noise_m, 3)) / SCALE
     return estimated
 
 
-def no_sight(name: str) -> PhotoDepth:
-    raise AssertionError(f"{name} was looked at")
+def no_depth(name: str) -> PhotoDepth:
+    raise AssertionError(f"the depth of {name} was read")
 
 
 def assert_poses(found: np.ndarray, expected: np.ndarray, metres: float, degrees: float):
@@ -71,9 +74,11 @@ def assert_poses(found: np.ndarray, expected: np.ndarray, metres: float, degrees
     assert np.degrees(rotation_angle(found[:3, :3] @ expected[:3, :3].T)) < degrees
 
 
-def test_a_similarity_is_the_least_squares_solution(rng):
+def test_similarity_is_the_least_squares_solution(rng):
     source = rng.normal(size=(30, 3))
-    target = 2.5 * source @ turned(rng, 60).T + rng.normal(size=3) + rng.normal(0, 0.1, (30, 3))
+    target = (
+        2.5 * source @ random_rotation(rng, 60).T + rng.normal(size=3) + rng.normal(0, 0.1, (30, 3))
+    )
     scale, T = similarity(source, target)
     # Umeyama 1991, eq. 40-42, with the rotation of scipy.
     centred, centred_target = source - source.mean(0), target - target.mean(0)
@@ -83,15 +88,15 @@ def test_a_similarity_is_the_least_squares_solution(rng):
     np.testing.assert_allclose([scale, *T[:3, 3], *T[:3, :3].ravel()], [c, *t, *R.ravel()])
 
 
-def test_a_similarity_of_mirrored_points_is_still_a_rotation(rng):
+def test_similarity_of_mirrored_points_has_a_proper_rotation(rng):
     source = rng.normal(size=(30, 3))
     _, T = similarity(source, source * (1, 1, -1))
     assert np.linalg.det(T[:3, :3]) == pytest.approx(1)
 
 
-def test_points_without_weight_do_not_pull_a_similarity(rng):
+def test_similarity_ignores_points_of_weight_zero(rng):
     source = rng.normal(size=(30, 3))
-    target = 2 * source @ turned(rng, 60).T
+    target = 2 * source @ random_rotation(rng, 60).T
     target[:10] += 5
     scale, T = similarity(source, target, (np.arange(30) >= 10).astype(float))
     assert scale == pytest.approx(2)
@@ -99,26 +104,26 @@ def test_points_without_weight_do_not_pull_a_similarity(rng):
 
 
 @pytest.mark.parametrize("count", [2, 3, 12])
-def test_given_poses_bring_all_cameras_to_their_frame(rng, count: int):
+def test_given_poses_fix_frame_and_scale_of_all_cameras(rng, count: int):
     truth = walk(rng)
     estimated = estimate_of(truth, rng)
     given = {name: truth[name] for name in list(truth)[:count]}
-    gauge = find_gauge(estimated, 5.0, no_sight, given)
+    gauge = find_gauge(estimated, 5.0, no_depth, given)
     assert gauge.metric and gauge.scale == pytest.approx(SCALE)
     for name, pose in truth.items():
         np.testing.assert_allclose(gauge.apply(estimated[name]), pose, atol=1e-6)
 
 
-def test_two_given_poses_leave_no_turn_about_their_line(rng):
+def test_two_given_poses_fix_the_rotation_about_the_line_between_them(rng):
     truth = walk(rng)
     estimated = estimate_of(truth, rng, noise_m=0.005, degrees=0.3)
     a, *_, b = truth
-    gauge = find_gauge(estimated, 5.0, no_sight, {a: truth[a], b: truth[b]})
+    gauge = find_gauge(estimated, 5.0, no_depth, {a: truth[a], b: truth[b]})
     for name, pose in truth.items():
         assert_poses(gauge.apply(estimated[name]), pose, 0.1, 2)
 
 
-def test_wrong_given_poses_are_outvoted_and_named(rng, caplog):
+def test_wrong_given_poses_are_outliers_and_logged_by_name(rng, caplog):
     truth = walk(rng)
     estimated = estimate_of(truth, rng, noise_m=0.005, degrees=0.3)
     given = {name: pose.copy() for name, pose in truth.items()}
@@ -126,93 +131,93 @@ def test_wrong_given_poses_are_outvoted_and_named(rng, caplog):
     for name in wrong:
         given[name][:3, 3] += rng.normal(0, 2, 3)
     with caplog.at_level(logging.WARNING):
-        gauge = find_gauge(estimated, 5.0, no_sight, given)
+        gauge = find_gauge(estimated, 5.0, no_depth, given)
     assert gauge.scale == pytest.approx(SCALE, rel=0.01)
     assert [record.args[0] for record in caplog.records] == wrong
 
 
 @pytest.mark.parametrize("count", [2, 10])
-def test_the_scales_uncertainty_is_honest(rng, count: int):
-    honest = []
+def test_the_scale_uncertainty_covers_the_scale_error(rng, count: int):
+    covered = []
     for _ in range(200):
         truth = walk(rng, count)
         estimated = estimate_of(truth, rng, noise_m=0.02)
         gauge = gauge_from_poses(estimated, truth, 5.0)
-        honest.append(abs(gauge.scale / SCALE - 1) < 2 * gauge.scale_uncertainty)
-    assert np.mean(honest) > (0.75 if count == 2 else 0.9)  # two poses: two degrees of freedom
+        covered.append(abs(gauge.scale / SCALE - 1) < 2 * gauge.scale_uncertainty)
+    assert np.mean(covered) > (0.75 if count == 2 else 0.9)  # two poses: two degrees of freedom
 
 
-def test_poses_of_the_wrong_direction_are_refused(rng):
+def test_map_to_camera_poses_are_refused(rng):
     truth = walk(rng)
     estimated = estimate_of(truth, rng)
     inverted = {name: np.linalg.inv(pose) for name, pose in truth.items()}
     with pytest.raises(ReconstructionError, match="contradict the photographs.*camera-to-map"):
-        find_gauge(estimated, 5.0, no_sight, inverted)
+        find_gauge(estimated, 5.0, no_depth, inverted)
 
 
 @pytest.mark.parametrize("factor", [-1, 0])
-def test_positions_mirrored_or_all_equal_are_refused(rng, factor: int):
+def test_mirrored_or_equal_positions_are_refused(rng, factor: int):
     truth = walk(rng)
     estimated = estimate_of(truth, rng)
     for pose in truth.values():
         pose[:3, 3] *= factor
     with pytest.raises(ReconstructionError, match="positions of the 20 given poses do not fit"):
-        find_gauge(estimated, 5.0, no_sight, truth)
+        find_gauge(estimated, 5.0, no_depth, truth)
 
 
 def test_given_poses_at_one_place_are_refused(rng):
     truth = walk(rng)
     for pose in truth.values():
         pose[:3, 3] = rng.normal(0, 0.001, 3)
-    with pytest.raises(ReconstructionError, match="nearly the same place"):
-        find_gauge(estimate_of(truth, rng), 5.0, no_sight, truth)
+    with pytest.raises(ReconstructionError, match="nearly at the same place"):
+        find_gauge(estimate_of(truth, rng), 5.0, no_depth, truth)
 
 
-def test_one_given_pose_says_the_frame_and_a_length_the_scale(rng):
+def test_one_given_pose_fixes_the_frame_and_a_length_the_scale(rng):
     truth = walk(rng)
     estimated = estimate_of(truth, rng)
     a, b, c, *_ = truth
     metres = float(np.linalg.norm(truth[b][:3, 3] - truth[c][:3, 3]))
-    length = parse_scale(f"{b},{c}={metres}")
-    gauge = find_gauge(estimated, 5.0, no_sight, {a: truth[a]}, [length])
+    length = parse_known_length(f"{b},{c}={metres}")
+    gauge = find_gauge(estimated, 5.0, no_depth, {a: truth[a]}, [length])
     assert gauge.metric and gauge.scale_uncertainty is None
     for name, pose in truth.items():
         np.testing.assert_allclose(gauge.apply(estimated[name]), pose, atol=1e-6)
-    free = find_gauge(estimated, 5.0, no_sight, {a: truth[a]})
+    free = find_gauge(estimated, 5.0, no_depth, {a: truth[a]})
     assert not free.metric
     np.testing.assert_allclose(free.apply(estimated[a]), truth[a], atol=1e-9)
 
 
-def test_an_unknown_scale_puts_the_median_point_two_units_away(rng):
+def test_without_a_scale_the_median_depth_is_two_units(rng):
     poses = walk(rng)
-    gauge = find_gauge(estimate_of(poses, rng), 5.0, no_sight)
+    gauge = find_gauge(estimate_of(poses, rng), 5.0, no_depth)
     assert 5.0 * gauge.scale == 2 and not gauge.metric and gauge.scale_uncertainty is None
 
 
-def test_a_new_map_is_upright_and_begins_at_the_first_camera(rng):
+def test_a_new_map_frame_is_level_with_its_origin_at_the_first_camera(rng):
     truth = walk(rng)
     estimated = estimate_of(truth, rng, degrees=0.5)
-    gauge = find_gauge(estimated, 5.0, no_sight)
+    gauge = find_gauge(estimated, 5.0, no_depth)
     found = [gauge.apply(pose) for pose in estimated.values()]
     np.testing.assert_allclose(found[0][:3, 3], 0, atol=1e-9)
-    assert abs(found[0][1, 2]) < 1e-9  # looks along x, as the first of the walk does
+    assert abs(found[0][1, 2]) < 1e-9  # view along x, as of the first camera of the walk
     for pose, true in zip(found, truth.values(), strict=True):
         assert_poses(pose, true, np.inf, 2)
 
 
 def up_error_deg(poses: list, rng: np.random.Generator) -> float:
-    """Angle between the true up (z) and the one that is found, from any frame."""
-    turn = np.eye(4)
-    turn[:3, :3] = turned(rng, 90)
-    up = turn[:3, :3].T @ upright([turn @ pose for pose in poses])[2]
+    """Return the angle between true up (z) and estimated up, from a random frame."""
+    T = np.eye(4)
+    T[:3, :3] = random_rotation(rng, 90)
+    up = T[:3, :3].T @ level_rotation([T @ pose for pose in poses])[2]
     return float(np.degrees(np.arctan2(np.hypot(up[0], up[1]), up[2])))
 
 
-def test_up_is_found_from_cameras_that_look_down(rng):
+def test_level_rotation_of_cameras_pitched_down(rng):
     assert up_error_deg(list(walk(rng, pitch_deg=60).values()), rng) < 1
 
 
-def test_up_is_found_among_portrait_photographs(rng):
+def test_level_rotation_with_some_portrait_photographs(rng):
     poses = list(walk(rng).values())
     for pose in poses[::4]:
         pose[:3, :3] @= exp_rotation(np.array([0, 0, np.pi / 2]))
@@ -220,17 +225,17 @@ def test_up_is_found_among_portrait_photographs(rng):
 
 
 @pytest.mark.parametrize("count", [1, 15])
-def test_up_is_found_where_all_cameras_look_the_same_way(rng, count: int):
+def test_level_rotation_of_cameras_with_one_viewing_direction(rng, count: int):
     first = next(iter(walk(rng, pitch_deg=0).values()))
     poses = [first.copy() for _ in range(count)]
     for pose in poses:
-        pose[:3, :3] @= turned(rng, 2)
+        pose[:3, :3] @= random_rotation(rng, 2)
     assert up_error_deg(poses, rng) < 10
 
 
-def test_up_and_heading_exist_for_a_camera_that_looks_straight_down():
+def test_level_rotation_of_a_camera_that_looks_straight_down_is_a_rotation():
     T = np.diag([1.0, -1, -1, 1])
-    R = upright([T])
+    R = level_rotation([T])
     np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-12)
 
 
@@ -245,9 +250,9 @@ def test_up_and_heading_exist_for_a_camera_that_looks_straight_down():
         ("r:1,B:3:4=2e-1", KnownLength(End("r:1"), End("B", (3, 4)), 0.2)),
     ],
 )
-def test_lengths_are_read(text: str, expected: KnownLength):
-    assert parse_scale(text) == expected
-    assert parse_scale(str(expected)) == expected
+def test_lengths_are_parsed(text: str, expected: KnownLength):
+    assert parse_known_length(text) == expected
+    assert parse_known_length(str(expected)) == expected
 
 
 @pytest.mark.parametrize(
@@ -264,13 +269,13 @@ def test_lengths_are_read(text: str, expected: KnownLength):
         ("A,A=1", "both ends are the same"),
     ],
 )
-def test_texts_that_are_no_length_are_refused(text: str, message: str):
+def test_malformed_lengths_are_refused(text: str, message: str):
     with pytest.raises(ReconstructionError, match=message):
-        parse_scale(text)
+        parse_known_length(text)
 
 
 def slanted(sigma: float | None = None) -> PhotoDepth:
-    """A camera with a lens that looks at the plane z = 4 + 0.5 x, units of the estimate."""
+    """Return the depth of the plane z = 4 + 0.5 x, units of the estimate; with a distorted lens."""
     rays_hw3 = GRID.rays(cell_pixels(GRID.width, GRID.height, 8))
     depth_hw = 4 / (1 - 0.5 * rays_hw3[..., 0])
     sigma_hw = None if sigma is None else np.full(depth_hw.shape, sigma)
@@ -278,21 +283,21 @@ def slanted(sigma: float | None = None) -> PhotoDepth:
 
 
 @pytest.mark.parametrize("x", [-1.3, -0.4, 0.0, 1.1])
-def test_a_clicked_pixel_is_found_between_the_cells_and_through_the_lens(x: float):
+def test_the_point_at_a_pixel_is_interpolated_and_undistorted(x: float):
     expected = np.array([x, 0.3, 4 + 0.5 * x])
     point, sigma = slanted().point(tuple(LENS.project(expected)))
     np.testing.assert_allclose(point, expected, atol=0.002)
     assert np.isnan(sigma)
 
 
-def test_a_pixel_beside_an_edge_is_of_one_side_alone():
-    sight = slanted()
-    sight.depth_hw[:, :20], sight.depth_hw[:, 20:] = 2, 6
+def test_the_point_beside_a_depth_edge_uses_cells_of_one_side_only():
+    depth = slanted()
+    depth.depth_hw[:, :20], depth.depth_hw[:, 20:] = 2, 6
     edge = LENS.project(GRID.rays(np.array([19.6 * 8 + 3.5, 100.0])))
-    assert sight.point(tuple(edge))[0][2] == pytest.approx(6)
+    assert depth.point(tuple(edge))[0][2] == pytest.approx(6)
 
 
-def test_a_length_between_pixels_of_two_photographs_is_the_scale(rng):
+def test_a_length_between_pixels_of_two_photographs_fixes_the_scale(rng):
     poses = {name: pose for name, pose in walk(rng, 2).items()}
     a, b = poses
     one, other = np.array([-1.0, 0.2, 3.5]), np.array([1.0, -0.5, 4.5])
@@ -304,7 +309,7 @@ def test_a_length_between_pixels_of_two_photographs_is_the_scale(rng):
     assert gauge.scale_uncertainty == pytest.approx(0.05 * np.sqrt(2) / span, rel=0.01)
 
 
-def test_of_several_lengths_the_wrong_one_is_outvoted_and_named(rng, caplog):
+def test_a_wrong_length_among_several_is_an_outlier_and_logged(rng, caplog):
     poses = walk(rng)
     names = list(poses)
     lengths = [
@@ -315,12 +320,12 @@ def test_of_several_lengths_the_wrong_one_is_outvoted_and_named(rng, caplog):
         )
         for a, b in zip(names[:5], names[5:10], strict=True)
     ]
-    good = find_gauge(poses, 5.0, no_sight, lengths=lengths)
+    good = find_gauge(poses, 5.0, no_depth, lengths=lengths)
     assert good.scale == pytest.approx(SCALE, rel=0.01)
     assert 0.001 < good.scale_uncertainty < 0.01
     lengths[2] = KnownLength(lengths[2].one, lengths[2].other, 2 * lengths[2].metres)
     with caplog.at_level(logging.WARNING):
-        gauge = find_gauge(poses, 5.0, no_sight, lengths=lengths)
+        gauge = find_gauge(poses, 5.0, no_depth, lengths=lengths)
     assert gauge.scale == pytest.approx(SCALE, rel=0.03)
     assert gauge.scale_uncertainty > 0.03
     assert [record.args[0] for record in caplog.records] == [lengths[2]]
@@ -329,17 +334,17 @@ def test_of_several_lengths_the_wrong_one_is_outvoted_and_named(rng, caplog):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("IMG_0.a-b,nobody=1", "'nobody' is none of the 2 photographs used, such as 'IMG_0.a-b'"),
+        ("IMG_0.a-b,missing=1", "'missing' is none of the 2 photographs used, such as 'IMG_0.a-b'"),
         ("IMG_0.a-b:640:3,IMG_1.a-b=1", "pixel 640:3 lies outside .* 640x480 px"),
         ("IMG_0.a-b:320:240,IMG_1.a-b=1", "frame IMG_0.a-b: pixel 320:240 has no estimated point"),
-        ("IMG_0.a-b,IMG_1.a-b=1", "too near to tell a scale"),
+        ("IMG_0.a-b,IMG_1.a-b=1", "expected 1% or more; measure a longer length"),
     ],
 )
-def test_lengths_that_cannot_be_found_are_refused(rng, text: str, message: str):
+def test_lengths_without_a_point_or_too_short_are_refused(rng, text: str, message: str):
     poses = walk(rng, 2)
     for pose in poses.values():
         pose[:3, 3] = rng.normal(0, 0.001, 3)
-    sight = slanted()
-    sight.depth_hw[10:20, 15:25] = np.nan
+    depth = slanted()
+    depth.depth_hw[10:20, 15:25] = np.nan
     with pytest.raises(ReconstructionError, match=message):
-        find_gauge(poses, 4.0, lambda name: sight, lengths=[parse_scale(text)])
+        find_gauge(poses, 4.0, lambda name: depth, lengths=[parse_known_length(text)])

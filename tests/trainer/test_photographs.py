@@ -18,7 +18,6 @@ from conftest import python_path
 from PIL import Image  # noqa: E402
 from test_dust3r import small_network  # noqa: E402
 
-from distill_training.poses.gauge import similarity  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.teachers.dust3r import Dust3r  # noqa: E402
 from distill_training.teachers.pairwise.pair_predictor import Encoded  # noqa: E402
@@ -32,7 +31,14 @@ from distill_training.teachers.teacher_config import (  # noqa: E402
 )
 from mote_localization.camera import Camera, CanonicalView, cell_pixels  # noqa: E402
 from mote_localization.errors import ReconstructionError, SceneError  # noqa: E402
-from mote_localization.geometry import exp_rotation, invert, pose_from, quaternion_xyzw, transform  # noqa: E402
+from mote_localization.geometry import (
+    exp_rotation,
+    invert,
+    pose_from,
+    quaternion_xyzw,
+    similarity,
+    transform,
+)  # noqa: E402
 from mote_localization.scenes import Frame, Scene, Split  # noqa: E402
 from mote_localization.scenes.photos import PhotoScene  # noqa: E402
 

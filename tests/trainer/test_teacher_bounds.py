@@ -9,7 +9,6 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 import demo_room as room  # noqa: E402
-from distill_training.poses.gauge import similarity  # noqa: E402
 from distill_training.poses.image_pairs import PairsConfig, overlapping_pairs  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.teachers import rgbd  # noqa: E402
@@ -19,7 +18,7 @@ from distill_training.teachers.pairwise.photographs import PhotographsConfig, Su
 from distill_training.teachers.simulated import Simulated, SimulatedConfig  # noqa: E402
 from distill_training.teachers.teacher_config import RgbdConfig  # noqa: E402
 from mote_localization.camera import Camera, canonical_camera  # noqa: E402
-from mote_localization.geometry import invert, rotation_angle, transform  # noqa: E402
+from mote_localization.geometry import invert, rotation_angle, similarity, transform  # noqa: E402
 from mote_localization.scenes import Frame, Scene, open_scene  # noqa: E402
 
 pytestmark = pytest.mark.train

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from distill_training.common.renamed_options import first_names
-from distill_training.poses.gauge import Gauge, KnownLength, PhotoDepth, find_gauge, parse_scale
+from distill_training.poses.gauge import Gauge, find_gauge
 from distill_training.poses.image_pairs import Pair, choose_pairs
+from distill_training.poses.known_lengths import KnownLength, PhotoDepth, parse_known_length
 from distill_training.reconstruction import (
     ReconstructedFrame,
     Reconstruction,
@@ -69,7 +70,7 @@ def reconstruct(
         ReconstructionError: Fewer than two images show the same, the given poses contradict them,
             or the folder holds another reconstruction.
     """
-    lengths = [parse_scale(text) for text in config.scale_from]
+    lengths = [parse_known_length(text) for text in config.scale_from]
     photos, refused = take_photos(scene, predictor, config.intrinsics, cells)
     poses_known = _poses_known(photos, config)
     _check_names(lengths, photos)
