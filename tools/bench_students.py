@@ -42,9 +42,9 @@ from mote_localization.evaluation.metrics import (
     STAGES,
     Answer,
     accuracy_rows,
+    evaluate_answers,
     percent,
     percentiles_ms,
-    summarize,
 )
 from mote_localization.files import atomic_write
 from mote_localization.localizer import Localizer
@@ -254,8 +254,8 @@ class _Run:
             yardstick: What it is compared with, if there is one.
             peak: Multiply-adds a second of the machine's matrix products.
         """
-        summary = summarize(self.answers)
-        prior = summarize(self.with_prior)
+        summary = evaluate_answers(self.answers).summary
+        prior = evaluate_answers(self.with_prior).summary
         network = summary.milliseconds["network"]
         query_s = [
             read_s + sum(answer.seconds[stage] for stage in STAGES)

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,10 +19,10 @@ from mote_localization.errors import CameraError, ImageError, MoteError, ReplayE
 from mote_localization.evaluation.metrics import (
     PERCENTILES,
     Answer,
+    Evaluation,
     Summary,
     accuracy_rows,
-    errors,
-    summarize,
+    evaluate_answers,
     write_tum,
 )
 from mote_localization.files import atomic_write
@@ -89,23 +89,23 @@ class Evaluate:
         else:
             frames = track(scene.frames(self.split), "localizing", scene.count(self.split))
             answers = list(localize(localizer, frames))
-        summary = summarize(answers, transport)
+        evaluation = evaluate_answers(answers, transport)
         console = Console()
         way = "over ROS 2" if self.ros else "without ROS"
-        for table in tables(summary, f"{scene.name}, {self.split} frames, {way}"):
+        for table in tables(evaluation.summary, f"{scene.name}, {self.split} frames, {way}"):
             console.print(table)
         if self.output:
             write_tum(self.output, answers)
             console.print(f"poses: {self.output}")
         if self.json:
-            write_json(self.json, self._subject(scene.name, started), summary, answers)
+            write_json(self.json, self._subject(scene.name, started), evaluation)
             console.print(f"figures: {self.json}")
         if self.report:
             from mote_localization.evaluation.report import write_report
 
             frames = scene.frames(self.split)
             subject = self._subject(scene.name, started)
-            write_report(self.report, subject, summary, answers, localizer, frames)
+            write_report(self.report, subject, evaluation, localizer, frames)
             console.print(f"report: {self.report}")
 
     def _open(self) -> Scene:
@@ -178,15 +178,12 @@ def times_table(milliseconds: Mapping[str, Mapping[str, float]]) -> Table:
     return times
 
 
-def write_json(
-    path: Path, subject: dict[str, str], summary: Summary, answers: Sequence[Answer]
-) -> None:
+def write_json(path: Path, subject: dict[str, str], evaluation: Evaluation) -> None:
     """Write the figures, and each frame's errors; what is infinite or unknown is null.
 
     Raises:
         MoteError: the file cannot be written.
     """
-    metres, degrees = errors(answers)
     frames = [
         {
             "name": answer.name,
@@ -200,9 +197,13 @@ def write_json(
             "milliseconds": {stage: 1000 * s for stage, s in answer.seconds.items()},
             "latency_ms": None if answer.latency_s is None else 1000 * answer.latency_s,
         }
-        for answer, m, d in zip(answers, metres, degrees, strict=True)
+        for answer, m, d in zip(
+            evaluation.answers, evaluation.errors_m, evaluation.errors_deg, strict=True
+        )
     ]
-    write_figures(path, {"subject": subject, "summary": asdict(summary), "frames": frames})
+    write_figures(
+        path, {"subject": subject, "summary": asdict(evaluation.summary), "frames": frames}
+    )
 
 
 def write_figures(path: Path, content: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""What the field prints of a relocalizer: errors, shares of frames, times.
+"""Metrics of a localization run: pose errors, success rates, covariance coverage and times.
 
-A lost or unanswered frame is infinitely wrong: it stays in every median and share.
+A lost or unanswered frame has an infinite error. It counts in every median and fraction.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _CHI2_95 = {3: 7.815, 6: 12.592}  # 95th percentile of chi-square, by degrees of
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one frame."""
+    """The result of localizing one frame."""
 
     name: str  # of the frame
     stamp_s: float
     T_map_cam_true: np.ndarray | None  # (4, 4); None: no ground truth
     T_map_cam: np.ndarray | None  # (4, 4); None: lost or unanswered
-    reason: str  # why it is lost; empty where there is a pose
+    reason: str  # why the frame is lost; empty with a pose
     inliers: int
-    seconds: dict[str, float]  # of each stage; empty: unanswered
-    answered: bool = True  # over ROS a newer image may take a frame's place
-    latency_s: float | None = None  # image published to pose received, over ROS
+    seconds: dict[str, float]  # by stage; empty: unanswered
+    answered: bool = True  # False: the node dropped the image (over ROS)
+    latency_s: float | None = None  # from publishing the image to receiving its pose, over ROS
     covariance_66: np.ndarray | None = None  # of T_map_cam: x y z rotX rotY rotZ, m and rad
 
 
 @dataclass(frozen=True)
 class Transport:
-    """What a run over ROS shows besides the poses."""
+    """Measurements of a run over ROS."""
 
     pose_rate_hz: float  # of the poses received
     node_peak_mb: float  # peak resident memory of the node, 10^6 bytes
@@ -51,27 +51,73 @@ class Transport:
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of one evaluation. Errors are None where no frame has ground truth."""
+    """The figures of one evaluation. Errors are None if no frame has ground truth."""
 
     frames: int
     frames_with_truth: int
     localized: int
     lost: int
     unanswered: int
-    median_cm: float | None  # inf: more than half are lost
+    median_cm: float | None  # inf: more than half of the frames have no pose
     median_deg: float | None
-    within: dict[str, float]  # "5 cm, 5 deg" -> share of the frames with truth, 0 to 1
-    worst_cm: float | None  # of the localized
+    within: dict[str, float]  # "5 cm, 5 deg" -> fraction of the frames with truth
+    worst_cm: float | None  # largest error of a localized frame
     worst_deg: float | None
-    # "position", "pose" -> share of the localized whose truth lies in that 95 % ellipsoid
+    # "position", "pose" -> fraction of the localized frames with the truth in the 95 % ellipsoid
     within_95: dict[str, float]
-    lost_reasons: dict[str, int]  # one reason of each kind, and how many were alike
+    lost_reasons: dict[str, int]  # an example of each kind of reason -> frames
     milliseconds: dict[str, dict[str, float]]  # stage, "total", "image to pose" -> p50, p95, p99
     transport: Transport | None
 
 
-def errors(answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the position error (n,) in metres and the rotation error (n,) in degrees.
+@dataclass(frozen=True)
+class Evaluation:
+    """The answers of a run with their errors and figures; made by `evaluate_answers`."""
+
+    answers: Sequence[Answer]
+    errors_m: np.ndarray  # (n,) position errors; see `pose_errors`
+    errors_deg: np.ndarray  # (n,) rotation errors
+    summary: Summary
+
+
+def evaluate_answers(answers: Sequence[Answer], transport: Transport | None = None) -> Evaluation:
+    """Return the errors and the summary of all answers.
+
+    Raises:
+        MoteError: There are no answers.
+    """
+    if not answers:
+        raise MoteError("nothing to evaluate: the scene has no frames in this split")
+    errors_m, errors_deg = pose_errors(answers)
+    with_truth = ~np.isnan(errors_m)
+    cm, deg = 100 * errors_m[with_truth], errors_deg[with_truth]
+    finite = np.isfinite(cm)
+    localized = sum(a.T_map_cam is not None for a in answers)
+    unanswered = sum(not a.answered for a in answers)
+    summary = Summary(
+        frames=len(answers),
+        frames_with_truth=len(cm),
+        localized=localized,
+        lost=len(answers) - localized - unanswered,
+        unanswered=unanswered,
+        median_cm=float(np.median(cm)) if len(cm) else None,
+        median_deg=float(np.median(deg)) if len(deg) else None,
+        within={
+            f"{c} cm, {d} deg": float(np.mean((cm < c) & (deg < d)))
+            for c, d in (BOUNDS if len(cm) else ())
+        },
+        worst_cm=float(cm[finite].max()) if finite.any() else None,
+        worst_deg=float(deg[finite].max()) if finite.any() else None,
+        within_95=_coverage_95(answers),
+        lost_reasons=_count_lost_reasons(answers),
+        milliseconds=_stage_percentiles_ms(answers),
+        transport=transport,
+    )
+    return Evaluation(answers, errors_m, errors_deg, summary)
+
+
+def pose_errors(answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the position errors (n,) in metres and the rotation errors (n,) in degrees.
 
     Position: distance of the camera centres. Rotation: angle of R_true^T R_estimated. A frame
     without a pose has the errors inf and 180; a frame without ground truth has NaN.
@@ -86,43 +132,8 @@ def errors(answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
     return metres, degrees
 
 
-def summarize(answers: Sequence[Answer], transport: Transport | None = None) -> Summary:
-    """Return the figures of all frames of an evaluation.
-
-    Raises:
-        MoteError: there are no frames.
-    """
-    if not answers:
-        raise MoteError("nothing to evaluate: the scene has no frames in this split")
-    metres, degrees = errors(answers)
-    with_truth = ~np.isnan(metres)
-    cm, deg = 100 * metres[with_truth], degrees[with_truth]
-    found = np.isfinite(cm)
-    localized = sum(a.T_map_cam is not None for a in answers)
-    unanswered = sum(not a.answered for a in answers)
-    return Summary(
-        frames=len(answers),
-        frames_with_truth=len(cm),
-        localized=localized,
-        lost=len(answers) - localized - unanswered,
-        unanswered=unanswered,
-        median_cm=float(np.median(cm)) if len(cm) else None,
-        median_deg=float(np.median(deg)) if len(deg) else None,
-        within={
-            f"{c} cm, {d} deg": float(np.mean((cm < c) & (deg < d)))
-            for c, d in (BOUNDS if len(cm) else ())
-        },
-        worst_cm=float(cm[found].max()) if found.any() else None,
-        worst_deg=float(deg[found].max()) if found.any() else None,
-        within_95=_within_95(answers),
-        lost_reasons=_lost_reasons(answers),
-        milliseconds=_milliseconds(answers),
-        transport=transport,
-    )
-
-
-def _within_95(answers: Sequence[Answer]) -> dict[str, float]:
-    """Return how often the truth lies in the ellipsoids; nothing where that cannot be known."""
+def _coverage_95(answers: Sequence[Answer]) -> dict[str, float]:
+    """Return the fractions of true positions and poses in their 95 % ellipsoids; empty: unknown."""
     inside = []
     for a in answers:
         if a.T_map_cam is None or a.T_map_cam_true is None or a.covariance_66 is None:
@@ -135,18 +146,18 @@ def _within_95(answers: Sequence[Answer]) -> dict[str, float]:
                 for n, bound in _CHI2_95.items()
             ]
         )
-    shares = np.mean(inside, axis=0).tolist() if inside else []
-    return dict(zip(("position", "pose"), shares, strict=False))
+    fractions = np.mean(inside, axis=0).tolist() if inside else []
+    return dict(zip(("position", "pose"), fractions, strict=False))
 
 
-def _lost_reasons(answers: Sequence[Answer]) -> dict[str, int]:
-    """Count why frames were lost; reasons that differ in their numbers only are one kind."""
+def _count_lost_reasons(answers: Sequence[Answer]) -> dict[str, int]:
+    """Count the lost frames by reason; reasons that differ only in their numbers are one kind."""
     reasons = [a.reason for a in answers if a.T_map_cam is None and a.answered]
     kinds = [re.sub(r"[\d.]+", "#", reason) for reason in reasons]
     return {reasons[kinds.index(kind)]: n for kind, n in Counter(kinds).most_common()}
 
 
-def _milliseconds(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
+def _stage_percentiles_ms(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
     times = {stage: [a.seconds[stage] for a in answers if stage in a.seconds] for stage in STAGES}
     times["total"] = [sum(a.seconds[s] for s in STAGES) for a in answers if a.seconds]
     times["image to pose"] = [a.latency_s for a in answers if a.latency_s is not None]
@@ -154,28 +165,29 @@ def _milliseconds(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
 
 
 def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
-    """Return p50, p95, p99 of some times, in milliseconds."""
+    """Return p50, p95 and p99 of some times, in milliseconds."""
     return {f"p{p}": float(1000 * np.percentile(seconds, p)) for p in PERCENTILES}
 
 
 def accuracy_rows(summary: Summary) -> list[tuple[str, str]]:
-    """Return the accuracy table as (what, figure) with units, best known first."""
+    """Return the rows of the accuracy table: label, figure with its unit."""
     rows = [("frames", str(summary.frames))]
     if summary.median_cm is None or summary.median_deg is None:
         rows.append(("median error", "no ground truth"))
     else:
         if summary.frames_with_truth < summary.frames:
             rows.append(("frames with ground truth", str(summary.frames_with_truth)))
-        rows.append(("median error", _error(summary.median_cm, summary.median_deg)))
+        rows.append(("median error", _error_text(summary.median_cm, summary.median_deg)))
         rows += [
-            (f"within {bound.replace(' deg', '°')}", percent(share))
-            for bound, share in summary.within.items()
+            (f"within {bound.replace(' deg', '°')}", percent(fraction))
+            for bound, fraction in summary.within.items()
         ]
         if summary.worst_cm is not None and summary.worst_deg is not None:
-            rows.append(("worst of the localized", _error(summary.worst_cm, summary.worst_deg)))
+            worst = _error_text(summary.worst_cm, summary.worst_deg)
+            rows.append(("worst of the localized", worst))
     rows += [
-        (f"true {what} in its 95 % ellipsoid", percent(share))
-        for what, share in summary.within_95.items()
+        (f"true {quantity} in its 95 % ellipsoid", percent(fraction))
+        for quantity, fraction in summary.within_95.items()
     ]
     rows.append(("lost", percent(summary.lost / summary.frames)))
     if summary.transport:
@@ -186,22 +198,22 @@ def accuracy_rows(summary: Summary) -> list[tuple[str, str]]:
     return rows
 
 
-def _error(cm: float, deg: float) -> str:
+def _error_text(cm: float, deg: float) -> str:
     return "lost" if math.isinf(cm) else f"{centimetres(cm)}, {degrees_text(deg)}"
 
 
-def percent(share: float) -> str:
-    """Return a share of 1 as percent."""
-    return f"{100 * share:.1f} %"
+def percent(fraction: float) -> str:
+    """Return a fraction as text in percent."""
+    return f"{100 * fraction:.1f} %"
 
 
 def centimetres(value: float) -> str:
-    """Return a length given in cm with its unit."""
+    """Return a length in cm as text with its unit; infinity is "lost"."""
     return "lost" if math.isinf(value) else f"{value:.2f} cm" if value < 10 else f"{value:.1f} cm"
 
 
 def degrees_text(value: float) -> str:
-    """Return an angle given in degrees with its unit."""
+    """Return an angle in degrees as text with its unit."""
     return f"{value:.2f}°"
 
 
@@ -209,7 +221,7 @@ def write_tum(path: Path | str, answers: Iterable[Answer]) -> None:
     """Write the poses found as a TUM trajectory: stamp, position (m), quaternion x y z w.
 
     Raises:
-        MoteError: the file cannot be written.
+        MoteError: The file cannot be written.
     """
     rows = [
         [a.stamp_s, *a.T_map_cam[:3, 3], *quaternion_xyzw(a.T_map_cam[:3, :3])]

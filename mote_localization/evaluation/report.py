@@ -16,11 +16,11 @@ from mote_localization.evaluation.metrics import (
     PERCENTILES,
     STAGES,
     Answer,
+    Evaluation,
     Summary,
     accuracy_rows,
     centimetres,
     degrees_text,
-    errors,
     percent,
 )
 from mote_localization.files import atomic_write
@@ -75,8 +75,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: .75re
 def write_report(
     path: Path,
     subject: dict[str, str],
-    summary: Summary,
-    answers: Sequence[Answer],
+    evaluation: Evaluation,
     localizer: Localizer,
     frames: Iterable[Frame],
 ) -> None:
@@ -85,15 +84,14 @@ def write_report(
     Args:
         path: file to write.
         subject: what was evaluated: scene, split, map, backend, date.
-        summary: the figures.
-        answers: one a frame.
+        evaluation: the answers, their errors and the figures.
         localizer: the map's; it localizes the example image once more.
         frames: the frames that were evaluated, in order, to find the example's image.
 
     Raises:
         MoteError: the file cannot be written, or the example's image cannot be read.
     """
-    page = "".join(_page(subject, summary, answers, localizer, frames))
+    page = "".join(_page(subject, evaluation, localizer, frames))
     try:
         with atomic_write(path) as file:
             file.write(page.encode())
@@ -103,11 +101,11 @@ def write_report(
 
 def _page(
     subject: dict[str, str],
-    summary: Summary,
-    answers: Sequence[Answer],
+    evaluation: Evaluation,
     localizer: Localizer,
     frames: Iterable[Frame],
 ) -> Iterable[str]:
+    summary = evaluation.summary
     over_ros = summary.transport is not None
     info = localizer.info
     title = f"Localization in {subject['scene']}"
@@ -135,11 +133,11 @@ def _page(
     )
     yield "</div>\n"
     number = 0
-    for svg, caption in _figures(summary, answers, localizer, frames):
+    for svg, caption in _figures(evaluation, localizer, frames):
         number += 1
         label = f"<figcaption><b>Figure {number}.</b> {caption}</figcaption>"
         yield f"<figure>\n{svg}\n{label}\n</figure>\n"
-    yield _faults(summary, answers)
+    yield _faults(evaluation)
     yield (
         "<h2>How it was measured</h2>\n<p>Position error is the distance between the true and the "
         "found camera centre, rotation error the angle of the rotation between them; the found "
@@ -177,16 +175,17 @@ def _headline(summary: Summary) -> str:
 
 
 def _figures(
-    summary: Summary, answers: Sequence[Answer], localizer: Localizer, frames: Iterable[Frame]
+    evaluation: Evaluation, localizer: Localizer, frames: Iterable[Frame]
 ) -> Iterable[tuple[str, str]]:
     """Yield each figure and its caption."""
+    summary, answers = evaluation.summary, evaluation.answers
     if summary.frames_with_truth or summary.localized:
-        svg, words = figures.trajectory(answers)
+        svg, words = figures.trajectory(evaluation)
         yield svg, f"Camera positions, {words}. Thin lines join each estimate to its true position."
     if summary.frames_with_truth:
         bands = " Shaded: no pose." if summary.localized < summary.frames else ""
         yield (
-            figures.error_over_time(answers),
+            figures.error_over_time(evaluation),
             f"Errors of the localized frames; dashed: 5 cm and 5°.{bands}",
         )
     latencies = [a.latency_s for a in answers if a.latency_s is not None]
@@ -204,7 +203,7 @@ def _figures(
             figures.times(np.array(totals), "time a frame (ms)", None),
             "Time to localize one frame: remapping, network and pose.",
         )
-    example = _example(answers)
+    example = _example(evaluation)
     if example is not None:
         frame = next(frame for frame in frames if frame.name == example.name)
         found = localizer.localize(frame.image(), frame.known_camera())
@@ -219,20 +218,21 @@ def _figures(
             )
 
 
-def _example(answers: Sequence[Answer]) -> Answer | None:
+def _example(evaluation: Evaluation) -> Answer | None:
     """Return the localized frame of median error, or the middle one where no truth is known."""
-    metres, _ = errors(answers)
+    answers = evaluation.answers
     found = [
         (np.nan_to_num(m), i)
-        for i, (a, m) in enumerate(zip(answers, metres, strict=True))
+        for i, (a, m) in enumerate(zip(answers, evaluation.errors_m, strict=True))
         if a.T_map_cam is not None
     ]
     return answers[sorted(found)[len(found) // 2][1]] if found else None
 
 
-def _faults(summary: Summary, answers: Sequence[Answer]) -> str:
+def _faults(evaluation: Evaluation) -> str:
     """Return the tables of the worst frames and of why frames were lost."""
-    metres, degrees = errors(answers)
+    summary, answers = evaluation.summary, evaluation.answers
+    metres, degrees = evaluation.errors_m, evaluation.errors_deg
     ranked = sorted(
         (i for i, a in enumerate(answers) if a.T_map_cam is not None and np.isfinite(metres[i])),
         key=lambda i: -metres[i],

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mote_localization.camera import Camera
-from mote_localization.evaluation.metrics import PERCENTILES, Answer, errors
+from mote_localization.evaluation.metrics import PERCENTILES, Answer, Evaluation
 from mote_localization.geometry import invert, transform
 from mote_localization.localizer import Localization
 
@@ -57,18 +57,18 @@ _FINE = 4  # parts a cell's side is cut into for drawing
 _MANY = 2000  # marks beyond which a figure holds them as pixels
 
 
-def trajectory(answers: Sequence[Answer]) -> tuple[str, str]:
+def trajectory(evaluation: Evaluation) -> tuple[str, str]:
     """Draw the positions from above.
 
     Returns:
         The SVG, and in words: how it was projected, and what lies outside it.
     """
+    answers = evaluation.answers
     known = [a for a in answers if a.T_map_cam_true is not None]
     found = [a.T_map_cam for a in answers if a.T_map_cam is not None]
     poses = np.array([a.T_map_cam_true for a in known] or found)
     axes_23, labels, words = _from_above(poses)
     truth = poses[:, :3, 3] @ axes_23.T
-    metres, _ = errors(answers)
     with rc_context(_STYLE):
         low, high = truth.min(0), truth.max(0)
         margin = max(0.05, 0.12 * float((high - low).max()))
@@ -86,7 +86,7 @@ def trajectory(answers: Sequence[Answer]) -> tuple[str, str]:
                 )
             )
             axes.plot([], [], color=_MUTED, linewidth=1.0, label="ground truth")
-        _scatter(axes, answers, metres, axes_23)
+        _scatter(axes, answers, evaluation.errors_m, axes_23)
         missing = [a.T_map_cam_true for a in known if a.T_map_cam is None]
         if missing:
             where = np.array(missing)[:, :3, 3] @ axes_23.T
@@ -180,9 +180,9 @@ def _runs(stamps: np.ndarray) -> list[np.ndarray]:
     return np.split(np.arange(len(stamps)), np.flatnonzero(steps > 5 * usual) + 1)
 
 
-def error_over_time(answers: Sequence[Answer]) -> str:
+def error_over_time(evaluation: Evaluation) -> str:
     """Draw position (cm) and rotation (deg) errors over time, with bands where no pose came."""
-    metres, degrees = errors(answers)
+    answers = evaluation.answers
     stamps = np.array([a.stamp_s for a in answers])
     seconds = stamps - stamps[0]
     step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
@@ -193,7 +193,7 @@ def error_over_time(answers: Sequence[Answer]) -> str:
         panels = figure.subplots(2, sharex=True)
         for axes, values, bound, label in zip(
             panels,
-            (100 * metres, degrees),
+            (100 * evaluation.errors_m, evaluation.errors_deg),
             (5.0, 5.0),
             ("position error (cm)", "rotation error (°)"),
             strict=True,

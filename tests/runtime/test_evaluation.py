@@ -34,8 +34,8 @@ from mote_localization.evaluation.metrics import (
     Answer,
     Transport,
     accuracy_rows,
-    errors,
-    summarize,
+    evaluate_answers,
+    pose_errors,
     write_tum,
 )
 from mote_localization.evaluation.report import write_report
@@ -65,6 +65,10 @@ def answer(index=0, metres=None, degrees=0.0, **fields):
         seconds=dict(remap=0.001, network=0.01 * (index + 1), pose=0.002),
     )  # fmt: skip
     return Answer(**{**default, **fields})
+
+
+def summarize(answers, transport=None):
+    return evaluate_answers(answers, transport).summary
 
 
 def colour(index):
@@ -102,7 +106,7 @@ def folder(tmp_path_factory):
 
 
 def test_errors_of_a_known_offset():
-    metres, degrees = errors([answer(metres=0.03, degrees=4.0), answer(metres=0.0)])
+    metres, degrees = pose_errors([answer(metres=0.03, degrees=4.0), answer(metres=0.0)])
     np.testing.assert_allclose(metres, [0.03, 0], atol=1e-9)
     np.testing.assert_allclose(degrees, [4, 0], atol=1e-5)
 
@@ -115,20 +119,20 @@ def test_errors_equal_values_computed_by_hand():
     half = np.diag([1.0, -1, -1, 1])  # 180 deg about x
     # third^T quarter = [[1, 0, 0], [0, 0, 1], [0, -1, 0]], a rotation by 90 deg about x.
     pairs = [(np.eye(4), quarter), (np.eye(4), third), (third, quarter), (np.eye(4), half)]
-    metres, degrees = errors([answer(T_map_cam_true=a, T_map_cam=b) for a, b in pairs])
+    metres, degrees = pose_errors([answer(T_map_cam_true=a, T_map_cam=b) for a, b in pairs])
     np.testing.assert_allclose(metres, [14**0.5, 277**0.5, 13, 0], atol=1e-12)
     np.testing.assert_allclose(degrees, [90, 120, 90, 180], atol=1e-12)
 
 
 def test_position_error_is_that_of_the_camera_centre():
     turned = answer(T_map_cam=retract(T_MAP_CAM, degrees=170.0))
-    metres, degrees = errors([turned])
+    metres, degrees = pose_errors([turned])
     assert metres[0] == pytest.approx(0, abs=1e-12)
     assert degrees[0] == pytest.approx(170)
 
 
 def test_a_lost_frame_is_infinitely_wrong_and_an_unknown_truth_no_error():
-    metres, degrees = errors([answer(), answer(metres=0.0, T_map_cam_true=None)])
+    metres, degrees = pose_errors([answer(), answer(metres=0.0, T_map_cam_true=None)])
     assert metres[0] == np.inf
     assert degrees[0] == 180
     assert np.isnan([metres[1], degrees[1]]).all()
@@ -223,7 +227,7 @@ def test_where_some_truth_is_missing_the_others_are_counted():
 
 def test_nothing_to_evaluate():
     with pytest.raises(MoteError, match="no frames"):
-        summarize([])
+        evaluate_answers([])
 
 
 def test_tum_file_holds_stamp_position_and_quaternion_of_each_pose(tmp_path):
@@ -380,7 +384,7 @@ def test_report_text_is_escaped(tmp_path, tiny_map, drive):
     frames = [f for f in open_scene(drive).frames("test") if f.name == "000000"]
     answers[0] = answer(0, metres=0.01, name="000000")
     path = tmp_path / "report.html"
-    write_report(path, subject, summarize(answers), answers, Localizer.open(tiny_map), frames)
+    write_report(path, subject, evaluate_answers(answers), Localizer.open(tiny_map), frames)
     page = path.read_text()
     assert "<script" not in page
     assert "<i>" not in page
@@ -403,7 +407,7 @@ def test_report_of_poor_runs(tmp_path, tiny_map, drive, answers):
     frames = [Named(first, a.name) for a in answers]
     subject = dict(scene="s", split="test", map="m.onnx", backend="b", date="today")
     path = tmp_path / "report.html"
-    write_report(path, subject, summarize(answers), answers, Localizer.open(tiny_map), frames)
+    write_report(path, subject, evaluate_answers(answers), Localizer.open(tiny_map), frames)
     page = path.read_text()
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
