@@ -1,8 +1,8 @@
-"""Random views of a reconstructed frame: moved, turned, zoomed, stretched; less sharp and clean.
+"""Random views of a reconstructed frame: the image is augmented, its points stay exact.
 
-Some are drawn from where no photograph was taken, see `novel_views`. Then and otherwise, an affine
-map of the image plane keeps every pixel's 3-D point exactly, so the pointmap is not approximated
-but looked up where the pixel came from: depth is interpolated along the pixel's own ray.
+The image is warped by a random affine map, then blurred, recoloured and given noise. The pointmap
+is not warped: each cell's point is looked up on its pixel's ray in the unaugmented image, where
+depth is interpolated. A view may also be rendered from a novel pose first, see `novel_views`.
 """
 
 import math
@@ -14,50 +14,50 @@ import cv2
 import numpy as np
 
 from distill_training.reconstruction import ReconstructedFrame
-from distill_training.training.novel_views import SAME_SURFACE, MovableFrame, random_motion
+from distill_training.training import novel_views
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import MoteError
 from mote_localization.geometry import invert, transform
 
-_NOISE_LEVELS = 32.0  # standard deviation of the stored noise: 8 bits hold four of them either way
-_NOISE_OFFSETS = 1 << 16  # places where a view's noise may start
+_NOISE_LEVELS = 32.0  # standard deviation of the stored noise: uint8 holds 4 of them on each side
+_NOISE_OFFSETS = 1 << 16  # start positions of a view's noise in the stored noise
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How far views are changed."""
+    """How views are augmented."""
 
-    rotation_deg: float = 30.0  # deg, at most, about the optical axis, either way
-    zoom: float = 1.5  # at most, in or out
-    shift: float = 0.1  # share of the image's width, at most, either way
-    brightness: float = 0.2  # share of the full range, at most, either way
-    contrast: float = 0.3  # share, at most, either way
-    colour: float = 0.1  # share per channel, at most, either way
-    noise: float = 0.02  # share of the full range, standard deviation of each pixel's, at most
-    # px, standard deviation, at most; half of the views are out of focus, half moved while exposed
+    rotation_deg: float = 30.0  # largest rotation about the optical axis, degrees
+    zoom: float = 1.5  # largest zoom factor, in or out
+    shift: float = 0.1  # largest shift, fraction of the image width
+    brightness: float = 0.2  # largest change of brightness, fraction of the full range
+    contrast: float = 0.3  # largest relative change of contrast
+    colour: float = 0.1  # largest relative change of each colour channel
+    noise: float = 0.02  # largest standard deviation of pixel noise, fraction of the full range
+    # largest standard deviation of the blur, px; half of the views get a Gaussian blur, half a
+    # motion blur
     blur: float = 1.0
-    # ratio, at most, of two zooms at right angles, as of surfaces seen at a slant; 1: none
+    # largest ratio of the zooms along two perpendicular directions, as on slanted surfaces; 1: none
     stretch: float = 1.0
-    # share of the image's width, at most, of the sides of a rectangle that hides what is behind it
+    # largest side of a random rectangle that covers part of the image, fraction of the image
+    # width; 0: none
     cutout: float = 0.0
-    # fraction of views that are rendered from a pose at which no photograph was taken
+    # fraction of views that are rendered from a novel pose, one without a photograph
     novel_view_fraction: float = 0.0
-    # share of the median depth, standard deviation along each axis of how far away from one
+    # standard deviation of a novel pose's shift along each axis, fraction of the median depth
     novel_view_shift: float = 0.06
-    novel_view_rotation_deg: float = (
-        3.0  # deg, likewise of the turn about each axis but the optical one
-    )
+    # standard deviation of a novel pose's rotation about the x and the y axis, degrees
+    novel_view_rotation_deg: float = 3.0
 
     def __post_init__(self) -> None:
-        """Refuse what no view can be made of."""
+        """Check the ranges; raise MoteError where a value is out of range."""
         for name, value in vars(self).items():
+            option = f"--augment.{name.replace('_', '-')}"
             least = 1 if name in ("zoom", "stretch") else 0
             if not least <= value < math.inf:
-                raise MoteError(f"found {name} {value:g} of views, expected {least} or more")
-        if self.novel_view_fraction > 1:
-            raise MoteError(
-                f"found novel_view_fraction {self.novel_view_fraction:g}, expected 0 to 1"
-            )
+                raise MoteError(f"found {option} {value:g}, expected {least} or more")
+            if name == "novel_view_fraction" and value > 1:
+                raise MoteError(f"found {option} {value:g}, expected 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class View:
 
     image_hw3: np.ndarray  # RGB uint8
     points_hw3: np.ndarray  # float32, m, map frame; 0 where not valid
-    valid_hw: np.ndarray  # bool, the teacher knows the cell's point
-    pixels_hw2: np.ndarray  # float32, where each cell stands in the unaugmented image
-    inside_hw: np.ndarray  # bool, the cell shows the unaugmented image
+    valid_hw: np.ndarray  # bool, the cell has a teacher's point
+    pixels_hw2: np.ndarray  # float32, position of each cell in the unaugmented image
+    inside_hw: np.ndarray  # bool, the cell shows part of the unaugmented image
     T_cam_map: np.ndarray  # (4, 4) float32, of the unaugmented image
-    T_near_map: np.ndarray  # (4, 4) float32, of an image that sees the same from beside it
-    sigma_hw: np.ndarray  # float32, m, expected error of the teacher's point; 0 where none is said
+    T_near_map: np.ndarray  # (4, 4) float32, of a neighbouring image that shows the same points
+    sigma_hw: np.ndarray  # float32, m, expected error of the teacher's point; 0 where unknown
 
 
 class FrameViews:
-    """A reconstructed frame from which views are drawn."""
+    """Makes views of one reconstructed frame."""
 
     def __init__(
         self,
@@ -85,25 +85,26 @@ class FrameViews:
         stride: int,
         near_n44: np.ndarray | None = None,
     ) -> None:
-        """Keep the image and each cell's depth: its point lies that far along the cell's ray.
+        """Store the image and the depth of each cell, along the cell's ray.
 
         Args:
             frame: Image and points.
-            T_map_cam: Its pose.
-            camera: Canonical.
+            T_map_cam: Pose of the frame.
+            camera: Canonical camera.
             stride: Pixels per cell side.
-            near_n44: Poses T_map_cam of neighbouring frames; none: itself.
+            near_n44: Poses T_map_cam of neighbouring frames; none: the frame's own pose.
         """
         self._camera, self._stride = camera, stride
-        self._movable: MovableFrame | None = None
+        self._renderer: novel_views.NovelViewRenderer | None = None
         near_n44 = T_map_cam[None] if near_n44 is None or not len(near_n44) else near_n44
         self._near_n44 = np.stack([invert(T) for T in near_n44]).astype(np.float32)
         points_cam = transform(invert(T_map_cam), frame.points_hw3.astype(np.float64))
         depth_hw = np.nan_to_num(points_cam[..., 2], nan=0.0).astype(np.float32)
         sigma_hw = np.where(np.isfinite(frame.sigma_hw), frame.sigma_hw, 0).astype(np.float32)
-        self._stand(T_map_cam, frame.image_hw3, depth_hw, sigma_hw, np.ones_like(depth_hw, bool))
+        shown_hw = np.ones_like(depth_hw, bool)
+        self._set_content(T_map_cam, frame.image_hw3, depth_hw, sigma_hw, shown_hw)
 
-    def _stand(
+    def _set_content(
         self,
         T_map_cam: np.ndarray,
         image_hw3: np.ndarray,
@@ -111,45 +112,46 @@ class FrameViews:
         sigma_hw: np.ndarray,
         shown_hw: np.ndarray,
     ) -> None:
-        """Set the pose and what is seen from there; cells that are not shown see nothing."""
+        """Set the pose, the image and its cells; cells outside `shown_hw` have no image content."""
         self.T_map_cam, self.image_hw3 = T_map_cam, image_hw3
         self._depth_hw, self._sigma_hw, self._shown_hw = depth_hw, sigma_hw, shown_hw
         self._T_cam_map = invert(T_map_cam).astype(np.float32)
-        # pixel -> ray, map axes
+        # pixel -> ray in map axes
         self._map_rays_33 = T_map_cam[:3, :3] @ np.linalg.inv(self._camera.K_33)
-        self._surface_n4 = _surfaces(depth_hw)
+        self._inverse_depth_n4 = _inverse_depth_patches(depth_hw)
 
     def plain(self) -> View:
-        """Return the frame as it is."""
-        return self._view(self.image_hw3, np.eye(2, 3), self._near_n44[0])
+        """Return the frame without augmentation."""
+        return self._make_view(self.image_hw3, np.eye(2, 3), self._near_n44[0])
 
     def draw(self, rng: np.random.Generator, config: AugmentConfig) -> View:
         """Return a random view."""
         if config.novel_view_fraction and rng.random() < config.novel_view_fraction:
-            return self._moved(rng, config)._drawn(rng, config)
-        return self._drawn(rng, config)
+            return self._novel(rng, config)._augment(rng, config)
+        return self._augment(rng, config)
 
-    def _moved(self, rng: np.random.Generator, config: AugmentConfig) -> "FrameViews":
-        """Return what a camera beside the frame's sees; itself where no depth is known."""
-        if self._movable is None:
-            self._movable = MovableFrame(
+    def _novel(self, rng: np.random.Generator, config: AugmentConfig) -> "FrameViews":
+        """Return the frame as seen from a random pose nearby; itself where no depth is known."""
+        if self._renderer is None:
+            self._renderer = novel_views.NovelViewRenderer(
                 self.image_hw3, self._depth_hw, self._sigma_hw, self._camera
             )
-        if not self._movable.depth:
+        depth = self._renderer.median_depth
+        if not depth:
             return self
-        T_cam_moved = random_motion(
-            rng, self._movable.depth, config.novel_view_shift, config.novel_view_rotation_deg
+        spread = config.novel_view_shift, config.novel_view_rotation_deg
+        T_cam_novel = novel_views.random_nearby_pose(rng, depth, *spread)
+        fill = rng.integers(0, 256, 3).tolist()
+        image_hw3, depth_hw, sigma_hw = self._renderer.render(T_cam_novel, fill)
+        novel = copy(self)
+        novel._set_content(
+            self.T_map_cam @ T_cam_novel, image_hw3, depth_hw, sigma_hw, depth_hw > 0
         )
-        image_hw3, depth_hw, sigma_hw = self._movable.seen_from(
-            T_cam_moved, rng.integers(0, 256, 3).tolist()
-        )
-        moved = copy(self)
-        moved._stand(self.T_map_cam @ T_cam_moved, image_hw3, depth_hw, sigma_hw, depth_hw > 0)
-        return moved
+        return novel
 
-    def _drawn(self, rng: np.random.Generator, config: AugmentConfig) -> View:
-        """Return a random view in the frame's own image plane."""
-        A_23 = _random_map(rng, config, self._camera)
+    def _augment(self, rng: np.random.Generator, config: AugmentConfig) -> View:
+        """Return a view with random changes of geometry, sharpness, colour and noise."""
+        A_23 = _random_affine(rng, config, self._camera)
         image_hw3 = cv2.warpAffine(
             self.image_hw3,
             A_23,
@@ -158,35 +160,41 @@ class FrameViews:
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=rng.integers(0, 256, 3).tolist(),
         )
-        hidden_n = self._hide(image_hw3, rng, config.cutout) if config.cutout else None
-        image_hw3 = _blurred(image_hw3, rng, config.blur)
-        image_hw3 = _recoloured(image_hw3, rng, config)
-        image_hw3 = _noisy(image_hw3, rng, config.noise)
+        hidden_n = self._cut_out(image_hw3, rng, config.cutout) if config.cutout else None
+        image_hw3 = _blur(image_hw3, rng, config.blur)
+        image_hw3 = _change_colours(image_hw3, rng, config)
+        image_hw3 = _add_noise(image_hw3, rng, config.noise)
         T_near_map = self._near_n44[rng.integers(len(self._near_n44))]
-        return self._view(image_hw3, A_23, T_near_map, hidden_n)
+        return self._make_view(image_hw3, A_23, T_near_map, hidden_n)
 
-    def _hide(self, image_hw3: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
-        """Fill a random rectangle of the image, in place; return which cells (n,) it hides."""
+    def _cut_out(
+        self, image_hw3: np.ndarray, rng: np.random.Generator, max_side: float
+    ) -> np.ndarray:
+        """Fill a random rectangle of the image, in place; return a mask (n,) of the hidden cells.
+
+        Its sides are at most the fraction `max_side` of the image width.
+        """
         size = np.array([self._camera.width, self._camera.height])
-        side = rng.uniform(0, share, 2) * self._camera.width
+        side = rng.uniform(0, max_side, 2) * self._camera.width
         corner = rng.uniform(0, size) - side / 2
         low, high = corner.clip(0, size).astype(int), (corner + side).clip(0, size).astype(int)
         image_hw3[low[1] : high[1], low[0] : high[0]] = rng.integers(0, 256, 3)
         cells_2n = _cells(self._camera.width, self._camera.height, self._stride)[:2]
-        # A pixel reaches half a pixel beyond its centre.
+        # A pixel extends half a pixel beyond its centre.
         covered = (cells_2n > low[:, None] - 0.5) & (cells_2n < high[:, None] - 0.5)
         return covered[0] & covered[1]
 
-    def _view(
+    def _make_view(
         self,
         image_hw3: np.ndarray,
         A_23: np.ndarray,
         T_near_map: np.ndarray,
         hidden_n: np.ndarray | None = None,
     ) -> View:
-        """Look up the points of an image whose pixels A takes to the unaugmented image's.
+        """Return a view with the points of an image; A maps its pixels to the unaugmented image.
 
-        Arrays are flat and their axes x, y, z apart: what is computed is then contiguous.
+        Arrays are flat, with x, y and z on the first axis, so that operations are on contiguous
+        memory.
         """
         rows, columns = self._depth_hw.shape
         cells_3n = _cells(self._camera.width, self._camera.height, self._stride)
@@ -195,14 +203,14 @@ class FrameViews:
         inside = (x > -0.5) & (x < columns - 0.5) & (y > -0.5) & (y < rows - 0.5)
         if hidden_n is not None:
             inside &= ~hidden_n
-        # Half a cell beyond the outermost cells is extrapolated: fractions from -0.5 to 1.5.
-        j, i = _floor(x, columns - 2), _floor(y, rows - 2)
-        one, by_x, by_y, by_xy = self._surface_n4.take(i * (columns - 1) + j, axis=0).T
-        smooth = one + by_x * (x - j) + (by_y + by_xy * (x - j)) * (y - i)
-        nearest = _floor(y + 0.5, rows - 1) * columns + _floor(x + 0.5, columns - 1)
+        # Depth is extrapolated up to half a cell beyond the outermost cells.
+        j, i = _clipped_floor(x, columns - 2), _clipped_floor(y, rows - 2)
+        a, b, c, d = self._inverse_depth_n4.take(i * (columns - 1) + j, axis=0).T
+        inverse_depth = a + b * (x - j) + (c + d * (x - j)) * (y - i)
+        nearest = _clipped_floor(y + 0.5, rows - 1) * columns + _clipped_floor(x + 0.5, columns - 1)
         inside &= self._shown_hw.take(nearest)
         depth = self._depth_hw.take(nearest)
-        np.divide(1, smooth, out=depth, where=inside & ~np.isnan(smooth))
+        np.divide(1, inverse_depth, out=depth, where=inside & ~np.isnan(inverse_depth))
         valid = inside & (depth > 0)
         map_rays_33 = self._map_rays_33 @ np.r_[A_23, [[0, 0, 1]]]
         points_3n = (map_rays_33.astype(np.float32) @ cells_3n) * depth
@@ -220,47 +228,47 @@ class FrameViews:
         )
 
 
-def _surfaces(depth_hw: np.ndarray) -> np.ndarray:
-    """Return what 1/depth is between each four cells: a + b x + c y + d x y, x and y in [0, 1].
+def _inverse_depth_patches(depth_hw: np.ndarray) -> np.ndarray:
+    """Return coefficients of 1/depth between each four cells: a + b x + c y + d x y.
 
-    1/depth of a plane is linear in the pixel: exact on planes.
+    x and y are in [0, 1]. 1/depth of a plane is linear in the pixel, so this is exact on planes.
 
     Args:
-        depth_hw: Depths of the cells, m; 0: not known.
+        depth_hw: Depths of the cells, m; 0: unknown.
 
     Returns:
-        (a, b, c, d) ((h - 1) (w - 1), 4) float32, 1/m; NaN where not all four lie on one surface.
+        (a, b, c, d) ((h - 1) (w - 1), 4) float32, 1/m; NaN where the four cells are not on one
+        surface.
     """
-    near = np.stack(
+    corners = np.stack(
         [depth_hw[i : i - 1 or None, j : j - 1 or None] for i in (0, 1) for j in (0, 1)]
     )
-    nearest, farthest = near.min(axis=0), near.max(axis=0)
-    one_surface = (nearest > 0) & (farthest < SAME_SURFACE * nearest)
-    q00, q01, q10, q11 = 1 / np.where(one_surface, near, np.nan)
-    surfaces_hw4 = np.stack([q00, q01 - q00, q10 - q00, q11 - q10 - q01 + q00], axis=-1)
-    return surfaces_hw4.reshape(-1, 4).astype(np.float32)
+    one_surface = novel_views.same_surface(corners.min(axis=0), corners.max(axis=0))
+    q00, q01, q10, q11 = 1 / np.where(one_surface, corners, np.nan)
+    patches_hw4 = np.stack([q00, q01 - q00, q10 - q00, q11 - q10 - q01 + q00], axis=-1)
+    return patches_hw4.reshape(-1, 4).astype(np.float32)
 
 
 @lru_cache(maxsize=4)
 def _cells(width: int, height: int, stride: int) -> np.ndarray:
-    """Return the pixels of the cells, homogeneous: (3, cells) float32."""
+    """Return the homogeneous pixels of the cells: (3, cells) float32."""
     x, y = cell_pixels(width, height, stride).reshape(-1, 2).T
     return np.stack([x, y, np.ones_like(x)]).astype(np.float32)
 
 
-def _floor(x: np.ndarray, last: int) -> np.ndarray:
-    """Return the whole numbers at or below x, of 0 to last."""
+def _clipped_floor(x: np.ndarray, last: int) -> np.ndarray:
+    """Return x rounded down and clipped to 0..last, int32."""
     return np.clip(x, 0, last).astype(np.int32)
 
 
-def _random_map(rng: np.random.Generator, config: AugmentConfig, camera: Camera) -> np.ndarray:
-    """Return where a random view's pixels stand in the unaugmented image: an affine map (2, 3)."""
+def _random_affine(rng: np.random.Generator, config: AugmentConfig, camera: Camera) -> np.ndarray:
+    """Return a random affine map (2, 3) from the view's pixels to the unaugmented image's."""
     angle = np.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))
     zoom = config.zoom ** rng.uniform(-1, 1)
     shift = rng.uniform(-config.shift, config.shift, 2) * camera.width
-    stretch, along = config.stretch ** rng.uniform(0, 1), rng.uniform(0, np.pi)
+    stretch, direction = config.stretch ** rng.uniform(0, 1), rng.uniform(0, np.pi)
     zooms_22 = np.diag([stretch**-0.5, stretch**0.5]) / zoom
-    A_22 = _rotation(along) @ zooms_22 @ _rotation(angle - along)
+    A_22 = _rotation(direction) @ zooms_22 @ _rotation(angle - direction)
     centre = np.array([camera.cx, camera.cy])
     return np.c_[A_22, centre - A_22 @ (centre + shift)]
 
@@ -271,30 +279,30 @@ def _rotation(angle: float) -> np.ndarray:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-def _blurred(image_hw3: np.ndarray, rng: np.random.Generator, most_px: float) -> np.ndarray:
-    """Blur by a Gaussian or along a line, of up to `most_px` px standard deviation."""
-    sigma, moved, angle = rng.uniform(0, most_px), rng.random() < 0.5, rng.uniform(0, np.pi)
-    if sigma < 0.2:  # px: changes nothing
+def _blur(image_hw3: np.ndarray, rng: np.random.Generator, max_px: float) -> np.ndarray:
+    """Return the image with Gaussian or motion blur, of a standard deviation up to `max_px`."""
+    sigma, motion, angle = rng.uniform(0, max_px), rng.random() < 0.5, rng.uniform(0, np.pi)
+    if sigma < 0.2:  # px: no visible change
         return image_hw3
-    if not moved:
+    if not motion:
         return cv2.GaussianBlur(image_hw3, (0, 0), sigma)
-    return cv2.filter2D(image_hw3, -1, _line(math.sqrt(12) * sigma, angle))
+    return cv2.filter2D(image_hw3, -1, _motion_blur_kernel(math.sqrt(12) * sigma, angle))
 
 
-def _line(length_px: float, angle: float) -> np.ndarray:
-    """Return a line through the middle of a square, of sum 1: float32, as large as it needs."""
+def _motion_blur_kernel(length_px: float, angle: float) -> np.ndarray:
+    """Return a square float32 kernel with a line through its centre, of sum 1."""
     along = length_px * np.linspace(-0.5, 0.5, 1 + 2 * math.ceil(length_px))
     radius = math.ceil(length_px / 2)
     at = np.arange(-radius, radius + 1)[:, None]
-    # Each of the line's points is shared out among the four pixels around it.
+    # Bilinear: each point of the line is distributed over the four pixels around it.
     x, y = (np.maximum(0, 1 - np.abs(at - f(angle) * along)) for f in (math.cos, math.sin))
     return (y @ x.T / len(along)).astype(np.float32)
 
 
-def _recoloured(
+def _change_colours(
     image_hw3: np.ndarray, rng: np.random.Generator, config: AugmentConfig
 ) -> np.ndarray:
-    """Change brightness, contrast and the balance of colours, by one table per channel."""
+    """Return the image with random brightness, contrast and colour balance."""
     gain = (1 + rng.uniform(-config.contrast, config.contrast)) * (
         1 + rng.uniform(-config.colour, config.colour, 3)
     )
@@ -303,16 +311,19 @@ def _recoloured(
     return cv2.LUT(image_hw3, levels.clip(0, 255).astype(np.uint8)[None])
 
 
-def _noisy(image_hw3: np.ndarray, rng: np.random.Generator, most: float) -> np.ndarray:
-    """Add Gaussian noise of up to `most` of the full range, drawn once and for all beforehand."""
-    share, start = rng.uniform(0, most), rng.integers(_NOISE_OFFSETS)
-    noise_hw3 = _noise(image_hw3.size)[start:][: image_hw3.size].reshape(image_hw3.shape)
-    gain = 255 * share / _NOISE_LEVELS
+def _add_noise(image_hw3: np.ndarray, rng: np.random.Generator, max_sigma: float) -> np.ndarray:
+    """Return the image with Gaussian noise, of a standard deviation up to that fraction of 255.
+
+    The noise is a random section of noise that is stored once, which is faster than new noise.
+    """
+    sigma, start = rng.uniform(0, max_sigma), rng.integers(_NOISE_OFFSETS)
+    noise_hw3 = _stored_noise(image_hw3.size)[start:][: image_hw3.size].reshape(image_hw3.shape)
+    gain = 255 * sigma / _NOISE_LEVELS
     return cv2.addWeighted(image_hw3, 1, noise_hw3, gain, -128 * gain)
 
 
 @lru_cache(maxsize=4)
-def _noise(size: int) -> np.ndarray:
-    """Return uint8 noise about 128, enough for an image of so many numbers at any offset."""
+def _stored_noise(size: int) -> np.ndarray:
+    """Return uint8 noise about 128, long enough for `size` values from any start position."""
     noise = np.random.default_rng(0).normal(128, _NOISE_LEVELS, size + _NOISE_OFFSETS)
     return noise.round().clip(0, 255).astype(np.uint8)

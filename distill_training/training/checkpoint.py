@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training on disk, tied to the settings that made it."""
+"""Checkpoints: the state of a training on disk, with the fingerprint of its settings."""
 
 import tempfile
 from dataclasses import dataclass, field
@@ -16,26 +16,26 @@ _NAME = "checkpoint.pt"
 
 @dataclass
 class TrainState:
-    """All that changes in a training, so all that a checkpoint keeps."""
+    """Everything that changes during a training, and that a checkpoint stores."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    averaged: AveragedModel | None = None  # of the weights of the steps, where that is wanted
+    averaged: AveragedModel | None = None  # running average of the weights, if --ema is set
     step: int = 0
     elapsed_s: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)  # a row a check
+    history: list[dict[str, float]] = field(default_factory=list)  # one row per check
 
     @property
     def student(self) -> nn.Module:
-        """What has been learned: the network that is measured, and becomes the map."""
+        """The network that is measured and exported: the averaged one, if there is one."""
         return self.averaged.module if self.averaged else self.network
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a training.
+    """Create the folder of a training.
 
     Raises:
-        CheckpointError: It cannot be made or written to.
+        CheckpointError: The folder cannot be created, or is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,8 +51,7 @@ def save_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
     """Write the state of a training.
 
     Raises:
-        CheckpointError: The disk is full or the folder cannot be written; the older checkpoint
-            survives.
+        CheckpointError: The file cannot be written; an existing checkpoint stays as it is.
     """
     content = {
         "identity": fingerprint,
@@ -68,25 +67,26 @@ def save_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"{folder / _NAME}: cannot be written ({error}); free some space and run again"
+            f"{folder / _NAME}: cannot be written ({f'{error}'[:100]}); "
+            "free some space and run again"
         ) from error
 
 
 def load_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
-    """Restore a training; where there is no checkpoint, it stays at its beginning.
+    """Restore the state of a training, if the folder holds a checkpoint.
 
     Raises:
-        CheckpointError: The checkpoint is damaged or of a training with other settings.
+        CheckpointError: The checkpoint is damaged, or its fingerprint differs.
     """
     path = folder / _NAME
     if not path.exists():
         return
-    advice = f"delete {folder} to train anew, or choose another folder"
+    advice = f"delete {folder} to train from the beginning, or choose another folder"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = content["identity"]
-    except Exception as error:  # what damaged pickles raise is not to be told beforehand
-        raise CheckpointError(f"{path}: is damaged ({error}); {advice}") from error
+    except Exception as error:  # a damaged pickle may raise anything
+        raise CheckpointError(f"{path}: is damaged ({f'{error}'[:100]}); {advice}") from error
     if found != fingerprint:
         raise CheckpointError(
             f"{path}: belongs to a training with other settings or another reconstruction; {advice}"
@@ -101,4 +101,4 @@ def load_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
             {str(name): float(value) for name, value in row.items()} for row in content["history"]
         ]
     except Exception as error:
-        raise CheckpointError(f"{path}: is damaged ({error}); {advice}") from error
+        raise CheckpointError(f"{path}: is damaged ({f'{error}'[:100]}); {advice}") from error

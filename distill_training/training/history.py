@@ -1,4 +1,4 @@
-"""The history of a training: what was measured on the way, a row a check, as CSV."""
+"""The history of a training: a CSV file with one row of measurements per check."""
 
 import csv
 import io
@@ -11,17 +11,17 @@ from mote_localization.files import atomic_write
 _NAME = "history.csv"
 _MAX_BYTES = 1 << 20
 
-Row = dict[str, float]  # name of a column -> its figure; NaN: not measured, inf: lost
+Row = dict[str, float]  # name of a column -> its value; NaN: not measured, inf: lost
 
 
 def write_history(folder: Path, rows: Sequence[Row]) -> None:
-    """Write the history into a training's folder.
+    """Write the history into the folder of a training.
 
     Raises:
-        CheckpointError: The file cannot be written; the older one survives.
+        CheckpointError: The file cannot be written; an existing file stays as it is.
     """
     text = io.StringIO()
-    # an older checkpoint's rows may lack a column
+    # rows of older checkpoints may lack a column
     columns = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, columns, restval="nan")
     writer.writeheader()
@@ -36,19 +36,19 @@ def write_history(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def read_history(folder: Path) -> list[Row]:
-    """Read the history in a training's folder, first the untrained student.
+    """Return the history in the folder of a training; the first row is the untrained student.
 
     Raises:
-        CheckpointError: There is none, or it is damaged.
+        CheckpointError: The file is missing or damaged.
     """
     path = folder / _NAME
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it has over {_MAX_BYTES >> 20} MiB")
+            raise ValueError(f"larger than {_MAX_BYTES >> 20} MiB")
         header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")), strict=True)
         return [dict(zip(header, map(float, row), strict=True)) for row in rows]
     except (OSError, ValueError, csv.Error) as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error}), expected the history that a training writes; train "
-            "anew, into another folder"
+            f"{path}: cannot be read ({f'{error}'[:100]}), expected the history of a training; "
+            "train again, into another folder"
         ) from error

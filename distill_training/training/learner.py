@@ -1,4 +1,4 @@
-"""A step of a training: losses, their gradient, new weights."""
+"""A training step: forward pass, losses, gradient, new weights."""
 
 import math
 
@@ -19,12 +19,12 @@ from distill_training.training.train_config import TrainConfig
 
 
 class Learner:
-    """A student, and how it learns from a batch."""
+    """Trains a student, one batch at a time."""
 
     def __init__(
         self, fabric: Fabric, network: Student, optics: Optics, config: TrainConfig
     ) -> None:
-        """Begin a training of a student; it is moved to the device."""
+        """Move the student to the device and create its optimizer."""
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(
             network.parameter_groups(), config.learning_rate, weight_decay=config.weight_decay
@@ -35,7 +35,12 @@ class Learner:
         self._fabric, self._optics, self._config = fabric, optics, config
 
     def learn(self, batch: dict[str, Tensor], done: float) -> dict[str, Tensor]:
-        """Make a step at a share `done` of the training; return each loss by name, and `total`."""
+        """Make a training step; return each loss by name, and their sum as `total`.
+
+        Args:
+            batch: The fields of `View` with a leading batch axis.
+            done: Fraction of the training that is over.
+        """
         state, config = self.state, self._config
         _train_mode(state.network, freeze_batch_norm=done >= config.freeze_batch_norm)
         batch = {key: value.to(self._fabric.device) for key, value in batch.items()}
@@ -45,7 +50,7 @@ class Learner:
         losses = _losses(points_bhw3, sigma_bhw, batch, self._optics, config, done)
         state.optimizer.zero_grad()
         self._fabric.backward(losses["total"])
-        # what is not finite is found at the next check: looking at every step would wait for a GPU
+        # The next check finds values that are not finite; a check here would wait for the GPU.
         self._fabric.clip_gradients(
             self._student, state.optimizer, max_norm=1.0, error_if_nonfinite=False
         )
@@ -57,16 +62,16 @@ class Learner:
 
 
 def _average(network: nn.Module, decay: float, device: torch.device) -> AveragedModel:
-    """Return the running average of a network's weights; batch statistics are averaged alike."""
+    """Return a running average of a network's weights and batch norm statistics."""
     return AveragedModel(
         network, device, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
     )
 
 
 def one_cycle(done: float, warm_up: float) -> float:
-    """Return the learning rate, as a share of its highest, at a share `done` of the training.
+    """Return the learning rate over its maximum, where the fraction `done` of the training is over.
 
-    Rises and falls along half cosines (Smith and Topin 2018, with cosine annealing).
+    It rises and falls along half cosines (Smith and Topin 2018, with cosine annealing).
     """
     if done < warm_up:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * done / warm_up)) / 2
@@ -76,7 +81,7 @@ def one_cycle(done: float, warm_up: float) -> float:
 
 
 def _train_mode(network: nn.Module, freeze_batch_norm: bool) -> None:
-    """Put a student in training mode, batch normalization in evaluation mode where it is fixed."""
+    """Set training mode; batch normalization is in evaluation mode where it is frozen."""
     network.train()
     if freeze_batch_norm:
         for module in network.modules():
@@ -92,13 +97,13 @@ def _losses(
     config: TrainConfig,
     done: float,
 ) -> dict[str, Tensor]:
-    """Return each loss by name, and their sum as `total`."""
+    """Return each loss by name, and their weighted sum as `total`."""
     target_bhw3, valid_bhw = batch["points_hw3"], batch["valid_hw"]
     total = distillation_loss(points_bhw3, sigma_bhw, target_bhw3, valid_bhw, batch["sigma_hw"])
     losses = {"distill": total}
     if config.loss == "distill+reprojection":
         first, last = config.reprojection_bound_px
-        # The bound narrows along a quarter circle, slowly at first (ACE, CVPR 2023, section 3.3).
+        # The bound decreases along a quarter circle, slowly at first (ACE, CVPR 2023, section 3.3).
         bound_px = last + (first - last) * math.sqrt(1 - done**2)
         own = reprojection_loss(
             points_bhw3,

@@ -1,4 +1,4 @@
-"""What a student is punished for."""
+"""Training losses: distillation, reprojection, and reprojection into a neighbouring image."""
 
 import math
 from dataclasses import dataclass
@@ -6,26 +6,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Depths at which a point's pixel says where it is, m (Brachmann et al., ACE, CVPR 2023, 3.3).
+# Depths at which a point's pixel constrains the point, m (Brachmann et al., ACE, CVPR 2023, 3.3).
 _DEPTH_RANGE_M = (0.1, 1000.0)
 
 
 @dataclass(frozen=True)
 class Optics:
-    """What canonical cameras show: points in range, on an image."""
+    """Projects points into a canonical camera."""
 
     K_33: Tensor
     size_px: tuple[int, int]  # width and height
     depth_range_m: tuple[float, float] = _DEPTH_RANGE_M  # least and largest z
 
     def project(self, points_bhw3: Tensor, T_cam_map_b44: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pixels (B, h, w, 2) of points, and which are in range (B, h, w).
+        """Return the pixels (B, h, w, 2) of points, and a mask (B, h, w) of the points in range.
 
-        Pixels mean nothing out of range.
+        Pixels of points out of range are undefined.
         """
         R_b1133, t_b113 = T_cam_map_b44[:, None, None, :3, :3], T_cam_map_b44[:, None, None, :3, 3]
         x_bhw1, y_bhw1, z_bhw1 = points_bhw3.split(1, dim=-1)
-        # Not a matrix product: accelerators round those to 10 bits where they may, which is pixels.
+        # Not a matrix product: accelerators may round its factors to 10 bits, an error of pixels.
         points_cam_bhw3 = (
             x_bhw1 * R_b1133[..., 0] + y_bhw1 * R_b1133[..., 1] + z_bhw1 * R_b1133[..., 2] + t_b113
         )
@@ -38,10 +38,14 @@ class Optics:
 def depth_range(
     bounds_min: tuple[float, ...], bounds_max: tuple[float, ...]
 ) -> tuple[float, float]:
-    """Return the depths z at which points of a place may lie, by two corners of it, metres.
+    """Return the least and the largest depth z of points in a place, metres.
 
-    Cameras and almost all points lie between the corners; where the scale is unknown, 10 cm may be
-    far.
+    All cameras and almost all points lie within the place. The range follows its size, because
+    10 cm may be far where the scale is unknown.
+
+    Args:
+        bounds_min: Least coordinates of the place, metres.
+        bounds_max: Largest coordinates of the place, metres.
     """
     nearest, farthest = _DEPTH_RANGE_M
     diagonal = math.dist(bounds_min, bounds_max)
@@ -58,24 +62,23 @@ def distillation_loss(
     """Return the mean negative log-likelihood of the teacher's points under both sigmas.
 
     Laplace in the 3-D distance d: log b + d / b, least where b is the expected distance (Kendall
-    and Gal 2017, eq. 8 with the Laplace prior). The student's and the teacher's error are
-    independent, so the distance expected is b = sqrt(sigma^2 + target_sigma^2). So sigma is the
-    student's own error, calibrated against the truth and not against the teacher; cells that
-    cannot be learned do not rule, nor do those that the teacher is unsure of.
+    and Gal 2017, eq. 8 with the Laplace prior). The errors of student and teacher are independent,
+    so b = sqrt(sigma^2 + target_sigma^2). Sigma therefore estimates the student's own error with
+    respect to the truth, not to the teacher. Cells with a large sigma have small gradients.
 
     Args:
         points_bhw3: The student's points, metres.
-        sigma_bhw: Its expected error, metres.
-        target_bhw3: The teacher's points, metres; anything where not valid.
-        valid_bhw: Where the teacher knows.
-        target_sigma_bhw: The teacher's expected error, metres; None: it makes none.
+        sigma_bhw: The student's expected error, metres.
+        target_bhw3: The teacher's points, metres; any value where not valid.
+        valid_bhw: Cells that have a teacher's point.
+        target_sigma_bhw: The teacher's expected error, metres; None: zero.
     """
     target_bhw3 = torch.where(valid_bhw[..., None], target_bhw3, 0)
     distance_bhw = (points_bhw3 - target_bhw3).square().sum(-1).add(1e-8).sqrt()
     expected_bhw = sigma_bhw
     if target_sigma_bhw is not None:
         expected_bhw = torch.hypot(sigma_bhw, torch.where(valid_bhw, target_sigma_bhw, 0))
-    return _mean(expected_bhw.log() + distance_bhw / expected_bhw, valid_bhw)
+    return _masked_mean(expected_bhw.log() + distance_bhw / expected_bhw, valid_bhw)
 
 
 def reprojection_loss(
@@ -88,22 +91,22 @@ def reprojection_loss(
 ) -> Tensor:
     """Return the mean robust reprojection error in pixels, in [0, bound_px].
 
-    The error e of a cell counts as bound * tanh(e / bound) (ACE, eq. 4). A point behind the
-    camera or out of range counts as the bound and is not pulled by its pixel error, which says
-    nothing there: the distillation loss alone brings it back, to the teacher's point.
+    The error e of a cell counts as bound * tanh(e / bound) (ACE, eq. 4). A point behind the camera
+    or out of range counts as the bound and has no gradient, because its pixel is undefined. The
+    distillation loss alone pulls such a point back to the teacher's point.
 
     Args:
         points_bhw3: The student's points, metres, map frame.
-        pixels_bhw2: Where each cell stands in the canonical image of a camera.
+        pixels_bhw2: Position of each cell in the canonical image of a camera.
         T_cam_map_b44: Map to that camera.
-        optics: Of all cameras.
+        optics: Projection of all cameras.
         valid_bhw: Cells that count.
-        bound_px: Errors far above it no longer pull.
+        bound_px: Errors far above the bound have almost no gradient.
     """
-    seen_bhw2, in_range_bhw = optics.project(points_bhw3, T_cam_map_b44)
-    error_bhw = (seen_bhw2 - pixels_bhw2).square().sum(-1).add(1e-4).sqrt()
+    projected_bhw2, in_range_bhw = optics.project(points_bhw3, T_cam_map_b44)
+    error_bhw = (projected_bhw2 - pixels_bhw2).square().sum(-1).add(1e-4).sqrt()
     bounded_bhw = bound_px * torch.tanh(error_bhw / bound_px)
-    return _mean(torch.where(in_range_bhw, bounded_bhw, bound_px), valid_bhw)
+    return _masked_mean(torch.where(in_range_bhw, bounded_bhw, bound_px), valid_bhw)
 
 
 def neighbour_loss(
@@ -114,29 +117,29 @@ def neighbour_loss(
     valid_bhw: Tensor,
     bound_px: float,
 ) -> Tensor:
-    """Return likewise the error in a neighbouring image, to where the teacher's point stands there.
+    """Return the reprojection loss in a neighbouring image, against the teacher's points there.
 
-    A cell's own image says nothing about how far away its point is; a neighbour's does, in pixels.
-    Cells whose teacher's point is not in the neighbour's image do not count.
+    The reprojection error in a cell's own image does not depend on the depth of its point; the
+    error in a neighbour's does. Only cells whose teacher's point projects into it count.
 
     Args:
         points_bhw3: The student's points, metres, map frame.
-        target_bhw3: The teacher's points, likewise; anything where not valid.
+        target_bhw3: The teacher's points, metres, map frame; any value where not valid.
         T_near_map_b44: Map to the neighbour's camera.
-        optics: Of all cameras.
-        valid_bhw: Where the teacher knows.
-        bound_px: Errors far above it no longer pull.
+        optics: Projection of all cameras.
+        valid_bhw: Cells that have a teacher's point.
+        bound_px: Errors far above the bound have almost no gradient.
     """
     target_bhw3 = torch.where(valid_bhw[..., None], target_bhw3, 0)
     pixels_bhw2, in_range_bhw = optics.project(target_bhw3, T_near_map_b44)
     limits_2 = pixels_bhw2.new_tensor(optics.size_px) - 0.5
-    shown_bhw = ((pixels_bhw2 > -0.5) & (pixels_bhw2 < limits_2)).all(-1)
-    counted_bhw = valid_bhw & shown_bhw & in_range_bhw
+    in_image_bhw = ((pixels_bhw2 > -0.5) & (pixels_bhw2 < limits_2)).all(-1)
+    counted_bhw = valid_bhw & in_image_bhw & in_range_bhw
     return reprojection_loss(
         points_bhw3, pixels_bhw2, T_near_map_b44, optics, counted_bhw, bound_px
     )
 
 
-def _mean(loss_bhw: Tensor, valid_bhw: Tensor) -> Tensor:
+def _masked_mean(loss_bhw: Tensor, valid_bhw: Tensor) -> Tensor:
     """Return the mean over valid cells; 0 where there is none."""
     return torch.where(valid_bhw, loss_bhw, 0).sum() / valid_bhw.sum().clamp(min=1)

@@ -1,32 +1,32 @@
-"""Which other frames see what a frame sees, from far enough beside it to see how far away it is."""
+"""Choice of neighbouring frames: covisible frames with enough parallax."""
 
 import numpy as np
 
 from mote_localization.camera import Camera
 
-_MOST = 4  # neighbours of a frame
-_POINTS = 24  # of the frame's points that stand for all
-_NEAREST = 0.02  # of the points' mean distance: nothing nearer is seen
-_LEAST_SEEN = 0.5  # share of the points
-_LEAST_PARALLAX = np.radians(3.0)  # mean angle between the two rays to a point
+_MAX_NEIGHBOURS = 4  # of a frame
+_POINTS = 24  # about; the frame's points that are checked
+_NEAREST = 0.02  # least depth, fraction of the points' mean distance
+_MIN_COVISIBLE = 0.5  # fraction of the points
+_MIN_PARALLAX = np.radians(3.0)  # mean angle between the two rays to a point
 
 
 def neighbours(
     points_hw3: np.ndarray, T_map_cam: np.ndarray, poses_n44: np.ndarray, camera: Camera
 ) -> np.ndarray:
-    """Choose frames that see at least half of a frame's points under enough parallax.
+    """Return frames that see at least half of a frame's points, with enough parallax.
 
-    Of those there are, some evenly spread over the recording. What stands in between is not asked:
-    only where points would appear.
+    They are evenly spaced among all such frames. Occlusion is ignored: a point counts as seen where
+    it projects into the image.
 
     Args:
         points_hw3: The frame's points, map frame, NaN = none.
-        T_map_cam: Its pose.
-        poses_n44: Poses T_map_cam of the frames to choose from, in recording order.
-        camera: The camera of all.
+        T_map_cam: Pose of the frame.
+        poses_n44: Poses T_map_cam of the candidate frames, in recording order.
+        camera: Camera of all frames.
 
     Returns:
-        Indices of at most 4 frames; none where none sees enough.
+        Indices of at most 4 candidates; empty where none sees enough points.
     """
     points_k3 = points_hw3[np.isfinite(points_hw3).all(axis=-1)].astype(np.float64)
     points_k3 = points_k3[:: max(1, len(points_k3) // _POINTS)]
@@ -46,6 +46,7 @@ def neighbours(
         (u > -0.5) & (u < camera.width - 0.5) & (v > -0.5) & (v < camera.height - 0.5)
     )
     parallax_n = np.arccos(np.nan_to_num(cosine_nk).clip(-1, 1)).mean(axis=1)
-    (chosen,) = np.nonzero((seen_nk.mean(axis=1) >= _LEAST_SEEN) & (parallax_n >= _LEAST_PARALLAX))
-    spread = (np.arange(_MOST) + 0.5) * len(chosen) / _MOST
-    return np.unique(chosen[spread.astype(int)]) if len(chosen) else chosen
+    suitable_n = (seen_nk.mean(axis=1) >= _MIN_COVISIBLE) & (parallax_n >= _MIN_PARALLAX)
+    (found,) = np.nonzero(suitable_n)
+    spaced = (np.arange(_MAX_NEIGHBOURS) + 0.5) * len(found) / _MAX_NEIGHBOURS
+    return np.unique(found[spaced.astype(int)]) if len(found) else found

@@ -1,4 +1,4 @@
-"""The settings of a training, free of torch, so that a command line shows them without it."""
+"""The options of a training; imports no torch, so that --help is fast and works without it."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,48 +11,51 @@ from distill_training.training.augmentation import AugmentConfig
 from mote_localization.errors import MoteError
 from mote_localization.keyframes import MAX_KEYFRAMES
 
-_MOST_HELD_OUT = 0.5  # of the frames: with fewer left there is little to train with
+_MAX_HELD_OUT = 0.5  # fraction of the frames; the others are needed for training
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a student is trained."""
+    """Options of a training."""
 
-    minutes: float = 25.0  # min of training; start-up and export come on top
-    steps: int = 0  # train for so many steps instead; 0: for the minutes
-    batch: int = 8  # views per step, of each process where several train together
-    learning_rate: float = 3e-3  # AdamW, highest of the one-cycle schedule; families take a share
-    weight_decay: float = 1e-2  # AdamW
-    warm_up: float = 0.05  # share of the training in which the learning rate rises
-    # share of the training after which batch statistics stay as they are, so that what is trained
-    # to the end is what the map will hold
+    minutes: float = 25.0  # minutes of training; start-up and export take extra time
+    steps: int = 0  # number of training steps; 0: train for --minutes
+    batch: int = 8  # views per step, in each process
+    # highest learning rate (AdamW, one-cycle schedule); a backbone uses a fraction of it
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2  # weight decay (AdamW)
+    warm_up: float = 0.05  # fraction of the training in which the learning rate rises
+    # fraction of the training after which batch normalization uses its running statistics, as the
+    # exported map does
     freeze_batch_norm: float = 0.6
-    # decay a step of the average of the weights that is measured and becomes the map; 0: the last
-    # weights are
+    # decay per step of the running average of the weights, which is measured and exported; 0: no
+    # average, the last weights are exported
     ema: float = 0.0
-    loss: Literal["distill", "distill+reprojection"] = "distill"  # what is minimized
-    reprojection_weight: float = 0.1  # of the reprojection loss, per canonical px
-    # canonical px, at the start and at the end
+    # what is minimized: the distance to the teacher's points, or that and reprojection errors
+    loss: Literal["distill", "distill+reprojection"] = "distill"
+    reprojection_weight: float = 0.1  # weight of the reprojection losses, per canonical px
+    # bound of reprojection errors at the start and at the end, canonical px
     reprojection_bound_px: tuple[float, float] = (30.0, 2.0)
-    held_out: float = 0.05  # share of the frames kept from training to measure the error on
-    # contiguous pieces of the recording in which they are; fewer are longer, and harder
+    # fraction of the frames that are kept from training to measure the error on
+    held_out: float = 0.05
+    # number of contiguous blocks of held-out frames; fewer and longer blocks are harder
     held_out_blocks: int = 4
-    margin: int = 0  # frames on either side of each held-out block that are not trained with either
-    # an earlier map of the place, trained with frames held out, whose measured scales of sigmas and
-    # covariances are taken; by default they are measured on this training's own
+    margin: int = 0  # frames left out of training on either side of each held-out block
+    # map of the same place from a validation training, whose scales of sigma and covariance are
+    # used; by default they are measured on this training's held-out frames
     calibration_from: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    # photographs, at most, that the map carries: each pose is refined by them, or not believed; 10
-    # kB each, 0: none
+    # largest number of keyframes in the map, 10 kB each; they refine correct poses and reject
+    # wrong ones; 0: none
     keyframes: int = 0
-    # auto: bf16 where the processor computes in it
+    # numeric precision; auto: bf16 where the hardware supports it
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    # of the first weights and of the views; with steps, on a CPU, the training repeats exactly
+    # seed of initial weights and views; with --steps, a training on a CPU is reproducible
     seed: int = 0
-    # how views differ from their frames
+    # how training views are augmented
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Check the ranges; raise MoteError where a value is out of range."""
         finite = math.isfinite
         first_px, last_px = self.reprojection_bound_px
         for name, fits, expected in (
@@ -61,12 +64,16 @@ class TrainConfig:
             ("batch", self.batch >= 1, "1 or more"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "a number above 0"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
-            ("warm_up", 0 <= self.warm_up < 1, "a share below 1"),
+            ("warm_up", 0 <= self.warm_up < 1, "a fraction below 1"),
             ("freeze_batch_norm", self.freeze_batch_norm >= 0, "0 or more"),
             ("ema", 0 <= self.ema < 1, "a decay from 0 to below 1"),
             ("reprojection_weight", 0 <= self.reprojection_weight < math.inf, "0 or more"),
-            ("reprojection_bound_px", finite(first_px) and first_px >= last_px > 0, "falling"),
-            ("held_out", 0 <= self.held_out <= _MOST_HELD_OUT, f"at most {_MOST_HELD_OUT}"),
+            (
+                "reprojection_bound_px",
+                finite(first_px) and first_px >= last_px > 0,
+                "above 0 and not rising",
+            ),
+            ("held_out", 0 <= self.held_out <= _MAX_HELD_OUT, f"at most {_MAX_HELD_OUT}"),
             ("held_out_blocks", self.held_out_blocks >= 1, "1 or more"),
             ("margin", self.margin >= 0, "0 frames or more"),
             ("keyframes", 0 <= self.keyframes <= MAX_KEYFRAMES, f"at most {MAX_KEYFRAMES}"),
