@@ -1,4 +1,4 @@
-"""Cameras: calibrations as ROS writes them, and live images as the map's own camera sees them."""
+"""Cameras: ROS calibrations, and the remap of live images into the map's canonical camera."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +12,14 @@ from numpy.typing import ArrayLike
 from mote_localization.errors import CameraError, ImageError
 from mote_localization.images import MAX_SIDE_PX
 
-# Number of coefficients each model may have, in the order of sensor_msgs/CameraInfo.
+# Allowed numbers of coefficients of each model, in the order of sensor_msgs/CameraInfo.
 DISTORTION_MODELS = {
     "plumb_bob": (0, 4, 5),
     "rational_polynomial": (0, 8, 12, 14),
     "equidistant": (0, 4),
 }
 _CALIBRATE = (
-    "calibrate it (ros2 run camera_calibration cameracalibrator), or have its driver load the "
+    "calibrate it (ros2 run camera_calibration cameracalibrator), or let its driver load the "
     "calibration"
 )
 _FOLD_STEPS, _FOLD_DIRECTIONS = 512, 8
@@ -28,7 +28,7 @@ _MAX_CALIBRATION_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Camera:
-    """An image size, a pinhole and its distortion. Pixel (0, 0) is the first pixel's centre."""
+    """Image size, pinhole parameters and distortion; (0, 0) is the centre of the first pixel."""
 
     width: int  # px
     height: int  # px
@@ -40,7 +40,7 @@ class Camera:
     distortion: tuple[float, ...] = ()  # empty: none
 
     def __post_init__(self) -> None:
-        """Refuse what no camera can have."""
+        """Check all values; raise `CameraError` where one is impossible."""
         if not (0 < self.width <= MAX_SIDE_PX and 0 < self.height <= MAX_SIDE_PX):
             raise CameraError(
                 f"found an image size of {self.width}x{self.height} px, expected 1 to {MAX_SIDE_PX}"
@@ -72,11 +72,11 @@ class Camera:
         distortion_model: str = "plumb_bob",
         distortion: tuple[float, ...] = (),
     ) -> "Camera":
-        """Make a camera of K (3, 3), or its 9 values row by row, in pixels.
+        """Return the camera of a matrix K (3, 3), or of its 9 values row by row, in pixels.
 
         Raises:
-            CameraError: K is zero (no calibration), not finite, not a pinhole matrix, or the
-                distortion is unknown.
+            CameraError: K is zero (no calibration), not finite or not a pinhole matrix; the
+                distortion model is unknown; or an image size is out of range.
         """
         K = np.asarray(K, np.float64)
         if K.size != 9:
@@ -87,7 +87,9 @@ class Camera:
                 f"found a camera matrix K of zeros: the camera is not calibrated; {_CALIBRATE}"
             )
         if not np.allclose(K[[0, 1, 2, 2, 2], [1, 0, 0, 1, 2]], (0, 0, 0, 0, 1), atol=1e-6):
-            raise CameraError(f"found K = {K.tolist()}, expected [fx 0 cx; 0 fy cy; 0 0 1]")
+            raise CameraError(
+                f"found K = {str(K.tolist())[:200]}, expected [fx 0 cx; 0 fy cy; 0 0 1]"
+            )
         coefficients = tuple(float(d) for d in distortion)
         if not any(coefficients):
             coefficients = ()
@@ -108,11 +110,11 @@ class Camera:
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], np.float64)
 
     def resized(self, width: int, height: int) -> "Camera":
-        """Return the camera of the same view at another image size, in px."""
+        """Return the camera with the same view and another image size, in px."""
         return self._scaled(width, height, width / self.width, height / self.height)
 
     def _scaled(self, width: int, height: int, sx: float, sy: float) -> "Camera":
-        """Return the camera with its image scaled about the corner of the first pixel, then cut."""
+        """Return the camera whose image is scaled about its top left corner, then cropped."""
         return replace(
             self,
             width=width,
@@ -124,18 +126,27 @@ class Camera:
         )
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the viewing rays (..., 3) of pixels (..., 2), z = 1, of an undistorted camera."""
+        """Return the viewing rays (..., 3), z = 1, of pixels (..., 2) of an undistorted camera."""
         xy = (pixels - (self.cx, self.cy)) / (self.fx, self.fy)
         return np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1)
+
+    def corner_rays(self) -> np.ndarray:
+        """Return the viewing rays (4, 3), z = 1, of the image's outer corners, clockwise.
+
+        The first one is that of the top left corner; the camera is undistorted.
+        """
+        right, bottom = self.width - 0.5, self.height - 0.5
+        corners = [[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]]
+        return self.rays(np.array(corners))
 
     def project(self, rays: np.ndarray) -> np.ndarray:
         """Return the distorted pixels (..., 2) of camera-frame points (..., 3), z above 0.
 
-        Models: the OpenCV pinhole and fisheye models, which plumb_bob, rational_polynomial and
-            equidistant name in ROS.
+        ROS's plumb_bob and rational_polynomial are OpenCV's pinhole model, equidistant is its
+        fisheye model.
         """
         fisheye = self.distortion_model == "equidistant" and self.distortion
-        if not fisheye and not any(self.distortion):  # in a tenth of OpenCV's time
+        if not fisheye and not any(self.distortion):  # ten times faster than OpenCV
             return rays[..., :2] / rays[..., 2:] * (self.fx, self.fy) + (self.cx, self.cy)
         points = np.ascontiguousarray(rays, np.float64).reshape(-1, 1, 3)
         D = np.array(self.distortion)
@@ -147,27 +158,41 @@ class Camera:
         return pixels.reshape(*rays.shape[:-1], 2)
 
 
+def frustum_edges(camera: Camera, depth: float) -> np.ndarray:
+    """Return the edges (8, 2, 3) of a camera's view up to a depth: start and end, camera frame.
+
+    The first four edges are the sides of the image at that depth, the others lead there from the
+    camera's centre.
+    """
+    corners_43 = depth * camera.corner_rays()
+    sides = np.stack([corners_43, np.roll(corners_43, 1, axis=0)], axis=1)
+    from_centre = np.stack([np.zeros_like(corners_43), corners_43], axis=1)
+    return np.concatenate([sides, from_centre])
+
+
 def read_camera_info(path: Path | str) -> Camera:
-    """Read a calibration in the YAML form of camera_calibration and camera_info_manager.
+    """Read a YAML calibration as camera_calibration and camera_info_manager write it.
 
     Raises:
-        CameraError: The file is missing, is no such YAML, or holds no usable calibration.
+        CameraError: The file is missing, is not YAML, or holds no usable calibration.
     """
     path = Path(path)
     try:
         if path.stat().st_size > _MAX_CALIBRATION_BYTES:
             raise CameraError(
-                f"{path}: over {_MAX_CALIBRATION_BYTES} bytes, expected a camera_info YAML"
+                f"{path}: found over {_MAX_CALIBRATION_BYTES} bytes, expected a camera_info YAML"
             )
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CameraError(
             f"{path}: cannot be read ({error.strerror}), expected a camera_info YAML"
         ) from error
-    # its constructors of dates and numbers raise what Python's do
+    # PyYAML's constructors of dates and numbers raise Python's own errors
     except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
-        raise CameraError(f"{path}: is no YAML text ({why})") from error
+        raise CameraError(
+            f"{path}: is not YAML ({why[:80]}), expected a camera_info YAML"
+        ) from error
     try:
         return Camera.from_K(
             content["image_width"],
@@ -184,14 +209,24 @@ def read_camera_info(path: Path | str) -> Camera:
         raise CameraError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise CameraError(
-            f"{path}: {error!r} while reading; expected the keys image_width, image_height, "
-            "camera_matrix.data, distortion_model, distortion_coefficients.data, as "
+            f"{path}: {repr(error)[:80]} while reading; expected the keys image_width, "
+            "image_height, camera_matrix.data, distortion_model, distortion_coefficients.data, as "
             "camera_calibration writes them"
         ) from error
 
 
 def _flat(values: Any, name: str, most: int) -> tuple[float, ...]:
-    """Return a list of numbers; YAML's aliases could hold more of them than fit in memory."""
+    """Return a list's numbers; refuse nested lists, which YAML aliases can make larger than memory.
+
+    Args:
+        values: What the file holds.
+        name: The key, for the message.
+        most: Largest allowed count.
+
+    Raises:
+        CameraError: It is not a flat list of at most `most` entries.
+        ValueError: An entry is not a number.
+    """
     if not isinstance(values, list) or len(values) > most:
         found = f"{len(values)} values" if isinstance(values, list) else "no list"
         raise CameraError(f"found {found} in {name}.data, expected at most {most} numbers")
@@ -201,7 +236,7 @@ def _flat(values: Any, name: str, most: int) -> tuple[float, ...]:
 
 
 def cell_pixels(width: int, height: int, stride: int) -> np.ndarray:
-    """Return the pixels (height/stride, width/stride, 2) at which a pointmap's cells stand."""
+    """Return the pixel at the centre of each pointmap cell, (height/stride, width/stride, 2)."""
     half = (stride - 1) / 2
     x = stride * np.arange(width // stride) + half
     y = stride * np.arange(height // stride) + half
@@ -209,22 +244,22 @@ def cell_pixels(width: int, height: int, stride: int) -> np.ndarray:
 
 
 class CanonicalView:
-    """Shows a live camera's images as the map's canonical camera would see them.
+    """Remaps images of a live camera into the map's canonical camera.
 
-    A live camera of higher resolution is first shrunk by whole-pixel area averaging, so that the
-    table never skips pixels and the student sees no aliasing it was not trained on.
+    Images of a higher resolution are first reduced by area averaging with a whole-number factor:
+    remapping alone would skip pixels, which causes aliasing.
     """
 
     def __init__(self, live: Camera, canonical: Camera, stride: int) -> None:
-        """Build the table that undistorts, scales and crops.
+        """Build the remap table, which undistorts, scales and crops.
 
         Args:
-            live: The camera whose images come in, distorted or not.
-            canonical: The undistorted camera the student was trained for.
+            live: The camera that takes the images, distorted or not.
+            canonical: The undistorted camera that the student was trained for.
             stride: Pixels of the canonical image per cell side.
 
         Raises:
-            CameraError: The live camera sees nothing of the canonical view.
+            CameraError: The two cameras' views do not overlap.
         """
         self.live, self.canonical = live, canonical
         shrink = max(1, round(min(live.fx / canonical.fx, live.fy / canonical.fy)))
@@ -242,41 +277,41 @@ class CanonicalView:
                 f"the map's camera ({canonical.width}x{canonical.height} px, fx {canonical.fx:g}) "
                 "sees: check its calibration"
             )
-        # The outer half of border pixels is drawn like their centres, what is not seen black.
+        # The outer half of a border pixel takes the value of its centre; unseen pixels are black.
         source = np.where(inside[..., None], source.clip(0, last), -2).astype(np.float32)
         self._table = cv2.convertMaps(source[..., 0], source[..., 1], cv2.CV_16SC2)
-        # Undistorted and of the same field of view, as often where maps are made: nothing is moved.
+        # An undistorted camera with the same field of view only needs the reduction.
         moved_px = np.abs(source - np.stack([columns, rows], axis=-1)).max()
         same_size = self._size == (canonical.width, canonical.height)
-        self._is_shrunk_alone = same_size and moved_px < 1 / cv2.INTER_TAB_SIZE
+        self._needs_no_remap = same_size and moved_px < 1 / cv2.INTER_TAB_SIZE
         cells = cell_pixels(canonical.width, canonical.height, stride).round().astype(int)
         self.covered_hw: np.ndarray = inside[cells[..., 1], cells[..., 0]]
 
     def warp(self, image_hw3: np.ndarray) -> np.ndarray:
-        """Return the canonical image (H, W, 3) uint8 of a live image (live size, 3) uint8.
+        """Return the canonical image (H, W, 3), uint8, of a live image (live size, 3), uint8.
 
         Raises:
-            ImageError: The image's size or type is not the live camera's.
+            ImageError: The image is not uint8 or has another size than the live camera.
         """
         expected = (self.live.height, self.live.width, 3)
         if image_hw3.shape != expected or image_hw3.dtype != np.uint8:
             raise ImageError(
                 f"found an image of shape {image_hw3.shape} {image_hw3.dtype}, expected {expected} "
-                "uint8 by its camera calibration; image and CameraInfo do not belong together"
+                "uint8 as in its calibration; image and CameraInfo do not belong together"
             )
         if self._size != (self.live.width, self.live.height):
             image_hw3 = image_hw3[: self._crop[1], : self._crop[0]]
             image_hw3 = cv2.resize(image_hw3, self._size, interpolation=cv2.INTER_AREA)
-        if self._is_shrunk_alone:
+        if self._needs_no_remap:
             return np.ascontiguousarray(image_hw3)
         return cv2.remap(image_hw3, *self._table, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
 def _fold_angle(camera: Camera, rays: np.ndarray) -> float:
-    """Return the angle from the axis, rad, up to which the lens model maps rays one to one.
+    """Return the angle from the optical axis, rad, up to which the lens model is one to one.
 
-    Calibrated polynomials hold inside the image; some fold back farther out, so that rays the
-    camera cannot see seem to land in it.
+    Distortion polynomials are calibrated inside the image. Farther out some fold back: rays that
+    the camera cannot see then project into the image.
     """
     widest = np.arctan(np.hypot(rays[..., 0], rays[..., 1]).max())
     angles = np.linspace(0, 1.01 * widest, _FOLD_STEPS)
@@ -285,18 +320,17 @@ def _fold_angle(camera: Camera, rays: np.ndarray) -> float:
     fan = np.tan(angles)[:, None, None] * directions  # (angles, directions, 2)
     pixels = camera.project(np.concatenate([fan, np.ones_like(fan[..., :1])], axis=-1))
     radii = np.linalg.norm((pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy), axis=-1)
-    folded = ~(np.diff(radii, axis=0) > 0).all(axis=1)  # not a number counts as folded
+    folded = ~(np.diff(radii, axis=0) > 0).all(axis=1)  # true for NaN
     return float(angles[folded.argmax()]) if folded.any() else np.pi / 2
 
 
 def canonical_camera(live: Camera, width: int, stride: int) -> Camera:
-    """Return the undistorted camera, `width` px wide, that a live camera's maps are made for.
+    """Return the undistorted camera, `width` px wide, of the maps made with a live camera.
 
-    Scale is the same along both axes; what exceeds a whole number of cells is cut off evenly at top
-    and bottom.
+    Both axes have the same scale. The height is cropped to whole cells, evenly at top and bottom.
 
     Raises:
-        CameraError: The width is no multiple of the stride, or the image is flatter than one cell.
+        CameraError: The width is not a multiple of the stride, or the height is below one cell.
     """
     if width % stride:
         raise CameraError(

@@ -1,4 +1,4 @@
-"""Calibrations as users have them, and the canonical view against images that are known exactly."""
+"""Calibration files, and the canonical view against images of a known scene."""
 
 import cv2
 import numpy as np
@@ -10,6 +10,7 @@ from mote_localization.camera import (
     CanonicalView,
     canonical_camera,
     cell_pixels,
+    frustum_edges,
     read_camera_info,
 )
 from mote_localization.errors import CameraError, ImageError
@@ -23,14 +24,14 @@ LENSES = {
 
 
 def scenery(rays):
-    """Return the colours (..., 3), 0 to 255, of a smooth pattern at infinity, z = 1."""
+    """Return the colours (..., 3), 0 to 255, of a smooth pattern at infinity along rays (z = 1)."""
     x, y = rays[..., 0], rays[..., 1]
     waves = [np.sin(9 * x + 2 * y), np.cos(7 * y - x), np.sin(5 * (x + y) + 1)]
     return 127.5 + 100 * np.stack(waves, axis=-1)
 
 
 def photograph(camera):
-    """Return image_hw3 uint8 of the scenery: each pixel's ray by OpenCV's own inverse models."""
+    """Return image_hw3, uint8, of the scenery; OpenCV's inverse models give each pixel's ray."""
     pixels = cell_pixels(camera.width, camera.height, 1)
     D = np.array(camera.distortion or (0.0,) * 4)
     flat = pixels.reshape(-1, 1, 2)
@@ -42,26 +43,27 @@ def photograph(camera):
     return scenery(xy.reshape(pixels.shape)).round().astype(np.uint8)
 
 
-def seen(view):
-    """Return how far, 0 to 255, the view of the scenery is from what the canonical camera sees."""
+def colour_error(view):
+    """Return the error of the remapped scenery per pixel, 0 to 255, against the exact colours."""
     expected = scenery(CANONICAL.rays(cell_pixels(160, 120, 1)))
     return np.abs(view.warp(photograph(view.live)) - expected).max(axis=-1)
 
 
 @pytest.mark.parametrize("model", LENSES)
-def test_a_distorted_camera_sees_what_the_canonical_camera_sees(model):
+def test_image_of_a_distorted_camera_is_remapped_correctly(model):
     view = CanonicalView(
         Camera(480, 360, 260, 261, 236.2, 183.7, model, LENSES[model]), CANONICAL, 8
     )
     assert view.covered_hw.all()
-    assert seen(view)[1:-1, 1:-1].max() < 3  # of 255: rounding, and 1/32 px of the remap table
+    # of 255: rounding, and the remap table's resolution of 1/32 px
+    assert colour_error(view)[1:-1, 1:-1].max() < 3
 
 
 @pytest.mark.parametrize(
     ("model", "count"), [("plumb_bob", 0), ("plumb_bob", 5), ("equidistant", 4)]
 )
-def test_coefficients_of_0_leave_the_lens_as_its_model_has_it(model, count):
-    """A pinhole, but of a fisheye: there, pixels go with the angle."""
+def test_coefficients_of_0_give_the_undistorted_lens_of_the_model(model, count):
+    """A pinhole for plumb_bob; for equidistant the pixel is proportional to the angle."""
     camera = Camera(640, 480, 500.0, 510.0, 320.0, 240.0, model, (0.0,) * count)
     rays = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, -3.0, 2.0]])
     angle = model == "equidistant"
@@ -72,32 +74,32 @@ def test_coefficients_of_0_leave_the_lens_as_its_model_has_it(model, count):
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_shrinking_keeps_pixel_centres(factor):
+def test_reduction_keeps_pixel_centres(factor):
     live = CANONICAL.resized(160 * factor, 120 * factor)
-    error = seen(CanonicalView(live, CANONICAL, 8))
+    error = colour_error(CanonicalView(live, CANONICAL, 8))
     assert error.max() < 2.5  # a shift by half a live pixel gives over 4
 
 
-def test_the_canonical_camera_itself_passes_unchanged():
+def test_image_of_the_canonical_camera_is_unchanged():
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     assert np.array_equal(CanonicalView(CANONICAL, CANONICAL, 8).warp(image), image)
 
 
-def test_channels_in_reverse_order_need_no_copy_by_the_caller():
+def test_view_of_reversed_channels_gives_a_contiguous_image():
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     view = CanonicalView(CANONICAL, CANONICAL, 8)
     warped = view.warp(image[..., ::-1])
     assert np.array_equal(warped, image[..., ::-1])
-    assert warped.flags.c_contiguous  # as backends take it
+    assert warped.flags.c_contiguous  # backends require it
 
 
-def test_a_camera_of_higher_resolution_is_averaged_not_sampled():
+def test_image_of_higher_resolution_is_averaged():
     view = CanonicalView(CANONICAL.resized(640, 480), CANONICAL, 8)
     checkers = (np.indices((480, 640)).sum(axis=0) % 2 * 255).astype(np.uint8)
     assert np.abs(view.warp(np.dstack([checkers] * 3)).astype(int) - 127.5).max() <= 1
 
 
-def test_cells_that_a_narrower_camera_does_not_see_are_masked_and_black():
+def test_cells_outside_a_narrower_camera_are_not_covered_and_black():
     narrow = Camera(80, 120, 130.0, 130.0, 39.5, 59.5)  # the middle half of the columns
     view = CanonicalView(narrow, CANONICAL, 8)
     assert view.covered_hw[:, 5:15].all()
@@ -107,7 +109,7 @@ def test_cells_that_a_narrower_camera_does_not_see_are_masked_and_black():
 
 
 def test_rays_beyond_the_fold_of_a_lens_polynomial_are_not_covered():
-    # x (1 - 0.4 r^2) turns back at r = 0.91, where it reaches 0.61
+    # x (1 - 0.4 r^2) has its maximum, 0.61, at r = 0.91 and folds back beyond
     live = Camera(320, 240, 200.0, 200.0, 159.5, 119.5, "plumb_bob", (-0.4, 0.0, 0.0, 0.0))
     wide = Camera(320, 240, 80.0, 80.0, 159.5, 119.5)
     radius = np.linalg.norm(wide.rays(cell_pixels(320, 240, 8))[..., :2], axis=-1)
@@ -118,37 +120,51 @@ def test_rays_beyond_the_fold_of_a_lens_polynomial_are_not_covered():
     assert covered_hw[radius < 0.6].all()
 
 
-def test_a_camera_that_sees_none_of_it_is_refused():
+def test_camera_without_overlap_is_refused():
     aside = Camera(160, 120, 130.0, 130.0, 5000.0, 59.5)
     with pytest.raises(CameraError, match="sees nothing"):
         CanonicalView(aside, CANONICAL, 8)
 
 
 @pytest.mark.parametrize("shape", [(120, 161, 3), (160, 120, 3), (120, 160), (120, 160, 4)])
-def test_an_image_of_another_size_is_refused(shape):
+def test_image_of_another_size_is_refused(shape):
     view = CanonicalView(CANONICAL, CANONICAL, 8)
     with pytest.raises(ImageError, match="do not belong together"):
         view.warp(np.zeros(shape, np.uint8))
 
 
-def test_an_image_of_another_depth_is_refused():
+def test_image_of_another_type_is_refused():
     with pytest.raises(ImageError, match="uint16"):
         CanonicalView(CANONICAL, CANONICAL, 8).warp(np.zeros((120, 160, 3), np.uint16))
 
 
-def test_cells_stand_in_the_middle_of_their_pixels():
+def test_cell_pixels_are_the_centres_of_cells():
     pixels = cell_pixels(16, 24, 8)
     assert pixels.shape == (3, 2, 2)
     assert np.array_equal(pixels[0, 0], [3.5, 3.5]) and np.array_equal(pixels[2, 1], [11.5, 19.5])
 
 
-def test_a_resized_camera_sees_the_same_at_image_corners():
+def test_resized_camera_has_the_same_view():
     large = CANONICAL.resized(640, 480)
+    assert np.allclose(large.corner_rays(), CANONICAL.corner_rays(), atol=1e-12)
     corner = CANONICAL.rays(np.array([-0.5, 119.5]))
     assert np.allclose(large.project(corner), [-0.5, 479.5], atol=1e-9)
 
 
-def test_the_canonical_camera_of_a_camera_cuts_whole_cells_off_evenly():
+def test_corner_rays_are_those_of_the_outer_image_corners_clockwise():
+    corners = CANONICAL.project(CANONICAL.corner_rays())
+    assert np.allclose(corners, [[-0.5, -0.5], [159.5, -0.5], [159.5, 119.5], [-0.5, 119.5]])
+
+
+def test_frustum_has_four_sides_at_its_depth_and_four_edges_from_the_centre():
+    edges = frustum_edges(CANONICAL, 2.5)
+    corners = 2.5 * CANONICAL.corner_rays()
+    assert edges.shape == (8, 2, 3)
+    assert np.allclose(edges[:4], np.stack([corners, np.roll(corners, 1, axis=0)], axis=1))
+    assert not edges[4:, 0].any() and np.allclose(edges[4:, 1], corners)
+
+
+def test_canonical_camera_is_cropped_to_whole_cells_evenly():
     live = Camera(540, 360, 495.6, 495.5, 269.5, 169.2, "plumb_bob", (0.1, 0.0, 0.0, 0.0))
     canonical = canonical_camera(live, 320, 8)
     assert (canonical.width, canonical.height, canonical.distortion) == (320, 208, ())
@@ -158,7 +174,7 @@ def test_the_canonical_camera_of_a_camera_cuts_whole_cells_off_evenly():
 
 
 @pytest.mark.parametrize("size", [(322, 8), (320, 640)])
-def test_a_canonical_camera_without_whole_cells_is_refused(size):
+def test_canonical_camera_without_whole_cells_is_refused(size):
     with pytest.raises(CameraError):
         canonical_camera(CANONICAL, *size)
 
@@ -166,7 +182,7 @@ def test_a_canonical_camera_without_whole_cells_is_refused(size):
 K = [[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]
 
 
-def test_cameras_compare_by_value():
+def test_coefficients_of_0_compare_equal_to_no_distortion():
     assert Camera.from_K(640, 480, np.array(K), "plumb_bob", (0.0,) * 5) == Camera(
         640, 480, 500.0, 500.0, 320.0, 240.0
     )
@@ -187,9 +203,10 @@ def test_cameras_compare_by_value():
         ((640, 480, K, "equidistant", (0.1, 0.0, 0.0, np.inf)), "finite"),
     ],
 )
-def test_what_no_camera_has_is_refused(arguments, complaint):
-    with pytest.raises(CameraError, match=complaint):
+def test_impossible_camera_is_refused(arguments, complaint):
+    with pytest.raises(CameraError, match=complaint) as caught:
         Camera.from_K(*arguments)
+    assert len(str(caught.value)) <= 300
 
 
 CALIBRATION = """\
@@ -204,7 +221,7 @@ projection_matrix: {rows: 3, cols: 4, data: [480, 0, 320, 0, 0, 480, 240, 0, 0, 
 """
 
 
-def test_a_calibration_is_read_as_camera_calibration_writes_it(tmp_path):
+def test_calibration_of_camera_calibration_is_read(tmp_path):
     path = tmp_path / "head.yaml"
     path.write_text(CALIBRATION)
     assert read_camera_info(path) == Camera(
@@ -231,7 +248,7 @@ def test_a_calibration_is_read_as_camera_calibration_writes_it(tmp_path):
         ("distortion_coefficients", {"data": [[0.0] * 5]}),
     ],
 )
-def test_a_damaged_calibration_is_one_error_that_names_the_file(tmp_path, key, value):
+def test_damaged_calibration_is_one_error_that_names_the_file(tmp_path, key, value):
     path = tmp_path / "head.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(CALIBRATION), key: value}))
     with pytest.raises(CameraError, match="^" + str(path)):
@@ -239,7 +256,7 @@ def test_a_damaged_calibration_is_one_error_that_names_the_file(tmp_path, key, v
 
 
 @pytest.mark.parametrize("key", ["camera_matrix", "distortion_coefficients"])
-def test_lists_that_grow_by_aliases_are_refused_unread(tmp_path, key):
+def test_nested_aliases_are_refused_before_they_are_expanded(tmp_path, key):
     calibration = yaml.safe_load(CALIBRATION)
     del calibration[key]
     lists = ["&l0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
@@ -266,13 +283,14 @@ def test_lists_that_grow_by_aliases_are_refused_unread(tmp_path, key):
         b"a: " + b"9" * 5000,
     ],
 )
-def test_what_is_no_calibration_is_one_error_that_names_the_file(tmp_path, content):
+def test_file_without_a_calibration_is_one_short_error_that_names_it(tmp_path, content):
     path = tmp_path / "head.yaml"
     path.write_bytes(content)
-    with pytest.raises(CameraError, match="^" + str(path)):
+    with pytest.raises(CameraError, match="^" + str(path)) as caught:
         read_camera_info(path)
+    assert len(str(caught.value).removeprefix(str(path))) <= 300
 
 
-def test_a_missing_calibration_is_one_error(tmp_path):
+def test_missing_calibration_is_one_error(tmp_path):
     with pytest.raises(CameraError, match="cannot be read"):
         read_camera_info(tmp_path / "none.yaml")
