@@ -1,3 +1,3 @@
-"""Mote's runtime: tells a camera where it is, from one image and a map of a few megabytes."""
+"""Mote's runtime: localizes a camera from one image, with a map of a few megabytes."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""How both command lines run: parse, do, print, and one line where the input is at fault."""
+"""What both command lines have in common: parsing, one-line errors, output on the terminal."""
 
 import logging
 import sys
@@ -14,16 +14,17 @@ from rich.text import Text
 
 from mote_localization.errors import MoteError
 
-_INTERRUPTED = 130  # what shells expect after SIGINT
+_INTERRUPTED = 130  # exit status after SIGINT, as shells expect it
 
 
 def run_command(commands: dict[str, Any], program: str, description: str) -> None:
-    """Run the subcommand that the command line names; leave with 1 where its input is at fault.
+    """Run the subcommand named on the command line; exit with 1 after a `MoteError`.
 
     Args:
-        commands: Name of each subcommand and its frozen dataclass, whose `run` does the work.
+        commands: For each subcommand its name and a frozen dataclass of its options, whose `run`
+            does the work.
         program: Name of the program.
-        description: What it is for, one line.
+        description: What the program does, one line.
     """
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
@@ -33,7 +34,7 @@ def run_command(commands: dict[str, Any], program: str, description: str) -> Non
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Leave with 1 and one line where the input is at fault; quietly when interrupted."""
+    """Exit with 1 and one line on stderr after a `MoteError`; with 130 when interrupted."""
     try:
         yield
     except MoteError as error:
@@ -43,12 +44,12 @@ def one_line_errors() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Print a text on stderr as it is: markup and lines longer than the terminal's too."""
+    """Print a text on stderr unchanged: without markup, without line breaks."""
     Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def print_table(described: dict[str, str], title: str = "", stderr: bool = False) -> None:
-    """Print names and values as a table, whatever characters they are of."""
+    """Print names and values as a table; square brackets are not taken for markup."""
     table = Table(show_header=False, title=Text(title) if title else None, title_justify="left")
     for name, value in described.items():
         table.add_row(Text(name), Text(value))

@@ -1,12 +1,12 @@
-"""What can be wrong with the input: one exception class a fault, one base for all."""
+"""The exceptions of Mote: one class per kind of fault, one base class."""
 
 
 class MoteError(Exception):
-    """Base of every error that Mote raises on purpose; its text is written for the user."""
+    """Base class of all errors that Mote raises on purpose; the text is written for users."""
 
 
 class MapFileError(MoteError):
-    """The map file is missing, damaged, foreign, or of a newer format."""
+    """The map file is missing, damaged, not a map, or of a newer format."""
 
 
 class CameraError(MoteError):
@@ -18,23 +18,23 @@ class ImageError(MoteError):
 
 
 class SceneError(MoteError):
-    """A recorded scene (frames, poses, depth) cannot be read or makes no sense."""
+    """A recorded scene (frames, poses, depth) cannot be read or is not consistent."""
 
 
 class BagError(SceneError):
-    """A rosbag2 recording cannot be read or holds nothing to work on."""
+    """A rosbag2 recording cannot be read or lacks the required topics or messages."""
 
 
 class BackendError(MoteError):
-    """An inference backend is unknown, not installed, or refuses the map."""
+    """An inference backend is unknown, not installed, or cannot run the map."""
 
 
 class RosError(MoteError):
-    """ROS 2 is not installed, or refuses an argument or a parameter."""
+    """ROS 2 is not installed, or rejects an argument or a parameter."""
 
 
 class ReplayError(MoteError):
-    """A replay over ROS 2 was asked for what makes no sense, failed, or ended before its time."""
+    """A replay over ROS 2 has invalid options, fails, or ends too early."""
 
 
 class ReconstructionError(MoteError):
@@ -42,4 +42,4 @@ class ReconstructionError(MoteError):
 
 
 class CheckpointError(MoteError):
-    """A network's weights are damaged, foreign, or of another training."""
+    """A network's weights are damaged, not Mote's, or from another training."""

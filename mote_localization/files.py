@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic file writing: a file is replaced completely or not at all."""
 
 import os
 import tempfile
@@ -10,13 +10,13 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
-    """Open a temporary neighbour of `path` for writing; on success it takes the place of `path`.
+    """Open a temporary file in the folder of `path`; rename it to `path` when the block succeeds.
 
-    Whatever goes wrong inside the block, a full disk or an interruption, `path` keeps what it held
-    before.
+    After an error inside the block, such as a full disk or an interruption, `path` is unchanged and
+    the temporary file is removed.
 
     Raises:
-        OSError: The file cannot be written; the temporary file is gone, `path` is untouched.
+        OSError: The file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def _umask() -> int:
-    """Return the process's file mode mask, which can only be read by setting it."""
+    """Return the process's file mode mask; reading it requires setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

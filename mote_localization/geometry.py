@@ -100,7 +100,7 @@ def retract(T_map_cam: np.ndarray, motion_6: np.ndarray) -> np.ndarray:
 
 
 def skew(v: np.ndarray) -> np.ndarray:
-    """Return the cross product matrices (..., 3, 3) of vectors (..., 3): skew(v) w = v x w."""
+    """Return matrices (..., 3, 3) whose product with w is the cross product v x w."""
     x, y, z = np.moveaxis(v, -1, 0)
     zero = np.zeros_like(x)
     rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]

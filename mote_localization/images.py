@@ -1,4 +1,4 @@
-"""Raw image buffers, as `sensor_msgs/Image` carries them, to RGB arrays."""
+"""Decoding of raw image buffers (`sensor_msgs/Image`) to RGB arrays."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 
 from mote_localization.errors import ImageError
 
-MAX_SIDE_PX = 16384  # of an image; what is larger is a mistake, and would fill the memory
+MAX_SIDE_PX = 16384  # of an image; larger sizes are mistakes and would fill the memory
 
 
 @dataclass(frozen=True)
 class _Encoding:
-    channels: int  # values a pixel
+    channels: int  # values per pixel
     code: int | None = None  # cv2 colour conversion to RGB; None: the buffer is RGB already
     dtype: str = "u1"  # of a value; 16-bit values are scaled to 8 bits, as cv_bridge does
-    even: bool = False  # two neighbouring pixels share their chroma
+    even: bool = False  # the width must be even: two pixels have one chroma value
 
 
-# Names from sensor_msgs/image_encodings.hpp. 8UC3 and 8UC4 name no colour order: OpenCV's own (BGR)
-# is meant. OpenCV names a Bayer pattern by its second row, ROS by its first.
+# Names from sensor_msgs/image_encodings.hpp. 8UC3 and 8UC4 have OpenCV's channel order, BGR.
+# OpenCV names a Bayer pattern by its second row, ROS by its first.
 _ENCODINGS = {
     "rgb8": _Encoding(3),
     "bgr8": _Encoding(3, cv2.COLOR_BGR2RGB),
@@ -53,50 +53,51 @@ def decode(
     """Decode a raw image buffer.
 
     Args:
-        encoding: one of `ENCODINGS`.
-        height: rows.
-        width: columns.
-        step: bytes a row, padding included.
-        data: any buffer of bytes (bytes, array.array, uint8 array), `height * step` bytes or more.
-        is_bigendian: byte order of 16-bit values.
+        encoding: One of `ENCODINGS`.
+        height: Rows.
+        width: Columns.
+        step: Bytes per row, with padding.
+        data: Buffer of bytes (bytes, array.array, uint8 array), at least `height * step` long.
+        is_bigendian: Byte order of 16-bit values.
 
     Returns:
-        image_hw3, RGB uint8. For `rgb8` it is a view of `data`: read only when the buffer is.
+        image_hw3, RGB uint8. For `rgb8` it is a view of `data`, read-only if the buffer is.
 
     Raises:
-        ImageError: unknown encoding, empty or too large image; size, step and data that disagree.
+        ImageError: The encoding is unknown, the image is empty or too large, or size, step and data
+            do not fit each other.
     """
-    known = _ENCODINGS.get(encoding)
-    if known is None:
+    layout = _ENCODINGS.get(encoding)
+    if layout is None:
         raise ImageError(
-            f"image: encoding '{encoding[:40]}' is not supported, expected one of "
+            f"image: encoding '{encoding[:20]}' is not supported, expected one of "
             f"{', '.join(ENCODINGS)}"
         )
     if height < 1 or width < 1:
-        raise ImageError(f"image: it is empty ({width}x{height} pixels)")
+        raise ImageError(f"image: it is empty ({width}x{height} px)")
     if height > MAX_SIDE_PX or width > MAX_SIDE_PX:
-        raise ImageError(f"image: {width}x{height} pixels, at most {MAX_SIDE_PX} a side expected")
-    if known.even and width % 2:
-        raise ImageError(f"image: width {width} is odd, '{encoding}' needs an even one")
-    dtype = np.dtype(known.dtype).newbyteorder(">" if is_bigendian else "<")
-    row_bytes = width * known.channels * dtype.itemsize
+        raise ImageError(f"image: found {width}x{height} px, expected at most {MAX_SIDE_PX} a side")
+    if layout.even and width % 2:
+        raise ImageError(f"image: width {width} is odd, '{encoding}' needs an even width")
+    dtype = np.dtype(layout.dtype).newbyteorder(">" if is_bigendian else "<")
+    row_bytes = width * layout.channels * dtype.itemsize
     if step < row_bytes:
         raise ImageError(
-            f"image: step is {step} bytes, at least {row_bytes} expected "
+            f"image: step is {step} bytes, expected at least {row_bytes} "
             f"({width} pixels of '{encoding}')"
         )
     buffer = np.frombuffer(data, np.uint8)
     if buffer.size < height * step:
         raise ImageError(
-            f"image: data has {buffer.size} bytes, {height * step} expected "
+            f"image: data has {buffer.size} bytes, expected {height * step} "
             f"({height} rows of {step} bytes)"
         )
     pixels = np.ndarray(
-        (height, width, known.channels),
+        (height, width, layout.channels),
         dtype,
         buffer,
-        strides=(step, known.channels * dtype.itemsize, dtype.itemsize),
+        strides=(step, layout.channels * dtype.itemsize, dtype.itemsize),
     )
     if dtype.itemsize == 2:
         pixels = cv2.convertScaleAbs(pixels.astype(np.uint16), alpha=255 / 65535)
-    return pixels if known.code is None else cv2.cvtColor(pixels, known.code)
+    return pixels if layout.code is None else cv2.cvtColor(pixels, layout.code)

@@ -1,4 +1,4 @@
-"""One look for every progress bar."""
+"""Progress bars, all in one style."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -17,7 +17,11 @@ T = TypeVar("T")
 
 
 def progress_bar(*columns: str) -> Progress:
-    """Return a progress bar on stderr: description, bar, count, times, then `columns`."""
+    """Return a progress bar on stderr: description, bar, count, times, then `columns`.
+
+    Args:
+        columns: Templates of additional columns, as `rich.progress.TextColumn` takes them.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -30,6 +34,6 @@ def progress_bar(*columns: str) -> Progress:
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Go through items with a progress bar."""
+    """Yield the items and show a progress bar."""
     with progress_bar() as bar:
         yield from bar.track(items, total=total, description=description)

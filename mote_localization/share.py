@@ -1,4 +1,4 @@
-"""The files beside the code: DDS profiles, parameters, RViz configuration."""
+"""The package's share folder: DDS profiles, parameters, RViz configuration."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PACKAGE = "mote_localization"
 
 
 def share_file(name: str) -> Path:
-    """Return a shared file, such as `config/fastdds.xml`, of the source tree or the installation.
+    """Return the path of a file such as `config/fastdds.xml`, in the source tree or installed.
 
     Raises:
-        MoteError: it is in neither.
+        MoteError: It is in neither place.
     """
     prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
     folders = [
@@ -26,6 +26,6 @@ def share_file(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise MoteError(
-        f"{name}: not found in {', '.join(map(str, folders))}; install {_PACKAGE} again, or source "
-        "its workspace"
+        f"{name}: not found in {', '.join(map(str, folders))[:160]}; install {_PACKAGE} again, or "
+        "source its workspace"
     )

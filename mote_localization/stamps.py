@@ -4,10 +4,10 @@ from typing import Any
 
 
 def nanoseconds(stamp: Any) -> int:
-    """Return a stamp (builtin_interfaces/Time) as nanoseconds."""
+    """Return a stamp (builtin_interfaces/Time) in nanoseconds."""
     return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
 def stamp_seconds(stamp_ns: int) -> float:
-    """Return a ROS time as float seconds; equal stamps give equal floats."""
+    """Return nanoseconds as float seconds; equal stamps give equal floats."""
     return stamp_ns / 1e9

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing: a file is replaced completely or not at all."""
 
 import os
 import stat
@@ -8,14 +8,14 @@ import pytest
 from mote_localization.files import atomic_write
 
 
-def test_a_file_appears_with_its_content_and_nothing_beside_it(tmp_path):
+def test_file_is_written_without_leftovers(tmp_path):
     with atomic_write(tmp_path / "new" / "a.bin") as file:
         file.write(b"content")
     assert (tmp_path / "new" / "a.bin").read_bytes() == b"content"
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
-def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
+def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     with atomic_write(path) as file:
@@ -26,7 +26,7 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("fault", [OSError, KeyboardInterrupt, MemoryError])
-def test_after_a_fault_the_old_file_survives_alone(tmp_path, fault):
+def test_after_an_error_only_the_old_file_remains(tmp_path, fault):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     with pytest.raises(fault), atomic_write(path) as file:
@@ -36,7 +36,7 @@ def test_after_a_fault_the_old_file_survives_alone(tmp_path, fault):
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_a_file_is_as_readable_as_any_other_new_file(tmp_path):
+def test_file_mode_is_that_of_any_new_file(tmp_path):
     with atomic_write(tmp_path / "a.bin"):
         pass
     (tmp_path / "b.bin").touch()
@@ -44,7 +44,7 @@ def test_a_file_is_as_readable_as_any_other_new_file(tmp_path):
     assert modes[0] == modes[1]
 
 
-def test_a_folder_in_the_way_is_an_oserror(tmp_path):
+def test_folder_at_the_path_raises_oserror(tmp_path):
     (tmp_path / "a.bin").mkdir()
     with pytest.raises(OSError), atomic_write(tmp_path / "a.bin") as file:
         file.write(b"new")

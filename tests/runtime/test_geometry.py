@@ -1,4 +1,4 @@
-"""Rigid transforms against their definitions; poses that are none."""
+"""Rigid transforms against their definitions, and refusal of invalid poses."""
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from mote_localization.geometry import (
     retract,
     rotation_angle,
     rotation_matrix,
+    skew,
     transform,
 )
 
@@ -31,7 +32,7 @@ POSE = pose_from(np.array([1.0, -2.0, 0.5]), np.array([0.1, -0.7, 0.3, 0.6]))
 
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("angle", ANGLES)
-def test_every_rotation_has_its_angle_and_survives_as_quaternion(axis, angle):
+def test_rotation_keeps_its_angle_and_converts_to_quaternion_and_back(axis, angle):
     R = exp_rotation(angle * axis)
     assert np.allclose(R @ R.T, np.eye(3), atol=1e-14)
     assert rotation_angle(R) == pytest.approx(angle, abs=1e-14, rel=1e-7)
@@ -39,32 +40,32 @@ def test_every_rotation_has_its_angle_and_survives_as_quaternion(axis, angle):
 
 
 @pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("angle", ANGLES[:-2])  # a half turn has two rotation vectors
-def test_the_logarithm_undoes_the_exponential(axis, angle):
+@pytest.mark.parametrize("angle", ANGLES[:-2])  # a rotation by pi has two rotation vectors
+def test_logarithm_is_the_inverse_of_the_exponential(axis, angle):
     assert np.allclose(log_rotation(exp_rotation(angle * axis)), angle * axis, atol=1e-14)
 
 
-def test_a_quarter_turn_about_z_takes_x_to_y():
+def test_rotation_by_90_degrees_about_z_maps_x_to_y():
     R = exp_rotation(np.array([0, 0, np.pi / 2]))
     assert np.allclose(R @ [1, 0, 0], [0, 1, 0], atol=1e-15)
     assert np.allclose(np.abs(quaternion_xyzw(R)), [0, 0, np.sqrt(0.5), np.sqrt(0.5)])
 
 
-def test_quaternions_need_not_be_normalized():
+def test_quaternion_need_not_be_normalized():
     q = np.array([0.1, -0.7, 0.3, 0.6])
     assert np.allclose(rotation_matrix(q), rotation_matrix(5 * q), atol=1e-15)
 
 
-def test_invert_undoes_transform():
+def test_inverse_transform_restores_the_points():
     points = np.arange(24.0).reshape(2, 4, 3)
     assert np.allclose(transform(invert(POSE), transform(POSE, points)), points, atol=1e-12)
 
 
-def test_transform_takes_the_camera_origin_to_the_position():
+def test_transform_maps_the_camera_origin_to_the_position():
     assert np.array_equal(transform(POSE, np.zeros(3)), POSE[:3, 3])
 
 
-def test_a_motion_leads_from_one_pose_to_the_other_in_the_axes_of_the_map():
+def test_retract_moves_along_map_axes_and_local_coordinates_inverts_it():
     motion_6 = np.array([0.03, -0.02, 0.05, 0.01, -0.02, 0.005])
     other = retract(POSE, motion_6)
     assert np.allclose(local_coordinates(POSE, other), motion_6, atol=1e-15)
@@ -72,13 +73,18 @@ def test_a_motion_leads_from_one_pose_to_the_other_in_the_axes_of_the_map():
     assert np.allclose(other[:3, :3], exp_rotation(motion_6[3:]) @ POSE[:3, :3], atol=1e-15)
 
 
-def test_a_pose_of_few_digits_becomes_exactly_orthonormal():
+def test_skew_times_a_vector_is_the_cross_product():
+    v, w = np.random.default_rng(0).normal(size=(2, 5, 3))
+    assert np.allclose((skew(v) @ w[..., None])[..., 0], np.cross(v, w), atol=1e-14)
+
+
+def test_rounded_pose_becomes_exactly_orthonormal():
     checked = check_pose(POSE.round(4), "pose.txt")
     assert np.allclose(checked[:3, :3] @ checked[:3, :3].T, np.eye(3), atol=1e-14)
     assert np.allclose(checked, POSE, atol=2e-4)
 
 
-def test_a_checked_pose_stays_as_it_is():
+def test_checking_a_pose_twice_changes_no_digit():
     checked = check_pose(POSE.round(4), "pose.txt")
     assert np.array_equal(check_pose(checked, "pose.txt"), checked)
 
@@ -101,6 +107,6 @@ def changed(index, value):
         (POSE[:3], r"shape \(3, 4\)"),
     ],
 )
-def test_what_is_no_pose_is_refused_by_name(pose, complaint):
+def test_invalid_pose_is_refused_by_name(pose, complaint):
     with pytest.raises(SceneError, match=f"^frame 7: .*{complaint}"):
         check_pose(pose, "frame 7")

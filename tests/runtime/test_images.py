@@ -15,7 +15,7 @@ GRAY = RGB[..., :1]
 
 
 def flat(image_hwc, padding=0):
-    """Bytes and step of an image whose rows carry `padding` bytes at their end."""
+    """Return the bytes and the step of an image with `padding` bytes after each row."""
     rows = np.ascontiguousarray(image_hwc).view(np.uint8).reshape(len(image_hwc), -1)
     rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
     return rows.tobytes(), rows.shape[1]
@@ -42,14 +42,14 @@ def alpha(image_hw3):
     ],
 )
 @pytest.mark.parametrize("padding", [0, 6])
-def test_exact_encodings(encoding, raw, expected, padding):
+def test_encodings_without_loss_are_decoded_exactly(encoding, raw, expected, padding):
     data, step = flat(raw, padding)
     decoded = decode(encoding, HEIGHT, WIDTH, step, data)
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, expected)
 
 
-def test_big_endian_values():
+def test_big_endian_values_are_decoded():
     data, step = flat(GRAY.astype(">u2") * 257)
     np.testing.assert_array_equal(
         decode("mono16", HEIGHT, WIDTH, step, data, is_bigendian=True), GRAY.repeat(3, 2)
@@ -57,7 +57,7 @@ def test_big_endian_values():
 
 
 @pytest.mark.parametrize("make", [bytes, lambda b: array.array("B", b), np.array])
-def test_rgb8_is_a_view(make):
+def test_decoded_rgb8_is_a_view_of_the_buffer(make):
     raw = make(RGB.tobytes()) if make is not np.array else np.frombuffer(RGB.tobytes(), np.uint8)
     decoded = decode("rgb8", HEIGHT, WIDTH, WIDTH * 3, raw)
     assert np.shares_memory(decoded, np.frombuffer(raw, np.uint8))
@@ -72,8 +72,8 @@ def test_rgb8_is_a_view(make):
         ("yuyv", [120, 90, 120, 200]),
     ],
 )
-def test_yuv422_orders(encoding, pixel_pair):
-    # ITU-R BT.601, studio range, as V4L2 cameras give it: y 120, u 90, v 200
+def test_yuv422_byte_orders_are_decoded(encoding, pixel_pair):
+    # ITU-R BT.601, studio range, as V4L2 cameras send it: y 120, u 90, v 200
     expected = np.array([1.164 * 104 + 1.596 * 72, 1.164 * 104 - 0.392 * -38 - 0.813 * 72,
                          1.164 * 104 + 2.017 * -38])  # fmt: skip
     data = bytes(pixel_pair) * (WIDTH // 2) * HEIGHT
@@ -82,7 +82,7 @@ def test_yuv422_orders(encoding, pixel_pair):
 
 
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
-def test_bayer_patterns(pattern):
+def test_bayer_patterns_are_decoded(pattern):
     colour = {"r": 200, "g": 120, "b": 40}
     tile = np.array([colour[c] for c in pattern], np.uint8).reshape(2, 2)
     data, step = flat(np.tile(tile, (HEIGHT // 2, WIDTH // 2))[..., None])
@@ -90,7 +90,7 @@ def test_bayer_patterns(pattern):
     assert (inner == [200, 120, 40]).all()
 
 
-def test_takes_what_opencv_gives():
+def test_flattened_opencv_images_are_decoded():
     row = cv2.cvtColor(RGB, cv2.COLOR_RGB2BGR)[2:5]
     np.testing.assert_array_equal(decode("bgr8", 3, WIDTH, WIDTH * 3, row.reshape(-1)), RGB[2:5])
 
@@ -101,28 +101,28 @@ def test_takes_what_opencv_gives():
         ("jpeg", 2, 2, 6, 12, "'jpeg' is not supported"),
         ("16UC1", 2, 2, 4, 8, "'16UC1' is not supported"),
         ("rgb8", 0, 0, 0, 0, "empty"),
-        ("rgb8", 2, 2, 5, 12, "step is 5 bytes, at least 6 expected"),
-        ("mono16", 2, 2, 2, 12, "step is 2 bytes, at least 4 expected"),
-        ("rgb8", 2, 2, 6, 11, "data has 11 bytes, 12 expected"),
-        ("rgb8", 2, 2, 6, 0, "data has 0 bytes, 12 expected"),
+        ("rgb8", 2, 2, 5, 12, "step is 5 bytes, expected at least 6"),
+        ("mono16", 2, 2, 2, 12, "step is 2 bytes, expected at least 4"),
+        ("rgb8", 2, 2, 6, 11, "data has 11 bytes, expected 12"),
+        ("rgb8", 2, 2, 6, 0, "data has 0 bytes, expected 12"),
         ("yuv422", 2, 3, 6, 12, "odd"),
         ("rgb8", 1, MAX_SIDE_PX + 1, 2**31, 12, "at most"),
         ("rgb8", 2**32 - 1, 2**32 - 1, 2**32 - 1, 12, "at most"),
     ],
 )
-def test_bad_images_are_refused(encoding, height, width, step, size, words):
+def test_invalid_images_are_refused(encoding, height, width, step, size, words):
     with pytest.raises(ImageError, match=words):
         decode(encoding, height, width, step, bytes(size))
 
 
-def test_an_endless_encoding_is_not_repeated_in_full():
+def test_message_about_a_long_encoding_name_is_short():
     with pytest.raises(ImageError) as caught:
         decode("x" * 10_000, 2, 2, 6, bytes(12))
-    assert len(str(caught.value)) < 500
+    assert len(str(caught.value)) <= 300
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_every_encoding_gives_rgb8(encoding):
+def test_every_encoding_is_decoded_to_rgb8(encoding):
     decoded = decode(encoding, 4, 4, 24, bytes(range(96)))
     assert decoded.shape == (4, 4, 3)
     assert decoded.dtype == np.uint8
