@@ -7,7 +7,7 @@ import pytest
 
 import demo_room as room
 from demo_room.record import write_bag
-from mote_localization.evaluation.evaluate import localize
+from mote_localization.evaluation.localize_frames import localize_frames
 from mote_localization.evaluation.over_ros import replay
 from mote_localization.geometry import rotation_angle
 from mote_localization.localizer import Localizer
@@ -50,7 +50,7 @@ def test_the_node_gives_the_same_poses_within_its_memory(tmp_path: Path):
     write_bag(tmp_path / "drive", stamps_s, poses, room.CAMERA)
     scene = BagScene(tmp_path / "drive")
     answers, transport = replay(scene, "test", MAP, "onnxruntime", threads=1, rate=0.3)
-    alone = list(localize(Localizer.open(MAP, threads=1), scene.frames("test")))
+    alone = list(localize_frames(Localizer.open(MAP, threads=1), scene.frames("test")))
     assert transport.node_peak_mb < 400
     assert sum(answer.answered for answer in answers) >= 19
     for over_ros, without in zip(answers, alone, strict=True):

@@ -17,7 +17,7 @@ from mote_localization.backends import choose_backend, on_processor
 from mote_localization.camera import Camera
 from mote_localization.command_line import print_table
 from mote_localization.errors import MoteError, SceneError
-from mote_localization.evaluation.evaluate import times_table, write_figures
+from mote_localization.evaluation.json_figures import write_json
 from mote_localization.evaluation.machine import (
     graph_macs,
     machine,
@@ -25,6 +25,7 @@ from mote_localization.evaluation.machine import (
     versions,
 )
 from mote_localization.evaluation.metrics import STAGES, percent, percentiles_ms
+from mote_localization.evaluation.terminal_tables import times_table
 from mote_localization.localizer import Localizer, Status
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.progress import track
@@ -105,7 +106,7 @@ class Bench:
             title=str(self.map),
         )
         if self.json:
-            write_figures(
+            write_json(
                 self.json,
                 {
                     "map": self.map.name,
