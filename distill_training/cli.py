@@ -1,12 +1,225 @@
 """`mote-distill`: the trainer's command line."""
 
 import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
 
 from demo_room.record import Room
 from distill_training.ablation.ablate_command import Ablate
-from distill_training.commands import Distill, Map, Reconstruct
+from distill_training.common.dependencies import training_packages
+from distill_training.common.processes import processes, rank
 from distill_training.common.renamed_options import refuse_renamed_flags
-from mote_localization.command_line import one_line_errors, run_command
+from distill_training.reconstruction import Reconstruction, open_reconstruction
+from distill_training.teachers.teacher_options import Flat, Teacher
+from distill_training.training.train_config import TrainConfig
+from mote_localization.command_line import one_line_errors, run_command, say
+from mote_localization.errors import MoteError
+from mote_localization.map_file import read_map
+
+if TYPE_CHECKING:
+    from distill_training.students.settings import Settings
+
+Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+
+
+@dataclass(frozen=True)
+class InspectionOptions:
+    """Files and viewers that show a reconstruction."""
+
+    save_ply: File = None  # write the point cloud and the cameras there, for any viewer (.ply)
+    picture: File = None  # draw the place from above and from the side there (.png)
+    rerun: tyro.conf.FlagCreatePairsOff[bool] = False  # open the rerun viewer, where installed
+    save_rrd: File = None  # write a recording for the rerun viewer there (.rrd)
+
+    def check(self) -> None:
+        """Check the options before any work is done.
+
+        Raises:
+            MoteError: A file's name is that of a folder, or rerun is not installed.
+        """
+        for path in (self.save_ply, self.picture, self.save_rrd):
+            if path and path.is_dir():
+                raise MoteError(f"{path}: is a folder, expected the name of a file")
+        if self.rerun or self.save_rrd:
+            from distill_training.reconstruction.cloud_export import import_rerun
+
+            import_rerun()
+
+    def show(self, reconstruction: Reconstruction) -> None:
+        """Write the files and open the viewer.
+
+        Raises:
+            ReconstructionError: A frame is damaged, no cell has a point, a file cannot be written,
+                or the viewer does not start.
+        """
+        if not (self.save_ply or self.picture or self.save_rrd or self.rerun):
+            return
+        from distill_training.reconstruction import cloud_export  # matplotlib takes a second
+
+        if self.save_ply:
+            cloud_export.save_ply(reconstruction, self.save_ply)
+            say(f"cloud and cameras: {self.save_ply}")
+        if self.picture:
+            cloud_export.picture(reconstruction, self.picture)
+            say(f"picture: {self.picture}")
+        if self.save_rrd:
+            cloud_export.show_rerun(reconstruction, self.save_rrd)
+            say(f"recording: {self.save_rrd}; open it with `rerun {self.save_rrd}`")
+        if self.rerun:
+            cloud_export.show_rerun(reconstruction)
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Compute a 3-D point for every cell of every training image.
+
+    On a finished reconstruction, the same command takes seconds: use it to inspect the result.
+    """
+
+    scene: tyro.conf.Positional[Path]  # scene folder, or folder of photographs
+    output: Output  # folder for the reconstruction; an interrupted one is completed
+    teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
+    inspection: Annotated[InspectionOptions, Flat] = field(default_factory=InspectionOptions)
+
+    def run(self) -> None:
+        """Reconstruct the scene and show the result.
+
+        Raises:
+            MoteError: The scene cannot be used, the folder holds something else, or a file cannot
+                be written.
+        """
+        self.inspection.check()
+        reconstruction = self.teacher.reconstruct(self.scene, self.output)
+        say(
+            f"reconstruction: {self.output} ({len(reconstruction.poses)} frames); make a map of it "
+            f"with `mote-distill distill {self.output} -o NAME.onnx`"
+        )
+        self.inspection.show(reconstruction)
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """The student, its training and its map."""
+
+    student: Literal["cnn", "mobilenet", "vit"] = "cnn"  # family of the network
+    # published weights for the backbone of a mobilenet or vit
+    pretrained: File = None
+    # blocks of a pretrained backbone that are not trained
+    freeze: Annotated[str, tyro.conf.arg(metavar="none|all|all-but-last-N")] = "none"
+    # more settings of the family, as size=l fine-blocks=3; an unknown one lists the known ones
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    # the map computes in 8-bit integers: three times as fast without a GPU, and smaller
+    int8: tyro.conf.FlagCreatePairsOff[bool] = False
+    # folder for checkpoint, history and reconstruction; default: beside the map, NAME.training
+    work: Path | None = None
+    train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
+
+    def check(self, output: Path) -> None:
+        """Check the options before any work is done.
+
+        Raises:
+            MoteError: The output is no map's name, torch is missing, the settings do not fit the
+                student, or the map to calibrate from cannot be read.
+        """
+        if output.is_dir() or output.suffix != ".onnx":
+            raise MoteError(f"--output {output}: expected the name of a map file, NAME.onnx")
+        if self.pretrained and not self.pretrained.is_file():
+            raise MoteError(f"--pretrained {self.pretrained}: expected a file of weights")
+        if self.int8 and self.student == "vit":
+            raise MoteError(
+                "found --int8 with --student vit, expected cnn or mobilenet: 8-bit integers do not "
+                "speed up attention"
+            )
+        if self.train.calibration_from:
+            read_map(self.train.calibration_from)
+        with training_packages():
+            import distill_training.export.onnx_export
+            import distill_training.pipeline  # noqa: F401
+        self._settings()
+
+    def folder(self, output: Path) -> Path:
+        """Return the folder for the files of a map's training."""
+        return self.work or output.with_suffix(".training")
+
+    def make_map(self, reconstruction: Reconstruction, output: Path) -> None:
+        """Train the student on a reconstruction, calibrate it, and write its map.
+
+        Raises:
+            MoteError: The reconstruction or the pretrained file cannot be used, the folder holds
+                another training, or a file cannot be written.
+        """
+        from distill_training.export.onnx_export import write_student
+        from distill_training.pipeline import train_student
+
+        student = train_student(
+            reconstruction, self.folder(output), self.student, self._settings(), self.train
+        )
+        if rank():
+            return  # in a distributed training the first process writes the map
+        parity = write_student(student.network, student.info, reconstruction, output, self.int8)
+        say(
+            f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), {parity}; inspect it with "
+            f"`mote inspect {output}`"
+        )
+
+    def _settings(self) -> "Settings":
+        from distill_training.students.settings import split_settings, student_settings
+
+        given: dict[str, object] = dict(split_settings(self.set))
+        if self.pretrained:
+            given["pretrained"] = str(self.pretrained)
+        if self.freeze != "none":
+            given["freeze"] = self.freeze
+        return student_settings(self.student, given)
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Train a student on a reconstruction and write the map."""
+
+    reconstruction: tyro.conf.Positional[Path]  # folder made by `mote-distill reconstruct`
+    output: Output  # map file (.onnx)
+    student: Annotated[StudentOptions, Flat] = field(default_factory=StudentOptions)
+
+    def run(self) -> None:
+        """Train, calibrate and export.
+
+        Raises:
+            MoteError: The reconstruction cannot be used, torch is missing, or the map cannot be
+                written.
+        """
+        self.student.check(self.output)
+        self.student.make_map(open_reconstruction(self.reconstruction), self.output)
+
+
+@dataclass(frozen=True)
+class Map:
+    """Make a map of a scene: reconstruct, then distill; the same command resumes."""
+
+    scene: tyro.conf.Positional[Path]  # scene folder, or folder of photographs
+    output: Output  # map file (.onnx)
+    teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
+    student: Annotated[StudentOptions, Flat] = field(default_factory=StudentOptions)
+
+    def run(self) -> None:
+        """Reconstruct, train, calibrate and export.
+
+        Raises:
+            MoteError: The scene cannot be used, torch is missing, a file cannot be written, or
+                several processes were started.
+        """
+        if processes() > 1:
+            raise MoteError(
+                f"found {processes()} processes, expected one: run `mote-distill reconstruct` in "
+                "one process, then `mote-distill distill` in all of them"
+            )
+        self.student.check(self.output)
+        folder = self.student.folder(self.output) / "reconstruction"
+        self.student.make_map(self.teacher.reconstruct(self.scene, folder), self.output)
 
 
 def main() -> None:
@@ -22,5 +235,5 @@ def main() -> None:
             "room": Room,
         },
         "mote-distill",
-        "Makes maps: a teacher reconstructs a place, a small network learns it.",
+        "Makes maps: a teacher reconstructs a place, a small network is distilled from it.",
     )

@@ -21,12 +21,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from distill_training.calibration.validation import split_frames
 from distill_training.common.renamed_options import refuse_renamed
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.students import FAMILIES
 from distill_training.students.settings import Settings, student_settings
 from distill_training.training.augmentation import AugmentConfig
+from distill_training.training.frame_split import split_frames
 from distill_training.training.identity import training_identity
 from distill_training.training.train_config import TrainConfig
 from mote_localization.errors import MoteError
@@ -282,7 +282,7 @@ def _run(path: Path, name: str, said: dict[str, Value], sources: dict[str, Recon
         if "epochs" in said:
             config = _for_epochs(config, said["epochs"], sources[source])
         settings = _settings(student, given, path.parent)
-        held_out = split_frames(sources[source], config)[1]
+        held_out = split_frames(sources[source].poses, config).held_out
     except MoteError as error:
         raise MoteError(f"{where}: {error}") from error
     if not held_out:
@@ -309,7 +309,7 @@ def _config(trained: dict[str, Any]) -> TrainConfig:
 def _for_epochs(config: TrainConfig, epochs: Value, reconstruction: Reconstruction) -> TrainConfig:
     """Return the training with as many steps as see every training frame so often."""
     times: float = _converted(epochs, float, "epochs")
-    training, _ = split_frames(reconstruction, config)
+    training, _ = split_frames(reconstruction.poses, config)
     steps = times * len(training) / config.batch
     if not 1 <= round(min(steps, _MOST_STEPS)) < _MOST_STEPS:
         raise MoteError(

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from distill_training.ablation.grid import Run
-from distill_training.calibration.validation import split_frames
 from distill_training.export.onnx_export import export_map, sample_images
+from distill_training.pipeline import train_student
 from distill_training.students import CellGrid, SceneNormalization, create_student, describe
+from distill_training.training.frame_split import split_frames
 from distill_training.training.history import read_history
-from distill_training.training.trainer import train
 from mote_localization.backends import create_backend
 from mote_localization.errors import MoteError
 from mote_localization.files import atomic_write
@@ -103,7 +103,9 @@ def do(run: Run, output: Path) -> Outcome:
         MoteError: It diverged, its folder holds something else, or a file cannot be written.
     """
     folder = folder_of(run, output)
-    network, info = train(run.reconstruction, folder, run.student, run.settings, run.config)
+    network, info = train_student(
+        run.reconstruction, folder, run.student, run.settings, run.config
+    )
     images_bhw3 = sample_images(run.reconstruction)
     export_map(network, info, images_bhw3, folder / _MAP)
     size = describe(network, run.reconstruction.camera)
@@ -132,7 +134,7 @@ def do(run: Run, output: Path) -> Outcome:
 
 def held_out_names(run: Run) -> list[str]:
     """Return the frames that a training is measured on."""
-    return split_frames(run.reconstruction, run.config)[1]
+    return split_frames(run.reconstruction.poses, run.config).held_out
 
 
 def _cells(run: Run) -> CellGrid:

@@ -17,6 +17,7 @@ import onnx
 import torch
 from torch import nn
 
+from distill_training.common.sampling import thinned
 from distill_training.export.quantization import quantized
 from distill_training.reconstruction import Reconstruction
 from distill_training.students.torch_backend import TorchBackend
@@ -28,17 +29,43 @@ from mote_localization.progress import track
 from mote_localization.self_test import SelfTest
 
 _OPSET = 17
+_INT8_SAMPLES = 64  # images whose activation ranges set the scales of the 8-bit integers
 # largest differences allowed between student and map: of points, m; of sigma, as a share
 _PARITY = (2e-3, 1e-2)
 _LEAST_HALVED = 1 << 10  # numbers of a tensor that may be stored in half; the head's are fewer
 _INT8_MOVES = 0.25  # of sigma: what 8-bit integers may move a point by, median
 
 
-def sample_images(reconstruction: Reconstruction, most: int = 4) -> np.ndarray:
-    """Return a few canonical images (b, h, w, 3), uint8, spread over the recording."""
-    names = list(reconstruction.poses)
-    sampled = names[:: math.ceil(len(names) / most)]
-    return np.stack([reconstruction.read_frame(name).image_hw3 for name in sampled])
+def write_student(
+    network: nn.Module, info: MapInfo, reconstruction: Reconstruction, path: Path, int8: bool
+) -> str:
+    """Write a calibrated student as a map; see `export_map` and `export_int8_map`.
+
+    Args:
+        network: The student, float32, in evaluation mode, on the CPU.
+        info: The map's metadata.
+        reconstruction: Source of the images on which map and student are compared.
+        path: Path of the map; an older map survives a failure.
+        int8: The map computes in 8-bit integers.
+
+    Returns:
+        How much map and student differ, for the user.
+
+    Raises:
+        MapFileError: They differ too much, or the file cannot be written.
+    """
+    if int8:
+        images_bhw3 = sample_images(reconstruction, _INT8_SAMPLES)
+        moved = export_int8_map(network, info, images_bhw3, path)
+        return f"8-bit integers move the points by {moved:.0%} of their sigma (median)"
+    worst_m = export_map(network, info, sample_images(reconstruction), path)
+    return f"equal to the student within {1000 * worst_m:.3f} mm"
+
+
+def sample_images(reconstruction: Reconstruction, at_most: int = 4) -> np.ndarray:
+    """Return a few canonical images (b, h, w, 3), uint8, spread evenly over the recording."""
+    names = thinned(list(reconstruction.poses), at_most)
+    return np.stack([reconstruction.read_frame(name).image_hw3 for name in names])
 
 
 def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path: Path) -> float:

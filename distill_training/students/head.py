@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 # The logarithm of sigma is kept where exp() stays between 1 mm and 20 m.
-_LOG_SIGMA_RANGE = (-6.9, 3.0)
+LOG_SIGMA_RANGE = (-6.9, 3.0)
 # Mean and standard deviation of the colours in [0, 1] of the ImageNet images.
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -76,5 +76,5 @@ class CoordinateHead(nn.Module):
         with torch.autocast(features_bchw.device.type, enabled=False):
             out_bhw4 = self.out(features_bchw.float()).permute(0, 2, 3, 1)
             points_bhw3 = out_bhw4[..., :3] * self.spread + self.mean
-            sigma_bhw = out_bhw4[..., 3].clamp(*_LOG_SIGMA_RANGE).exp()
+            sigma_bhw = out_bhw4[..., 3].clamp(*LOG_SIGMA_RANGE).exp()
         return points_bhw3, sigma_bhw

@@ -1,6 +1,5 @@
-"""Training examples: frames of a reconstruction in bounded memory, batches of random views."""
+"""Training data: frames of a reconstruction in bounded memory, and batches of random views."""
 
-import math
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -10,42 +9,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill_training.common.sampling import thinned
 from distill_training.reconstruction import Reconstruction
-from distill_training.students.head import SceneNormalization
 from distill_training.training.augmentation import AugmentConfig, FrameViews, View
 from distill_training.training.neighbours import neighbours
-from mote_localization.errors import ReconstructionError
 
 _CACHE_BYTES = 1 << 30
-_CELL_BYTES = 64  # of a frame in memory: depth, sigma, the surface around, samples for novel views
-_SAMPLED_FRAMES = 200  # frames that say where the place lies
-_SOUGHT_FRAMES = 500  # frames that may be neighbours
+_CELL_BYTES = 64  # of a frame in memory: depth, sigma, surface coefficients, novel-view samples
+_NEIGHBOUR_CANDIDATES = 500  # frames among which neighbours are searched
 
 
 class FrameStore:
-    """The frames of a reconstruction, a bounded number of them kept in memory."""
+    """Reads frames of a reconstruction and keeps a bounded number of them in memory."""
 
     def __init__(self, reconstruction: Reconstruction, among: Sequence[str] = ()) -> None:
-        """Open the store; frames are read when first asked for.
+        """Create an empty cache; frames are read when they are first asked for.
 
         Args:
-            reconstruction: Where they are read.
-            among: Frames in which neighbours are looked for; none: frames have none.
+            reconstruction: The frames' source.
+            among: Frames among which neighbours are searched; none: frames have no neighbours.
         """
         self._reconstruction = reconstruction
-        poses = [reconstruction.poses[name] for name in among]
-        thinned = poses[:: max(1, math.ceil(len(poses) / _SOUGHT_FRAMES))]
-        self._among_n44 = np.array(thinned).reshape(-1, 4, 4)
+        candidates = thinned([reconstruction.poses[name] for name in among], _NEIGHBOUR_CANDIDATES)
+        self._candidates_n44 = np.array(candidates).reshape(-1, 4, 4)
         camera = reconstruction.camera
         cells = (camera.width // reconstruction.stride) * (camera.height // reconstruction.stride)
         frame_bytes = camera.width * camera.height * 3 + cells * _CELL_BYTES
         self.frame = lru_cache(maxsize=max(1, _CACHE_BYTES // frame_bytes))(self._read)
 
+    def clear(self) -> None:
+        """Free the memory now: cache and store refer to each other."""
+        self.frame.cache_clear()
+
     def _read(self, name: str) -> FrameViews:
         source = self._reconstruction
         frame, pose = source.read_frame(name), source.poses[name]
-        chosen = neighbours(frame.points_hw3, pose, self._among_n44, source.camera)
-        return FrameViews(frame, pose, source.camera, source.stride, self._among_n44[chosen])
+        chosen = neighbours(frame.points_hw3, pose, self._candidates_n44, source.camera)
+        return FrameViews(frame, pose, source.camera, source.stride, self._candidates_n44[chosen])
 
 
 def random_batches(
@@ -58,20 +58,20 @@ def random_batches(
     rank: int = 0,
     ranks: int = 1,
 ) -> Generator[dict[str, Tensor], None, None]:
-    """Give batches of random views for ever, made one step ahead in a thread.
+    """Yield batches of random views without end; a thread prepares the next one.
 
-    Every frame comes once an epoch. Seed and step alone decide what is drawn, so that a resumed
-    training sees what an uninterrupted one would have seen.
+    Every frame appears once an epoch. Seed and step determine a batch, so that a resumed training
+    continues with the batches of an uninterrupted one.
 
     Args:
-        store: Where frames come from.
-        names: The frames to draw from.
-        batch: Views per step.
-        augment: How views are changed.
-        seed: Of everything that is random.
+        store: Source of the frames.
+        names: The frames to sample.
+        batch: Views per step and process.
+        augment: Augmentations of the views.
+        seed: Seed of all random choices.
         step: The first step.
-        rank: Which of the processes that train together this one is.
-        ranks: How many there are; a step's views are shared out among them, `batch` to each.
+        rank: Index of this process in a distributed training.
+        ranks: Number of processes.
 
     Yields:
         The fields of `View` as tensors with a leading batch axis.
@@ -102,35 +102,3 @@ def random_batches(
             step += 1
             upcoming = pool.submit(make, step)
             yield ready
-
-
-def scene_frame(
-    reconstruction: Reconstruction, names: list[str]
-) -> tuple[SceneNormalization, np.ndarray, np.ndarray]:
-    """Return where the points lie, and two corners (3,) of the mapped volume, metres.
-
-    The corners are the 1st and 99th percentile of the points along each axis, widened to hold every
-    camera: a few flying points do not enlarge the place.
-
-    Raises:
-        ReconstructionError: No cell of these frames has a point.
-    """
-    sampled = []
-    for name in names[:: math.ceil(len(names) / _SAMPLED_FRAMES)]:
-        points_hw3 = reconstruction.read_frame(name).points_hw3
-        sampled.append(points_hw3[np.isfinite(points_hw3).all(axis=-1)])
-    points = np.concatenate(sampled).astype(np.float64) if sampled else np.zeros((0, 3))
-    if not len(points):
-        raise ReconstructionError(
-            f"{reconstruction.folder}: found no cell with a point in {len(names)} training frames, "
-            "expected some"
-        )
-    x, y, z = points.mean(axis=0)
-    spread = float(np.sqrt(points.var(axis=0).mean()))
-    cameras = np.array([T[:3, 3] for T in reconstruction.poses.values()])
-    low, high = np.percentile(points, (1, 99), axis=0)
-    return (
-        SceneNormalization((float(x), float(y), float(z)), max(spread, 1e-3)),
-        np.minimum(low, cameras.min(axis=0)),
-        np.maximum(high, cameras.max(axis=0)),
-    )

@@ -1,4 +1,4 @@
-"""Fingerprints: of a file, and of everything that a training follows from."""
+"""Identifies a training by everything that determines its result."""
 
 import hashlib
 import json
@@ -18,11 +18,10 @@ def training_identity(
     config: TrainConfig,
     processes: int = 1,
 ) -> str:
-    """Return what changes with whatever decides what is learned, in hexadecimal.
+    """Return a SHA-256, in hexadecimal, of all that determines the trained weights.
 
-    Of a pretrained file its content counts, not its name. What is only said of the student may be
-    said otherwise of one that is trained already, so neither what it is calibrated by counts nor
-    the keyframes that stand beside it.
+    A pretrained file counts by its content, not by its name. Calibration and keyframes do not
+    change the weights: they do not count, and may differ when a training is resumed.
 
     Raises:
         CheckpointError: The pretrained file cannot be read.

@@ -15,6 +15,7 @@ from make_student import SMALL, images, lively, student  # noqa: E402
 from make_wall import CAMERA, QUICK  # noqa: E402
 
 from distill_training.export.onnx_export import export_map  # noqa: E402
+from distill_training.pipeline import train_student  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.students import (  # noqa: E402
     CellGrid,
@@ -23,7 +24,6 @@ from distill_training.students import (  # noqa: E402
     create_student,
     describe,
 )
-from distill_training.training.trainer import train  # noqa: E402
 from mote_localization.backends import create_backend  # noqa: E402
 from mote_localization.errors import MapFileError  # noqa: E402
 from mote_localization.evaluation.machine import graph_macs  # noqa: E402
@@ -104,7 +104,7 @@ def test_an_exported_map_predicts_what_the_student_does(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     reconstruction = replace(reconstruction, metric=False)
-    network, info = train(reconstruction, tmp_path / "t", "cnn", SMALL["cnn"], QUICK)
+    network, info = train_student(reconstruction, tmp_path / "t", "cnn", SMALL["cnn"], QUICK)
     assert not info.metric
     images = np.random.default_rng(0).integers(0, 255, (2, 48, 64, 3), np.uint8)
     export_map(network, info, images, tmp_path / "wall.onnx")

@@ -11,12 +11,23 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch  # noqa: E402
 from make_wall import CAMERA, QUICK, SMALL  # noqa: E402
 
-from distill_training.calibration.scales import read_calibration
-from distill_training.calibration.validation import measure_cells, measure_held_out, split_held_out  # noqa: E402
+from distill_training.calibration.scales import read_scales  # noqa: E402
+from distill_training.calibration.validation import (  # noqa: E402
+    Measurement,
+    Validation,
+    predict,
+)
 from distill_training.export.onnx_export import export_map  # noqa: E402
+from distill_training.pipeline import train_student  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
+from distill_training.students import (  # noqa: E402
+    CellGrid,
+    SceneNormalization,
+    create_student,
+)
+from distill_training.students.torch_backend import TorchBackend  # noqa: E402
 from distill_training.training.batches import FrameStore  # noqa: E402
-from distill_training.training.trainer import train  # noqa: E402
+from distill_training.training.frame_split import FrameSplit, split_held_out  # noqa: E402
 from mote_localization.errors import MoteError  # noqa: E402
 from mote_localization.geometry import retract  # noqa: E402
 from mote_localization.map_file import MapInfo  # noqa: E402
@@ -53,7 +64,7 @@ def test_too_few_frames_to_train_with_are_refused(frames: int, share: float, mar
 
 
 class Off(torch.nn.Module):
-    """Knows one frame, and is off by half of the sigma that it gives, which grows by column."""
+    """Predicts the points of one frame with errors of half its sigma, which grows by column."""
 
     def __init__(self, frame: ReconstructedFrame) -> None:
         super().__init__()
@@ -67,16 +78,23 @@ class Off(torch.nn.Module):
         ), sigma
 
 
+def measure(network: torch.nn.Module, info: MapInfo, place: Reconstruction) -> Measurement:
+    """Measure a network on frame f1, as a held-out and as a training frame."""
+    split = FrameSplit(["f1"], ["f1"])
+    return Validation(place, FrameStore(place), split, info).measure(network)
+
+
 def test_a_held_out_error_is_that_of_the_student(reconstruction: Reconstruction):
-    network, store = Off(reconstruction.read_frame("f1")), FrameStore(reconstruction)
+    network = Off(reconstruction.read_frame("f1"))
     info = MapInfo("wall", CAMERA, 8, (-9, -9, -9), (9, 9, 9), "rgbd", "", "cnn")
-    error = measure_held_out(network, info, reconstruction, store, ["f1"])
+    measured = measure(network, info, reconstruction)
+    error = measured.held_out
     assert error.frames == 1 and 0 < error.median_cm < 2 and error.within_5cm_5deg == 1
     assert error.cell_cm == pytest.approx(0.55, abs=0.02)
     assert error.cells_within_2_sigma == 1 and error.spearman > 0.999
-    assert measure_cells(network, store, ["f1"]) == pytest.approx(error.cell_cm, abs=1e-4)
+    assert measured.train_cell_cm == pytest.approx(error.cell_cm, abs=1e-4)
     network.points.data += torch.tensor([0.07, 0.0, 0.0])
-    error = measure_held_out(network, info, reconstruction, store, ["f1"])
+    error = measure(network, info, reconstruction).held_out
     assert error.within_5cm_5deg == 0 and error.within_10cm_5deg == 1
     assert error.cells_within_2_sigma == 0
 
@@ -90,15 +108,15 @@ def test_a_held_out_error_is_counted_in_the_frame_of_the_given_poses(
     bent.begin()
     for name in bent.poses:
         bent.write_frame(name, reconstruction.read_frame(name))
-    network, store = Off(bent.read_frame("f1")), FrameStore(bent)
-    _, info = train(bent, tmp_path / "t", "cnn", SMALL, QUICK)
+    network = Off(bent.read_frame("f1"))
+    _, info = train_student(bent, tmp_path / "t", "cnn", SMALL, QUICK)
     assert info.drift is not None and len(info.drift.stations) == 4
     info = replace(info, bounds_min=(-9, -9, -9), bounds_max=(9, 9, 9))
-    straight = measure_held_out(network, info, bent, store, ["f1"])
-    untold = measure_held_out(network, replace(info, drift=None), bent, store, ["f1"])
-    assert straight.median_cm < 2 and untold.median_cm > 8
-    # the points are the student's own affair
-    assert straight.cell_cm == untold.cell_cm == pytest.approx(0.55, abs=0.02)
+    corrected = measure(network, info, bent).held_out
+    uncorrected = measure(network, replace(info, drift=None), bent).held_out
+    assert corrected.median_cm < 2 and uncorrected.median_cm > 8
+    # points are measured before the correction
+    assert corrected.cell_cm == uncorrected.cell_cm == pytest.approx(0.55, abs=0.02)
 
 
 def test_sigmas_are_scaled_to_what_held_out_frames_show(
@@ -106,7 +124,7 @@ def test_sigmas_are_scaled_to_what_held_out_frames_show(
 ):
     """Of the Laplace law, which the likelihood assumes, 86 % lie within two expected errors."""
     config = replace(QUICK, steps=40, held_out=0.5)
-    _, info = train(reconstruction, tmp_path, "cnn", SMALL, config)
+    _, info = train_student(reconstruction, tmp_path, "cnn", SMALL, config)
     assert info.training["sigma_scale"] != 1
     assert info.training["held_out_cells_within_2_sigma"] == pytest.approx(0.865, abs=0.02)
     assert info.training["held_out_sigma_scale"] == pytest.approx(1, abs=0.01)
@@ -117,17 +135,17 @@ def test_without_held_out_frames_a_map_is_calibrated_by_an_earlier_one_or_not(
 ):
     images = np.zeros((1, 48, 64, 3), np.uint8)
     quick = replace(QUICK, steps=1)
-    student, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, quick)
+    student, info = train_student(reconstruction, tmp_path / "none", "cnn", SMALL, quick)
     assert info.covariance_scale == 1 and "sigma_scale" not in info.training
     assert "not calibrated" in caplog.text
     export_map(student, info, images, tmp_path / "uncalibrated.onnx")
     with pytest.raises(MoteError, match="uncalibrated.onnx: found no measured scale"):
-        read_calibration(tmp_path / "uncalibrated.onnx", info)
+        read_scales(tmp_path / "uncalibrated.onnx", info)
     earlier = replace(info, covariance_scale=3.7, training={"sigma_scale": 2.0})
     export_map(student, earlier, images, tmp_path / "earlier.onnx")
     caplog.clear()
     given = replace(quick, calibration_from=tmp_path / "earlier.onnx")
-    again, info = train(reconstruction, tmp_path / "none", "cnn", SMALL, given)  # it is trained
+    again, info = train_student(reconstruction, tmp_path / "none", "cnn", SMALL, given)
     assert info.covariance_scale == 3.7 and info.training["sigma_scale"] == 2
     assert "calibrated" not in caplog.text
     with torch.inference_mode():
@@ -140,33 +158,67 @@ def test_without_held_out_frames_a_map_is_calibrated_by_an_earlier_one_or_not(
     export_map(student, elsewhere, images, tmp_path / "elsewhere.onnx")
     with pytest.raises(MoteError, match="found scene elsewhere, expected"):
         by_it = replace(quick, calibration_from=tmp_path / "elsewhere.onnx")
-        train(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
+        train_student(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
     export_map(student, replace(earlier, training={}), images, tmp_path / "unmeasured.onnx")
     with pytest.raises(MoteError, match="no measured scale"):
         by_it = replace(quick, calibration_from=tmp_path / "unmeasured.onnx")
-        train(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
+        train_student(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
 
 
 def test_a_map_without_keyframes_does_not_calibrate_one_with_them(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     quick = replace(QUICK, steps=1)
-    student, info = train(reconstruction, tmp_path / "work", "cnn", SMALL, quick)
+    student, info = train_student(reconstruction, tmp_path / "work", "cnn", SMALL, quick)
     measured = replace(info, training={"sigma_scale": 2.0})
     export_map(student, measured, np.zeros((1, 48, 64, 3), np.uint8), tmp_path / "plain.onnx")
     with_them = replace(quick, keyframes=2, calibration_from=tmp_path / "plain.onnx")
     with pytest.raises(MoteError, match="plain.onnx: .*one of the two has keyframes"):
-        train(reconstruction, tmp_path / "work", "cnn", SMALL, with_them)
+        train_student(reconstruction, tmp_path / "work", "cnn", SMALL, with_them)
 
 
 def test_a_map_of_given_poses_does_not_calibrate_one_of_adjusted_poses(
     reconstruction: Reconstruction, tmp_path: Path
 ):
-    student, info = train(
+    student, info = train_student(
         reconstruction, tmp_path / "t", "cnn", SMALL, replace(QUICK, held_out=0.25)
     )
     export_map(student, info, np.zeros((1, 48, 64, 3), np.uint8), tmp_path / "plain.onnx")
     bent = replace(reconstruction, given_poses=reconstruction.poses)
     with pytest.raises(MoteError, match="poses of one of the two were adjusted"):
         calibrated = replace(QUICK, calibration_from=tmp_path / "plain.onnx")
-        train(bent, tmp_path / "u", "cnn", SMALL, calibrated)
+        train_student(bent, tmp_path / "u", "cnn", SMALL, calibrated)
+
+
+def test_after_the_last_step_the_network_runs_once_per_held_out_frame(
+    reconstruction: Reconstruction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = replace(QUICK, steps=3, held_out=0.5, held_out_blocks=1, keyframes=1)
+    train_student(reconstruction, tmp_path, "cnn", SMALL, config)
+    split = split_held_out(list(reconstruction.poses), 0.5, blocks=1)
+    seen: list[bytes] = []
+    run = TorchBackend.predict
+
+    def counted(backend: TorchBackend, image_hw3: np.ndarray):
+        seen.append(image_hw3.tobytes())
+        return run(backend, image_hw3)
+
+    monkeypatch.setattr(TorchBackend, "predict", counted)
+    # a finished training that is resumed: what is left is what follows the last step
+    train_student(reconstruction, tmp_path, "cnn", SMALL, config)
+    for name in split.held_out:
+        assert seen.count(reconstruction.read_frame(name).image_hw3.tobytes()) == 1
+    assert len(seen) == len(split.held_out) + len(split.training)
+
+
+def test_scaled_predictions_are_those_of_the_scaled_student(reconstruction: Reconstruction):
+    network = create_student(
+        "cnn", SceneNormalization((0, 0, 0), 1.0), CellGrid(8, 64, 48), **SMALL
+    )
+    frames = FrameStore(reconstruction)
+    (before,) = predict(network, frames, ["f1"])
+    network.head.scale_sigma(3.0)
+    (after,) = predict(network, frames, ["f1"])
+    scaled = before.with_scaled_sigma(3.0)
+    np.testing.assert_array_equal(after.points_hw3, scaled.points_hw3)
+    np.testing.assert_allclose(after.sigma_hw, scaled.sigma_hw, rtol=1e-6)

@@ -20,13 +20,13 @@ from make_scene import write_plane_scene  # noqa: E402
 from make_wall import CAMERA, QUICK, SMALL  # noqa: E402
 from torch.optim.swa_utils import AveragedModel  # noqa: E402
 
-from distill_training.calibration.validation import split_frames  # noqa: E402
+from distill_training.pipeline import train_student  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.training.augmentation import AugmentConfig, FrameViews  # noqa: E402
 from distill_training.training.batches import FrameStore, random_batches  # noqa: E402
+from distill_training.training.frame_split import split_frames  # noqa: E402
 from distill_training.training.history import read_history  # noqa: E402
 from distill_training.training.learner import one_cycle  # noqa: E402
-from distill_training.training.trainer import train  # noqa: E402
 from mote_localization.camera import cell_pixels  # noqa: E402
 from mote_localization.errors import (  # noqa: E402
     CheckpointError,
@@ -48,10 +48,10 @@ def test_keyframes_are_frames_trained_with_spread_over_the_recording(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     config = replace(QUICK, steps=1, held_out=0.25, held_out_blocks=1)
-    names = split_frames(reconstruction, config)[0]
-    _, none = train(reconstruction, tmp_path, "cnn", SMALL, config)
+    names = split_frames(reconstruction.poses, config).training
+    _, none = train_student(reconstruction, tmp_path, "cnn", SMALL, config)
     # the same training, gone on with: keyframes change nothing that is learned
-    _, few = train(reconstruction, tmp_path, "cnn", SMALL, replace(config, keyframes=2))
+    _, few = train_student(reconstruction, tmp_path, "cnn", SMALL, replace(config, keyframes=2))
     assert none.keyframes == () and 1 <= len(few.keyframes) <= 2
     poses = [reconstruction.poses[name].tolist() for name in names]
     found = [np.array(keyframe.T_map_cam).tolist() for keyframe in few.keyframes]
@@ -73,8 +73,8 @@ def test_too_many_keyframes_are_refused():
 
 
 def test_training_repeats_exactly(reconstruction: Reconstruction, tmp_path: Path):
-    first, _ = train(reconstruction, tmp_path / "1", "cnn", SMALL, QUICK)
-    second, _ = train(reconstruction, tmp_path / "2", "cnn", SMALL, QUICK)
+    first, _ = train_student(reconstruction, tmp_path / "1", "cnn", SMALL, QUICK)
+    second, _ = train_student(reconstruction, tmp_path / "2", "cnn", SMALL, QUICK)
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
@@ -88,7 +88,7 @@ def test_training_lowers_the_loss(reconstruction: Reconstruction, tmp_path: Path
     def error(steps: int) -> float:
         still = AugmentConfig(0, 1, 0, 0, 0, 0, 0, 0)
         config = replace(QUICK, steps=steps, freeze_batch_norm=0, augment=still)
-        student, _ = train(reconstruction, tmp_path / str(steps), "cnn", SMALL, config)
+        student, _ = train_student(reconstruction, tmp_path / str(steps), "cnn", SMALL, config)
         points, _ = student(torch.from_numpy(frame.image_hw3)[None])
         return float(np.linalg.norm(points[0].detach().numpy() - frame.points_hw3, axis=-1).mean())
 
@@ -97,27 +97,29 @@ def test_training_lowers_the_loss(reconstruction: Reconstruction, tmp_path: Path
 
 def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstruction, tmp_path: Path):
     averaging = replace(QUICK, ema=0.7)
-    whole, _ = train(reconstruction, tmp_path / "whole", "cnn", SMALL, averaging)
+    whole, _ = train_student(reconstruction, tmp_path / "whole", "cnn", SMALL, averaging)
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
         "import distill_training.training.journal as j\n"
-        "import distill_training.training.trainer as t\n"
+        "from distill_training.pipeline import train_student\n"
+        "from distill_training.training.train_config import TrainConfig\n"
         "from distill_training.reconstruction import open_reconstruction\n"
         "save = j.save_checkpoint\n"
         "def save_then_die(folder, identity, state):\n"
         "    save(folder, identity, state)\n"
         "    if state.step == 3: os._exit(9)\n"
         "j.save_checkpoint = save_then_die\n"
-        "config = t.TrainConfig(steps=6, batch=2, held_out=0, ema=0.7, precision='fp32')\n"
-        f"t.train(open_reconstruction(sys.argv[1]), Path(sys.argv[2]), 'cnn', {SMALL}, config)\n"
+        "config = TrainConfig(steps=6, batch=2, held_out=0, ema=0.7, precision='fp32')\n"
+        "place, folder = open_reconstruction(sys.argv[1]), Path(sys.argv[2])\n"
+        f"train_student(place, folder, 'cnn', {SMALL}, config)\n"
     )
     folder = tmp_path / "resumed"
     command = [sys.executable, "-c", script, str(reconstruction.folder), str(folder)]
     root = str(Path(__file__).resolve().parents[2])
     run = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True)
     assert run.returncode == 9, run.stderr.decode()
-    resumed, info = train(reconstruction, folder, "cnn", SMALL, averaging)
+    resumed, info = train_student(reconstruction, folder, "cnn", SMALL, averaging)
     assert info.training["steps"] == 6
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
@@ -136,7 +138,9 @@ def test_the_average_of_the_weights_becomes_the_map(
 
     update = AveragedModel.update_parameters
     monkeypatch.setattr(AveragedModel, "update_parameters", step)
-    student, _ = train(reconstruction, tmp_path, "cnn", SMALL, replace(QUICK, steps=3, ema=0.6))
+    student, _ = train_student(
+        reconstruction, tmp_path, "cnn", SMALL, replace(QUICK, steps=3, ema=0.6)
+    )
     for name, value in student.state_dict().items():
         if value.is_floating_point():
             first, second, third = (weights[name] for weights in passed)
@@ -147,7 +151,9 @@ def test_the_average_of_the_weights_becomes_the_map(
 def test_a_history_begins_untrained_and_has_a_row_a_check(
     reconstruction: Reconstruction, tmp_path: Path
 ):
-    _, info = train(reconstruction, tmp_path, "cnn", SMALL, replace(QUICK, steps=40, held_out=0.25))
+    _, info = train_student(
+        reconstruction, tmp_path, "cnn", SMALL, replace(QUICK, steps=40, held_out=0.25)
+    )
     rows = read_history(tmp_path)
     assert [row["step"] for row in rows] == list(range(0, 41, 2))
     assert [row["epoch"] for row in rows[:3]] == [0, 2, 4]  # of four frames, two are held out
@@ -186,10 +192,11 @@ def test_two_processes_train_one_student(reconstruction: Reconstruction, tmp_pat
         "from distill_training.training.train_config import TrainConfig\n"
         "from distill_training.common.processes import rank\n"
         "from distill_training.reconstruction import open_reconstruction\n"
-        "from distill_training.training.trainer import train\n"
+        "from distill_training.pipeline import train_student\n"
         "config = TrainConfig(minutes=0.01, batch=2, held_out=0, ema=0.5, precision='fp32')\n"
         "folder = Path(sys.argv[2])\n"
-        f"student, info = train(open_reconstruction(sys.argv[1]), folder, 'cnn', {SMALL}, config)\n"
+        "place = open_reconstruction(sys.argv[1])\n"
+        f"student, info = train_student(place, folder, 'cnn', {SMALL}, config)\n"
         "torch.save(dict(student.named_parameters()), folder / f'{rank()}.pt')\n"
     )
     with socket.socket() as free:
@@ -225,24 +232,24 @@ def test_a_reconstruction_of_another_stride_is_refused(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     with pytest.raises(MoteError, match="reconstruct with --stride 8"):
-        train(replace(reconstruction, stride=32), tmp_path / "t", "cnn", SMALL, QUICK)
+        train_student(replace(reconstruction, stride=32), tmp_path / "t", "cnn", SMALL, QUICK)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(reconstruction: Reconstruction, tmp_path: Path):
-    train(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
+    train_student(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
     other = replace(reconstruction, settings={"max_depth_m": 3.0})
     with pytest.raises(CheckpointError, match="another reconstruction"):
-        train(other, tmp_path / "t", "cnn", SMALL, QUICK)
+        train_student(other, tmp_path / "t", "cnn", SMALL, QUICK)
     with pytest.raises(CheckpointError, match="other settings"):
-        train(reconstruction, tmp_path / "t", "cnn", SMALL, replace(QUICK, seed=1))
+        train_student(reconstruction, tmp_path / "t", "cnn", SMALL, replace(QUICK, seed=1))
 
 
 def test_a_torn_checkpoint_is_refused(reconstruction: Reconstruction, tmp_path: Path):
-    train(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
+    train_student(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
     path = tmp_path / "t/checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="is damaged"):
-        train(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
+        train_student(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
 
 
 def test_a_checkpoint_cannot_run_code(reconstruction: Reconstruction, tmp_path: Path):
@@ -253,16 +260,16 @@ def test_a_checkpoint_cannot_run_code(reconstruction: Reconstruction, tmp_path: 
     (tmp_path / "t").mkdir()
     torch.save({"identity": Attack()}, tmp_path / "t/checkpoint.pt")
     with pytest.raises(CheckpointError, match="is damaged"):
-        train(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
+        train_student(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
     assert not (tmp_path / "attacked").exists()
 
 
 def test_a_training_that_diverges_is_refused_and_its_last_checkpoint_survives(
     reconstruction: Reconstruction, tmp_path: Path
 ):
-    with pytest.raises(MoteError, match="no number before step .*lower --learning-rate"):
+    with pytest.raises(MoteError, match="not finite before step .*lower --learning-rate"):
         wild = replace(QUICK, steps=40, learning_rate=1e20, warm_up=0.9)
-        train(reconstruction, tmp_path, "cnn", SMALL, wild)
+        train_student(reconstruction, tmp_path, "cnn", SMALL, wild)
     rows = read_history(tmp_path)
     assert np.isfinite([row["loss"] for row in rows[1:]]).all()
 

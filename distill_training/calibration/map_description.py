@@ -1,0 +1,53 @@
+"""The description of a map before its student is trained."""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from distill_training.poses.drift_fit import fit_drift
+from distill_training.reconstruction import Reconstruction
+from distill_training.reconstruction.extent import SceneExtent
+from mote_localization.drift import Drift
+from mote_localization.keyframes import Keyframe
+from mote_localization.map_file import MapInfo
+
+
+def describe_map(
+    reconstruction: Reconstruction,
+    training: Sequence[str],
+    extent: SceneExtent,
+    family: str,
+    keyframes: tuple[Keyframe, ...],
+) -> MapInfo:
+    """Return the metadata of a map, without the scales and figures that calibration measures.
+
+    Args:
+        reconstruction: What the student is trained on.
+        training: Names of the training frames; the drift of the given poses is fitted to these.
+        extent: Of the training frames' points.
+        family: Name of the student's family.
+        keyframes: Stored in the map.
+    """
+    return MapInfo(
+        scene=reconstruction.scene,
+        camera=reconstruction.camera,
+        stride=reconstruction.stride,
+        bounds_min=extent.bounds_min,
+        bounds_max=extent.bounds_max,
+        teacher=reconstruction.teacher,
+        teacher_licence=reconstruction.teacher_licence,
+        student=family,
+        metric=reconstruction.metric,
+        drift=_drift(reconstruction, training),
+        keyframes=keyframes,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _drift(reconstruction: Reconstruction, training: Sequence[str]) -> Drift | None:
+    """Return the drift between given and refined poses; None where no poses were refined."""
+    if not reconstruction.given_poses:
+        return None
+    return fit_drift(
+        {name: reconstruction.given_pose(name) for name in training},
+        {name: reconstruction.poses[name] for name in training},
+    ).drift
