@@ -1,0 +1,39 @@
+"""Localize a video: `python examples/localize_video.py MAP.onnx VIDEO CAMERA.yaml OUT.tum`.
+
+OUT.tum gets a line per localized frame: time (s), position x y z (m), quaternion x y z w.
+"""
+
+import sys
+
+import cv2
+import numpy as np
+
+from mote_localization.camera import read_camera_info
+from mote_localization.geometry import quaternion_xyzw
+from mote_localization.localizer import Localizer
+
+
+def main(map_path: str, video_path: str, camera_path: str, output: str) -> None:
+    """Write the trajectory of the localized frames, and print how many there are."""
+    localizer = Localizer.open(map_path)
+    camera = read_camera_info(camera_path)
+    video = cv2.VideoCapture(video_path)
+    rows, frames, prior = [], 0, None
+    while True:
+        read, bgr_hw3 = video.read()
+        if not read:
+            break
+        stamp_s = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        found = localizer.localize(cv2.cvtColor(bgr_hw3, cv2.COLOR_BGR2RGB), camera, prior)
+        frames += 1
+        # The previous pose saves time. Every 30th frame is localized without it.
+        prior = found.T_map_cam if frames % 30 else None
+        if found.T_map_cam is not None:
+            orientation = quaternion_xyzw(found.T_map_cam[:3, :3])
+            rows.append([stamp_s, *found.T_map_cam[:3, 3], *orientation])
+    np.savetxt(output, np.array(rows).reshape(-1, 8), fmt="%.9f")
+    print(f"{len(rows)} of {frames} frames localized")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
