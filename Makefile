@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# a venv for the sourced ROS 2 differs from one with wheels: each has its own stamps
+# a venv for a sourced ROS 2 differs from one with wheels: each has its own stamps
 ROS := $(or $(ROS_DISTRO),wheels)
 RUNTIME := $(VENV)/runtime-$(ROS).stamp
 DEV := $(VENV)/dev-$(ROS).stamp
 
-# ROS wheels of another venv leave these behind, and would keep the ones here from finding their libraries
+# an active venv with ROS wheels sets these; the wheels here would then load that venv's libraries
 ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
@@ -19,29 +19,32 @@ endif
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: $(RUNTIME)  ## set up .venv with what a robot needs, on top of ROS 2 where it is sourced
+setup: $(RUNTIME)  ## set up .venv with the runtime, on top of ROS 2 where it is sourced
 
 demo: $(RUNTIME) build/demo/drive/metadata.yaml  ## localize a recorded drive through a demo room over ROS 2; writes report.html
 	$(BIN)/mote evaluate build/demo/drive --map maps/demo_room.onnx --ros --report report.html
 
-test: $(DEV)  ## lint, types, unit and ROS tests
+test: $(DEV)  ## lint, types, imports, unit and ROS tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-format: $(DEV)  ## format the code, and mend what lint can mend
+format: $(DEV)  ## format the code and apply the fixes of lint
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# of the scene's maps, in one run; YARDSTICK is a script that localizes the scene's test frames
+# BASELINE is a script that localizes the scene's test frames, see benchmarks/bench_students.py
 SCENE ?= build/demo/drive
 MAPS ?= maps/demo_room.onnx
-bench: $(DEV) | $(filter build/demo/drive/metadata.yaml,$(SCENE)/metadata.yaml)  ## maps, backends and a yardstick in one run: SCENE=, MAPS=, YARDSTICK=; writes docs/results/benchmarks.md
-	$(BIN)/python tools/bench_students.py $(SCENE) --maps $(MAPS) $(if $(YARDSTICK),--yardstick $(YARDSTICK)) \
+ifdef YARDSTICK
+$(error found YARDSTICK, which is now BASELINE: same meaning, same values)
+endif
+bench: $(DEV) | $(filter build/demo/drive/metadata.yaml,$(SCENE)/metadata.yaml)  ## measure maps, backends and a baseline: SCENE=, MAPS=, BASELINE=; writes docs/results/benchmarks.md
+	$(BIN)/python benchmarks/bench_students.py $(SCENE) --maps $(MAPS) $(if $(BASELINE),--baseline $(BASELINE)) \
 		$(if $(BACKENDS),--backends $(BACKENDS)) --write docs/results/benchmarks.md
 
-demo-map: $(DEV)  ## train the map of the demo room anew: maps/demo_room.onnx (half an hour)
+demo-map: $(DEV)  ## train the map of the demo room again: maps/demo_room.onnx (half an hour)
 	rm -rf build/demo/room build/demo/training
 	$(BIN)/mote-distill room --scene build/demo/room
 	$(BIN)/mote-distill map build/demo/room -o maps/demo_room.onnx --work build/demo/training \
@@ -49,18 +52,20 @@ demo-map: $(DEV)  ## train the map of the demo room anew: maps/demo_room.onnx (h
 		--augment.brightness 0.05 --augment.contrast 0.1 --augment.colour 0.02
 
 clean:  ## remove .venv and everything built
-	rm -rf $(VENV) build report.html *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build report.html *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf packaging/*/build packaging/*/*.egg-info
 	rm -rf ros2_ws/build ros2_ws/install ros2_ws/log
 
 build/demo/drive/metadata.yaml: $(wildcard demo_room/*.py) | $(RUNTIME)
 	rm -rf $(@D)
 	$(BIN)/mote-distill room --bag $(@D)
 
-$(RUNTIME): $(addprefix requirements/,runtime.txt ros.txt constraints.txt constraints-numpy1.txt) setup.py tools/setup_venv.sh
+# without pyproject.toml: a new dependency changes the locks too, and its other changes need no set-up
+$(RUNTIME): setup.py $(wildcard packaging/*/pyproject.toml requirements/constraints*.txt) requirements/ros.txt tools/setup_venv.sh
 	@test -e $@ || rm -rf $(VENV)
 	@PYTHON=$(PYTHON) tools/setup_venv.sh runtime
 	@touch $@
 
-$(DEV): $(RUNTIME) requirements/train.txt requirements/dev.txt
+$(DEV): $(RUNTIME) requirements/dev.txt
 	@PYTHON=$(PYTHON) tools/setup_venv.sh dev
 	@touch $@

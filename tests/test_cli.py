@@ -250,7 +250,7 @@ def test_photographs_with_poses_are_reconstructed_summed_up_and_looked_at(room, 
     assert status == 0, said
     for what in (
         "images 6 of 6 used",
-        "pairs 15 looked at",
+        "pairs 15 predicted",
         "cm, median where pointmaps overlap",
         "poses given focal length given scale metres, by the given poses",
         "licence of the teacher none",
@@ -319,12 +319,12 @@ SUMMARY = Summary(30, {}, 200, 9, 1.84, 0.968, (262.31,), True, True, None, True
     ("changes", "row", "told"),
     [
         ({}, "images", "30 of 30 used"),
-        ({"refused": {"a": "cannot be read"}}, "images", "29 of 30 used"),
-        ({"refused": {"[b]": "stands alone"}}, "refused", "[b]: stands alone"),
-        ({}, "pairs", "200 looked at, 9 of them refused"),
+        ({"unused": {"a": "cannot be read"}}, "images", "29 of 30 used"),
+        ({"unused": {"[b]": "not connected"}}, "not used", "[b]: not connected"),
+        ({}, "pairs", "200 predicted, 9 of them rejected"),
         ({}, "residual", "1.8 cm, median where pointmaps overlap"),
         ({"metric": False}, "residual", "1.8 hundredths of a unit"),
-        ({}, "agreeing", "97% of it, to a tenth of the depth"),
+        ({}, "agreeing", "97% of overlapping cells, to a tenth of the depth"),
         ({}, "poses", "given"),
         ({"poses_known": False}, "poses", "estimated"),
         ({}, "focal length", "given"),
@@ -334,7 +334,7 @@ SUMMARY = Summary(30, {}, 200, 9, 1.84, 0.968, (262.31,), True, True, None, True
             "focal length",
             "estimated, 240.0 to 280.0 px of 5 lenses",
         ),
-        ({}, "scale", "metres, by the given poses"),
+        ({}, "scale", "metres, from the given poses"),
         ({"poses_known": False, "scale_uncertainty": 0.012}, "scale", "metres, 1 sigma 1.2 %"),
         ({"poses_known": False}, "scale", "two lengths or more with --scale-from"),
         ({"poses_known": False, "metric": False}, "scale", "unknown: lengths are in units of"),
@@ -347,7 +347,7 @@ def test_a_summary_says_what_became_of_the_photographs(changes, row, told):
 
 def test_of_many_refused_photographs_some_are_named():
     refused = {f"img{i}": "cannot be read" for i in range(13)}
-    lines = replace(SUMMARY, refused=refused).described()["refused"].splitlines()
+    lines = replace(SUMMARY, unused=unused).described()["not used"].splitlines()
     assert lines[9:] == ["img9: cannot be read", "and 3 more"]
 
 
@@ -453,7 +453,7 @@ def test_without_torch_it_says_what_to_install(room, command, output):
     )
     assert ended.returncode == 1 and ended.stderr.count("\n") == 1
     assert "No module named 'torch'" in ended.stderr
-    assert "install it with `pip install -r requirements/train.txt" in ended.stderr
+    assert "install it with `pip install . ./packaging/mote_distill`" in ended.stderr
     assert not output.exists()
 
 

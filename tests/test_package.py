@@ -1,17 +1,29 @@
-"""The package as users install it: what colcon builds, what each side imports, what is locked."""
+"""Packaging: the colcon build, imports without torch and ROS, versions, locked dependencies."""
 
 import ast
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+import mote_localization
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("mote_localization", "distill_training")
+PROJECTS = {  # the table `project` of each distribution's pyproject.toml
+    project["name"]: project
+    for file in ("pyproject.toml", "packaging/mote_distill/pyproject.toml")
+    for project in [tomllib.loads((ROOT / file).read_text())["project"]]
+}
 COLCON = Path(sys.executable).with_name("colcon")
 ROS_MODULE = re.compile(
     r"rclpy|launch|launch_ros|ament_index_python|cv_bridge|sensor_msgs_py|tf2_ros"
@@ -19,18 +31,24 @@ ROS_MODULE = re.compile(
 )
 
 
-def package_files(folder: Path) -> set[str]:
-    """Files of both packages under a folder, relative to it."""
+def package_files(folder: Path, *packages: str) -> set[str]:
+    """Return the files of packages in a folder, relative to it."""
     return {
         str(path.relative_to(folder))
-        for package in PACKAGES
+        for package in packages
         for path in (folder / package).rglob("*")
         if path.is_file() and path.parent.name != "__pycache__"
     }
 
 
+def requirement_names(lines: Iterable[str]) -> set[str]:
+    """Return the normalized names of the distributions that requirement lines name."""
+    matches = (re.match(r"[\w-]+", line) for line in lines)
+    return {match[0].lower().replace("_", "-") for match in matches if match}
+
+
 def imported(path: Path) -> set[str]:
-    """Top-level names that a file imports, at its head or inside functions."""
+    """Return the top-level names that a file imports, also inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -53,7 +71,7 @@ sys.meta_path.insert(0, Absent())
 
 
 def run_without_torch_and_ros(code: str) -> subprocess.CompletedProcess:
-    """Run code as if neither were installed."""
+    """Run code in a Python that finds neither torch nor rclpy."""
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH_AND_ROS + code],
         cwd=ROOT,
@@ -64,7 +82,7 @@ def run_without_torch_and_ros(code: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """Prefix of the package after `colcon build` in ros2_ws."""
+    """Return the install prefix of the package after `colcon build` in ros2_ws."""
     if not COLCON.exists():
         pytest.skip("colcon is not installed beside this Python")
     folder = tmp_path_factory.mktemp("colcon")
@@ -80,12 +98,13 @@ def installed(tmp_path_factory) -> Path:
     return folder / "install" / "mote_localization"
 
 
-def test_colcon_installs_every_file_of_both_packages(installed):
+def test_colcon_installs_the_runtime_only(installed):
     (site,) = installed.glob("lib/python3*/site-packages")
-    assert package_files(site) == package_files(ROOT)
+    files = package_files(site, "mote_localization", "distill_training", "demo_room")
+    assert files == package_files(ROOT, "mote_localization")
 
 
-def test_colcon_installs_what_ros_looks_for(installed):
+def test_colcon_installs_shared_files(installed):
     share = installed / "share"
     assert (share / "ament_index/resource_index/packages/mote_localization").is_file()
     for kind in ("config", "launch", "rviz"):
@@ -93,41 +112,25 @@ def test_colcon_installs_what_ros_looks_for(installed):
         assert names == {path.name for path in (ROOT / kind).glob("*.*")}
 
 
-@pytest.mark.parametrize("command", ["mote", "mote-distill"])
-def test_installed_commands_start_anywhere(installed, command, tmp_path):
+def test_installed_command_starts_in_any_folder(installed, tmp_path):
     (site,) = installed.glob("lib/python3*/site-packages")
     run = subprocess.run(
-        [installed / "lib/mote_localization" / command, "--help"],
+        [installed / "lib/mote_localization/mote", "--help"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    assert command in run.stdout
+    assert "mote" in run.stdout
 
 
 @pytest.mark.ros
-def test_installed_node_is_found_by_ros2_run(installed):
+def test_installed_node_is_an_executable_of_the_package(installed):
     assert os.access(installed / "lib/mote_localization/localizer", os.X_OK)
 
 
-def test_rooms_import_only_what_they_may():
-    wrong = []
-    for path in sorted(package_files(ROOT)):
-        if not path.endswith(".py"):
-            continue
-        names = imported(ROOT / path)
-        found = names & {"torchvision", "timm"}
-        if path.startswith("mote_localization/"):
-            found |= names & {"torch", "lightning_fabric", "distill_training"}
-        if not path.startswith("mote_localization/nodes/"):
-            found |= {name for name in names if ROS_MODULE.fullmatch(name)}
-        wrong += [f"{path} imports {name}" for name in found]
-    assert not wrong
-
-
-def test_rosdep_is_told_every_ros_package_imported():
+def test_package_xml_lists_every_imported_ros_package():
     files = [*(ROOT / "mote_localization").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
     needed = {name for path in files for name in imported(path) if ROS_MODULE.fullmatch(name)}
     package = ElementTree.parse(ROOT / "package.xml")
@@ -153,21 +156,22 @@ def test_commands_start_without_torch_and_ros(command):
 
 
 def test_versions_agree():
-    version = ElementTree.parse(ROOT / "package.xml").findtext("version")
-    assert f'version="{version}"' in (ROOT / "setup.py").read_text()
+    runtime, trainer = PROJECTS["mote_localization"], PROJECTS["mote-distill"]
+    version = runtime["version"]
+    assert trainer["version"] == version
+    assert f"mote_localization=={version}" in trainer["dependencies"]
+    assert ElementTree.parse(ROOT / "package.xml").findtext("version") == version
+    assert mote_localization.__version__ == version
 
 
 @pytest.mark.parametrize(
-    ("lock", "lists"),
-    [
-        ("constraints", ("runtime", "ros", "train", "dev")),
-        ("constraints-numpy1", ("runtime", "train", "dev")),
-    ],
+    ("lock", "lists"), [("constraints", ("ros", "dev")), ("constraints-numpy1", ("dev",))]
 )
-def test_every_requirement_is_locked(lock, lists):
-    def names(file):
-        lines = (ROOT / "requirements" / f"{file}.txt").read_text().splitlines()
-        matches = (re.match(r"[\w-]+", line) for line in lines)
-        return {match[0].lower().replace("_", "-") for match in matches if match}
+def test_every_dependency_is_locked(lock, lists):
+    def lines(name):
+        return (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
 
-    assert set().union(*map(names, lists)) <= names(lock)
+    projects = [line for project in PROJECTS.values() for line in project["dependencies"]]
+    needed = set().union(*(requirement_names(lines(name)) for name in lists))
+    needed |= requirement_names(projects) - {"mote-localization"}
+    assert needed <= requirement_names(lines(lock))

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Sets up .venv in two stages: `runtime` (localize, evaluate, demo) and, on top of it, `dev` (training, tests, lint).
-# A sourced ROS 2 is used as it is; elsewhere ROS 2 comes from wheels, and tf2_msgs is built against them.
+# Sets up .venv in two stages, with both distributions editable:
+#   runtime: mote_localization and its libraries; mote-distill without libraries, for `mote-distill room`
+#   dev: on top of it the libraries of mote-distill, tests and lint
+# A sourced ROS 2 is used as it is. Elsewhere ROS 2 comes from wheels, and tf2_msgs is built against them.
 # usage: tools/setup_venv.sh runtime|dev      (PYTHON names the interpreter, python3 by default)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +12,7 @@ python=${PYTHON:-python3}
 venv=$PWD/.venv
 log=$PWD/build/setup.log
 
-stop() { # what is wrong and what to do, a line each
+stop() { # lines: the problem, then the remedy
   printf 'set-up: %s\n' "$@" >&2
   exit 1
 }
@@ -32,19 +34,23 @@ install() {
 }
 
 install_locked() {
-  # as variables, constraints hold for the builds of source packages too: in older pips by the first, in newer by the second
+  # as variables, constraints also hold for the builds of source packages: the first in older pips, the second in newer
   PIP_CONSTRAINT=$constraints PIP_BUILD_CONSTRAINT=$constraints install "$@"
 }
 
-link_for_ament() { # what an editable install leaves out: the package's files and executables where ROS 2 looks for them
+install_trainer() { # editable; options for pip
+  install_locked --no-build-isolation --editable packaging/mote_distill "$@"
+}
+
+link_for_ament() { # an editable install has no data files, and its executables are not where ROS 2 finds them
   local share=$venv/share/mote_localization lib=$venv/lib/mote_localization index=$venv/share/ament_index/resource_index/packages
   mkdir -p "$share"/{config,launch,rviz} "$lib" "$index"
   ln -sfn "$PWD/package.xml" "$share"
   local folder
-  for folder in config launch rviz; do # the files: ros2 launch does not look into linked folders
+  for folder in config launch rviz; do # each file: ros2 launch does not search linked folders
     ln -sfn "$PWD/$folder"/*.* "$share/$folder"
   done
-  ln -sfn "$venv"/bin/{localizer,mote,mote-distill} "$lib"
+  ln -sfn "$venv"/bin/{localizer,mote} "$lib"
   ln -sfn "$PWD/resource/mote_localization" "$index"
 }
 
@@ -52,7 +58,7 @@ build_tf2_msgs() {
   local include site
   include=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
   site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
-  # the wheels' CMake files name the Python of the machine that built them
+  # the wheels' CMake files contain the paths of the machine that built them
   grep -rlZ --include='*.cmake' /opt/python/ "$venv/share" | xargs -0r sed -Ei \
     -e "s#/opt/python/[^/]+/include/python3\.[0-9]+#$include#g" \
     -e "s#/opt/python/[^/]+/lib/python3\.[0-9]+/site-packages#$site#g"
@@ -72,7 +78,7 @@ set_up_tf2_msgs() {
   command -v c++ >/dev/null || missing+=(g++)
   "$python" -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null || missing+=(python3-dev)
   if ((${#missing[@]})); then
-    printf '  tf2_msgs is not built, so the node runs with TF off. For TF: sudo apt-get install %s, then make clean\n' "${missing[*]}"
+    printf '  tf2_msgs is not built, so the node runs with TF off. For TF: sudo apt-get install %s; make clean\n' "${missing[*]}"
   else
     step "tf2_msgs, built here" build_tf2_msgs
   fi
@@ -91,7 +97,7 @@ if [ -n "${ROS_DISTRO:-}" ] && "$python" -c 'import rclpy' 2>/dev/null; then
   ros="ROS 2 $ROS_DISTRO as sourced"
   ros_requirements=()
   venv_options=(--system-site-packages)
-  # its messages are compiled against the NumPy that it runs with
+  # messages of a sourced ROS 2 are compiled against its NumPy
   "$python" -c 'import numpy, sys; sys.exit(numpy.__version__ < "2")' || constraints=requirements/constraints-numpy1.txt
 else
   [ "$(uname -sm)" = "Linux x86_64" ] ||
@@ -107,14 +113,15 @@ case $stage in
     echo "Setting up .venv: $version, $ros"
     [ "$version" = "$("$venv/bin/python" --version 2>/dev/null)" ] ||
       step "virtual environment" "$python" -m venv --clear "${venv_options[@]}" "$venv"
-    step "runtime libraries" install_locked setuptools -r requirements/runtime.txt "${ros_requirements[@]}"
-    step "mote, editable" install --no-deps --no-build-isolation --editable .
+    step "setuptools" install_locked setuptools
+    step "mote_localization and its libraries" install_locked --no-build-isolation --editable . "${ros_requirements[@]}"
+    step "mote-distill, without its libraries" install_trainer --no-deps
     link_for_ament
     ((${#ros_requirements[@]} == 0)) || set_up_tf2_msgs
     ;;
   dev)
     echo "Adding training, tests and lint to .venv"
-    step "torch, pytest, ruff, mypy, colcon" install_locked -r requirements/train.txt -r requirements/dev.txt
+    step "torch, pytest, ruff, mypy, colcon" install_trainer -r requirements/dev.txt
     ;;
   *) stop "usage: tools/setup_venv.sh runtime|dev" ;;
 esac

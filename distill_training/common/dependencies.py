@@ -18,5 +18,5 @@ def training_packages() -> Iterator[None]:
     except ImportError as error:
         raise MoteError(
             f"training needs a package that is not installed ({error}); install it with "
-            "`pip install -r requirements/train.txt -c requirements/constraints.txt`"
+            "`pip install . ./packaging/mote_distill` in the repository"
         ) from error
