@@ -1,16 +1,16 @@
-"""`report.html`: an evaluation on one page, in one file that needs nothing else."""
+"""The HTML report: one evaluation on one self-contained page."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mote_localization.errors import MoteError
-from mote_localization.evaluation import report_plots as figures
+from mote_localization.evaluation import report_plots
 from mote_localization.evaluation.machine import machine
 from mote_localization.evaluation.metrics import (
     PERCENTILES,
@@ -27,49 +27,7 @@ from mote_localization.files import atomic_write
 from mote_localization.localizer import Localizer
 from mote_localization.scenes import Frame
 
-_WORST = 8  # frames named in the table of the worst
-
-_CSS = """
-:root { --paper: #fff; --ink: #1b1d21; --muted: #6b7079; --rule: #dcdfe4; --soft: #f5f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15171b; --ink: #e4e6ea; --muted: #969ca6; --rule: #33373e; --soft: #1d2025; }
-}
-@media print { :root { --paper: #fff; --ink: #000; --muted: #555; --rule: #ccc; --soft: #fff; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 "Charter", "Bitstream Charter", "Source Serif 4", Georgia, serif; }
-main { max-width: 47rem; margin: 0 auto; padding: 3rem 1.25rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; font-weight: 600; }
-h2 { font-size: 1.15rem; margin: 2.75rem 0 .75rem; font-weight: 600; }
-p { margin: .5rem 0; }
-.lead { color: var(--muted); margin-bottom: 2rem; }
-.headline { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr));
-  border-top: 2px solid var(--ink); border-bottom: 1px solid var(--rule); }
-.headline div { padding: .9rem 1rem .9rem 0; }
-.headline b { display: block; font-size: 1.55rem; font-weight: 600; line-height: 1.25;
-  font-variant-numeric: tabular-nums lining-nums; white-space: nowrap; }
-.headline span { color: var(--muted); font-size: .87rem; }
-.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 2.5rem; }
-.scroll { overflow-x: auto; }
-.scroll + .scroll { margin-top: 1.75rem; }
-.tables .scroll + .scroll { margin-top: 0; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; align-self: start;
-  font-variant-numeric: tabular-nums lining-nums; }
-caption { text-align: left; color: var(--muted); font-size: .87rem; padding-bottom: .35rem; }
-th, td { text-align: right; padding: .28rem 0 .28rem 1rem; border-bottom: 1px solid var(--rule);
-  font-weight: 400; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-thead th { border-bottom: 1px solid var(--ink); color: var(--muted); }
-td.text { text-align: left; }
-figure { margin: 2.25rem 0 0; }
-figure svg { display: block; width: 100%; height: auto;
-  font-family: system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-svg text { font-family: inherit !important; }
-figcaption { font-size: .9rem; color: var(--muted); margin-top: .4rem; }
-figcaption b { color: var(--ink); font-weight: 600; }
-footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: .75rem;
-  color: var(--muted); font-size: .87rem; }
-"""
+_LARGEST_ERRORS = 8  # frames in the table of the largest errors
 
 
 def write_report(
@@ -79,19 +37,39 @@ def write_report(
     localizer: Localizer,
     frames: Iterable[Frame],
 ) -> None:
-    """Write the report, whole or not at all.
+    """Write the report, completely or not at all.
 
     Args:
-        path: file to write.
-        subject: what was evaluated: scene, split, map, backend, date.
-        evaluation: the answers, their errors and the figures.
-        localizer: the map's; it localizes the example image once more.
-        frames: the frames that were evaluated, in order, to find the example's image.
+        path: File to write.
+        subject: Scene, split, map, backend and date of the evaluation.
+        evaluation: Answers, their errors and the figures.
+        localizer: Localizer of the map; it localizes the example image again.
+        frames: The evaluated frames in order, for the example image.
 
     Raises:
-        MoteError: the file cannot be written, or the example's image cannot be read.
+        MoteError: The file cannot be written, or the example image cannot be read.
     """
-    page = "".join(_page(subject, evaluation, localizer, frames))
+    environment = Environment(
+        loader=PackageLoader("mote_localization.evaluation", "."),
+        autoescape=True,  # names come from files that others wrote
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    summary = evaluation.summary
+    page = environment.get_template("report.html.jinja").render(
+        subject=subject,
+        summary=summary,
+        map=localizer.info,
+        headline=_headline(summary),
+        accuracy=accuracy_rows(summary),
+        percentiles=[f"p{p}" for p in PERCENTILES],
+        times=[(k, *(f"{ms:.1f}" for ms in v.values())) for k, v in summary.milliseconds.items()],
+        figures=list(_figures(evaluation, localizer, frames)),
+        largest_errors=_largest_errors(evaluation),
+        no_pose_reasons=_no_pose_reasons(summary),
+        machine=machine(),
+    )
     try:
         with atomic_write(path) as file:
             file.write(page.encode())
@@ -99,93 +77,35 @@ def write_report(
         raise MoteError(f"{path}: the report cannot be written ({error.strerror})") from error
 
 
-def _page(
-    subject: dict[str, str],
-    evaluation: Evaluation,
-    localizer: Localizer,
-    frames: Iterable[Frame],
-) -> Iterable[str]:
-    summary = evaluation.summary
-    over_ros = summary.transport is not None
-    info = localizer.info
-    title = f"Localization in {subject['scene']}"
-    way = "replayed over ROS 2 to a localizer node" if over_ros else "localized without ROS"
-    scale = "" if info.metric else ", scale unknown"
-    licence = f" ({info.teacher_licence})" if info.teacher_licence else ""
-    yield (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n"
-        f'<p class="lead">{summary.frames} {escape(subject["split"])} frames {way}, each by '
-        f"itself, in the map {escape(subject['map'])}: student {escape(info.student)}, teacher "
-        f"{escape(info.teacher)}{escape(licence)}, {info.camera.width}×{info.camera.height} px, "
-        f"stride {info.stride}{scale}. {escape(subject['date'])}.</p>\n"
-    )
-    yield _headline(summary)
-    yield '<h2>Results</h2>\n<div class="tables">\n'
-    yield _table("Accuracy, over all frames", [], accuracy_rows(summary))
-    yield _table(
-        "Time a frame, milliseconds",
-        ["", *(f"p{p}" for p in PERCENTILES)],
-        [(k, *(f"{ms:.1f}" for ms in v.values())) for k, v in summary.milliseconds.items()],
-    )
-    yield "</div>\n"
-    number = 0
-    for svg, caption in _figures(evaluation, localizer, frames):
-        number += 1
-        label = f"<figcaption><b>Figure {number}.</b> {caption}</figcaption>"
-        yield f"<figure>\n{svg}\n{label}\n</figure>\n"
-    yield _faults(evaluation)
-    yield (
-        "<h2>How it was measured</h2>\n<p>Position error is the distance between the true and the "
-        "found camera centre, rotation error the angle of the rotation between them; the found "
-        "poses are not aligned to the true ones. A frame without a pose counts as infinitely wrong "
-        "in every median and share. Frames are localized one by one, without tracking or "
-        "smoothing; depth is never read.</p>\n"
-    )
-    if over_ros:
-        yield (
-            "<p>Images and calibrations were published by one process and answered by another "
-            "over DDS. Image to pose is the time from publishing an image to receiving its pose in "
-            "a third process, on one clock.</p>\n"
-        )
-    yield (
-        f"<footer>Backend {escape(subject['backend'])}; {escape(machine())}.</footer>\n"
-        "</main>\n</body>\n</html>\n"
-    )
-
-
-def _headline(summary: Summary) -> str:
+def _headline(summary: Summary) -> list[tuple[str, str]]:
+    """Return the most important figures: value, label."""
     cells = []
     if summary.median_cm is not None and summary.median_deg is not None:
         median = centimetres(summary.median_cm)
-        turned = "" if math.isinf(summary.median_cm) else f", {degrees_text(summary.median_deg)}"
-        cells.append((median, f"median position error{turned}"))
+        rotation = "" if math.isinf(summary.median_cm) else f", {degrees_text(summary.median_deg)}"
+        cells.append((median, f"median position error{rotation}"))
         cells.append((percent(summary.within["5 cm, 5 deg"]), "of frames within 5 cm and 5°"))
-    lost = summary.frames - summary.localized
-    cells.append((percent(lost / summary.frames), "of frames without a pose"))
+    without_pose = summary.frames - summary.localized
+    cells.append((percent(without_pose / summary.frames), "of frames without a pose"))
     stage = "image to pose" if "image to pose" in summary.milliseconds else "total"
     if stage in summary.milliseconds:
-        name = "image to pose, p95" if summary.transport else "a frame, p95"
-        cells.append((f"{summary.milliseconds[stage]['p95']:.1f} ms", name))
-    content = "".join(f"<div><b>{b}</b><span>{span}</span></div>\n" for b, span in cells)
-    return f'<div class="headline">\n{content}</div>\n'
+        label = "image to pose, p95" if summary.transport else "a frame, p95"
+        cells.append((f"{summary.milliseconds[stage]['p95']:.1f} ms", label))
+    return cells
 
 
 def _figures(
     evaluation: Evaluation, localizer: Localizer, frames: Iterable[Frame]
-) -> Iterable[tuple[str, str]]:
-    """Yield each figure and its caption."""
+) -> Iterator[tuple[str, str]]:
+    """Yield the SVG text and the caption of each figure."""
     summary, answers = evaluation.summary, evaluation.answers
     if summary.frames_with_truth or summary.localized:
-        svg, words = figures.trajectory(evaluation)
-        yield svg, f"Camera positions, {words}. Thin lines join each estimate to its true position."
+        svg, view = report_plots.trajectory(evaluation)
+        yield svg, f"Camera positions, {view}. Thin lines join each estimate to its true position."
     if summary.frames_with_truth:
         bands = " Shaded: no pose." if summary.localized < summary.frames else ""
         yield (
-            figures.error_over_time(evaluation),
+            report_plots.error_over_time(evaluation),
             f"Errors of the localized frames; dashed: 5 cm and 5°.{bands}",
         )
     latencies = [a.latency_s for a in answers if a.latency_s is not None]
@@ -194,82 +114,60 @@ def _figures(
         rate = summary.transport.rate if summary.transport else 1.0
         period_ms = 1000 * float(np.median(steps)) / rate if len(steps) else None
         yield (
-            figures.times(1000 * np.array(latencies), "image to pose (ms)", period_ms),
+            report_plots.times(1000 * np.array(latencies), "image to pose (ms)", period_ms),
             "Time from publishing an image to receiving its pose.",
         )
     elif any(a.seconds for a in answers):
         totals = [1000 * sum(a.seconds[s] for s in STAGES) for a in answers if a.seconds]
         yield (
-            figures.times(np.array(totals), "time a frame (ms)", None),
+            report_plots.times(np.array(totals), "time a frame (ms)", None),
             "Time to localize one frame: remapping, network and pose.",
         )
-    example = _example(evaluation)
+    example = _median_error_answer(evaluation)
     if example is not None:
         frame = next(frame for frame in frames if frame.name == example.name)
         found = localizer.localize(frame.image(), frame.known_camera())
         if found.T_map_cam is not None:
             yield (
-                figures.prediction(found, localizer.info.camera),
-                f"Frame {escape(example.name)}, of median error: the image, the error the network "
-                "expects of each cell, and its cloud (the most certain 90 %), neighbouring cells "
-                "joined, in the colours of the image, seen from behind and above. "
-                f"{found.inliers} of the {found.cells} cells given to the pose solver agree with "
-                "the pose.",
+                report_plots.prediction(found, localizer.info.camera),
+                f"Frame {example.name}, of median error: the image, the error that the network "
+                "predicts for each cell, and the predicted cloud (the 90 % of least sigma). "
+                "Neighbouring cells are joined and have the colours of the image; the view is "
+                f"from behind and above. {found.inliers} of the {found.cells} cells given to the "
+                "pose solver agree with the pose.",
             )
 
 
-def _example(evaluation: Evaluation) -> Answer | None:
-    """Return the localized frame of median error, or the middle one where no truth is known."""
+def _median_error_answer(evaluation: Evaluation) -> Answer | None:
+    """Return the localized frame of median error, or the middle one without ground truth."""
     answers = evaluation.answers
-    found = [
-        (np.nan_to_num(m), i)
-        for i, (a, m) in enumerate(zip(answers, evaluation.errors_m, strict=True))
+    localized = [
+        (np.nan_to_num(error_m), i)
+        for i, (a, error_m) in enumerate(zip(answers, evaluation.errors_m, strict=True))
         if a.T_map_cam is not None
     ]
-    return answers[sorted(found)[len(found) // 2][1]] if found else None
+    return answers[sorted(localized)[len(localized) // 2][1]] if localized else None
 
 
-def _faults(evaluation: Evaluation) -> str:
-    """Return the tables of the worst frames and of why frames were lost."""
-    summary, answers = evaluation.summary, evaluation.answers
-    metres, degrees = evaluation.errors_m, evaluation.errors_deg
-    ranked = sorted(
-        (i for i, a in enumerate(answers) if a.T_map_cam is not None and np.isfinite(metres[i])),
-        key=lambda i: -metres[i],
-    )[:_WORST]
-    parts = []
-    if ranked:
-        start = answers[0].stamp_s
-        rows = [
-            (
-                escape(answers[i].name),
-                f"{answers[i].stamp_s - start:.2f} s",
-                centimetres(100 * metres[i]),
-                degrees_text(degrees[i]),
-                str(answers[i].inliers),
-            )
-            for i in ranked
-        ]
-        head = ["frame", "time", "position", "rotation", "inliers"]
-        parts.append(_table("The largest errors of localized frames", head, rows))
-    reasons = [(escape(reason), str(n)) for reason, n in summary.lost_reasons.items()]
+def _largest_errors(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """Return the rows of the table of the largest errors of localized frames."""
+    answers, errors_m = evaluation.answers, evaluation.errors_m
+    indices = np.flatnonzero(np.isfinite(errors_m)).tolist()
+    return [
+        (
+            answers[i].name,
+            f"{answers[i].stamp_s - answers[0].stamp_s:.2f} s",
+            centimetres(100 * errors_m[i]),
+            degrees_text(evaluation.errors_deg[i]),
+            str(answers[i].inliers),
+        )
+        for i in sorted(indices, key=lambda i: -errors_m[i])[:_LARGEST_ERRORS]
+    ]
+
+
+def _no_pose_reasons(summary: Summary) -> list[tuple[str, str]]:
+    """Return the rows of the table of reasons why frames have no pose."""
+    rows = [(reason, str(frames)) for reason, frames in summary.lost_reasons.items()]
     if summary.unanswered:
-        reasons.append(("no answer: a newer image took its place", str(summary.unanswered)))
-    if reasons:
-        head = ["reason (one of its kind)", "frames"]
-        parts.append(_table("Why frames have no pose", head, reasons))
-    return f"<h2>The worst</h2>\n{''.join(parts)}" if parts else ""
-
-
-def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; cells are HTML."""
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>\n'
-        for first, *rest in rows
-    )
-    thead = f"<thead><tr>{top}</tr></thead>\n" if head else ""
-    return (
-        f'<div class="scroll"><table>\n<caption>{caption}</caption>\n{thead}'
-        f"<tbody>\n{body}</tbody>\n</table></div>\n"
-    )
+        rows.append(("no answer: the node dropped the image", str(summary.unanswered)))
+    return rows

@@ -381,17 +381,21 @@ def test_report_figures_are_well_formed_and_share_no_ids(report):
     assert figures == {"trajectory", "errors", "times", "prediction"}
 
 
-def test_report_text_is_escaped(tmp_path, tiny_map, drive):
-    answers = [answer(0, metres=0.01, name="<b>"), answer(1, reason="<script>alert(1)</script>")]
-    subject = dict(scene="<i>", split="test", map="&.onnx", backend="b", date="today")
-    frames = [f for f in open_scene(drive).frames("test") if f.name == "000000"]
-    answers[0] = answer(0, metres=0.01, name="000000")
+def test_text_in_the_report_is_escaped(tmp_path, tiny_map, drive):
+    first = next(open_scene(drive).frames("test"))
+    answers = [
+        answer(0, metres=0.01, name="<b>'&\""),
+        answer(1, reason="<script>alert(1)</script>"),
+    ]
+    subject = dict(scene="<i>{{ 7 * 7 }}", split="test", map="&.onnx", backend="<u>", date="today")
     path = tmp_path / "report.html"
+    frames = [Named(first, answers[0].name)]
     write_report(path, subject, evaluate_answers(answers), Localizer.open(tiny_map), frames)
     page = path.read_text()
-    assert "<script" not in page
-    assert "<i>" not in page
+    assert not re.search("<(script|i|u)>|<b>'", page)
+    assert "&lt;i&gt;{{ 7 * 7 }}" in page
     assert "&amp;.onnx" in page
+    assert page.count("&lt;b&gt;&#39;&amp;&#34;") == 2  # in a caption and in a table
 
 
 @pytest.mark.parametrize(
