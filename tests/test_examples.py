@@ -119,3 +119,12 @@ def test_read_cloud_reads_the_points_of_a_map_and_its_keyframes(folder):
 def test_read_cloud_reads_the_points_of_a_reconstruction(reconstruction, tmp_path):
     printed = output_of(tmp_path, "read_cloud.py", reconstruction.folder)
     assert printed.startswith("192 points")  # four frames of 8 x 6 cells
+
+
+@pytest.mark.train
+def test_custom_student_writes_a_map_of_its_own_class(reconstruction, tmp_path):
+    arguments = (reconstruction.folder, "plain.onnx", 3)
+    printed = output_of(tmp_path, "custom_student.py", *arguments)
+    assert printed.startswith("equal to the student within")
+    info = read_map(tmp_path / "plain.onnx").info
+    assert (info.student, info.training["steps"]) == ("plain", 3)
