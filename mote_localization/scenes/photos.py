@@ -5,12 +5,12 @@ camera.yaml           calibration, in ROS's form, of the photographs of its size
 """
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from natsort import natsort_keygen, ns
 
 from mote_localization.camera import Camera, read_camera_info
 from mote_localization.errors import CameraError, SceneError
@@ -19,6 +19,7 @@ from mote_localization.scenes import LAYOUTS, NOMINAL_RATE_HZ, Frame, Scene, Spl
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _CALIBRATION = "camera.yaml"
+_natural_key = natsort_keygen(alg=ns.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class PhotoScene(Scene):
             raise SceneError(
                 f"{self.path}: cannot be read ({error.strerror}), expected {LAYOUTS}"
             ) from error
-        return sorted(found, key=lambda entry: (_natural(entry.stem), entry.name))
+        return sorted(found, key=lambda entry: (_natural_key(entry.stem), entry.name))
 
     def _calibration(self) -> Camera | None:
         path = self.path / _CALIBRATION
@@ -111,14 +112,6 @@ def _camera_of(path: Path, calibrated: Camera | None) -> Camera | None:
         return None
     size = image_size(path, upright=True)
     return calibrated if size == (calibrated.width, calibrated.height) else None
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a key by which numbers in names count as numbers."""
-    return [
-        (int(part), "") if part.isdecimal() else (0, part.casefold())
-        for part in re.split("([0-9]+)", name)
-    ]
 
 
 def _names(paths: list[Path]) -> list[str]:

@@ -72,6 +72,13 @@ def test_photographs_are_frames_in_the_order_of_their_numbers(tmp_path):
     assert all(f.camera is f.T_map_cam is f.depth() is None for f in frames)
 
 
+def test_numbers_and_case_decide_the_order_of_names(tmp_path):
+    ordered = ["2", "10", "a", "A2", "a10b3", "a10B20", "a-1", "b"]
+    for name in reversed(ordered):
+        write(tmp_path / f"{name}.png", photograph())
+    assert [f.name for f in PhotoScene(tmp_path).frames("all")] == ordered
+
+
 @pytest.mark.parametrize("other", ["a.png", "A.png"])
 def test_names_stay_distinct(tmp_path, other):
     for name in ("a.jpg", other):
