@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distill_training.students import CellGrid, SceneNormalization, Student, create_student
 
-FRAME = SceneNormalization((1.0, 2.0, 3.0), 1.5)
+NORMALIZATION = SceneNormalization((1.0, 2.0, 3.0), 1.5)
 SMALL: dict[str, dict] = {
     "cnn": SMALL_CNN,
     "mobilenet": {"width": 16, "blocks": 1},
@@ -24,20 +24,21 @@ SMALL: dict[str, dict] = {
 
 
 def student(family: str, stride: int = 8, size: tuple[int, int] = (64, 48), **settings) -> Student:
-    """A small student for images of a width and height; seed 0."""
+    """Return a small untrained student for images of a width and height; its seed is 0."""
     torch.manual_seed(0)
     return create_student(
-        family, FRAME, CellGrid(stride, *size), **{**SMALL[family], **settings}
+        family, NORMALIZATION, CellGrid(stride, *size), **{**SMALL[family], **settings}
     ).eval()
 
 
 def images(count: int = 1, size: tuple[int, int] = (64, 48), seed: int = 0) -> Tensor:
+    """Return random images (count, height, width, 3) uint8."""
     shape = (count, size[1], size[0], 3)
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 255, shape, np.uint8))
 
 
-def lively(network: Student) -> Student:
-    """The student as if trained: batch statistics of images, points far from the mean."""
+def as_if_trained(network: Student) -> Student:
+    """Return the student with batch statistics of images and points far from the mean."""
     network.train()(images(2, seed=1))
     for parameter in network.parameters():
         if not parameter.any():

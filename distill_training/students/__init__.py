@@ -1,6 +1,6 @@
-"""Students: networks that give a 3-D point and its expected error for every cell of one image.
+"""Students: networks that predict a 3-D point and its expected error for each cell of an image.
 
-Every student takes image_bhw3 uint8 RGB and gives points_bhw3 (m, map frame) and sigma_bhw (m).
+A student takes image_bhw3 uint8 RGB and returns points_bhw3 (m, map frame) and sigma_bhw (m).
 """
 
 from dataclasses import fields
@@ -25,8 +25,10 @@ __all__ = [
     "VitConfig",
     "create_student",
     "describe",
+    "find_family",
 ]
 
+# Name -> classes of the network and of its settings.
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "cnn": (Cnn, CnnConfig),
     "mobilenet": (MobileNet, MobileNetConfig),
@@ -34,28 +36,41 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
 }
 
 
+def find_family(family: str) -> tuple[Any, Any]:
+    """Return the classes of a family's network and settings.
+
+    Raises:
+        MoteError: There is no such family.
+    """
+    if family not in FAMILIES:
+        raise MoteError(f"found student '{family[:40]}', expected one of {', '.join(FAMILIES)}")
+    return FAMILIES[family]
+
+
 def create_student(
-    family: str, frame: SceneNormalization, cells: CellGrid | None = None, /, **settings: Any
+    family: str,
+    normalization: SceneNormalization,
+    cells: CellGrid | None = None,
+    /,
+    **settings: Any,
 ) -> Student:
-    """Make an untrained student.
+    """Create an untrained student.
 
     Args:
-        family: One of the families above.
-        frame: Where the place lies in the map frame and how large it is.
-        cells: The images and how finely they are answered; by default 320x240 px, stride 8.
-        settings: Fields of the family's configuration.
+        family: A name of `FAMILIES`.
+        normalization: Mean and spread of the points of the place.
+        cells: Size of the images and the cells; by default 320x240 px with stride 8.
+        settings: Fields of the family's settings.
 
     Raises:
         MoteError: The family or a setting is unknown, or settings do not go together.
         CheckpointError: A pretrained file cannot be used.
     """
-    if family not in FAMILIES:
-        raise MoteError(f"found student '{family}', expected one of {', '.join(FAMILIES)}")
-    network, config = FAMILIES[family]
+    network, config = find_family(family)
     known = [field.name for field in fields(config)]
     unknown = sorted(settings.keys() - set(known))
     if unknown:
         raise MoteError(
-            f"student {family}: found setting '{unknown[0]}', expected {', '.join(known)}"
+            f"student {family}: found setting '{unknown[0][:40]}', expected {', '.join(known)}"
         )
-    return network(frame, cells or CellGrid(), config(**settings))
+    return network(normalization, cells or CellGrid(), config(**settings))

@@ -1,4 +1,4 @@
-"""`cnn`: a residual network from scratch, with a look from farther away joined in."""
+"""`cnn`: a residual network, trained from scratch, with a branch of larger context."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,20 +6,26 @@ from typing import Literal
 from torch import Tensor, nn
 
 from distill_training.students.head import CoordinateHead, ImageInput, SceneNormalization
-from distill_training.students.layers import Residual, Stem, TopDown, conv, mix
-from distill_training.students.student import CellGrid, Student, StudentConfig
+from distill_training.students.layers import Residual, Stem, TopDown, conv, pointwise_convs
+from distill_training.students.student import (
+    CellGrid,
+    NonNegativeInt,
+    PositiveInt,
+    Student,
+    StudentConfig,
+)
 
 
 @dataclass(frozen=True)
 class CnnConfig(StudentConfig):
-    """Sizes of the network, in channels and blocks; what is not given follows from `size`."""
+    """Settings of a `cnn` student; the default of the others follows from `size`."""
 
     size: Literal["s", "m", "l"] = "m"  # about 0.5, 1.4 and 8 M parameters
-    stem: int | None = None  # channels at stride 2; twice as many at stride 4
-    fine: int | None = None  # channels at stride 8
-    coarse: int | None = None  # channels at twice the stride of the fine ones: context is cheap
-    coarse_blocks: int | None = None  # residual blocks of the coarse channels
-    fine_blocks: int | None = None  # residual blocks after the context is joined in
+    stem: PositiveInt | None = None  # channels at stride 2; stride 4 has twice as many
+    fine: PositiveInt | None = None  # channels at stride 8
+    coarse: PositiveInt | None = None  # channels of the context branch, at twice the fine stride
+    coarse_blocks: NonNegativeInt | None = None  # residual blocks of the context branch
+    fine_blocks: NonNegativeInt | None = None  # residual blocks after the context is added
 
 
 # stem, fine, coarse, coarse_blocks, fine_blocks
@@ -27,10 +33,12 @@ _SIZES = {"s": (24, 64, 80, 1, 2), "m": (32, 96, 128, 2, 2), "l": (48, 192, 288,
 
 
 class Cnn(Student):
-    """Fully convolutional student; of stride 8 down to that, then a detour to stride 16."""
+    """Fully convolutional student; a branch at twice the stride adds context to each cell."""
 
-    def __init__(self, frame: SceneNormalization, cells: CellGrid, config: CnnConfig) -> None:
-        """Make the untrained network."""
+    def __init__(
+        self, normalization: SceneNormalization, cells: CellGrid, config: CnnConfig
+    ) -> None:
+        """Create the untrained network."""
         super().__init__()
         given = (
             config.stem,
@@ -54,14 +62,14 @@ class Cnn(Student):
         self.fine = nn.Sequential(*(Residual(fine) for _ in range(fine_blocks)))
         self.dense = TopDown((4, 8), (2 * stem, fine), 2 * stem, 1) if cells.stride == 4 else None
         last = fine if self.dense is None else 2 * stem
-        self.mix = mix(last)
-        self.head = CoordinateHead(last, frame)
+        self.mix = pointwise_convs(last)
+        self.head = CoordinateHead(last, normalization)
 
     def forward(self, image_bhw3: Tensor) -> tuple[Tensor, Tensor]:
         """Return points_bhw3 (m, map frame) and sigma_bhw (m) of image_bhw3 uint8."""
-        first, *_, near = self.stem(self.input(image_bhw3))
-        far = self.context(near)[..., : near.shape[2], : near.shape[3]]
-        features = self.fine(near + far)
+        stride_4, *_, fine = self.stem(self.input(image_bhw3))
+        context = self.context(fine)[..., : fine.shape[2], : fine.shape[3]]
+        features = self.fine(fine + context)
         if self.dense is not None:
-            features = self.dense((first, features))
+            features = self.dense((stride_4, features))
         return self.head(self.mix(features))

@@ -1,4 +1,4 @@
-"""What a student costs, whatever it has learned."""
+"""The cost of a student: parameters, multiply-adds and file size."""
 
 import copy
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from mote_localization.camera import Camera
 
 @dataclass(frozen=True)
 class StudentFigures:
-    """The size of a student."""
+    """The cost of a student."""
 
     parameters: int
-    trained: int  # parameters that are not frozen
-    macs: int  # multiply-adds for one image: convolutions, linear layers, attention
-    file_bytes: int  # of the map's weights in float16; its graph and small tensors add up to 150 kB
+    trained: int  # number of parameters that are not frozen
+    macs: int  # multiply-adds per image of convolutions, linear layers and attention
+    file_bytes: int  # weights of the map in float16; graph and small tensors add up to 150 kB
 
     def __str__(self) -> str:
-        """Return the figures in a line."""
+        """Return the figures as one line."""
         return (
             f"{self.parameters / 1e6:.2f} M parameters, {self.macs / 1e9:.2f} GMAC an image, "
             f"{self.file_bytes / 1e6:.1f} MB"
@@ -28,7 +28,7 @@ class StudentFigures:
 
 
 def describe(network: nn.Module, camera: Camera) -> StudentFigures:
-    """Return what a student costs on images of a canonical camera; the student stays as it is."""
+    """Return the cost of a student on images of a canonical camera, without changing it."""
     parameters = list(network.parameters())
     counted = copy.deepcopy(network).cpu().eval()
     image_bhw3 = torch.zeros(1, camera.height, camera.width, 3, dtype=torch.uint8)
@@ -36,8 +36,8 @@ def describe(network: nn.Module, camera: Camera) -> StudentFigures:
         counted(image_bhw3)
     values = sum(p.numel() for p in parameters)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):  # becomes the bias of the convolution before it
-            values -= module.num_features
+        if isinstance(module, nn.BatchNorm2d):
+            values -= module.num_features  # the export merges it into the preceding convolution
     return StudentFigures(
         parameters=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),

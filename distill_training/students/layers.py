@@ -1,4 +1,4 @@
-"""Convolutional layers that the families share."""
+"""Convolutional layers of the student families."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MOMENTUM = 0.01  # of batch statistics: averaged over about 100 steps, batches are small
+MOMENTUM = 0.01  # of batch normalization: averages about 100 steps, because batches are small
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -18,16 +18,16 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequ
     )
 
 
-def mix(channels: int) -> nn.Sequential:
-    """Return two convolutions within each cell, which end every student."""
+def pointwise_convs(channels: int) -> nn.Sequential:
+    """Return two 1x1 convolutions, the last layers before the head of every student."""
     return nn.Sequential(conv(channels, channels, kernel=1), conv(channels, channels, kernel=1))
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions around which the input passes."""
+    """Residual block of two 3x3 convolutions."""
 
     def __init__(self, channels: int) -> None:
-        """Make one for so many channels."""
+        """Create the block for features of `channels` channels."""
         super().__init__()
         self.body = nn.Sequential(
             conv(channels, channels),
@@ -36,15 +36,21 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features of the input's shape."""
+        """Return features of the same shape as the input."""
         return torch.relu(x + self.body(x))
 
 
 class Stem(nn.Sequential):
-    """Convolutions from the image to strides 4, 8 and, for students of stride 16, that."""
+    """Convolutions from the image to features at strides 4, 8 and, for stride-16 students, 16."""
 
     def __init__(self, first: int, fine: int, stride: int) -> None:
-        """Make one of `first` channels at stride 2, twice as many at 4, `fine` from 8 on."""
+        """Create the layers.
+
+        Args:
+            first: Channels at stride 2; stride 4 has twice as many.
+            fine: Channels from stride 8 on.
+            stride: Stride of the student, px.
+        """
         super().__init__(
             conv(3, first, stride=2),
             conv(first, 2 * first, stride=2),
@@ -55,28 +61,31 @@ class Stem(nn.Sequential):
         )
 
     def forward(self, image_bchw: Tensor) -> list[Tensor]:
-        """Return the features (b, c, h, w) at each stride, the finest first."""
+        """Return the features (b, c, h, w) at each stride, finest first."""
         features, x = [], image_bchw
         for layer in self:
             x = layer(x)
-            if isinstance(layer, Residual):  # ends a stride
+            if isinstance(layer, Residual):  # the last layer at its stride
                 features.append(x)
         return features
 
 
 class TopDown(nn.Module):
-    """Joins features of several strides at the finest (Lin et al., "Feature pyramids", 2017)."""
+    """Feature pyramid: merges features of several strides at the finest one.
+
+    Lin et al., "Feature Pyramid Networks for Object Detection", 2017.
+    """
 
     def __init__(
         self, strides: Sequence[int], channels: Sequence[int], width: int, blocks: int
     ) -> None:
-        """Make one.
+        """Create the layers.
 
         Args:
-            strides: Of the features, the finest first.
-            channels: Likewise.
-            width: Channels of what comes out.
-            blocks: Residual blocks after all is joined.
+            strides: Strides of the features, px, finest first.
+            channels: Channels of the features, in the same order.
+            width: Channels of the output.
+            blocks: Residual blocks after the features are merged.
         """
         super().__init__()
         self.laterals = nn.ModuleList(
@@ -89,10 +98,11 @@ class TopDown(nn.Module):
         self.blocks = nn.Sequential(*(Residual(width) for _ in range(blocks)))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return (b, width, h, w) of the shape of the first, finest features."""
-        *finer, joined = (lateral(x) for lateral, x in zip(self.laterals, features, strict=True))
-        for near, factor in zip(reversed(finer), reversed(self._factors), strict=True):
+        """Return features (b, width, h, w) at the finest stride."""
+        *finer, merged = (lateral(x) for lateral, x in zip(self.laterals, features, strict=True))
+        for features_bchw, factor in zip(reversed(finer), reversed(self._factors), strict=True):
             if factor > 1:
-                joined = F.interpolate(joined, scale_factor=factor, mode="nearest")
-            joined = near + joined[..., : near.shape[2], : near.shape[3]]
-        return self.blocks(torch.relu(joined))
+                merged = F.interpolate(merged, scale_factor=factor, mode="nearest")
+            height, width = features_bchw.shape[2:]
+            merged = features_bchw + merged[..., :height, :width]
+        return self.blocks(torch.relu(merged))

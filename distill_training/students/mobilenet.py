@@ -1,4 +1,4 @@
-"""`mobilenet`: a MobileNet whose features of several strides are joined at the cells'."""
+"""`mobilenet`: a MobileNet backbone whose features of several strides are merged."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,70 +6,83 @@ from typing import Literal
 from torch import Tensor, nn
 
 from distill_training.students.head import CoordinateHead, ImageNetInput, SceneNormalization
-from distill_training.students.layers import TopDown, conv, mix
+from distill_training.students.layers import TopDown, conv, pointwise_convs
 from distill_training.students.mobilenet_backbone import Variant, feature_levels, mobilenet_features
 from distill_training.students.pretrained import load_weights, read_weights
-from distill_training.students.student import CellGrid, PretrainedConfig, Student
+from distill_training.students.student import (
+    CellGrid,
+    NonNegativeInt,
+    PositiveInt,
+    PretrainedConfig,
+    Student,
+)
 
-_START = "features."  # of the trunk's names in torchvision's files
+_PREFIX = "features."  # of the backbone's weights in torchvision's files
 
 
 @dataclass(frozen=True)
 class MobileNetConfig(PretrainedConfig):
-    """Sizes of the network; `pretrained` takes torchvision's file of the variant."""
+    """Settings of a `mobilenet` student; `pretrained` takes torchvision's file of the variant."""
 
-    variant: Variant = "v3-small"  # the trunk
-    deepest: Literal[16, 32] = 16  # stride in px at which the trunk ends; 32 has most parameters
-    width: int = 128  # channels where features are joined
-    blocks: int = 3  # residual blocks after that
+    variant: Variant = "v3-small"  # which MobileNet the backbone is
+    deepest: Literal[16, 32] = 16  # px, stride of the backbone's last layer; 32 has most parameters
+    width: PositiveInt = 128  # channels of the merged features
+    blocks: NonNegativeInt = 3  # residual blocks after the merge
 
 
 class MobileNet(Student):
-    """Fully convolutional student on a MobileNet without the last layers, which tell objects."""
+    """Fully convolutional student with a MobileNet backbone, without its classifier."""
 
-    def __init__(self, frame: SceneNormalization, cells: CellGrid, config: MobileNetConfig) -> None:
-        """Make the network, its trunk untrained or from a file.
+    def __init__(
+        self, normalization: SceneNormalization, cells: CellGrid, config: MobileNetConfig
+    ) -> None:
+        """Create the network; its backbone is untrained or read from `config.pretrained`.
 
         Raises:
-            CheckpointError: The file is not of the variant.
-            MoteError: More blocks are to be trained than there are.
+            CheckpointError: The file does not hold the weights of the variant.
+            MoteError: `config.freeze` names more blocks than the backbone has.
         """
         super().__init__()
         levels = feature_levels(config.variant)
         strides = [s for s in levels if cells.stride <= s <= config.deepest]
-        taken = [levels[s] for s in (cells.stride // 2, *strides)]
-        self._taken = {layer for layer, _ in taken}
-        (_, finer), *joined = taken
+        merged = [levels[s] for s in (cells.stride // 2, *strides)]
+        self._merged_layers = {layer for layer, _ in merged}
+        (_, finer), *coarser = merged
         self.input = ImageNetInput()
         self.features = nn.Sequential(
-            *list(mobilenet_features(config.variant))[: max(self._taken) + 1]
+            *list(mobilenet_features(config.variant))[: max(self._merged_layers) + 1]
         )
-        # The trunk is thin where the cells are: what lies one level finer is told directly.
+        # The backbone has few channels at the cells' stride, so features of half the stride are
+        # merged too.
         self.finer = conv(finer, config.width, stride=2)
         self.join = TopDown(
             (cells.stride, *strides),
-            (config.width, *(channels for _, channels in joined)),
+            (config.width, *(channels for _, channels in coarser)),
             config.width,
             config.blocks,
         )
-        self.mix = mix(config.width)
-        self.head = CoordinateHead(config.width, frame)
+        self.mix = pointwise_convs(config.width)
+        self.head = CoordinateHead(config.width, normalization)
         if config.pretrained:
             state = read_weights(config.pretrained)
             load_weights(
                 self.features,
-                {name[len(_START) :]: v for name, v in state.items() if name.startswith(_START)},
+                {
+                    name.removeprefix(_PREFIX): v
+                    for name, v in state.items()
+                    if name.startswith(_PREFIX)
+                },
                 config.pretrained,
                 f"torchvision's mobilenet_{config.variant.replace('-', '_')}",
             )
-            self._start_from_file([self.features], list(self.features), config)
+            self._set_pretrained([self.features], list(self.features), config)
 
     def forward(self, image_bhw3: Tensor) -> tuple[Tensor, Tensor]:
         """Return points_bhw3 (m, map frame) and sigma_bhw (m) of image_bhw3 uint8."""
-        taken, x = [], self.input(image_bhw3)
+        merged, x = [], self.input(image_bhw3)
         for i, layer in enumerate(self.features):
             x = layer(x)
-            if i in self._taken:
-                taken.append(x)
-        finer, *joined = taken
-        return self.head(self.mix(self.join([self.finer(finer), *joined])))
+            if i in self._merged_layers:
+                merged.append(x)
+        finer, *coarser = merged
+        return self.head(self.mix(self.join([self.finer(finer), *coarser])))

@@ -1,4 +1,4 @@
-"""The MobileNets' feature extractors, with the parameter names of torchvision.
+"""Feature extractors of MobileNetV2 and V3, with the parameter names of torchvision.
 
 Sandler et al., "MobileNetV2", 2018, table 2; Howard et al., "Searching for MobileNetV3", 2019,
 tables 1 and 2.
@@ -18,18 +18,19 @@ Variant = Literal["v2", "v3-small", "v3-large"]
 
 @dataclass(frozen=True)
 class _Block:
-    """A row of the tables."""
+    """Parameters of one inverted residual block, a row of the tables in the papers."""
 
     kernel: int
-    expanded: int  # channels
+    expanded: int  # channels after the expansion
     outputs: int  # channels
-    squeeze: bool
+    squeeze: bool  # whether it has a squeeze-and-excitation layer
     activation: type[nn.Module]
     stride: int
 
 
 def _v2() -> list[_Block]:
-    """Return the blocks of MobileNetV2, from rows of expansion, channels, blocks, stride."""
+    """Return the blocks of MobileNetV2."""
+    # expansion factor, output channels, number of blocks, stride of the first of them
     rows = (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -85,15 +86,15 @@ _BLOCKS: dict[Variant, list[_Block]] = {
 
 
 def mobilenet_features(variant: Variant) -> nn.Sequential:
-    """Return torchvision's `features` of a MobileNet, untrained, its last 1x1 convolution too."""
-    blocks, second, first = _BLOCKS[variant], variant == "v2", _first(variant)
-    last = 1280 if second else 6 * blocks[-1].outputs
-    layers: list[nn.Module] = [_conv(3, first, nn.ReLU6 if second else _HS, 3, 2, second=second)]
+    """Return torchvision's `features` of a MobileNet, untrained; the last is a 1x1 convolution."""
+    blocks, v2, first = _BLOCKS[variant], variant == "v2", _first_channels(variant)
+    last = 1280 if v2 else 6 * blocks[-1].outputs
+    layers: list[nn.Module] = [_conv(3, first, nn.ReLU6 if v2 else _HS, 3, 2, v2=v2)]
     inputs = first
     for block in blocks:
-        layers.append((_InvertedV2 if second else _InvertedV3)(inputs, block))
+        layers.append((_InvertedV2 if v2 else _InvertedV3)(inputs, block))
         inputs = block.outputs
-    layers.append(_conv(inputs, last, nn.ReLU6 if second else _HS, 1, second=second))
+    layers.append(_conv(inputs, last, nn.ReLU6 if v2 else _HS, 1, v2=v2))
     for module in (m for layer in layers for m in layer.modules()):
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -101,22 +102,22 @@ def mobilenet_features(variant: Variant) -> nn.Sequential:
 
 
 def feature_levels(variant: Variant) -> dict[int, tuple[int, int]]:
-    """Return for each stride the last of `features` that has it, and its channels."""
+    """Return, by stride in px, the index of the last layer at that stride and its channels."""
     stride = 2
-    levels = {stride: (0, _first(variant))}
+    levels = {stride: (0, _first_channels(variant))}
     for i, block in enumerate(_BLOCKS[variant], start=1):
         stride *= block.stride
         levels[stride] = (i, block.outputs)
     return levels
 
 
-def _first(variant: Variant) -> int:
+def _first_channels(variant: Variant) -> int:
     """Return the channels of the first convolution."""
     return 32 if variant == "v2" else 16
 
 
-def _norm(channels: int, second: bool) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-5 if second else 1e-3, momentum=MOMENTUM)
+def _norm(channels: int, v2: bool) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-5 if v2 else 1e-3, momentum=MOMENTUM)
 
 
 def _conv(
@@ -126,20 +127,20 @@ def _conv(
     kernel: int,
     stride: int = 1,
     groups: int = 1,
-    second: bool = False,
+    v2: bool = False,
 ) -> nn.Sequential:
     kind = nn.Conv2d if groups == 1 else _Depthwise
     return nn.Sequential(
         kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        _norm(outputs, second),
+        _norm(outputs, v2),
         *(() if activation is nn.Identity else (activation(inplace=True),)),
     )
 
 
 class _Depthwise(nn.Conv2d):
-    """Convolves each channel by itself; on a CPU in float32 whatever the precision of the rest.
+    """Depthwise convolution that always runs in float32 on a CPU.
 
-    The gradient there takes two to eight times as long in bf16.
+    In bf16, its gradient takes two to eight times as long there.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,26 +151,29 @@ class _Depthwise(nn.Conv2d):
 
 
 class _Inverted(nn.Module):
-    """Widens, convolves each channel by itself, narrows; the input passes around where it fits."""
+    """Inverted residual: expansion, depthwise convolution, projection, and a skip connection.
+
+    The skip connection exists where input and output have the same shape.
+    """
 
     def __init__(self, inputs: int, block: _Block) -> None:
         super().__init__()
-        self._around = block.stride == 1 and inputs == block.outputs
+        self._has_skip = block.stride == 1 and inputs == block.outputs
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y if self._around else y
+        return x + y if self._has_skip else y
 
 
 class _InvertedV2(_Inverted):
     def __init__(self, inputs: int, block: _Block) -> None:
         super().__init__(inputs, block)
-        conv = partial(_conv, activation=block.activation, second=True)
-        wide = block.expanded
+        conv = partial(_conv, activation=block.activation, v2=True)
+        expanded = block.expanded
         self.conv = nn.Sequential(
-            *((conv(inputs, wide, kernel=1),) if wide != inputs else ()),
-            conv(wide, wide, kernel=block.kernel, stride=block.stride, groups=wide),
-            nn.Conv2d(wide, block.outputs, 1, bias=False),
-            _norm(block.outputs, second=True),
+            *((conv(inputs, expanded, kernel=1),) if expanded != inputs else ()),
+            conv(expanded, expanded, kernel=block.kernel, stride=block.stride, groups=expanded),
+            nn.Conv2d(expanded, block.outputs, 1, bias=False),
+            _norm(block.outputs, v2=True),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,12 +184,12 @@ class _InvertedV3(_Inverted):
     def __init__(self, inputs: int, block: _Block) -> None:
         super().__init__(inputs, block)
         conv = partial(_conv, activation=block.activation)
-        wide = block.expanded
+        expanded = block.expanded
         self.block = nn.Sequential(
-            *((conv(inputs, wide, kernel=1),) if wide != inputs else ()),
-            conv(wide, wide, kernel=block.kernel, stride=block.stride, groups=wide),
-            *((_Squeeze(wide),) if block.squeeze else ()),
-            _conv(wide, block.outputs, nn.Identity, kernel=1),
+            *((conv(inputs, expanded, kernel=1),) if expanded != inputs else ()),
+            conv(expanded, expanded, kernel=block.kernel, stride=block.stride, groups=expanded),
+            *((_Squeeze(expanded),) if block.squeeze else ()),
+            _conv(expanded, block.outputs, nn.Identity, kernel=1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -193,16 +197,19 @@ class _InvertedV3(_Inverted):
 
 
 class _Squeeze(nn.Module):
-    """Scales channels by what the whole image holds (Hu et al., "Squeeze-and-Excitation", 2018)."""
+    """Scales each channel by a factor computed from the whole image.
+
+    Hu et al., "Squeeze-and-Excitation Networks", 2018.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        few = max(8, int(channels / 4 + 4) // 8 * 8)  # a multiple of 8, about a quarter
-        if few < 0.9 * channels / 4:
-            few += 8
+        squeezed = max(8, int(channels / 4 + 4) // 8 * 8)  # a multiple of 8, about a quarter
+        if squeezed < 0.9 * channels / 4:
+            squeezed += 8
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Conv2d(channels, few, 1)
-        self.fc2 = nn.Conv2d(few, channels, 1)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
         self.activation = nn.ReLU(inplace=True)
         self.scale_activation = nn.Hardsigmoid()
 

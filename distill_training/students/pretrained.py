@@ -1,4 +1,4 @@
-"""Files of published weights, read without running what is in them."""
+"""Reads files of published weights without executing code in them."""
 
 import argparse
 import zipfile
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from mote_localization.errors import CheckpointError
 
-_STATISTIC = "num_batches_tracked"  # counted by batch normalization; older files lack it
+_BATCH_COUNT = "num_batches_tracked"  # of batch normalization; missing in older files
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the named tensors of a file of torch.save, alone or under 'model'.
+    """Return the named tensors of a file of torch.save, at its top level or under 'model'.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or holds something else.
+        CheckpointError: The file is missing, damaged, or contains something else.
     """
     try:
         with open(path, "rb") as file:
@@ -25,42 +25,42 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # beside DUSt3R's model
+        with torch.serialization.safe_globals([argparse.Namespace]):  # in DUSt3R's checkpoints
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # a damaged or hostile pickle can raise anything
         raise CheckpointError(
-            f"{path}: is damaged or no file of weights (expected one of torch.save that holds "
-            "tensors alone)"
+            f"{path}: is damaged or not a file of weights; expected a file of torch.save that "
+            "contains only tensors"
         ) from error
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
         raise CheckpointError(
-            f"{path}: holds something other than named tensors, expected a state dict, alone or "
-            "under 'model'"
+            f"{path}: contains something other than named tensors, expected a state dict, at the "
+            "top level or under 'model'"
         )
     return state
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path, expected: str) -> None:
-    """Give a module its weights from a file's; further ones in the file are left alone.
+    """Load a module's weights; further tensors of the file are ignored.
 
     Args:
-        module: What to fill.
-        state: Tensors by the module's names.
-        path: The file, for the message.
-        expected: What it should be, for the message.
+        module: Module that takes the weights.
+        state: Tensors by their names in the module.
+        path: The file, for error messages.
+        expected: Description of the expected file, for error messages.
 
     Raises:
-        CheckpointError: A weight is missing or of another shape.
+        CheckpointError: A weight is missing or has another shape.
     """
     own = module.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith(_STATISTIC)]
+    missing = [name for name in own if name not in state and not name.endswith(_BATCH_COUNT)]
     if missing:
         raise CheckpointError(
-            f"{path}: {len(missing)} of {len(own)} weights are missing ({missing[0]}, …), expected "
-            f"{expected}"
+            f"{path}: found no {missing[0]} ({len(missing)} of {len(own)} weights are missing), "
+            f"expected {expected}"
         )
     found = {name: state[name] for name in own if name in state}
     for name, value in found.items():

@@ -1,104 +1,103 @@
-"""What a student is: its image and cells, its settings, what of it is trained and how fast."""
+"""Base classes of the students: image and cells, settings, and groups of trained parameters."""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar
 
+from msgspec import Meta
 from torch import nn
 
+from distill_training.common.typed_values import convert_value, shown
 from distill_training.students.head import CoordinateHead
 from mote_localization.errors import MoteError
 
-STRIDES = (4, 8, 16)
+STRIDES = (4, 8, 16)  # px
+PositiveInt = Annotated[int, Meta(ge=1)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
+NonNegativeFloat = Annotated[float, Meta(ge=0)]
 _FREEZE = re.compile(r"all-but-last-(\d{1,4})")
 
 
 @dataclass(frozen=True)
 class CellGrid:
-    """What images come in and how finely points are wanted; the reconstruction says both."""
+    """Size of the images and of the cells; both are those of the reconstruction."""
 
-    stride: int = 8  # px of the image per cell side
-    width: int = 320  # px of the map's camera
-    height: int = 240  # px
+    stride: int = 8  # px, side of a cell
+    width: int = 320  # px, of the canonical camera
+    height: int = 240  # px, of the canonical camera
 
     def __post_init__(self) -> None:
-        """Refuse what no student gives."""
+        """Check the stride."""
         if self.stride not in STRIDES:
             raise MoteError(
-                f"found a stride of {self.stride} px, students give a point every "
-                f"{', '.join(map(str, STRIDES))} px; reconstruct with --stride 8"
+                f"found a stride of {self.stride} px, expected one of "
+                f"{', '.join(map(str, STRIDES))}; reconstruct with --stride 8"
             )
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Settings of a family; its fields are plain values, checked against their types."""
+    """Base class of a family's settings; its fields are plain values."""
 
     def __post_init__(self) -> None:
-        """Refuse values that are not of a field's type, widths of nothing among them."""
+        """Check each value against its field's type; convert text to a path."""
         for field in fields(self):
-            value, kind = getattr(self, field.name), field.type
-            if not _fits(value, kind, least=0 if field.name.endswith("blocks") else 1):
-                choices = get_args(kind) if get_origin(kind) is Literal else (_name(kind),)
-                raise MoteError(
-                    f"found {field.name} = {value!r}, expected {' or '.join(map(str, choices))}"
-                )
+            value = getattr(self, field.name)
+            converted = convert_value(field.name, value, field.type)
+            if converted != value:  # 1 stays 1: the identity of a training contains the values
+                object.__setattr__(self, field.name, converted)
 
 
 @dataclass(frozen=True)
 class PretrainedConfig(StudentConfig):
-    """Settings of a family whose trunk may come from a file."""
+    """Base class of the settings of a family whose backbone can be read from a file."""
 
-    pretrained: Path | None = None  # file of published weights that the trunk starts from
-    # none, all, or all-but-last-N: the pretrained trunk's blocks that stay as they are in the file
+    pretrained: Path | None = None  # file of published weights of the backbone
+    # none, all, or all-but-last-N: blocks of the pretrained backbone that are not trained
     freeze: str = "none"
-    backbone_rate: float = (
-        0.1  # learning rate of a pretrained trunk, as a share of the other layers'
-    )
+    backbone_rate: NonNegativeFloat = 0.1  # learning rate, relative to the other layers'
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense; text, as configuration files hold, becomes a path."""
-        given: object = self.pretrained
-        if isinstance(given, str):
-            object.__setattr__(self, "pretrained", Path(given))
+        """Check the values, alone and together."""
         super().__post_init__()
         if not (self.freeze in ("none", "all") or _FREEZE.fullmatch(self.freeze)):
-            raise MoteError(f"found freeze = {self.freeze!r}, expected none, all or all-but-last-N")
+            raise MoteError(
+                f"found freeze = {shown(self.freeze)}, expected none, all or all-but-last-N"
+            )
         if self.freeze != "none" and not self.pretrained:
             raise MoteError(
-                f"found freeze = {self.freeze!r} without a pretrained file, expected one: frozen, "
-                "untrained layers would stay random"
+                f"found freeze = {self.freeze!r} without a pretrained file; give one with "
+                "pretrained=FILE, otherwise the frozen layers stay random"
             )
 
 
 class Student(nn.Module):
-    """A network that gives points_bhw3 (m, map frame) and sigma_bhw (m) of image_bhw3 uint8."""
+    """A network that predicts points_bhw3 (m, map frame) and sigma_bhw (m) of image_bhw3 uint8."""
 
     head: CoordinateHead
-    licence: str = ""  # that its pretrained weights put on maps; empty: none
-    rate: ClassVar[float] = 1.0  # learning rate that suits the family, as a share of the trainer's
+    licence: str = ""  # licence that the pretrained weights put on maps; empty: none
+    rate: ClassVar[float] = 1.0  # learning rate of the family, relative to the trainer's
 
     def __init__(self) -> None:
-        """Make one of which everything is trained."""
+        """Create a network whose parameters are all trained."""
         super().__init__()
         self._backbone_rate = 1.0
-        self._trunk: set[nn.Parameter] = set()
+        self._backbone: set[nn.Parameter] = set()
         self._undecayed: set[nn.Parameter] = set()
         self._frozen: list[nn.Module] = []
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the trained parameters as an optimizer takes them.
+        """Return the trained parameters as groups for an optimizer.
 
-        Each group has a `rate`, the share of the trainer's learning rate at which it is trained;
-        weight decay is switched off where it does harm.
+        Each group has a `rate`: its learning rate is the trainer's times the rate. Groups of
+        parameters without weight decay have `weight_decay` 0.
         """
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for parameter in self.parameters():
             if parameter.requires_grad:
-                rate = self.rate * (self._backbone_rate if parameter in self._trunk else 1)
+                rate = self.rate * (self._backbone_rate if parameter in self._backbone else 1)
                 groups.setdefault((rate, parameter in self._undecayed), []).append(parameter)
         return [
             {"params": parameters, "rate": rate, **({"weight_decay": 0.0} if undecayed else {})}
@@ -106,53 +105,36 @@ class Student(nn.Module):
         ]
 
     def train(self, mode: bool = True) -> "Student":
-        """Enter training mode; what is frozen stays in evaluation mode, statistics too."""
+        """Set training mode; frozen modules stay in evaluation mode with their batch statistics."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
 
-    def _start_from_file(
-        self, trunk: Iterable[nn.Module], blocks: Sequence[nn.Module], config: PretrainedConfig
+    def _set_pretrained(
+        self, backbone: Iterable[nn.Module], blocks: Sequence[nn.Module], config: PretrainedConfig
     ) -> None:
-        """Train a loaded trunk slowly, or not at all.
+        """Set the learning rate of a pretrained backbone, and freeze blocks of it.
 
         Args:
-            trunk: All that came from the file.
-            blocks: Its parts in the order that the image passes them.
-            config: How fast, and which of the blocks stay as they are.
+            backbone: All modules whose weights came from the file.
+            blocks: Parts of the backbone, from the image on.
+            config: Learning rate, and which blocks are frozen.
 
         Raises:
-            MoteError: More blocks are to be trained than there are.
+            MoteError: `freeze` names more blocks than there are.
         """
-        self._trunk = {parameter for module in trunk for parameter in module.parameters()}
+        self._backbone = {parameter for module in backbone for parameter in module.parameters()}
         self._backbone_rate = config.backbone_rate
-        few = _FREEZE.fullmatch(config.freeze)
-        trained = int(few[1]) if few else {"none": len(blocks), "all": 0}[config.freeze]
+        last = _FREEZE.fullmatch(config.freeze)
+        trained = int(last[1]) if last else {"none": len(blocks), "all": 0}[config.freeze]
         if trained > len(blocks):
             raise MoteError(
                 f"found freeze = {config.freeze!r}, expected at most the {len(blocks)} blocks of "
-                "the trunk"
+                "the backbone"
             )
-        # what follows the last block, a norm say, is only frozen with all of them
-        modules = trunk if config.freeze == "all" else blocks[: len(blocks) - trained]
+        # Layers after the last block, for example a norm, are only frozen with `all`.
+        modules = backbone if config.freeze == "all" else blocks[: len(blocks) - trained]
         self._frozen = list(modules)
         for module in self._frozen:
             module.requires_grad_(False)
-
-
-def _fits(value: object, kind: Any, least: int) -> bool:
-    """Return whether a value is of a field's type; whole numbers are `least` or more."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if isinstance(kind, UnionType):
-        return any(_fits(value, one, least) for one in get_args(kind))
-    if kind is int:
-        return type(value) is int and value >= least
-    if kind is float:
-        return type(value) in (int, float) and 0 <= value < float("inf")  # type: ignore[operator]
-    return isinstance(value, kind)
-
-
-def _name(kind: Any) -> str:
-    return "a whole number above 0" if kind is int else getattr(kind, "__name__", str(kind))

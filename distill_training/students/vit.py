@@ -1,4 +1,4 @@
-"""`vit`: a convolutional stem, a transformer among patches, and a way back up to the cells."""
+"""`vit`: a convolutional stem, a transformer over patches, and upsampling to the cells."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,48 +6,58 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from distill_training.common.transformer import LayerNorm
 from distill_training.students.head import CoordinateHead, ImageInput, SceneNormalization
-from distill_training.students.layers import Stem, TopDown, mix
-from distill_training.students.student import CellGrid, PretrainedConfig, Student
-from distill_training.students.vit_encoder import Block, Encoder, norm
+from distill_training.students.layers import Stem, TopDown, pointwise_convs
+from distill_training.students.student import (
+    CellGrid,
+    NonNegativeInt,
+    PositiveInt,
+    PretrainedConfig,
+    Student,
+)
+from distill_training.students.vit_encoder import Block, Encoder
 from distill_training.students.vit_published import load_encoder
 from mote_localization.errors import MoteError
 
 
 @dataclass(frozen=True)
 class VitConfig(PretrainedConfig):
-    """Sizes of the network; `pretrained` takes DUSt3R's encoder or DINOv2."""
+    """Settings of a `vit` student; `pretrained` takes DUSt3R's encoder or DINOv2."""
 
-    patch: Literal[8, 16, 32] = 16  # px of the image per side of what a token stands for
-    encoder_blocks: int = 4  # with a pretrained file, its first ones
-    decoder_blocks: int = 2  # always trained
-    width: int = 192  # channels of a token; the encoder's are the file's, if there is one
-    heads: int = 3  # of the attention, likewise
-    stem: int = 32  # channels of the convolutional stem at stride 2; twice as many at stride 4
-    fine: int = 96  # channels from stride 8 on and where tokens and stem are joined
-    fine_blocks: int = 2  # residual blocks after that
+    patch: Literal[8, 16, 32] = 16  # px, side of the patch of a token
+    encoder_blocks: NonNegativeInt = 4  # with a pretrained file, its first blocks
+    decoder_blocks: NonNegativeInt = 2  # never pretrained
+    width: PositiveInt = 192  # channels of a token; a pretrained encoder has its own
+    heads: PositiveInt = 3  # attention heads; a pretrained encoder has its own
+    stem: PositiveInt = 32  # channels of the stem at stride 2; stride 4 has twice as many
+    fine: PositiveInt = 96  # channels from stride 8 on and of the merged features
+    fine_blocks: NonNegativeInt = 2  # residual blocks after the merge
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Check the values, alone and together."""
         super().__post_init__()
         if self.width % self.heads:
             raise MoteError(
-                f"found width = {self.width} and heads = {self.heads}, expected a multiple of it"
+                f"found width = {self.width} and heads = {self.heads}, expected a width that is a "
+                "multiple of heads"
             )
 
 
 class Vit(Student):
-    """Student whose every cell has seen the whole image, for images of one size."""
+    """Student with a transformer: every cell depends on the whole image. It has one image size."""
 
     rate = 0.33
 
-    def __init__(self, frame: SceneNormalization, cells: CellGrid, config: VitConfig) -> None:
-        """Make the network, its encoder untrained or from a file.
+    def __init__(
+        self, normalization: SceneNormalization, cells: CellGrid, config: VitConfig
+    ) -> None:
+        """Create the network; its encoder is untrained or read from `config.pretrained`.
 
         Raises:
-            CheckpointError: The file holds no usable encoder.
-            MoteError: A patch is smaller than a cell, or more blocks are to be trained than there
-                are.
+            CheckpointError: The file contains no usable encoder.
+            MoteError: A patch is smaller than a cell, or `config.freeze` names more blocks than
+                the encoder has.
         """
         super().__init__()
         if config.patch < cells.stride:
@@ -67,7 +77,7 @@ class Vit(Student):
             channels = self.encoder.enc_norm.weight.shape[0]
         else:
             channels, ratio = config.width, config.patch // 8
-            # one token for `ratio` cells of stride 8 a side, begun ones too
+            # one token for ratio x ratio cells of stride 8, incomplete ones at the edges too
             embed = nn.Conv2d(config.fine, channels, 2 * ratio - 1, ratio, ratio - 1)
             self.input = ImageInput()
             self.encoder = Encoder(embed, self._grid, channels, config.heads, config.encoder_blocks)
@@ -76,33 +86,33 @@ class Vit(Student):
         self.dec_blocks = nn.ModuleList(
             Block(config.width, config.heads, patches) for _ in range(config.decoder_blocks)
         )
-        self.dec_norm = norm(config.width)
-        # channels of the stem by stride, from the cells' on
-        joined = {cells.stride: config.fine}
+        self.dec_norm = LayerNorm(config.width)
+        # channels of the merged stem features by stride, from the cells' stride on
+        merged = {cells.stride: config.fine}
         if cells.stride == 4:
-            joined = {4: 2 * config.stem, 8: config.fine}
-        self._joined = len(joined)
+            merged = {4: 2 * config.stem, 8: config.fine}
+        self._merged = len(merged)
         self.join = TopDown(
-            (*joined, config.patch),
-            (*joined.values(), config.width),
+            (*merged, config.patch),
+            (*merged.values(), config.width),
             config.fine,
             config.fine_blocks,
         )
-        self.mix = mix(config.fine)
-        self.head = CoordinateHead(config.fine, frame)
-        # neither norms and biases nor what is added to the tokens are pulled to nothing
+        self.mix = pointwise_convs(config.fine)
+        self.head = CoordinateHead(config.fine, normalization)
+        # no weight decay for norms, biases, position embeddings and prefix tokens
         self._undecayed = {p for p in self.parameters() if p.ndim == 1}
         self._undecayed.add(self.encoder.positions.values)
         if self.encoder.prefix is not None:
             self._undecayed.add(self.encoder.prefix.values)
         if config.pretrained:
-            self._start_from_file(published.trunk, published.blocks, config)
+            self._set_pretrained(published.backbone, published.blocks, config)
 
     def forward(self, image_bhw3: Tensor) -> tuple[Tensor, Tensor]:
         """Return points_bhw3 (m, map frame) and sigma_bhw (m) of image_bhw3 uint8.
 
         Raises:
-            ValueError: The images are not of the student's size.
+            ValueError: The images do not have the student's size.
         """
         if not torch.jit.is_tracing() and image_bhw3.shape[1:3] != self._size:
             raise ValueError(f"found images {tuple(image_bhw3.shape)}, expected {self._size}")
@@ -113,5 +123,5 @@ class Vit(Student):
         for block in self.dec_blocks:
             tokens_bnc = block(tokens_bnc)
         tokens_bcn = self.dec_norm(tokens_bnc).transpose(1, 2)
-        seen_bcrw = tokens_bcn.reshape(-1, tokens_bcn.shape[1], *self._grid)
-        return self.head(self.mix(self.join([*features[-self._joined :], seen_bcrw])))
+        patches_bcrw = tokens_bcn.reshape(-1, tokens_bcn.shape[1], *self._grid)
+        return self.head(self.mix(self.join([*features[-self._merged :], patches_bcrw])))

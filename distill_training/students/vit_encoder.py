@@ -1,4 +1,4 @@
-"""What a transformer among patches is made of, with the names of published encoders.
+"""Transformer encoder over image patches, with the parameter names of published encoders.
 
 Shapes: b images, n tokens, c channels, h heads, d channels a head.
 """
@@ -9,28 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_MLP_RATIO = 4
+from distill_training.common.transformer import LayerNorm, Mlp
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention among one image's tokens, then an MLP for each."""
+    """Pre-norm transformer block: self-attention over the tokens of an image, then an MLP."""
 
     def __init__(self, channels: int, heads: int, tokens: int, scaled: bool = False) -> None:
-        """Make one.
+        """Create the block.
 
         Args:
-            channels: Of a token.
-            heads: Of the attention.
-            tokens: Of an image; known beforehand, so that the exported graph asks for no shapes.
-            scaled: Whether what is added has a factor per channel (DINOv2's LayerScale).
+            channels: Channels of a token.
+            heads: Attention heads.
+            tokens: Tokens of an image; fixed, so that the exported graph has no shape operators.
+            scaled: Whether the two branches end in a LayerScale, as DINOv2's do.
         """
         super().__init__()
-        self.norm1 = norm(channels)
+        self.norm1 = LayerNorm(channels)
         self.attn = _Attention(channels, heads, tokens)
-        self.ls1 = _Scale(channels) if scaled else nn.Identity()
-        self.norm2 = norm(channels)
-        self.mlp = _Mlp(channels)
-        self.ls2 = _Scale(channels) if scaled else nn.Identity()
+        self.ls1 = _LayerScale(channels) if scaled else nn.Identity()
+        self.norm2 = LayerNorm(channels)
+        self.mlp = Mlp(channels)
+        self.ls2 = _LayerScale(channels) if scaled else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -52,22 +52,12 @@ class _Attention(nn.Module):
     def forward(self, x_bnc: Tensor) -> Tensor:
         n, h, d = self._shape_nhd
         q, k, v = self.qkv(x_bnc).reshape(-1, n, 3, h, d).permute(2, 0, 3, 1, 4).unbind(0)
-        # plain products: on a CPU three times as fast to train as the fused attention
-        seen_bhnd = torch.softmax((q * d**-0.5) @ k.transpose(-1, -2), dim=-1) @ v
-        return self.proj(seen_bhnd.transpose(1, 2).reshape(-1, n, h * d))
+        # plain products: on a CPU, training is three times as fast as with the fused attention
+        attended_bhnd = torch.softmax((q * d**-0.5) @ k.transpose(-1, -2), dim=-1) @ v
+        return self.proj(attended_bhnd.transpose(1, 2).reshape(-1, n, h * d))
 
 
-class _Mlp(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, _MLP_RATIO * channels)
-        self.fc2 = nn.Linear(_MLP_RATIO * channels, channels)
-
-    def forward(self, x_bnc: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_bnc)))
-
-
-class _Scale(nn.Module):
+class _LayerScale(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(channels))
@@ -76,19 +66,14 @@ class _Scale(nn.Module):
         return x_bnc * self.gamma
 
 
-def norm(channels: int) -> nn.LayerNorm:
-    """Return a layer normalization with the epsilon of the published encoders."""
-    return nn.LayerNorm(channels, eps=1e-6)
-
-
 class Positions(nn.Module):
-    """Makes a row of tokens of a grid, with a learned value added at each place.
+    """Flattens a grid of tokens after adding a learned position embedding.
 
-    Takes the values of another grid, interpolated.
+    A state dict of another grid is loaded by interpolation.
     """
 
     def __init__(self, channels: int, grid: tuple[int, int]) -> None:
-        """Make untrained ones for a grid of (rows, columns)."""
+        """Create an untrained embedding for a grid of (rows, columns)."""
         super().__init__()
         self.values = nn.Parameter(torch.empty(1, channels, *grid))
         nn.init.trunc_normal_(self.values, std=0.02)
@@ -96,8 +81,8 @@ class Positions(nn.Module):
     def forward(self, tokens_bcrw: Tensor) -> Tensor:
         """Return the tokens (b, n, c), row by row."""
         _, channels, rows, columns = self.values.shape
-        placed_bcrw = tokens_bcrw + self.values
-        return placed_bcrw.reshape(-1, channels, rows * columns).transpose(1, 2)
+        embedded_bcrw = tokens_bcrw + self.values
+        return embedded_bcrw.reshape(-1, channels, rows * columns).transpose(1, 2)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
@@ -112,27 +97,27 @@ class Positions(nn.Module):
 
 
 class Prefix(nn.Module):
-    """Puts tokens that stand for no patch before the others, and takes them away again."""
+    """Adds learned tokens without a patch before the others, and removes them."""
 
     def __init__(self, values_1kc: Tensor) -> None:
-        """Make one that starts from published values."""
+        """Create the tokens from published values."""
         super().__init__()
         self.values = nn.Parameter(values_1kc.clone())
 
     def forward(self, x_bnc: Tensor) -> Tensor:
         """Return (b, k + n, c)."""
         values_bkc: Tensor = self.values
-        if not torch.onnx.is_in_onnx_export():  # a map sees one image at a time
+        if not torch.onnx.is_in_onnx_export():  # a map takes one image at a time
             values_bkc = values_bkc.expand(len(x_bnc), -1, -1)
         return torch.cat([values_bkc, x_bnc], dim=1)
 
     def remove(self, x_bnc: Tensor) -> Tensor:
-        """Return the tokens of the patches alone."""
+        """Return the tokens of the patches only."""
         return x_bnc[:, self.values.shape[1] :]
 
 
 class Patches(nn.Module):
-    """A published patch embedding; the image is scaled so that a token stands where wanted."""
+    """A published patch embedding; the image is scaled to the published patch size."""
 
     rows: Tensor
     columns: Tensor
@@ -140,26 +125,26 @@ class Patches(nn.Module):
     def __init__(
         self, channels: int, kernel: int, patch: int, size: tuple[int, int], grid: tuple[int, int]
     ) -> None:
-        """Make one.
+        """Create the embedding.
 
         Args:
-            channels: Of a token.
+            channels: Channels of a token.
             kernel: Side of the published patches, px.
-            patch: Side of the patches of the student's image that they are to show, px.
+            patch: Side of the patches of the student's image, px.
             size: Height and width of the image, px.
-            grid: Rows and columns of patches; beyond the image its last pixels go on.
+            grid: Rows and columns of patches; beyond the image its last pixels are repeated.
         """
         super().__init__()
-        for name, side, seen in (("rows", 0, size[0]), ("columns", 1, size[1])):
-            pixels = torch.arange(grid[side] * patch).clamp(max=seen - 1)
+        for name, axis in (("rows", 0), ("columns", 1)):
+            pixels = torch.arange(grid[axis] * patch).clamp(max=size[axis] - 1)
             self.register_buffer(name, pixels, persistent=False)
-        self._whole = size == (grid[0] * patch, grid[1] * patch)
+        self._fits_grid = size == (grid[0] * patch, grid[1] * patch)
         self._scale = kernel / patch
         self.proj = nn.Conv2d(3, channels, kernel, kernel)
 
     def forward(self, image_bchw: Tensor) -> Tensor:
         """Return tokens (b, c, rows, columns)."""
-        if not self._whole:
+        if not self._fits_grid:
             image_bchw = image_bchw.index_select(2, self.rows).index_select(3, self.columns)
         if self._scale != 1:
             image_bchw = F.interpolate(
@@ -169,7 +154,7 @@ class Patches(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Looks at an image by its patches."""
+    """Transformer encoder: one token per patch of an image."""
 
     def __init__(
         self,
@@ -181,16 +166,16 @@ class Encoder(nn.Module):
         scaled: bool = False,
         prefix_1kc: Tensor | None = None,
     ) -> None:
-        """Make an untrained one.
+        """Create an untrained encoder.
 
         Args:
-            patch_embed: Makes tokens (b, c, rows, columns) of an image or its features.
+            patch_embed: Returns tokens (b, c, rows, columns) of an image or its features.
             grid: Rows and columns of the patches.
-            channels: Of a token.
-            heads: Of the attention.
+            channels: Channels of a token.
+            heads: Attention heads.
             depth: Number of blocks.
             scaled: Whether blocks have a LayerScale.
-            prefix_1kc: Tokens that stand for no patch.
+            prefix_1kc: Tokens without a patch, for example class token and registers.
         """
         super().__init__()
         self.patch_embed = patch_embed
@@ -200,11 +185,11 @@ class Encoder(nn.Module):
         self.enc_blocks = nn.ModuleList(
             Block(channels, heads, tokens, scaled) for _ in range(depth)
         )
-        self.enc_norm = norm(channels)
+        self.enc_norm = LayerNorm(channels)
 
     def forward(self, image_bchw: Tensor) -> Tensor:
         """Return the tokens of the patches (b, n, c) float32, row by row."""
-        # Tokens stay float32 between blocks: half precision would add up its rounding.
+        # Tokens stay float32 between blocks: in half precision, rounding errors accumulate.
         tokens_bnc = self.positions(self.patch_embed(image_bchw).float())
         if self.prefix is not None:
             tokens_bnc = self.prefix(tokens_bnc)

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 import torch  # noqa: E402
-from make_student import SMALL, images, lively, student  # noqa: E402
+from make_student import SMALL, as_if_trained, images, student  # noqa: E402
 from make_wall import CAMERA, QUICK  # noqa: E402
 
 from distill_training.export.onnx_export import export_map  # noqa: E402
@@ -47,7 +47,7 @@ CASES: list[tuple[str, int, dict]] = [
 
 def check_export(network: Student, family: str, stride: int, path: Path) -> None:
     """Check that ONNX Runtime predicts the same, from a graph of fixed sizes alone."""
-    lively(network)
+    as_if_trained(network)
     described = info(stride, family)
     assert export_map(network, described, images(2).numpy(), path) < 2e-3
     model = onnx.load(path)
@@ -74,7 +74,7 @@ def test_weights_are_stored_in_half_precision_where_points_allow_it(
 ):
     """In a place of hundreds of metres, half precision would move points by centimetres."""
     frame = SceneNormalization((0.0, 0.0, 0.0), spread)
-    network = lively(create_student("cnn", frame, CellGrid(8, 64, 48), **SMALL["cnn"]))
+    network = as_if_trained(create_student("cnn", frame, CellGrid(8, 64, 48), **SMALL["cnn"]))
     assert export_map(network, info(8, "cnn"), images(2).numpy(), tmp_path / "m.onnx") < 2e-3
     weights = [t for t in onnx.load(tmp_path / "m.onnx").graph.initializer if len(t.dims) == 4]
     large = {t.data_type for t in weights if math.prod(t.dims) >= 1024}
@@ -84,7 +84,7 @@ def test_weights_are_stored_in_half_precision_where_points_allow_it(
 def test_small_layers_stay_in_single_precision_where_their_rounding_counts(tmp_path: Path):
     """Two channels that are alike cancel each other in the next layer, but not when rounded."""
     frame = SceneNormalization((0.0, 0.0, 0.0), 1.0)
-    network = lively(
+    network = as_if_trained(
         create_student("cnn", frame, CellGrid(8, 64, 48), **SMALL["cnn"] | {"fine": 24})
     )
     first, second = network.stem[0], network.stem[1][0]

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from make_student import SMALL, images, lively, student  # noqa: E402
+from make_student import SMALL, as_if_trained, images, student  # noqa: E402
 from make_wall import CAMERA  # noqa: E402
 from onnx import TensorProto  # noqa: E402
 
@@ -36,7 +36,7 @@ STUDENTS = [
 
 def exported(family: str, settings: dict, path: Path) -> MapFile:
     info = MapInfo("s", CAMERA, 8, (0, 0, 0), (1, 1, 1), "rgbd", "", family)
-    export_map(lively(student(family, **settings)), info, images(2).numpy(), path)
+    export_map(as_if_trained(student(family, **settings)), info, images(2).numpy(), path)
     return read_map(path)
 
 
@@ -74,7 +74,7 @@ def test_points_and_sigma_are_made_in_single_precision(tmp_path: Path):
 def exported_int8(family: str, settings: dict, path: Path) -> MapFile:
     info = MapInfo("s", CAMERA, 8, (0, 0, 0), (1, 1, 1), "rgbd", "", family)
     shown = images(8).numpy()
-    moved = export_int8_map(lively(student(family, **settings)), info, shown, path)
+    moved = export_int8_map(as_if_trained(student(family, **settings)), info, shown, path)
     assert 0 < moved < 0.25
     return read_map(path)
 
@@ -117,7 +117,7 @@ def test_signed_integers_reach_as_far(tmp_path: Path):
 
 
 def test_integers_that_move_points_too_far_make_no_map(tmp_path: Path, monkeypatch):
-    network = lively(student("cnn"))
+    network = as_if_trained(student("cnn"))
     monkeypatch.setattr(distill_training.export.onnx_export, "_INT8_MOVES", 1e-6)
     info = MapInfo("s", CAMERA, 8, (0, 0, 0), (1, 1, 1), "rgbd", "", "cnn")
     with pytest.raises(MapFileError, match="move the points by .*% of their sigma .* --int8 out"):

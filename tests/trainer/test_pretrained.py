@@ -1,4 +1,4 @@
-"""What students start from: files of others, and what of them is trained further."""
+"""Students with a pretrained backbone: reading published files, freezing, learning rates."""
 
 import argparse
 import os
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.train
 
 
 def torchvision_file(path: Path, variant: str = "v3-small", **changes: Tensor | None) -> Path:
-    """Write a file as torchvision's; a change of None leaves the tensor out."""
+    """Write a file like torchvision's; a change to None omits the tensor."""
     torch.manual_seed(5)
     network = nn.ModuleDict({"features": mobilenet_features(variant)})
     for module in network.modules():
@@ -40,7 +40,7 @@ def torchvision_file(path: Path, variant: str = "v3-small", **changes: Tensor | 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_mobilenet_starts_from_torchvisions_file(variant: str, tmp_path: Path):
+def test_a_mobilenet_has_the_weights_of_a_torchvision_file(variant: str, tmp_path: Path):
     path = torchvision_file(tmp_path / "m.pth", variant)
     network = student("mobilenet", variant=variant, pretrained=path)
     file = torch.load(path)
@@ -48,8 +48,8 @@ def test_a_mobilenet_starts_from_torchvisions_file(variant: str, tmp_path: Path)
         assert torch.equal(value, file[f"features.{name}"]), name
 
 
-def test_older_files_of_torchvision_are_read(tmp_path: Path):
-    """The first ones are no archives, and do not count batches."""
+def test_files_of_older_torchvision_versions_are_read(tmp_path: Path):
+    """They are not zip archives and contain no number of batches."""
     state = torch.load(torchvision_file(tmp_path / "new.pth"))
     old = {name: value for name, value in state.items() if not name.endswith("_tracked")}
     torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -58,14 +58,14 @@ def test_older_files_of_torchvision_are_read(tmp_path: Path):
 
 
 def dust3r_file(path: Path, depth: int = 3) -> tuple[Path, nn.Module]:
-    """Write a DUSt3R checkpoint of a tiny network; return the network too."""
+    """Write a DUSt3R checkpoint of a tiny network; return path and network."""
     network = small_network(seed=2, enc_embed_dim=64, enc_num_heads=1, enc_depth=depth)
     torch.save({"args": argparse.Namespace(model="…"), "model": network.state_dict()}, path)
     return path, network
 
 
 def dino_file(path: Path, registers: int = 0, side: int = 5, **changes) -> dict[str, Tensor]:
-    """Write a tiny file with the names of DINOv2; return what it holds."""
+    """Write a tiny file with the names of DINOv2; return its tensors."""
     torch.manual_seed(3)
     c = 64
     state = {
@@ -88,8 +88,8 @@ def dino_file(path: Path, registers: int = 0, side: int = 5, **changes) -> dict[
     return state
 
 
-def test_a_vit_starts_from_dust3rs_encoder(tmp_path: Path):
-    """Its tokens are those of DUSt3R's first blocks, but for RoPE and learned positions."""
+def test_a_vit_has_the_weights_of_dust3rs_encoder(tmp_path: Path):
+    """Its tokens equal those of DUSt3R's first blocks without position embedding."""
     path, dust3r = dust3r_file(tmp_path / "d.pth")
     network = student("vit", pretrained=path)
     nn.init.zeros_(network.encoder.positions.values)
@@ -102,8 +102,8 @@ def test_a_vit_starts_from_dust3rs_encoder(tmp_path: Path):
 
 
 @pytest.mark.parametrize("registers", [0, 4])
-def test_a_vit_starts_from_dinov2(registers: int, tmp_path: Path):
-    """Patches of 14 px show 16 px of the image, the class token and registers go along."""
+def test_a_vit_has_the_weights_of_dinov2(registers: int, tmp_path: Path):
+    """A patch of 14 px shows 16 px of the image; class token and registers are kept."""
     file = dino_file(tmp_path / "d.pth", registers)
     network = student("vit", pretrained=tmp_path / "d.pth")
     encoder = network.encoder
@@ -123,14 +123,14 @@ def test_a_vit_starts_from_dinov2(registers: int, tmp_path: Path):
     assert points.shape == (1, 6, 8, 3)
 
 
-def test_positions_of_the_same_grid_are_taken_as_they_are(tmp_path: Path):
+def test_positions_of_the_same_grid_are_unchanged(tmp_path: Path):
     file = dino_file(tmp_path / "d.pth", side=4)
     network = student("vit", size=(64, 64), pretrained=tmp_path / "d.pth")
     rows = network.encoder.positions.values.flatten(2).transpose(1, 2)
     assert torch.equal(rows, file["pos_embed"][:, 1:])
 
 
-def test_a_published_encoder_sees_images_of_broken_patches(tmp_path: Path):
+def test_a_published_encoder_takes_images_with_incomplete_patches(tmp_path: Path):
     path, _ = dust3r_file(tmp_path / "d.pth")
     points, _ = student("vit", size=(72, 56), pretrained=path)(images(1, (72, 56)))
     assert points.shape == (1, 7, 9, 3)
@@ -138,7 +138,7 @@ def test_a_published_encoder_sees_images_of_broken_patches(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["dust3r", "dino"])
 def test_a_student_on_a_published_encoder_is_exported(kind: str, tmp_path: Path):
-    """Also where patches reach out of the image."""
+    """Also where patches extend beyond the image."""
     path = tmp_path / "d.pth"
     dust3r_file(path) if kind == "dust3r" else dino_file(path, registers=2)
     for patch in (16, 32):
@@ -151,7 +151,10 @@ def test_a_student_on_a_published_encoder_is_exported(kind: str, tmp_path: Path)
 
 
 def two_steps(network: Student) -> None:
-    """Train on two images, on the CPU, in full precision; what starts at zero hides at first."""
+    """Train on two images on the CPU in full precision.
+
+    Two steps, because some weights have no gradient while others are still zero.
+    """
     optimizer = torch.optim.AdamW(network.parameter_groups(), 1e-2)
     for _ in range(2):
         optimizer.zero_grad()
@@ -160,12 +163,12 @@ def two_steps(network: Student) -> None:
         optimizer.step()
 
 
-def frozen_ones(network: Student) -> set[str]:
+def frozen_names(network: Student) -> set[str]:
     return {name for name, p in network.named_parameters() if not p.requires_grad}
 
 
-def test_a_frozen_trunk_stays_as_it_is(tmp_path: Path):
-    """Weights and batch statistics, through training; the rest moves."""
+def test_training_does_not_change_a_frozen_backbone(tmp_path: Path):
+    """Neither weights nor batch statistics; the other parameters change."""
     path = torchvision_file(tmp_path / "m.pth")
     network = student("mobilenet", pretrained=path, freeze="all")
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -178,7 +181,7 @@ def test_a_frozen_trunk_stays_as_it_is(tmp_path: Path):
             assert torch.equal(value, before[name]), name
 
 
-def test_the_last_blocks_of_a_trunk_can_be_trained(tmp_path: Path):
+def test_the_last_blocks_of_a_backbone_can_be_trained(tmp_path: Path):
     path = torchvision_file(tmp_path / "m.pth")
     network = student("mobilenet", pretrained=path, freeze="all-but-last-2").train()
     count = len(network.features)
@@ -186,7 +189,7 @@ def test_the_last_blocks_of_a_trunk_can_be_trained(tmp_path: Path):
         trained = i >= count - 2
         assert all(p.requires_grad == trained for p in layer.parameters())
         assert all(m.training == trained for m in layer.modules())
-    assert network.join.training and not frozen_ones(student("mobilenet", pretrained=path))
+    assert network.join.training and not frozen_names(student("mobilenet", pretrained=path))
     figures = describe(network, CAMERA)
     frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
     assert figures.trained == figures.parameters - frozen and frozen
@@ -194,17 +197,17 @@ def test_the_last_blocks_of_a_trunk_can_be_trained(tmp_path: Path):
         student("mobilenet", pretrained=path, freeze="all-but-last-99")
 
 
-def test_a_pretrained_trunk_is_trained_slowly(tmp_path: Path):
+def test_a_pretrained_backbone_has_a_lower_learning_rate(tmp_path: Path):
     path = torchvision_file(tmp_path / "m.pth")
     network = student("mobilenet", pretrained=path, backbone_rate=0.05)
-    trunk, rest = sorted(network.parameter_groups(), key=lambda group: group["rate"])
-    assert (trunk["rate"], rest["rate"]) == (0.05, 1.0)
-    assert set(trunk["params"]) == set(network.features.parameters())
-    assert len(trunk["params"]) + len(rest["params"]) == len(list(network.parameters()))
+    backbone, rest = sorted(network.parameter_groups(), key=lambda group: group["rate"])
+    assert (backbone["rate"], rest["rate"]) == (0.05, 1.0)
+    assert set(backbone["params"]) == set(network.features.parameters())
+    assert len(backbone["params"]) + len(rest["params"]) == len(list(network.parameters()))
 
 
-def test_a_frozen_encoder_stays_as_it_is(tmp_path: Path):
-    """DUSt3R's positions are not from the file, so they are trained all the same."""
+def test_training_does_not_change_a_frozen_encoder(tmp_path: Path):
+    """Except for the positions of a DUSt3R encoder: they are not in the file."""
     path, _ = dust3r_file(tmp_path / "d.pth")
     network = student("vit", pretrained=path, freeze="all")
     before = {name: value.clone() for name, value in network.encoder.state_dict().items()}
@@ -225,28 +228,28 @@ def test_a_frozen_encoder_stays_as_it_is(tmp_path: Path):
     assert not any(p.requires_grad for p in dino.encoder.parameters())
 
 
-# Files that are of no use
+# Unusable files
 
 WIDE = {f"features.{i}.0.weight": torch.zeros(1) for i in range(13)}
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing": ("mobilenet", lambda path: None, "cannot be read"),
-    "text": ("mobilenet", lambda path: path.write_bytes(b"<html>"), "is damaged or no file"),
+    "text": ("mobilenet", lambda path: path.write_bytes(b"<html>"), "is damaged or not a file"),
     "torn": (
         "mobilenet",
         lambda path: path.write_bytes(torchvision_file(path).read_bytes()[:5000]),
-        "is damaged or no file",
+        "is damaged or not a file",
     ),
     "pickle": (
         "mobilenet",
         lambda path: path.write_bytes(pickle.dumps({"a": Path("x")})),
-        "is damaged or no file",
+        "is damaged or not a file",
     ),
     "list": ("mobilenet", lambda path: torch.save([1, 2], path), "other than named tensors"),
     "numbers": ("mobilenet", lambda path: torch.save({"a": 1}, path), "other than named tensors"),
     "variant": (
         "mobilenet",
         lambda path: torchvision_file(path, "v3-large"),
-        "are missing .*, expected torchvision's mobilenet_v3_small",
+        "are missing\\), expected torchvision's mobilenet_v3_small",
     ),
     "foreign": ("mobilenet", lambda path: torch.save(WIDE, path), "weights are missing"),
     "shape": (
@@ -254,7 +257,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: torchvision_file(path, **{"features.0.0.weight": torch.zeros(8, 3, 3, 3)}),
         r"found 0.0.weight of shape \(8, 3, 3, 3\), not \(16, 3, 3, 3\)",
     ),
-    "no encoder": ("vit", torchvision_file, "holds no encoder of either kind"),
+    "no encoder": ("vit", torchvision_file, "contains no encoder of either kind"),
     "few blocks": ("vit", lambda path: dust3r_file(path, 1), "1 encoder blocks, expected 2"),
     "huge": (
         "vit",
@@ -266,7 +269,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no positions": (
         "vit",
         lambda path: dino_file(path, pos_embed=torch.zeros(1, 23, 64)),
-        "no usable positions",
+        "no usable position embedding",
     ),
     "other mlp": (
         "vit",
@@ -277,7 +280,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_files_that_are_of_no_use_are_refused(name: str, tmp_path: Path):
+def test_unusable_files_are_rejected(name: str, tmp_path: Path):
     family, write, message = BAD[name]
     path = tmp_path / "weights.pth"
     write(path)
@@ -288,8 +291,8 @@ def test_files_that_are_of_no_use_are_refused(name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("family", ["mobilenet", "vit"])
-def test_a_file_runs_no_code(family: str, tmp_path: Path):
+def test_reading_a_file_executes_no_code(family: str, tmp_path: Path):
     torch.save({"model": Hostile(tmp_path / "made")}, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match="is damaged or no file"):
+    with pytest.raises(CheckpointError, match="is damaged or not a file"):
         student(family, pretrained=tmp_path / "weights.pth")
     assert not os.path.exists(tmp_path / "made")

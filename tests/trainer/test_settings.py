@@ -1,4 +1,4 @@
-"""Settings of students and trainings: what is taken, and what is refused."""
+"""Settings of students and trainings: accepted and rejected values."""
 
 import re
 from pathlib import Path
@@ -12,22 +12,22 @@ from dataclasses import replace
 import torch  # noqa: E402
 from make_wall import QUICK  # noqa: E402
 
+from distill_training.pipeline import train_student  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.students import SceneNormalization, create_student  # noqa: E402
 from distill_training.students.settings import split_settings, student_settings  # noqa: E402
 from distill_training.training.train_config import TrainConfig  # noqa: E402
-from distill_training.training.trainer import train  # noqa: E402
 from mote_localization.errors import CheckpointError, MoteError  # noqa: E402
 
 pytestmark = pytest.mark.train
 
 
-def test_settings_are_the_same_as_text_and_as_values():
+def test_text_and_values_give_the_same_settings():
     values = {"patch": 8, "width": 96, "backbone_rate": 0.5, "pretrained": Path("a.pth")}
     texts = split_settings(["patch=8", "width=96", "backbone-rate=5e-1", "pretrained=a.pth"])
     assert student_settings("vit", values) == student_settings("vit", texts)
     assert student_settings("vit", texts) == {**values, "pretrained": "a.pth"}
-    assert student_settings("cnn", {"size": "m", "stem": None}) == {}  # as the family has them
+    assert student_settings("cnn", {"size": "m", "stem": None}) == {}  # the defaults
 
 
 @pytest.mark.parametrize(
@@ -35,15 +35,19 @@ def test_settings_are_the_same_as_text_and_as_values():
     [
         ("cnn", {"depth": "3"}, "no setting 'depth'; it takes size=s|m|l stem=N"),
         ("cnn", {"size": "xl"}, "found size = 'xl', expected s or m or l; it takes"),
-        ("cnn", {"stem": "many"}, "found stem = 'many'"),
-        ("cnn", {"stem": 1.5}, "found stem = 1.5"),
+        ("cnn", {"stem": "many"}, "found stem = 'many', expected a whole number, 1 or more"),
+        ("cnn", {"stem": 1.5}, "found stem = 1.5, expected a whole number, 1 or more"),
+        ("cnn", {"stem": 900 * "x"}, "found stem = 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx',"),
+        ("mobilenet", {"backbone_rate": "inf"}, "expected a number, 0 or more"),
+        ("mobilenet", {"pretrained": 3}, "found pretrained = 3, expected a path"),
         ("vit", {"freeze": "all"}, "without a pretrained file"),
         ("rnn", {}, "found student 'rnn', expected one of cnn"),
     ],
 )
-def test_settings_that_no_student_has_are_refused(family: str, given: dict, message: str):
-    with pytest.raises(MoteError, match=re.escape(message)):
+def test_invalid_student_settings_are_rejected(family: str, given: dict, message: str):
+    with pytest.raises(MoteError, match=re.escape(message)) as caught:
         student_settings(family, given)
+    assert len(str(caught.value)) <= 300
 
 
 @pytest.mark.parametrize(
@@ -62,12 +66,12 @@ def test_settings_that_no_student_has_are_refused(family: str, given: dict, mess
         {"reprojection_bound_px": (0, 0)},
     ],
 )
-def test_settings_that_cannot_be_trained_are_refused(wrong: dict):
+def test_invalid_training_settings_are_rejected(wrong: dict):
     with pytest.raises(MoteError, match="expected"):
         TrainConfig(**wrong)
 
 
-def test_another_pretrained_file_is_another_training(
+def test_another_content_of_the_pretrained_file_is_another_training(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     def write(path: Path, bias: float) -> dict:
@@ -77,11 +81,11 @@ def test_another_pretrained_file_is_another_training(
         return student_settings("mobilenet", {"pretrained": path, "freeze": "all"})
 
     quick = replace(QUICK, steps=1)
-    settings = write(tmp_path / "trunk.pth", 0)
-    _, info = train(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
-    assert info.training["settings"] == "freeze=all pretrained=trunk.pth"
-    settings["pretrained"] = str((tmp_path / "trunk.pth").rename(tmp_path / "moved.pth"))
-    train(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
+    settings = write(tmp_path / "backbone.pth", 0)
+    _, info = train_student(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
+    assert info.training["settings"] == "freeze=all pretrained=backbone.pth"
+    settings["pretrained"] = str((tmp_path / "backbone.pth").rename(tmp_path / "moved.pth"))
+    train_student(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
     write(tmp_path / "moved.pth", 1)
     with pytest.raises(CheckpointError, match="other settings"):
-        train(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
+        train_student(reconstruction, tmp_path / "t", "mobilenet", settings, quick)

@@ -1,4 +1,4 @@
-"""The students: one interface, their sizes, what they compute."""
+"""Students: their interface, their cost, their layers."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 import torch  # noqa: E402
-from make_student import FRAME, SMALL, images, lively, student  # noqa: E402
+from make_student import NORMALIZATION, SMALL, as_if_trained, images, student  # noqa: E402
 from make_wall import CAMERA  # noqa: E402
 from test_dust3r import with_recipe_weights  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -31,13 +31,13 @@ pytestmark = pytest.mark.train
 VARIANTS = ("v2", "v3-small", "v3-large")
 
 
-# One interface
+# Interface
 
 
 @pytest.mark.parametrize("family", SMALL)
 @pytest.mark.parametrize("stride", [4, 8, 16])
-def test_a_student_gives_one_point_a_cell(family: str, stride: int):
-    """Sides that are multiples of the stride alone, as canonical cameras have, too."""
+def test_a_student_predicts_one_point_per_cell(family: str, stride: int):
+    """Also for sides that are only multiples of the stride, as those of canonical cameras."""
     for size in ((64, 48), (64 + stride, 48 + 3 * stride)):
         points, sigma = student(family, stride, size)(images(2, size))
         assert points.shape == (2, size[1] // stride, size[0] // stride, 3)
@@ -45,30 +45,32 @@ def test_a_student_gives_one_point_a_cell(family: str, stride: int):
 
 
 @pytest.mark.parametrize("family", SMALL)
-def test_an_untrained_student_is_near_the_mean_of_the_scene(family: str):
+def test_an_untrained_student_predicts_points_near_the_mean_of_the_scene(family: str):
     points, sigma = student(family).train()(images(2))
-    assert (points - torch.tensor(FRAME.mean)).abs().max() < 0.5 * FRAME.spread
+    assert (points - torch.tensor(NORMALIZATION.mean)).abs().max() < 0.5 * NORMALIZATION.spread
     assert sigma.log().abs().max() < 0.5
 
 
 @pytest.mark.parametrize("family", SMALL)
-def test_the_seed_decides_the_weights(family: str):
+def test_the_seed_determines_the_weights(family: str):
     one, other = student(family).state_dict(), student(family).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    different = create_student(family, FRAME, CellGrid(8, 64, 48), **SMALL[family]).state_dict()
+    different = create_student(
+        family, NORMALIZATION, CellGrid(8, 64, 48), **SMALL[family]
+    ).state_dict()
     assert not all(torch.equal(one[name], different[name]) for name in one)
 
 
 @pytest.mark.parametrize("family", SMALL)
-def test_images_of_a_batch_do_not_mix(family: str):
-    network, batch = lively(student(family)), images(2)
+def test_images_of_a_batch_are_independent(family: str):
+    network, batch = as_if_trained(student(family)), images(2)
     alone, together = network(batch[:1])[0], network(batch)[0]
     torch.testing.assert_close(together[:1], alone, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", SMALL)
-def test_in_half_precision_a_student_predicts_about_the_same(family: str):
-    network = lively(student(family))
+def test_predictions_in_half_precision_are_about_the_same(family: str):
+    network = as_if_trained(student(family))
     with torch.autocast("cpu", torch.bfloat16):
         points, sigma = network(images())
     assert points.dtype == sigma.dtype == torch.float32
@@ -93,22 +95,22 @@ def test_in_half_precision_a_student_predicts_about_the_same(family: str):
         ("vit", {"patch": 14}, "expected 8 or 16 or 32"),
     ],
 )
-def test_settings_that_make_no_student_are_refused(family: str, settings: dict, message: str):
+def test_invalid_settings_are_rejected(family: str, settings: dict, message: str):
     with pytest.raises(MoteError, match=message):
-        create_student(family, FRAME, **settings)
+        create_student(family, NORMALIZATION, **settings)
 
 
-def test_strides_that_no_student_has_are_refused():
+def test_invalid_strides_are_rejected():
     with pytest.raises(MoteError, match="found a stride of 6 px"):
         CellGrid(6)
     with pytest.raises(MoteError, match="found patch = 8 px, expected the stride, 16 px, or more"):
         student("vit", 16, patch=8)
 
 
-# Figures
+# Cost
 
 
-def test_multiply_adds_are_those_counted_by_hand():
+def test_multiply_adds_equal_a_count_by_hand():
     network = student("cnn")
     cells, context = 8 * 6, 4 * 3
     expected = (
@@ -121,8 +123,8 @@ def test_multiply_adds_are_those_counted_by_hand():
     assert describe(network, CAMERA).macs == expected
 
 
-class Alone(nn.Module):
-    """A module that is given, instead of the image, an input of its own."""
+class WithInput(nn.Module):
+    """Passes zeros of a given shape, instead of the image, to a module."""
 
     def __init__(self, module: nn.Module, *shape: int) -> None:
         super().__init__()
@@ -134,13 +136,13 @@ class Alone(nn.Module):
 
 def test_multiply_adds_of_attention_and_of_depthwise_convolutions_are_counted():
     n, c = 10, 32
-    block = Alone(Block(c, heads=2, tokens=n), 1, n, c)
+    block = WithInput(Block(c, heads=2, tokens=n), 1, n, c)
     assert describe(block, CAMERA).macs == 12 * n * c * c + 2 * n * n * c
-    depthwise = Alone(nn.Conv2d(16, 16, 5, stride=2, padding=2, groups=16), 1, 16, 8, 10)
+    depthwise = WithInput(nn.Conv2d(16, 16, 5, stride=2, padding=2, groups=16), 1, 16, 8, 10)
     assert describe(depthwise, CAMERA).macs == 25 * 16 * 4 * 5
 
 
-def test_describing_a_student_leaves_it_as_it_is():
+def test_describing_a_student_does_not_change_it():
     network = student("mobilenet").train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     figures = describe(network, CAMERA)
@@ -150,29 +152,29 @@ def test_describing_a_student_leaves_it_as_it_is():
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_sizes_of_the_cnn_are_those_promised():
+def test_sizes_of_the_cnn_have_the_documented_parameters():
     sizes = [
-        describe(create_student("cnn", FRAME, size=size), CAMERA).parameters / 1e6
+        describe(create_student("cnn", NORMALIZATION, size=size), CAMERA).parameters / 1e6
         for size in ("s", "m", "l")
     ]
     assert sizes == pytest.approx([0.5, 1.4, 8], rel=0.05)
-    narrow = create_student("cnn", FRAME, size="l", coarse=8)
+    narrow = create_student("cnn", NORMALIZATION, size="l", coarse=8)
     assert describe(narrow, CAMERA).parameters < 4e6
 
 
 @pytest.mark.parametrize("family", ["cnn", "mobilenet"])
-def test_maps_of_the_defaults_stay_under_4_megabytes(family: str):
-    assert describe(create_student(family, FRAME), CAMERA).file_bytes < 3.9e6
+def test_maps_with_default_settings_are_smaller_than_4_megabytes(family: str):
+    assert describe(create_student(family, NORMALIZATION), CAMERA).file_bytes < 3.9e6
 
 
-def test_a_cnn_is_trained_alike_everywhere():
+def test_all_parameters_of_a_cnn_are_in_one_group():
     network = student("cnn")
     (group,) = network.parameter_groups()
     assert group.keys() == {"params", "rate"} and group["rate"] == 1
     assert all(a is b for a, b in zip(group["params"], network.parameters(), strict=True))
 
 
-def test_nothing_pulls_norms_and_positions_of_a_vit_to_zero():
+def test_norms_and_positions_of_a_vit_have_no_weight_decay():
     network = student("vit")
     groups = network.parameter_groups()
     assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
@@ -186,8 +188,8 @@ def test_nothing_pulls_norms_and_positions_of_a_vit_to_zero():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_trunks_are_torchvisions(variant: str, shared_data: Path):
-    """Every name, every shape, in order; the outputs to 1e-4 of their largest value."""
+def test_backbones_equal_those_of_torchvision(variant: str, shared_data: Path):
+    """In names, shapes and order of the weights; outputs to 1e-4 of their largest value."""
     name = f"mobilenet_{variant.replace('-', '_')}"
     network = nn.ModuleDict({"features": mobilenet_features(variant)})
     published = json.loads((shared_data / f"golden/{name}.keys.json").read_text())
@@ -198,22 +200,24 @@ def test_trunks_are_torchvisions(variant: str, shared_data: Path):
     expected = np.load(shared_data / f"golden/{name}.npz")
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.num_batches_tracked = torch.zeros(1)  # unused; the recipe makes arrays
+            module.num_batches_tracked = torch.zeros(
+                1
+            )  # unused; the recipe for the weights needs an array
     network, image = with_recipe_weights(network, shared_data)
     x = torch.from_numpy(image(80, 96, 128))[None]
     compared = 0
     for i, layer in enumerate(network["features"]):
         x = layer(x)
         if f"features_{i}" in expected:
-            seen = x[..., ::2, ::2] if x.shape[3] > 16 else x
+            stored = x[..., ::2, ::2] if x.shape[3] > 16 else x
             golden = torch.from_numpy(expected[f"features_{i}"])
-            assert (seen - golden).abs().max() < 1e-4 * golden.abs().max()
+            assert (stored - golden).abs().max() < 1e-4 * golden.abs().max()
             compared += 1
     assert compared == len(expected.files)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_levels_of_a_trunk_have_their_stride_and_channels(variant: str):
+def test_feature_levels_name_stride_and_channels(variant: str):
     x, levels = torch.zeros(1, 3, 64, 96), feature_levels(variant)
     assert list(levels) == [2, 4, 8, 16, 32]
     maps = [x := layer(x) for layer in mobilenet_features(variant).eval()]
@@ -222,20 +226,20 @@ def test_levels_of_a_trunk_have_their_stride_and_channels(variant: str):
         assert maps[index + 1].shape[2] < 64 // stride or stride == 32
 
 
-def test_a_mobilenet_sees_images_as_imagenets_networks_do():
+def test_a_mobilenet_normalizes_images_as_networks_trained_on_imagenet_do():
     image = torch.tensor([[[[0, 128, 255]]]], dtype=torch.uint8)
-    seen = student("mobilenet").input(image)[0, :, 0, 0]
+    normalized = student("mobilenet").input(image)[0, :, 0, 0]
     expected = (np.array([0, 128, 255]) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(seen, expected, rtol=1e-5)
+    np.testing.assert_allclose(normalized, expected, rtol=1e-5)
 
 
 # ViT
 
 
-def test_a_patch_is_seen_by_cells_far_from_it():
-    """Through attention: with it switched off only cells nearby see the patch."""
+def test_a_patch_changes_cells_far_from_it():
+    """Through attention: without it, only cells nearby change."""
     size = (320, 48)
-    network = lively_vit(size)
+    network = vit_with_large_weights(size)
     one, other = images(1, size), images(1, size)
     other[:, :, :16] = 255 - other[:, :, :16]
     changed = (network(one)[0] - network(other)[0]).abs().amax(dim=(0, 1, 3))
@@ -246,7 +250,7 @@ def test_a_patch_is_seen_by_cells_far_from_it():
     assert changed[:2].min() > 1e-4 and changed[-10:].max() == 0
 
 
-def lively_vit(size: tuple[int, int]) -> Student:
+def vit_with_large_weights(size: tuple[int, int]) -> Student:
     network = student("vit", size=size)
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -255,13 +259,13 @@ def lively_vit(size: tuple[int, int]) -> Student:
     return network
 
 
-def test_a_vit_refuses_images_of_another_size():
+def test_a_vit_rejects_images_of_another_size():
     with pytest.raises(ValueError, match=r"expected \(48, 64\)"):
         student("vit")(images(1, (64, 64)))
 
 
 def test_positions_of_another_grid_are_interpolated():
-    """A slope stays about the slope; the same grid is taken as it is."""
+    """A linear ramp stays about the same ramp; values of the same grid are unchanged."""
     coarse, fine = Positions(2, (6, 8)), Positions(2, (12, 16))
     rows = torch.arange(6.0)[:, None].expand(6, 8)
     columns = torch.arange(8.0).expand(6, 8)
@@ -277,8 +281,8 @@ def test_positions_of_another_grid_are_interpolated():
         Positions(3, (12, 16)).load_state_dict(coarse.state_dict())
 
 
-def test_a_block_is_torchs_transformer_layer():
-    """With LayerScale, its factors folded into the layer's last matrices."""
+def test_a_block_equals_the_transformer_layer_of_torch():
+    """The factors of LayerScale are folded into the last matrices of torch's layer."""
     torch.manual_seed(0)
     c, n = 32, 10
     block = Block(c, heads=2, tokens=n, scaled=True)
