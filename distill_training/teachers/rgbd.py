@@ -1,41 +1,41 @@
-"""The RGB-D teacher: measured depth and poses give each cell its point; the others' upper bound."""
+"""The RGB-D teacher: points from measured depth and poses."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from distill_training.poses.refinement import find_consistent_poses
-from distill_training.reconstruction import (
-    ReconstructedFrame,
-    Reconstruction,
-    begun_reconstruction,
-)
+from distill_training.poses.scene_poses import ScenePoses
+from distill_training.reconstruction import ReconstructedFrame, Reconstruction
 from distill_training.teachers.teacher_config import USUAL_CELLS, CellsConfig, RgbdConfig
 from mote_localization.camera import Camera, CanonicalView, canonical_camera, cell_pixels
-from mote_localization.command_line import print_table
-from mote_localization.errors import SceneError
 from mote_localization.geometry import transform
 from mote_localization.progress import track
 from mote_localization.scenes import Frame, Scene
 
 
 def reconstruct(
-    scene: Scene, folder: Path, config: RgbdConfig, cells: CellsConfig = USUAL_CELLS
+    scene: Scene,
+    poses: ScenePoses,
+    folder: Path,
+    config: RgbdConfig,
+    cells: CellsConfig = USUAL_CELLS,
 ) -> Reconstruction:
-    """Reconstruct the training frames of a scene with depth and poses; resumes.
+    """Reconstruct the training frames of a scene with depth; resumes an interrupted run.
+
+    Args:
+        scene: Its training frames have intrinsics and depth.
+        poses: Poses of all training frames.
+        folder: Folder of the reconstruction.
+        config: How depth images become pointmaps.
+        cells: Size of the canonical camera and of its cells.
 
     Raises:
-        SceneError: The scene has no training frames, or lacks camera, poses or depth, or files are
-            damaged.
-        ReconstructionError: The folder holds another reconstruction, or poses are to be adjusted
-            and too few frames see the same.
+        SceneError: A frame lacks intrinsics or depth, or its files are damaged.
+        ReconstructionError: The folder holds another reconstruction, or cannot be written.
     """
-    first = next(scene.frames("train"), None)
-    if first is None:
-        raise SceneError(f"scene {scene.name}: no training frames")
+    first = next(scene.frames("train"))
     canonical = canonical_camera(first.known_camera(), cells.width, cells.stride)
-    given = {f.name: f.known_pose() for f in scene.frames("train")}
     reconstruction = Reconstruction(
         folder,
         scene.name,
@@ -44,10 +44,9 @@ def reconstruct(
         canonical,
         cells.stride,
         _settings(cells, config),
-        given,
+        poses.T_map_cam,
+        given_poses=poses.given,
     )
-    if config.adjust_poses:
-        reconstruction = _adjusted(scene, reconstruction, config)
     reconstruction.begin()
     missing = set(reconstruction.missing())
     sampler: _DepthSampler | None = None
@@ -57,26 +56,17 @@ def reconstruct(
         camera = frame.known_camera()
         if sampler is None or sampler.view.live != camera:
             sampler = _DepthSampler(camera, canonical, config, cells.stride)
-        pose = reconstruction.poses[frame.name]
-        reconstruction.write_frame(frame.name, sampler.reconstruct(frame, pose))
+        T_map_cam = poses.T_map_cam[frame.name]
+        reconstruction.write_frame(frame.name, sampler.reconstruct(frame, T_map_cam))
     return reconstruction
 
 
 def _settings(cells: CellsConfig, config: RgbdConfig) -> dict[str, float | int | str]:
+    """Return the settings as the reconstruction's index stores them."""
     settings = asdict(cells) | asdict(config)
-    if not config.adjust_poses:  # folders of earlier versions, which do not say, go on
+    if not config.adjust_poses:  # older versions do not store it; their folders are resumed
         del settings["adjust_poses"]
     return settings
-
-
-def _adjusted(scene: Scene, given: Reconstruction, config: RgbdConfig) -> Reconstruction:
-    """Return the reconstruction with adjusted poses: those of its folder, where it was begun."""
-    begun = begun_reconstruction(given.folder)
-    if begun:  # whether it is the same one, its `begin` will say
-        return replace(given, poses=begun.poses, given_poses=given.poses)
-    found = find_consistent_poses(scene, given.poses, config.min_depth_m, config.max_depth_m)
-    print_table(found.described(), "poses", stderr=True)
-    return replace(given, poses=found.T_map_cam, given_poses=given.poses)
 
 
 class _DepthSampler:
@@ -87,7 +77,7 @@ class _DepthSampler:
         self._config = config
         self._rays_hw3 = canonical.rays(cell_pixels(canonical.width, canonical.height, stride))
         offsets = np.arange(config.window_px) - (config.window_px - 1) / 2
-        # Laid before rounding: at an even scale a cell stands between pixels, so does the window.
+        # Rounded after the window is placed: at an even scale, cell and window are between pixels.
         window = np.stack(np.meshgrid(offsets, offsets), axis=-1).reshape(-1, 2)
         pixels = np.floor(live.project(self._rays_hw3)[..., None, :] + window + 0.5).astype(int)
         size = (live.width, live.height)
@@ -96,7 +86,10 @@ class _DepthSampler:
         self._pixels_hwk2 = pixels.clip(0, np.array(size) - 1)
 
     def reconstruct(self, frame: Frame, T_map_cam: np.ndarray) -> ReconstructedFrame:
-        """Return the pointmap of one frame at a pose; a cell needs half of its window measured."""
+        """Return the pointmap of one frame.
+
+        A cell has a point if at least half of the pixels in its window have a depth.
+        """
         config = self._config
         depth_hwk = frame.known_depth()[self._pixels_hwk2[..., 1], self._pixels_hwk2[..., 0]]
         measured = (

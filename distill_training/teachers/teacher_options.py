@@ -1,4 +1,4 @@
-"""Which teacher, and its settings: the part of a command line that chooses one."""
+"""The teacher and its settings, as the part of a command line that chooses them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from distill_training.common.dependencies import training_packages
-from distill_training.reconstruction import Reconstruction
+from distill_training.reconstruction import Reconstruction, begun_reconstruction
 from distill_training.teachers.teacher_config import (
     CellsConfig,
     PhotographsConfig,
@@ -24,36 +24,36 @@ Flat = tyro.conf.arg(name="")  # fields become flags of the command itself
 
 @dataclass(frozen=True)
 class Dust3rConfig:
-    """Which network, and where it runs."""
+    """The DUSt3R network and its device."""
 
-    # the network of dust3r as published, NAME.pth; CC BY-NC-SA 4.0, non-commercial
+    # published weights of the network for dust3r, NAME.pth; CC BY-NC-SA 4.0, non-commercial
     checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    device: str = "auto"  # that dust3r runs on: cpu, cuda; auto: the GPU where there is one
+    device: str = "auto"  # of dust3r: cpu, cuda; auto: the GPU where there is one
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Who says where things are."""
+    """What measures the 3-D points that a student learns."""
 
-    # rgbd: measured depth and poses; dust3r: a network that looks at pairs of photographs;
-    # simulated: like dust3r, but what it says is measured depth, spoilt; to measure the alignment
+    # rgbd: measured depth and poses; dust3r: a network that predicts pointmaps of pairs of
+    # photographs; simulated: measured depth with the errors of such a network, to test alignment
     teacher: Literal["rgbd", "dust3r", "simulated"] = "rgbd"
     cells: Annotated[CellsConfig, Flat] = field(default_factory=CellsConfig)
     rgbd: Annotated[RgbdConfig, Flat] = field(default_factory=RgbdConfig)
     dust3r: Annotated[Dust3rConfig, Flat] = field(default_factory=Dust3rConfig)
     photographs: Annotated[PhotographsConfig, Flat] = field(default_factory=PhotographsConfig)
-    # how far the simulated network is off
+    # size of the simulated network's errors
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
 
     def __post_init__(self) -> None:
-        """Refuse flags that mean nothing to the teacher, and dust3r without its checkpoint."""
+        """Reject flags of other teachers, and dust3r without its checkpoint."""
         for config, prefix, users in (
             (self.rgbd, "--", ("rgbd",)),
             (self.dust3r, "--", ("dust3r",)),
             (self.photographs, "--", ("dust3r", "simulated")),
             (self.simulated, "--simulated.", ("simulated",)),
         ):
-            given = ", ".join(_given(config, prefix))
+            given = ", ".join(_changed_flags(config, prefix))
             if given and self.teacher not in users:
                 raise MoteError(
                     f"{given}: for --teacher {' or '.join(users)}, found --teacher {self.teacher}"
@@ -66,19 +66,29 @@ class Teacher:
             )
 
     def reconstruct(self, scene: Path, folder: Path) -> Reconstruction:
-        """Reconstruct a scene, or go on with it, and print what became of photographs.
+        """Reconstruct a scene, or resume an interrupted run; print a table for photographs.
 
         Raises:
             MoteError: The scene or the checkpoint cannot be used, torch is missing, or the folder
-                holds something else.
+                holds another reconstruction.
         """
         opened = open_scene(scene)
         if self.teacher == "rgbd":
-            # loads scipy, which a command line that asks for help has no time for
-            from distill_training.teachers.rgbd import reconstruct
-
-            return reconstruct(opened, folder, self.rgbd, self.cells)
+            return self._from_depth(opened, folder)
         return self._from_photographs(opened, folder)
+
+    def _from_depth(self, scene: Scene, folder: Path) -> Reconstruction:
+        # These imports load scipy, which would delay the help of a command line.
+        from distill_training.poses.scene_poses import find_poses
+        from distill_training.teachers.rgbd import reconstruct
+
+        if not self.rgbd.adjust_poses:
+            poses = find_poses(scene)
+        else:
+            begun = begun_reconstruction(folder)
+            depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
+            poses = find_poses(scene, "given", depths_m, begun.poses if begun else None)
+        return reconstruct(scene, poses, folder, self.rgbd, self.cells)
 
     def _from_photographs(self, scene: Scene, folder: Path) -> Reconstruction:
         with training_packages():
@@ -102,11 +112,11 @@ class Teacher:
         return reconstruction
 
 
-def _given(config: Any, prefix: str) -> Iterator[str]:
-    """Go through the flags of a configuration whose values are not the usual ones."""
+def _changed_flags(config: Any, prefix: str) -> Iterator[str]:
+    """Yield the flags of a configuration whose values differ from their defaults."""
     for one in fields(config):
         value = getattr(config, one.name)
         if is_dataclass(value):
-            yield from _given(value, f"{prefix}{one.name}.")
+            yield from _changed_flags(value, f"{prefix}{one.name}.")
         elif value != one.default:
             yield f"{prefix}{one.name}".replace("_", "-")

@@ -53,7 +53,7 @@ def named(poses: list[np.ndarray]) -> dict[str, np.ndarray]:
 def test_the_drift_is_known_between_the_frames_that_show_it():
     poses = drive(120)
     fitted = fit_drift(named([bent(T) for T in poses]), named(poses))
-    assert fitted.moved_cm > 2 and fitted.unpredicted_cm < 0.2 * fitted.moved_cm
+    assert fitted.drift_cm > 2 and fitted.residual_cm < 0.2 * fitted.drift_cm
     kriging = Kriging(fitted.drift)
     for T in drive(55):
         told, covariance_66 = kriging.predict(T)
@@ -82,7 +82,7 @@ def test_what_is_told_of_the_drift_is_bounded():
 def test_poses_that_do_not_drift_stay():
     poses = named(drive(60))
     fitted = fit_drift(poses, poses)
-    assert fitted.moved_cm == fitted.unpredicted_cm == 0
+    assert fitted.drift_cm == fitted.residual_cm == 0
     assert np.allclose(Kriging(fitted.drift).predict(T_MAP_CAM)[0], T_MAP_CAM)
 
 

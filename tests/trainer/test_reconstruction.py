@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from make_scene import PLANE_CAMERA, write_plane_scene
 
-from distill_training.poses import refinement as consistent_poses
+from distill_training.poses import refinement
+from distill_training.poses.scene_poses import find_poses
 from distill_training.reconstruction import (
     ReconstructedFrame,
     Reconstruction,
     open_reconstruction,
 )
-from distill_training.teachers.rgbd import reconstruct
-from distill_training.teachers.teacher_config import CellsConfig, RgbdConfig
+from distill_training.teachers import rgbd, teacher_options
+from distill_training.teachers.teacher_config import USUAL_CELLS, CellsConfig, RgbdConfig
+from distill_training.teachers.teacher_options import Teacher
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.geometry import invert, local_coordinates, retract, transform
@@ -28,13 +30,19 @@ from mote_localization.scenes.folder import FolderScene
 CONFIG, CELLS = RgbdConfig(), CellsConfig(width=64)
 
 
+def reconstruct(
+    scene: Scene, folder: Path, config: RgbdConfig, cells: CellsConfig = USUAL_CELLS
+) -> Reconstruction:
+    return rgbd.reconstruct(scene, find_poses(scene), folder, config, cells)
+
+
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
     write_plane_scene(tmp_path / "scene")
     return tmp_path / "scene"
 
 
-def test_rgbd_points_lie_on_the_plane_and_on_the_rays_of_their_cells(scene: Path, tmp_path: Path):
+def test_rgbd_points_are_on_the_plane_and_on_the_rays_of_their_cells(scene: Path, tmp_path: Path):
     reconstruction = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
     camera = reconstruction.camera
     assert (camera.width, camera.height) == (64, 48)
@@ -59,10 +67,10 @@ class Few(Scene):
 
 
 @pytest.mark.parametrize("name", ["kitchen", "lounge"])
-def test_real_neighbours_agree_on_where_things_are(
+def test_points_of_neighbouring_frames_agree(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ):
-    """Points of one frame, seen from the next, lie at the depth that the next one has there."""
+    """Points of one frame, seen from the next, are at the depth that the next one measures."""
     scene = Few(FolderScene(request.getfixturevalue(name)), 2)
     reconstruction = reconstruct(scene, tmp_path / "r", RgbdConfig())
     camera, stride = reconstruction.camera, reconstruction.stride
@@ -78,16 +86,47 @@ def test_real_neighbours_agree_on_where_things_are(
     assert np.nanmedian(differences) < 0.02
 
 
-def test_adjusted_poses_lie_beside_the_given_ones_and_are_adjusted_once(
-    kitchen: Path, tmp_path: Path
+def test_poses_of_a_scene_are_those_given(scene: Path):
+    folder = FolderScene(scene)
+    poses = find_poses(folder)
+    assert list(poses.T_map_cam) == ["a", "b"] and poses.complete and not poses.given
+    for frame in folder.frames("train"):
+        assert np.array_equal(poses.T_map_cam[frame.name], frame.known_pose())
+    assert find_poses(folder, "auto").complete
+    anchors = find_poses(folder, "estimate")
+    assert list(anchors.T_map_cam) == ["a", "b"] and not anchors.complete
+
+
+def test_poses_of_some_frames_are_not_complete(scene: Path):
+    (scene / "data/b.pose.txt").unlink()
+    poses = find_poses(FolderScene(scene), "auto")
+    assert list(poses.T_map_cam) == ["a"] and not poses.complete
+    with pytest.raises(SceneError, match="frame b: has no pose"):
+        find_poses(FolderScene(scene))
+
+
+def test_refined_poses_of_an_interrupted_run_are_used_again(scene: Path):
+    folder = FolderScene(scene)
+    given = find_poses(folder).T_map_cam
+    refined = {name: retract(T, np.full(6, 0.01)) for name, T in given.items()}
+    poses = find_poses(folder, "given", (0.1, 20.0), refined)
+    for name, T in given.items():
+        assert np.array_equal(poses.T_map_cam[name], refined[name])
+        assert np.array_equal(poses.given[name], T)
+
+
+def test_adjusted_poses_are_near_the_given_ones_and_adjusted_only_once(
+    kitchen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    scene, config = Few(FolderScene(kitchen), 14), replace(CONFIG, adjust_poses=True)
-    made = reconstruct(scene, tmp_path / "r", config)
+    scene = Few(FolderScene(kitchen), 14)
+    monkeypatch.setattr(teacher_options, "open_scene", lambda path: scene)
+    teacher = Teacher(rgbd=replace(CONFIG, adjust_poses=True))
+    made = teacher.reconstruct(kitchen, tmp_path / "r")
     index = (tmp_path / "r/reconstruction.json").stat().st_mtime_ns
     lost = tmp_path / f"r/frames/{list(made.poses)[3]}.npz"
     before = lost.read_bytes()
     lost.unlink()
-    again = reconstruct(scene, tmp_path / "r", config)
+    again = teacher.reconstruct(kitchen, tmp_path / "r")
     assert (tmp_path / "r/reconstruction.json").stat().st_mtime_ns == index
     assert lost.read_bytes() == before
     opened = open_reconstruction(tmp_path / "r")
@@ -100,28 +139,28 @@ def test_adjusted_poses_lie_beside_the_given_ones_and_are_adjusted_once(
         reconstruct(scene, tmp_path / "r", CONFIG)
 
 
-def test_frames_that_are_not_matched_follow_those_around(
+def test_frames_without_matches_follow_their_neighbours(
     kitchen: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(consistent_poses, "_MOST_FRAMES", 27)
+    monkeypatch.setattr(refinement, "_MAX_FRAMES", 27)
     scene = Few(FolderScene(kitchen), 28)
     given = {frame.name: frame.known_pose() for frame in scene.frames("train")}
-    bent = {
+    drifting = {
         name: retract(T, np.array([0.04 * np.sin(10 * T[0, 3]), 0.02, 0, 0, 0, 0.01]))
         for name, T in given.items()
     }
-    found = consistent_poses.find_consistent_poses(scene, bent, 0.1, 20.0)
+    found = refinement.refine_poses(scene, drifting, 0.1, 20.0)
     assert list(found.T_map_cam) == list(given)
     poses = list(found.T_map_cam.values())
-    motions = [local_coordinates(*pair) for pair in zip(bent.values(), poses, strict=True)]
+    motions = [local_coordinates(*pair) for pair in zip(drifting.values(), poses, strict=True)]
     for before, between, after in zip(motions[:-2:2], motions[1:-1:2], motions[2::2], strict=True):
         assert np.linalg.norm(between[:3]) > 0
         assert np.linalg.norm(between - (before + after) / 2) < 0.01
 
 
-def test_poses_of_images_that_share_nothing_are_not_adjusted(scene: Path, tmp_path: Path):
-    with pytest.raises(ReconstructionError, match="0 of 2 frames show.*leave out --adjust-poses"):
-        reconstruct(FolderScene(scene), tmp_path / "r", replace(CONFIG, adjust_poses=True), CELLS)
+def test_poses_of_images_without_matches_are_not_adjusted(scene: Path):
+    with pytest.raises(ReconstructionError, match="0 of 2 frames have.*leave out --adjust-poses"):
+        find_poses(FolderScene(scene), "given", (CONFIG.min_depth_m, CONFIG.max_depth_m))
 
 
 def test_cells_without_depth_have_no_point(scene: Path, tmp_path: Path):
@@ -141,16 +180,20 @@ def test_a_scene_without_depth_is_refused(tmp_path: Path):
 
 
 def test_a_scene_without_poses_or_intrinsics_is_refused(scene: Path, tmp_path: Path):
+    pose = (scene / "data/b.pose.txt").read_text()
     (scene / "data/b.pose.txt").unlink()
     with pytest.raises(SceneError, match="frame b: has no pose"):
         reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
+    (scene / "data/b.pose.txt").write_text(pose)
     (scene / "camera-intrinsics.txt").unlink()
     with pytest.raises(SceneError, match="frame a: its camera's intrinsics are not known"):
         reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
     assert not (tmp_path / "r").exists()
 
 
-def test_an_interrupted_reconstruction_is_completed_and_not_done_twice(scene: Path, tmp_path: Path):
+def test_an_interrupted_reconstruction_resumes_without_repeating_frames(
+    scene: Path, tmp_path: Path
+):
     reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
     kept, lost = (tmp_path / f"r/frames/{name}.npz" for name in "ab")
     lost.unlink()
@@ -171,7 +214,7 @@ def test_an_interrupted_reconstruction_is_completed_and_not_done_twice(scene: Pa
         ({"window_px": 2}, {}),
     ],
 )
-def test_a_folder_of_other_settings_is_not_mixed_in(
+def test_a_folder_of_other_settings_is_refused(
     scene: Path, tmp_path: Path, config: dict, cells: dict
 ):
     reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
@@ -180,8 +223,8 @@ def test_a_folder_of_other_settings_is_not_mixed_in(
         reconstruct(FolderScene(scene), tmp_path / "r", *others)
 
 
-def test_settings_are_recorded_as_ever(scene: Path, tmp_path: Path):
-    """Reconstructions made by earlier versions go on."""
+def test_stored_settings_are_those_of_earlier_versions(scene: Path, tmp_path: Path):
+    """Reconstructions that earlier versions began are resumed."""
     made = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
     assert made.settings == {
         "width": 64, "stride": 8, "window_px": 4, "min_depth_m": 0.1, "max_depth_m": 20.0
@@ -189,18 +232,18 @@ def test_settings_are_recorded_as_ever(scene: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("wrong", [{"window_px": 0}, {"max_depth_m": 0.1}])
-def test_settings_that_cannot_be_are_refused(wrong: dict):
+def test_invalid_settings_are_refused(wrong: dict):
     with pytest.raises(ReconstructionError, match="expected"):
         replace(CONFIG, **wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"stride": 0}, {"width": -8}])
-def test_cells_that_cannot_be_are_refused(wrong: dict):
-    with pytest.raises(ReconstructionError, match="expected 1 or more"):
+@pytest.mark.parametrize("wrong", [{"stride": 0}, {"width": -8}, {"width": 63}])
+def test_invalid_cells_are_refused(wrong: dict):
+    with pytest.raises(ReconstructionError, match="expected (1 or more|a multiple of the stride)"):
         replace(CELLS, **wrong)
 
 
-def test_a_reopened_reconstruction_says_what_was_written(scene: Path, tmp_path: Path):
+def test_a_reopened_reconstruction_equals_the_written_one(scene: Path, tmp_path: Path):
     written = reconstruct(FolderScene(scene), tmp_path / "r", CONFIG, CELLS)
     read = open_reconstruction(tmp_path / "r")
     assert (read.scene, read.teacher, read.camera) == ("scene", "rgbd", written.camera)
@@ -227,7 +270,7 @@ def small(tmp_path: Path) -> Reconstruction:
 
 
 @pytest.mark.parametrize("metric", [True, False])
-def test_whether_lengths_are_metres_is_kept(small: Reconstruction, tmp_path: Path, metric: bool):
+def test_whether_the_scale_is_metric_is_stored(small: Reconstruction, tmp_path: Path, metric: bool):
     written = replace(small, folder=tmp_path / "new", metric=metric)
     written.begin()
     written.write_frame("a", small.read_frame("a"))
@@ -259,14 +302,14 @@ def test_a_damaged_index_is_refused(small: Reconstruction, change: dict, message
         open_reconstruction(small.folder)
 
 
-def test_a_torn_frame_is_refused(small: Reconstruction):
+def test_a_truncated_frame_is_refused(small: Reconstruction):
     path = small.folder / "frames/a.npz"
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ReconstructionError, match="missing or damaged"):
         small.read_frame("a")
 
 
-def test_a_frame_that_would_fill_memory_is_refused_before_it_is_read(small: Reconstruction):
+def test_a_frame_larger_than_expected_is_refused_before_it_is_read(small: Reconstruction):
     zeros = np.zeros((1000, 1000), np.float32)
     np.savez_compressed(
         small.folder / "frames/a.npz", image_hw3=zeros, points_hw3=zeros, sigma_hw=zeros
@@ -282,6 +325,6 @@ def test_pickled_frames_are_not_executed(small: Reconstruction):
         small.read_frame("a")
 
 
-def test_no_reconstruction_is_one_clear_error(tmp_path: Path):
+def test_a_folder_without_a_reconstruction_is_refused(tmp_path: Path):
     with pytest.raises(ReconstructionError, match="expected a folder made by"):
         open_reconstruction(tmp_path / "nothing")

@@ -1,4 +1,4 @@
-"""How good reconstructions from photographs are, where the truth is known and pairs are spoilt."""
+"""Accuracy of reconstructions from photographs with simulated predictions of known error."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,9 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 import demo_room as room  # noqa: E402
-from distill_training.poses.image_pairs import PairsConfig, overlapping_pairs  # noqa: E402
+from distill_training.poses.image_pairs import overlapping_pairs  # noqa: E402
+from distill_training.poses.poses_config import PairsConfig  # noqa: E402
+from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.teachers import rgbd  # noqa: E402
 from distill_training.teachers.pairwise.cells import reduce_to_cells  # noqa: E402
@@ -23,11 +25,11 @@ from mote_localization.scenes import Frame, Scene, open_scene  # noqa: E402
 
 pytestmark = pytest.mark.train
 
-EVERY = 5  # of the kitchen's training frames one is taken
+EVERY = 5  # every fifth training frame of the kitchen is used
 
 
 class Photograph(Frame):
-    """A frame held in memory, or one that is known by its image alone."""
+    """A frame in memory; pose, intrinsics and depth are optional."""
 
     def __init__(self, name, camera, T_map_cam, image_hw3, depth_hw=None) -> None:
         self.name, self.stamp_s = name, 0.0
@@ -42,7 +44,7 @@ class Photograph(Frame):
 
 
 class Some(Scene):
-    """Some frames of one place, all to learn from."""
+    """A scene of given training frames."""
 
     name = "some"
 
@@ -56,31 +58,31 @@ class Some(Scene):
         return len(self._frames)
 
 
-class Knowing(Simulated):
-    """A simulated network that knows more of the frames than it is shown."""
+class TruthByName(Simulated):
+    """A simulated network that reads depth and poses from other frames of the same names."""
 
     def __init__(self, frames: Sequence[Frame]) -> None:
         super().__init__(SimulatedConfig())
-        self._known = {frame.name: frame for frame in frames}
+        self._truth = {frame.name: frame for frame in frames}
 
     def encode(self, frame: Frame, image_hw3: np.ndarray, live: Camera) -> Encoded:
-        return super().encode(self._known[frame.name], image_hw3, live)
+        return super().encode(self._truth[frame.name], image_hw3, live)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A reconstruction and the truth, frame by frame."""
+    """Errors of a reconstruction."""
 
     summary: Summary
-    scale: float  # true metres per unit of the outcome, by the cameras' positions
-    offsets_i: np.ndarray  # m, of positions, after a similarity to the truth
-    angles_i: np.ndarray  # rad, likewise
-    errors_ihw: np.ndarray  # m, of points in the camera frame, at that scale
+    scale: float  # true metres per unit of the reconstruction, from the positions
+    offsets_i: np.ndarray  # m, position errors, after a similarity to the truth
+    angles_i: np.ndarray  # rad, rotation errors, likewise
+    errors_ihw: np.ndarray  # m, errors of points in the camera frame, at that scale
     sigmas_ihw: np.ndarray  # m
 
     @property
     def inside(self) -> float:
-        """Share of points that are off by less than 2 sigma."""
+        """Fraction of points with an error below 2 sigma."""
         measured = np.isfinite(self.errors_ihw)
         return float((self.errors_ihw < 2 * self.sigmas_ihw)[measured].mean())
 
@@ -91,7 +93,7 @@ def outcome(found: Reconstruction, summary: Summary | None, truth: Reconstructio
     T_true_i44 = np.array([truth.poses[name] for name in found.poses])
     scale, T = similarity(T_i44[:, :3, 3], T_true_i44[:, :3, 3])
     offsets_i3 = transform(T, scale * T_i44[:, :3, 3]) - T_true_i44[:, :3, 3]
-    turns_i33 = T_true_i44[:, :3, :3].transpose(0, 2, 1) @ T[:3, :3] @ T_i44[:, :3, :3]
+    R_i33 = T_true_i44[:, :3, :3].transpose(0, 2, 1) @ T[:3, :3] @ T_i44[:, :3, :3]
     errors, sigmas = [], []
     for name in found.poses:
         errors.append(np.linalg.norm(scale * local(found, name) - local(truth, name), axis=-1))
@@ -100,15 +102,21 @@ def outcome(found: Reconstruction, summary: Summary | None, truth: Reconstructio
         summary,
         scale,
         np.linalg.norm(offsets_i3, axis=1),
-        np.array([rotation_angle(R) for R in turns_i33]),
+        np.array([rotation_angle(R) for R in R_i33]),
         np.array(errors),
         np.array(sigmas),
     )
 
 
 def local(reconstruction: Reconstruction, name: str) -> np.ndarray:
-    """A frame's points in its camera's frame."""
+    """Return the points of a frame, camera frame."""
     return transform(invert(reconstruction.poses[name]), reconstruction.read_frame(name).points_hw3)
+
+
+def measure(frames: Sequence[Frame], folder: Path) -> Reconstruction:
+    """Return the reconstruction from measured depth."""
+    scene = Some(frames)
+    return rgbd.reconstruct(scene, find_poses(scene), folder, RgbdConfig())
 
 
 def rms(values: np.ndarray) -> float:
@@ -116,7 +124,7 @@ def rms(values: np.ndarray) -> float:
 
 
 def error_of_single_pairs(frames: Sequence[Frame], truth: Reconstruction) -> float:
-    """Return the median error (m) of what pairs say of an image, each at its own best scale."""
+    """Return the median error (m) of the points of single pairs, each at its best scale."""
     predictor = Simulated(SimulatedConfig())
     camera = frames[0].known_camera()
     grid = canonical_camera(camera, truth.camera.width, truth.stride)
@@ -125,9 +133,12 @@ def error_of_single_pairs(frames: Sequence[Frame], truth: Reconstruction) -> flo
     errors = []
     for i, j in pairs:
         ones, others = ([predictor.encode(frames[k], np.empty(0), camera)] for k in (i, j))
-        said = predictor.decode(ones, others)[0].first
+        predicted = predictor.decode(ones, others)[0].first
         points = reduce_to_cells(
-            Pointmap(said.points_bhw3, said.confidence_bhw), ones[0].camera, grid, truth.stride
+            Pointmap(predicted.points_bhw3, predicted.confidence_bhw),
+            ones[0].camera,
+            grid,
+            truth.stride,
         )[0][0].numpy()
         true = local(truth, frames[i].name)
         scale = np.nanmedian(np.linalg.norm(true, axis=-1) / np.linalg.norm(points, axis=-1))
@@ -142,53 +153,53 @@ def frames(kitchen: Path) -> list[Frame]:
 
 @pytest.fixture(scope="module")
 def truth(frames, tmp_path_factory) -> Reconstruction:
-    return rgbd.reconstruct(Some(frames), tmp_path_factory.mktemp("truth"), RgbdConfig())
+    return measure(frames, tmp_path_factory.mktemp("truth"))
 
 
 @pytest.fixture(scope="module")
 def posed(frames, truth, tmp_path_factory) -> Outcome:
-    """The kitchen with poses and intrinsics, of which half as many photographs do."""
+    """The kitchen from half as many photographs, with poses and intrinsics."""
     folder = tmp_path_factory.mktemp("posed")
     predictor = Simulated(SimulatedConfig())
     return outcome(*reconstruct(Some(frames[::2]), folder, predictor, PhotographsConfig()), truth)
 
 
 @pytest.fixture(scope="module")
-def blind(frames, truth, tmp_path_factory) -> Outcome:
-    """The kitchen from photographs alone, and how far two of them were taken apart."""
+def unposed(frames, truth, tmp_path_factory) -> Outcome:
+    """The kitchen from photographs alone, and the distance of two of them."""
     positions = np.array([frame.known_pose()[:3, 3] for frame in frames])
     apart_m = np.linalg.norm(positions[:, None] - positions, axis=-1)
     one, other = np.unravel_index(apart_m.argmax(), apart_m.shape)
     length = f"{frames[one].name},{frames[other].name}={apart_m.max()}"
     photographs = Some([Photograph(f.name, None, None, f.image()) for f in frames])
-    folder, config = tmp_path_factory.mktemp("blind"), PhotographsConfig(scale_from=(length,))
-    return outcome(*reconstruct(photographs, folder, Knowing(frames), config), truth)
+    folder, config = tmp_path_factory.mktemp("unposed"), PhotographsConfig(scale_from=(length,))
+    return outcome(*reconstruct(photographs, folder, TruthByName(frames), config), truth)
 
 
-def test_fusing_pairs_of_known_poses_beats_single_pairs(frames, truth, posed):
+def test_fused_pairs_with_known_poses_are_more_accurate_than_single_pairs(frames, truth, posed):
     error_m = np.nanmedian(posed.errors_ihw)
     assert error_m < 0.02
     assert error_m < error_of_single_pairs(frames, truth) / 2.5
 
 
-def test_sigma_is_honest_where_poses_are_known(posed):
+def test_sigma_covers_the_error_with_known_poses(posed):
     assert 0.85 < posed.inside < 0.98
 
 
-def test_photographs_alone_give_poses_and_focal_length(frames, truth, blind):
-    assert len(blind.offsets_i) > 0.95 * len(frames)
-    assert rms(blind.offsets_i) < 0.03
-    assert np.degrees(rms(blind.angles_i)) < 1
-    assert blind.summary.focal_px == pytest.approx([truth.camera.fx], rel=0.02)
+def test_photographs_alone_give_poses_and_focal_length(frames, truth, unposed):
+    assert len(unposed.offsets_i) > 0.95 * len(frames)
+    assert rms(unposed.offsets_i) < 0.03
+    assert np.degrees(rms(unposed.angles_i)) < 1
+    assert unposed.summary.focal_px == pytest.approx([truth.camera.fx], rel=0.02)
 
 
-def test_a_length_between_two_cameras_gives_the_scale(blind):
-    assert blind.summary.metric
-    assert blind.scale == pytest.approx(1, abs=0.02)
+def test_a_length_between_two_cameras_gives_the_scale(unposed):
+    assert unposed.summary.metric
+    assert unposed.scale == pytest.approx(1, abs=0.02)
 
 
-def test_sigma_is_honest_where_poses_are_found(blind):
-    assert 0.85 < blind.inside < 0.98
+def test_sigma_covers_the_error_with_estimated_poses(unposed):
+    assert 0.85 < unposed.inside < 0.98
 
 
 @pytest.fixture(scope="module")
@@ -199,12 +210,12 @@ def of_room(tmp_path_factory) -> Outcome:
         Photograph(f"{i:02d}", camera, T, *room.render(T, camera))
         for i, T in enumerate(room.drive(10.0, 2.0, seed=5)[1])
     ]
-    truth = rgbd.reconstruct(Some(frames), tmp_path_factory.mktemp("room"), RgbdConfig())
+    truth = measure(frames, tmp_path_factory.mktemp("room"))
     folder = tmp_path_factory.mktemp("posed_room")
     predictor = Simulated(SimulatedConfig())
     return outcome(*reconstruct(Some(frames), folder, predictor, PhotographsConfig()), truth)
 
 
-def test_pointmaps_and_sigmas_of_the_room_are_as_good(of_room):
+def test_pointmaps_and_sigmas_of_the_synthetic_room_are_as_accurate(of_room):
     assert np.nanmedian(of_room.errors_ihw) < 0.02
     assert 0.85 < of_room.inside < 0.98
