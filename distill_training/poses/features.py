@@ -1,4 +1,4 @@
-"""What two images of a scene with depth see alike: SIFT features, and where they were measured."""
+"""SIFT features with measured depth, and matches between images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +11,15 @@ from mote_localization.camera import Camera, CanonicalView
 from mote_localization.progress import track
 from mote_localization.scenes import Frame
 
-_FEATURES = 2000  # of an image
-_LEAST_LIKENESS = 0.92  # product of the descriptors, unit vectors, of what is taken for the same
-_MATCHES = 100  # of a pair, at most
-_BORDER_PX = 17  # around what is not seen, in which nothing is looked for
+_MAX_FEATURES = 2000  # per image
+_MIN_SIMILARITY = 0.92  # of a match: product of the two descriptors, which are unit vectors
+_MAX_MATCHES = 100  # per pair
+_BORDER_PX = 17  # around pixels outside the lens' field of view; no features there
 
 
 @dataclass(frozen=True)
 class Features:
-    """What an image shows, and how far away."""
+    """The features of one image."""
 
     rays_n3: np.ndarray  # z = 1, camera frame
     depth_n: np.ndarray  # m, 0: not measured
@@ -28,26 +28,26 @@ class Features:
 
 @dataclass(frozen=True)
 class Matches:
-    """Points measured in one image, and the rays on which another one sees them."""
+    """Points measured in one image, and the rays at which another image shows them."""
 
-    measured_m: np.ndarray  # number of the image that measured a point
-    points_m3: np.ndarray  # m, in the camera frame of that image
-    seen_m: np.ndarray  # number of the image that sees it
-    rays_m3: np.ndarray  # z = 1, in the camera frame of that one
+    measured_m: np.ndarray  # index of the image that measures a point
+    points_m3: np.ndarray  # m, camera frame of that image
+    seen_m: np.ndarray  # index of the other image
+    rays_m3: np.ndarray  # z = 1, camera frame of the other image
 
 
 class FeatureFinder:
-    """Finds features of one live camera's images."""
+    """Finds features in images of one live camera."""
 
     def __init__(self, live: Camera, near_m: float, far_m: float) -> None:
-        """Undistort at full size; depths outside the range count as not measured."""
+        """Prepare the undistortion at full size; depths outside the range count as not measured."""
         self.live, self._range_m = live, (near_m, far_m)
         self._pinhole = replace(live, distortion=())
         self._view = CanonicalView(live, self._pinhole, 1)
-        # What the lens does not see is black: its border is no feature of the place.
+        # Pixels outside the lens' field of view are black; their border would give features.
         seen_hw = self._view.covered_hw.astype(np.uint8)
         self._seen_hw = cv2.erode(seen_hw, np.ones((_BORDER_PX, _BORDER_PX)), borderValue=1)
-        self._sift = cv2.SIFT.create(_FEATURES)
+        self._sift = cv2.SIFT.create(_MAX_FEATURES)
 
     def find(self, frame: Frame) -> Features:
         """Return the features of a frame.
@@ -64,7 +64,7 @@ class FeatureFinder:
         last_row, last_column = self.live.height - 1, self.live.width - 1
         depth_n = frame.known_depth()[rows.clip(0, last_row), columns.clip(0, last_column)]
         near_m, far_m = self._range_m
-        # RootSIFT: the roots of the shares, a unit vector (Arandjelovic and Zisserman, CVPR 2012).
+        # RootSIFT: square roots of the L1-normalized descriptor (Arandjelovic and Zisserman 2012).
         root_nd = np.sqrt(sift_nd / sift_nd.sum(axis=1, keepdims=True).clip(min=1))
         return Features(
             rays_n3,
@@ -74,16 +74,16 @@ class FeatureFinder:
 
 
 def match(features: Sequence[Features], pairs: Sequence[Pair]) -> Matches:
-    """Match pairs of images: features that are each other's most alike."""
+    """Return matches of pairs of images; each feature is the other's most similar one."""
     rng = np.random.default_rng(0)
-    none, nowhere = np.zeros(0, int), np.zeros((0, 3))
-    found = [(none, nowhere, none, nowhere)]
+    none, no_points = np.zeros(0, int), np.zeros((0, 3))
+    found = [(none, no_points, none, no_points)]
     for pair in track(pairs, "match", len(pairs)):
         first, second = (features[i] for i in pair)
-        own_k, other_k = rng.permutation(_mutual(first, second))[:_MATCHES].T
+        first_k, second_k = rng.permutation(_mutual_matches(first, second))[:_MAX_MATCHES].T
         for (i, a, at_k), (j, b, seen_k) in (
-            ((pair[0], first, own_k), (pair[1], second, other_k)),
-            ((pair[1], second, other_k), (pair[0], first, own_k)),
+            ((pair[0], first, first_k), (pair[1], second, second_k)),
+            ((pair[1], second, second_k), (pair[0], first, first_k)),
         ):
             measured_k = a.depth_n[at_k] > 0
             at_k, seen_k = at_k[measured_k], seen_k[measured_k]
@@ -98,13 +98,13 @@ def match(features: Sequence[Features], pairs: Sequence[Pair]) -> Matches:
     return Matches(*map(np.concatenate, zip(*found, strict=True)))
 
 
-def _mutual(first: Features, second: Features) -> np.ndarray:
-    """Return which features (k, 2) of two images are most alike, each to the other."""
+def _mutual_matches(first: Features, second: Features) -> np.ndarray:
+    """Return indices (k, 2) of features of two images that are mutual nearest neighbours."""
     if not (len(first.descriptors_nd) and len(second.descriptors_nd)):
         return np.zeros((0, 2), int)
     a_nd, b_md = (f.descriptors_nd.astype(np.float32) / 255 for f in (first, second))
-    likeness_nm = a_nd @ b_md.T
-    best_n, best_m = likeness_nm.argmax(axis=1), likeness_nm.argmax(axis=0)
-    own_n = np.arange(len(a_nd))
-    alike_n = (best_m[best_n] == own_n) & (likeness_nm[own_n, best_n] > _LEAST_LIKENESS)
-    return np.stack([own_n, best_n], axis=1)[alike_n]
+    similarity_nm = a_nd @ b_md.T
+    best_n, best_m = similarity_nm.argmax(axis=1), similarity_nm.argmax(axis=0)
+    index_n = np.arange(len(a_nd))
+    kept_n = (best_m[best_n] == index_n) & (similarity_nm[index_n, best_n] > _MIN_SIMILARITY)
+    return np.stack([index_n, best_n], axis=1)[kept_n]
