@@ -252,7 +252,7 @@ def test_photographs_with_poses_are_reconstructed_summed_up_and_looked_at(room, 
         "images 6 of 6 used",
         "pairs 15 predicted",
         "cm, median where pointmaps overlap",
-        "poses given focal length given scale metres, by the given poses",
+        "poses given focal length given scale metres, from the given poses",
         "licence of the teacher none",
         "reconstruction: made (6 frames); make a map of it with `mote-distill distill made",
         "picture: room.png",
@@ -338,15 +338,15 @@ SUMMARY = Summary(30, {}, 200, 9, 1.84, 0.968, (262.31,), True, True, None, True
         ({"poses_known": False, "scale_uncertainty": 0.012}, "scale", "metres, 1 sigma 1.2 %"),
         ({"poses_known": False}, "scale", "two lengths or more with --scale-from"),
         ({"poses_known": False, "metric": False}, "scale", "unknown: lengths are in units of"),
-        ({"poses_known": False, "metric": False}, "scale", "give it: --scale-from"),
+        ({"poses_known": False, "metric": False}, "scale", "give it with --scale-from"),
     ],
 )
 def test_a_summary_says_what_became_of_the_photographs(changes, row, told):
     assert told in replace(SUMMARY, **changes).described()[row]
 
 
-def test_of_many_refused_photographs_some_are_named():
-    refused = {f"img{i}": "cannot be read" for i in range(13)}
+def test_of_many_unused_photographs_some_are_named():
+    unused = {f"img{i}": "cannot be read" for i in range(13)}
     lines = replace(SUMMARY, unused=unused).described()["not used"].splitlines()
     assert lines[9:] == ["img9: cannot be read", "and 3 more"]
 

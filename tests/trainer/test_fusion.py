@@ -249,7 +249,7 @@ def of_plane(T_map_cam: np.ndarray, normal_3: np.ndarray = PLANE) -> DepthMap:
 
 def test_depth_between_cells_is_exact_on_a_plane(rng):
     rays = GRID.rays(rng.uniform((3.5, 3.5), (155.5, 123.5), (200, 2)))
-    depth, sigma = of_plane(np.eye(4)).along(rays)
+    depth, sigma = of_plane(np.eye(4)).sample(rays)
     np.testing.assert_allclose(depth, 2 / (rays @ PLANE))
     np.testing.assert_allclose(sigma, 0.02)
 
@@ -257,7 +257,7 @@ def test_depth_between_cells_is_exact_on_a_plane(rng):
 def test_depth_along_the_rays_of_cells_is_theirs(rng):
     one = of_plane(np.eye(4))
     one = replace(one, sigma_hw=rng.uniform(0.01, 0.05, one.depth_hw.shape))
-    depth, sigma = one.along(one.rays_hw3())
+    depth, sigma = one.sample(one.rays_hw3())
     np.testing.assert_allclose(depth, one.depth_hw)
     np.testing.assert_allclose(sigma, one.sigma_hw)
 
@@ -270,7 +270,7 @@ def test_there_is_no_depth_across_an_edge_outside_or_where_a_cell_has_none():
     one = DepthMap(GRID, STRIDE, np.eye(4), depth, sigma)
 
     def at(*pixels_of_grid) -> np.ndarray:
-        return one.along(GRID.rays(np.array(pixels_of_grid, float)))[0]
+        return one.sample(GRID.rays(np.array(pixels_of_grid, float)))[0]
 
     # Cell (row, column) has its middle at pixel (8 column + 3.5, 8 row + 3.5).
     np.testing.assert_array_equal(
@@ -284,7 +284,7 @@ def test_there_is_no_depth_across_an_edge_outside_or_where_a_cell_has_none():
 def test_pointmaps_of_a_single_row_or_column_have_depth_too():
     camera = replace(GRID, width=8, height=8)
     one = DepthMap(camera, STRIDE, np.eye(4), np.array([[1.5]]), np.array([[0.1]]))
-    np.testing.assert_allclose(one.along(camera.rays(np.array([[3.0, 4.0]])))[0], 1.5)
+    np.testing.assert_allclose(one.sample(camera.rays(np.array([[3.0, 4.0]])))[0], 1.5)
 
 
 # Agreement
@@ -331,13 +331,13 @@ def test_a_wall_behind_another_one_is_no_disagreement_but_one_before_it_is():
     near, far = of_plane(VIEWS[0]), of_plane(VIEWS[1], PLANE / 3)
     assert np.isnan(measure_agreement({0: near, 1: far}, [(1, 0)]).distance)
     before = measure_agreement({0: near, 1: far}, [(0, 1)])
-    assert before.share == 0 and before.distance > 1
+    assert before.fraction == 0 and before.distance > 1
 
 
 def test_a_wall_in_two_places_does_not_go_unseen():
     maps = {0: of_plane(VIEWS[0]), 1: of_plane(VIEWS[1], PLANE / 1.2)}
     found = measure_agreement(maps, [(0, 1), (1, 0)])
-    assert found.share < 0.1 and found.sigma_factor > 5
+    assert found.fraction < 0.1 and found.sigma_factor > 5
 
 
 def test_few_cells_in_common_say_nothing_of_the_agreement():

@@ -206,8 +206,8 @@ def test_all_is_known(tmp_path: Path):
     taken = shots(ARC)
     made, summary = run(tmp_path, taken)
     assert list(made.poses) == [shot.name for shot in taken] and made.metric
-    assert summary.images == 10 and not summary.refused and summary.focal_known
-    assert 0 < summary.pairs_refused < 6  # the network is plain wrong on some pairs
+    assert summary.images == 10 and not summary.unused and summary.focal_known
+    assert 0 < summary.pairs_rejected < 6  # the network is plain wrong on some pairs
     assert summary.agreement_cm < 5 and error_m(made, taken) < 0.05
     assert not (tmp_path / "work").exists()
 
@@ -230,7 +230,7 @@ def test_intrinsics_are_known_and_poses_are_not(tmp_path: Path):
 def test_nothing_is_known(tmp_path: Path):
     taken = shots(ARC, intrinsics=False, given=unknown)
     made, summary = run(tmp_path, taken)
-    assert not summary.metric and not summary.refused
+    assert not summary.metric and not summary.unused
     assert summary.focal_px == (pytest.approx(CAMERA.fx * 160 / 96, rel=0.02),)
     assert position_errors_m(made, taken, fitted=True).max() < 0.06
 
@@ -280,9 +280,9 @@ def test_sizes_and_cameras_are_mixed(tmp_path: Path, intrinsics: bool, given: Ca
 def test_no_image_shows_what_another_does(tmp_path: Path):
     directions = [(1, 0, 1.6), (0, 1, 1.6), (-1, 0, 1.6), (0, -1, 1.6)]
     taken = shots([looking((0, 0, 1.6), towards) for towards in directions], given=unknown)
-    with pytest.raises(ReconstructionError, match="shot0, shot1, shot2, shot3: stands alone"):
+    with pytest.raises(ReconstructionError, match="shot0, shot1, shot2, shot3: not connected"):
         run(tmp_path, taken)
-    with pytest.raises(ReconstructionError, match="shot0, shot1, shot2, shot3: stands alone"):
+    with pytest.raises(ReconstructionError, match="shot0, shot1, shot2, shot3: not connected"):
         run(tmp_path / "known", shots([shot.T_true for shot in taken]))
 
 
@@ -290,7 +290,7 @@ def test_no_image_shows_what_another_does(tmp_path: Path):
 def test_one_image_stands_alone(tmp_path: Path, given: Callable):
     taken = shots([*ARC, looking((2.2, 1.5, 2.3), (2.4, 1.9, 2.4))], given=given)
     made, summary = run(tmp_path, taken)
-    assert list(summary.refused) == ["shot10"] and len(made.poses) == 10
+    assert list(summary.unused) == ["shot10"] and len(made.poses) == 10
     assert "shot10" not in made.poses
 
 
@@ -300,12 +300,12 @@ def test_two_groups_of_images(tmp_path: Path):
     small = [looking((-1.0 + 0.2 * k, 0.5, 1.5), (-1.5 + 0.2 * k, 2, 1.8)) for k in range(3)]
     made, summary = run(tmp_path / "unknown", shots([*large, *small], given=unknown))
     assert list(made.poses) == [f"shot{k}" for k in range(7)]
-    reason = "hangs together with shot7, shot9, but not with the rest"
-    assert list(summary.refused) == ["shot7", "shot8", "shot9"]
-    assert summary.refused["shot8"] == reason
+    reason = "connected with shot7, shot9, but not with the other images"
+    assert list(summary.unused) == ["shot7", "shot8", "shot9"]
+    assert summary.unused["shot8"] == reason
     taken = shots([*large, *small])
     made, summary = run(tmp_path / "known", taken)
-    assert not summary.refused and error_m(made, taken) < 0.05
+    assert not summary.unused and error_m(made, taken) < 0.05
 
 
 def test_there_are_too_few_images(tmp_path: Path):
@@ -321,7 +321,7 @@ def test_images_that_cannot_be_read_are_named_skipped_and_counted(tmp_path: Path
     for k in (3, 9):  # 9 is the only one of its lens
         taken[k] = replace(taken[k], readable=False)
     made, summary = run(tmp_path, taken)
-    assert summary.images == 10 and list(summary.refused) == ["shot3", "shot9"]
+    assert summary.images == 10 and list(summary.unused) == ["shot3", "shot9"]
     assert "shot3.jpg: is damaged" in caplog.text and "shot9.jpg: is damaged" in caplog.text
     assert len(made.poses) == 8 and error_m(made, taken) < 0.05
 
@@ -331,7 +331,7 @@ def test_an_image_of_an_impossible_shape_is_named_and_skipped(tmp_path: Path, ca
     flat = Camera(400, 2, 300.0, 300.0, 199.5, 0.5)
     taken[3] = replace(taken[3], true_camera=flat, camera=None)
     made, summary = run(tmp_path, taken)
-    assert list(summary.refused) == ["shot3"] and "frame shot3 is left out" in caplog.text
+    assert list(summary.unused) == ["shot3"] and "frame shot3 is left out" in caplog.text
     assert len(made.poses) == len(ARC) - 1
 
 
@@ -357,7 +357,7 @@ def turned(*axes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (invert, "if they are map-to-camera where"),
+        (invert, "if they are map-to-camera .invert"),
         (turned(RIGHT, -DOWN, -FORWARD), "if they are of cameras with .* z backward .as in OpenGL"),
         (turned(FORWARD, -RIGHT, -DOWN), "with x forward, y left and z up .*ROS, REP-103"),
         (turned(DOWN, -RIGHT, FORWARD), "rolled by 90 deg to the right"),
@@ -365,13 +365,15 @@ def turned(*axes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         (turned(-RIGHT, -DOWN, FORWARD), "rolled by 180 deg"),
         (turned(FORWARD, RIGHT, DOWN), "with x forward, y right and z down;"),
         (turned(RIGHT, -DOWN, FORWARD), "if they are left-handed.* with x right, y up and z for"),
-        (lambda T: invert(turned(RIGHT, -DOWN, -FORWARD)(T)), "map-to-camera where.* and .*OpenGL"),
-        (lambda T: invert(turned(DOWN, -RIGHT, FORWARD)(T)), "map-to-camera where.* and .*rolled"),
+        (lambda T: invert(turned(RIGHT, -DOWN, -FORWARD)(T)), "map-to-camera .* and .*OpenGL"),
+        (lambda T: invert(turned(DOWN, -RIGHT, FORWARD)(T)), "map-to-camera .* and .*rolled"),
     ],
 )
 def test_poses_of_another_convention_are_recognized(tmp_path: Path, wrong: Callable, said: str):
     taken = shots(TILTED, given=lambda k, T: wrong(T))
-    with pytest.raises(ReconstructionError, match=f"pairs of images agree with them, but .*{said}"):
+    with pytest.raises(
+        ReconstructionError, match=f"pairs of images agree with the given poses, but .*{said}"
+    ):
         run(tmp_path, taken)
 
 
@@ -390,11 +392,11 @@ def test_pairs_that_can_tell_no_convention_do_not_speak_for_one(
 def test_many_wrong_poses_are_warned_of(tmp_path: Path, caplog):
     error = pose_from(np.zeros(3), quaternion_xyzw(exp_rotation(np.array([0.0, 0.0, 0.5]))))
     run(tmp_path / "right", shots(TILTED))
-    assert "disagree" not in caplog.text
+    assert "agree with the given poses" not in caplog.text
     taken = shots(TILTED, given=lambda k, T: T @ error if k in (2, 6, 9) else T)
     _, summary = run(tmp_path / "wrong", taken)
-    assert "pairs of images agree with them, those that do not are left out" in caplog.text
-    assert set(summary.refused) == {"shot2", "shot6", "shot9"}
+    assert "pairs of images agree with the given poses, the others are left out" in caplog.text
+    assert set(summary.unused) == {"shot2", "shot6", "shot9"}
 
 
 def test_poses_in_millimetres_are_taken_but_doubted(tmp_path: Path, caplog):
@@ -402,7 +404,7 @@ def test_poses_in_millimetres_are_taken_but_doubted(tmp_path: Path, caplog):
         return pose_from(1000 * T[:3, 3], quaternion_xyzw(T[:3, :3]))
 
     run(tmp_path, shots(ARC, given=in_millimetres))
-    assert "expected metres; are they in another unit?" in caplog.text
+    assert "check that the poses are in metres" in caplog.text
 
 
 def test_a_length_beside_given_poses_is_not_used_and_said_so(tmp_path: Path, caplog):
@@ -436,8 +438,8 @@ def test_single_wrong_poses_are_refused_and_the_rest_is_not(
     error[:3, 3] = np.array([0.8, 0.0, 0.6]) * shift_m
     taken = shots(TILTED, given=lambda k, T: T @ error if k in (2, 9) else T)
     made, summary = run(tmp_path, taken)
-    assert set(summary.refused) == {"shot2", "shot9"}
-    assert set(summary.refused.values()) == {"its given pose disagrees with what the images show"}
+    assert set(summary.unused) == {"shot2", "shot9"}
+    assert set(summary.unused.values()) == {"its given pose disagrees with the images"}
     assert error_m(made, taken) < 0.06
 
 
@@ -466,17 +468,17 @@ def test_only_a_part_is_taken_from_one_spot(tmp_path: Path):
     made, summary = run(tmp_path, shots([*ARC, *corner]))
     assert len(made.poses) >= 10
     spots = {f"shot{k}" for k in (10, 11, 12)} - set(made.poses)
-    assert set(summary.refused) == spots
-    assert all("same spot" in reason for reason in summary.refused.values())
+    assert set(summary.unused) == spots
+    assert all("same spot" in reason for reason in summary.unused.values())
 
 
 def test_images_are_there_several_times(tmp_path: Path):
     taken = shots([*ARC, ARC[4], ARC[4], ARC[5]])
     made, summary = run(tmp_path / "known", taken)
-    assert not summary.refused and error_m(made, taken) < 0.05
+    assert not summary.unused and error_m(made, taken) < 0.05
     taken = [replace(shot, T_map_cam=None) for shot in taken]
     made, summary = run(tmp_path / "unknown", taken)
-    assert not summary.refused
+    assert not summary.unused
     assert position_errors_m(made, taken, fitted=True).max() < 0.06
 
 
@@ -540,7 +542,7 @@ SPOILT = {
 @pytest.mark.parametrize("poses", ["given", "estimate"])
 @pytest.mark.parametrize("spoilt", SPOILT)
 def test_a_network_that_says_nonsense_is_not_believed(tmp_path: Path, spoilt: str, poses: str):
-    with pytest.raises(ReconstructionError, match="shot0, shot1, shot2: stands alone"):
+    with pytest.raises(ReconstructionError, match="shot0, shot1, shot2: not connected"):
         run(tmp_path, shots(ARC[:3]), Failing(SPOILT[spoilt], 1), poses=poses)
 
 
@@ -557,7 +559,7 @@ def test_a_network_that_says_nonsense_is_not_believed(tmp_path: Path, spoilt: st
 def test_nonsense_on_some_pairs_does_no_harm(tmp_path: Path, spoilt: str, poses: str):
     taken = shots(ARC)
     made, summary = run(tmp_path, taken, Failing(SPOILT[spoilt], 6), poses=poses)
-    assert summary.pairs_refused > summary.pairs / 8 and len(made.poses) > 8
+    assert summary.pairs_rejected > summary.pairs / 8 and len(made.poses) > 8
     assert error_m(made, taken) < 0.1
 
 
@@ -581,14 +583,14 @@ def test_photographs_of_all_kinds_go_through_the_network(tmp_path: Path):
             PhotoScene(folder), tmp_path / "out", network, PhotographsConfig(), CellsConfig(64, 8)
         )
     except ReconstructionError as error:
-        assert "a, b, c, d: stands alone" in str(error)
+        assert "a, b, c, d: not connected" in str(error)
         index = json.loads((tmp_path / "out/work/predictions.json").read_text())
         sizes = {
             one["name"]: (one["live"]["width"], one["live"]["height"]) for one in index["frames"]
         }
         assert sizes["b"] == (72, 96) and {sizes[name] for name in "acd"} == {(96, 72)}
     else:
-        assert set(made.poses) | set(summary.refused) == names | refused
+        assert set(made.poses) | set(summary.unused) == names | refused
 
 
 # Interrupted runs
@@ -652,7 +654,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path: Path)
     again, summary = run(tmp_path / "killed", interruptible())
     assert summary is None and list(again.poses) == ["shot0", "shot1", "shot2", "shot3"]
     whole, summary = run(tmp_path / "whole", interruptible())
-    assert list(summary.refused) == ["shot4"]
+    assert list(summary.unused) == ["shot4"]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert len(contents(tmp_path / "whole")) == 1 + 4
 

@@ -182,7 +182,7 @@ def test_a_pair_that_does_not_fit_is_one_clear_error(tmp_path: Path):
     frames = photos([LANDSCAPE] * 3)
     made = predictions(tmp_path / "work", frames, Counting(most=0))
     made.encode(frames)
-    with pytest.raises(ReconstructionError, match="does not hold a pair"):
+    with pytest.raises(ReconstructionError, match="a pair of images does not fit into the memory"):
         made.decode(complete_pairs(3))
 
 

@@ -1,4 +1,4 @@
-"""Brings all images to one frame: of the given poses in metres, or of a frame of its own."""
+"""Alignment: poses, scales and focal lengths on which the pairwise predictions agree."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -6,37 +6,40 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from distill_training.poses.image_pairs import components
-from distill_training.teachers.pairwise.focal_lengths import estimate_spreads
+from distill_training.teachers.pairwise.focal_lengths import estimate_log_focal_ratios
 from distill_training.teachers.pairwise.fusion import PairEstimate, fuse
-from distill_training.teachers.pairwise.global_adjustment import Adjusted, Cameras, adjust
+from distill_training.teachers.pairwise.global_adjustment import Adjustment, Cameras, adjust
 from distill_training.teachers.pairwise.observations import (
     Observations,
-    agree_on_scales,
+    estimate_pair_scales,
     fit_scales,
     pairs_by_image,
 )
 from distill_training.teachers.pairwise.relative_pose import (
     RelativePoses,
     angles_between,
-    between,
-    diagnose_conventions,
-    relative_poses,
+    diagnose_pose_convention,
+    estimate_relative_poses,
+    given_relative_poses,
 )
-from distill_training.teachers.pairwise.spanning_tree import along_tree
+from distill_training.teachers.pairwise.spanning_tree import initialize_along_spanning_tree
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import invert
 from mote_localization.progress import track
 
 _log = logging.getLogger(__name__)
-_ROUNDS = 3  # of adjusting cameras and depths in turns
-_OUTLIER = 3.0  # medians: pairs that are off by more are refused
-# Of the depth: pairs off by less are not refused; pairs off by more are, were they the majority.
-_RESIDUALS = (0.05, 0.2)
-_ANGLES = (np.radians(5.0), np.radians(20.0))  # likewise
-_CONFUSED = 3  # pairs, and times as many: so many more agree if poses are of another convention
-_FEW, _MANY, _MOST = 0.15, 0.35, 0.65  # of the pairs
-_SAME_SPOT = 1e-4  # of the depth: shorter baselines are as good as none
-_LARGEST_UNIT_SIGMA = 0.1  # log: images whose scale is less sure are refused
+_ROUNDS = 3  # alternations between adjusting the cameras and fusing the depth
+_OUTLIER = 3.0  # pairs with an error above this many medians are rejected
+# Lower and upper bound of the rejection threshold.
+_RESIDUAL_BOUNDS = (0.05, 0.2)  # fraction of the depth
+_ANGLE_BOUNDS = (np.radians(5.0), np.radians(20.0))
+# Another pose convention is reported if more pairs agree with it than with the expected one, by
+# this number and by this factor.
+_CONVENTION_MARGIN = 3
+# Fractions of the pairs.
+_FEW, _MANY, _MOST = 0.15, 0.35, 0.65
+_MIN_BASELINE = 1e-4  # fraction of the depth; shorter baselines do not determine the scale
+_MAX_UNIT_SIGMA = 0.1  # of the log unit; images with a larger value are not aligned
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,24 @@ class Alignment:
     """All images in one frame."""
 
     cameras: Cameras
-    log_scales_e: np.ndarray  # from a directed pair's unit to its first image's
-    sound_e: np.ndarray  # directed pairs that agree with themselves
-    used_e: np.ndarray  # directed pairs that agree with the rest, too
-    aligned_i: np.ndarray  # images that hang together with the rest
+    log_scales_e: np.ndarray  # log of the first image's units per pair unit
+    consistent_e: np.ndarray  # bool: the points of the pair fit one similarity
+    used_e: np.ndarray  # bool: consistent, and agrees with the other pairs
+    aligned_i: np.ndarray  # bool: connected with the other images, and its scale is determined
     unit_sigma_i: np.ndarray  # standard deviation of each image's log unit
 
-    def estimate(
+    def pair_estimate(
         self, pair: int, first: int, image: int, points: np.ndarray, confidence: np.ndarray
     ) -> PairEstimate:
-        """Return what a directed pair from `first` on says of an image, as `fuse` takes it."""
+        """Return the prediction of a directed pair for an image, as input of `fuse`.
+
+        Args:
+            pair: Index of the directed pair.
+            first: First image of the pair.
+            image: Image of the points: the first or the second image of the pair.
+            points: In the camera frame of the first image, pair units.
+            confidence: Of the points.
+        """
         unit = float(np.exp(self.log_scales_e[pair] + self.cameras.log_unit_i[first]))
         T_image_first = invert(self.cameras.pose(image)) @ self.cameras.pose(first)
         return PairEstimate(points, confidence, unit, T_image_first)
@@ -65,120 +76,113 @@ def align(
     lens_known_l: np.ndarray,
     T_map_cam_i44: np.ndarray | None,
 ) -> Alignment:
-    """Find scales, and poses and focal lengths where they are not known, on which the pairs agree.
+    """Estimate scales, and poses and focal lengths where these are unknown.
 
     Args:
-        observations: What the pairs say.
-        lens_i: Which lens each image was taken with.
-        lens_known_l: Which lenses' focal lengths are those that the rays assume.
-        T_map_cam_i44: Known poses, metres; None: the outcome is in a frame and unit of its own.
+        observations: Pair predictions at sampled cells.
+        lens_i: Lens of each image.
+        lens_known_l: Whether the initial focal length of each lens is exact.
+        T_map_cam_i44: Given poses, m; None: poses are estimated, in any frame and unit.
 
     Raises:
-        ReconstructionError: The poses are of another convention.
+        ReconstructionError: The given poses have another convention, or are of other images.
     """
     o = observations
-    guessed_l, sigma = estimate_spreads(o, lens_i)
-    spread_sigma_l = np.where(lens_known_l, 0.0, sigma)
-    cameras = Cameras.unplaced(lens_i, np.where(lens_known_l, 0.0, guessed_l))
+    poses_known = T_map_cam_i44 is not None
+    log_ratio_l, sigma = estimate_log_focal_ratios(o, lens_i)
+    log_ratio_sigma_l = np.where(lens_known_l, 0.0, sigma)
+    cameras = Cameras.at_origin(lens_i, np.where(lens_known_l, 0.0, log_ratio_l))
     rays_in3 = cameras.rays(o.rays_in3)
-    log_scales_e, depth_in = agree_on_scales(o, rays_in3)
-    relative = relative_poses(o, rays_in3, log_scales_e, depth_in)
-    good_p = _not_outliers(relative.residual_p, _RESIDUALS)
-    sound_e = relative.directed(good_p, len(o.first_e))
+    log_scales_e, depth_in = estimate_pair_scales(o, rays_in3)
+    relative = estimate_relative_poses(o, rays_in3, log_scales_e, depth_in)
+    good_p = _not_outliers(relative.residual_p, _RESIDUAL_BOUNDS)
+    consistent_e = relative.directed(good_p, len(o.first_e))
     if T_map_cam_i44 is not None:
-        good_p &= _agreeing(relative, good_p, T_map_cam_i44)
+        good_p &= _agree_with_poses(relative, good_p, T_map_cam_i44)
         cameras = replace(cameras, R_i33=T_map_cam_i44[:, :3, :3], t_i3=T_map_cam_i44[:, :3, 3])
     else:
-        good_p = _largest_group(relative, good_p, o.images)
-        cameras = along_tree(relative, good_p, cameras)
-    nobody_i = np.zeros(o.images, bool)
+        good_p = _in_largest_component(relative, good_p, o.images)
+        cameras = initialize_along_spanning_tree(relative, good_p, cameras)
+    none_e, none_i = np.zeros_like(consistent_e), np.zeros(o.images, bool)
     unknown_i = np.full(o.images, np.inf)
-    alignment = Alignment(
-        cameras, log_scales_e, sound_e, np.zeros_like(sound_e), nobody_i, unknown_i
-    )
-    for turn in track(range(1, _ROUNDS + 1), "align", _ROUNDS):
+    alignment = Alignment(cameras, log_scales_e, consistent_e, none_e, none_i, unknown_i)
+    for round_ in track(range(1, _ROUNDS + 1), "align", _ROUNDS):
         if not good_p.any():
-            return replace(alignment, used_e=np.zeros_like(sound_e), aligned_i=nobody_i)
-        used_e = relative.directed(good_p, len(sound_e))
+            return replace(alignment, used_e=none_e, aligned_i=none_i)
+        used_e = relative.directed(good_p, len(consistent_e))
         adjusted = adjust(
-            o,
-            log_scales_e,
-            depth_in,
-            cameras,
-            used_e,
-            poses_known=T_map_cam_i44 is not None,
-            spread_sigma_l=spread_sigma_l,
+            o, log_scales_e, depth_in, cameras, used_e, poses_known, log_ratio_sigma_l
         )
         cameras = adjusted.cameras
         alignment = Alignment(
             cameras,
             log_scales_e,
-            sound_e,
+            consistent_e,
             used_e,
-            _aligned(adjusted, relative, good_p, poses_known=T_map_cam_i44 is not None),
+            _aligned(adjusted, relative, good_p, poses_known),
             adjusted.unit_sigma_i,
         )
-        if turn == _ROUNDS:  # what follows is for the next one
+        if round_ == _ROUNDS:
             break
-        depth_in = _refined_depth(o, alignment)
+        depth_in = _fused_depth(o, alignment)
         log_scales_e = fit_scales(o, cameras.rays(o.rays_in3), depth_in)
         residual_p = np.fmax(
             adjusted.residual_e[relative.forward_p], adjusted.residual_e[relative.backward_p]
         )
-        good_p &= _not_outliers(residual_p, _RESIDUALS)
+        good_p &= _not_outliers(residual_p, _RESIDUAL_BOUNDS)
         if T_map_cam_i44 is None:
-            good_p = _largest_group(relative, good_p, o.images)
+            good_p = _in_largest_component(relative, good_p, o.images)
         else:
-            offset_p = _offsets(relative, cameras.log_unit_i, T_map_cam_i44)
-            good_p &= _not_outliers(np.where(good_p, offset_p, np.inf), _RESIDUALS)
+            error_p = _position_errors(relative, cameras.log_unit_i, T_map_cam_i44)
+            good_p &= _not_outliers(np.where(good_p, error_p, np.inf), _RESIDUAL_BOUNDS)
     return alignment
 
 
 def _not_outliers(error_p: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    """Return which pairs are not far worse than most, nor worse than any good one can be."""
+    """Return which pairs have an error below three medians, within bounds for that threshold."""
     known = error_p[np.isfinite(error_p)]
-    bound = _OUTLIER * float(np.median(known)) if len(known) else 0.0
-    return error_p <= np.clip(bound, *bounds)
+    threshold = _OUTLIER * float(np.median(known)) if len(known) else 0.0
+    return error_p <= np.clip(threshold, *bounds)
 
 
-def _agreeing(relative: RelativePoses, good_p: np.ndarray, T_map_cam_i44: np.ndarray) -> np.ndarray:
-    """Return which pairs see their cameras turned as the given poses say.
+def _agree_with_poses(
+    relative: RelativePoses, good_p: np.ndarray, T_map_cam_i44: np.ndarray
+) -> np.ndarray:
+    """Return which pairs agree with the relative rotations of the given poses.
 
     Raises:
-        ReconstructionError: The poses are of another convention, or of other images.
+        ReconstructionError: The poses have another convention, or are of other images.
     """
-    seems, would_p, do_p = diagnose_conventions(relative.only(good_p), T_map_cam_i44)
+    convention, would_p, do_p = diagnose_pose_convention(relative.only(good_p), T_map_cam_i44)
     more, fewer = (would_p & ~do_p).sum(), (do_p & ~would_p).sum()
-    contradict = (~do_p).sum()
-    found = (
-        f"the given poses disagree with what the images show: {do_p.sum()} of {len(do_p)} pairs of "
-        "images agree with them, "
-    )
+    disagreeing = (~do_p).sum()
+    found = f"only {do_p.sum()} of {len(do_p)} pairs of images agree with the given poses, "
     expected = "expected camera-to-map, OpenCV axes (x right, y down, z forward)"
-    # Where nearly no pair can tell, those that seem to are but wrong.
-    if contradict >= _FEW * good_p.sum():
-        if more >= max(_CONFUSED * (1 + fewer), _MOST * len(do_p)):
+    # If few of all good pairs disagree, the disagreeing pairs are more likely wrong than the poses.
+    if disagreeing >= _FEW * good_p.sum():
+        if more >= max(_CONVENTION_MARGIN * (1 + fewer), _MOST * len(do_p)):
             raise ReconstructionError(
-                f"{found}but {would_p.sum()} would if they are {seems}; {expected}"
+                f"{found}but {would_p.sum()} would if they are {convention}; {expected}"
             )
-        if contradict > _MOST * len(do_p):
+        if disagreeing > _MOST * len(do_p):
             raise ReconstructionError(f"{found}as if they were those of other images; {expected}")
-        if contradict > _MANY * len(do_p):
-            _log.warning("%sthose that do not are left out; %s", found, expected)
-    angle_p = angles_between(relative.R_p33, between(relative, T_map_cam_i44)[0])
-    return _not_outliers(np.where(good_p, angle_p, np.inf), _ANGLES)
+        if disagreeing > _MANY * len(do_p):
+            _log.warning("%sthe others are left out; %s", found, expected)
+    angle_p = angles_between(relative.R_p33, given_relative_poses(relative, T_map_cam_i44)[0])
+    return _not_outliers(np.where(good_p, angle_p, np.inf), _ANGLE_BOUNDS)
 
 
-def _offsets(
+def _position_errors(
     relative: RelativePoses, log_unit_i: np.ndarray, T_map_cam_i44: np.ndarray
 ) -> np.ndarray:
-    """Return how far pairs see one camera from where its pose says, over the other's depth."""
+    """Return the distance (p,) between estimated and given positions of cameras j, units of i."""
     unit_p1 = np.exp(log_unit_i[relative.i_p])[:, None]
-    return np.linalg.norm(relative.t_p3 - between(relative, T_map_cam_i44)[1] / unit_p1, axis=-1)
+    given_p3 = given_relative_poses(relative, T_map_cam_i44)[1] / unit_p1
+    return np.linalg.norm(relative.t_p3 - given_p3, axis=-1)
 
 
-def _largest_group(relative: RelativePoses, good_p: np.ndarray, images: int) -> np.ndarray:
-    """Return which of the good pairs are in the largest group of images that they hold together."""
+def _in_largest_component(relative: RelativePoses, good_p: np.ndarray, images: int) -> np.ndarray:
+    """Return which good pairs are in the largest connected component of the pose graph."""
     pairs = zip(relative.i_p[good_p].tolist(), relative.j_p[good_p].tolist(), strict=True)
     inside = np.zeros(images, bool)
     inside[components(images, pairs)[0]] = True
@@ -186,24 +190,25 @@ def _largest_group(relative: RelativePoses, good_p: np.ndarray, images: int) -> 
 
 
 def _aligned(
-    adjusted: Adjusted, relative: RelativePoses, good_p: np.ndarray, poses_known: bool
+    adjusted: Adjustment, relative: RelativePoses, good_p: np.ndarray, poses_known: bool
 ) -> np.ndarray:
-    """Return which images have a pair that counts, and a scale.
+    """Return which images have a used pair and a scale.
 
-    Given poses tell none to images that hang together with those taken from the same spot alone.
+    With given poses, a component whose images are all taken from one spot has no scale.
     """
     cameras, pairs = adjusted.cameras, relative.only(good_p)
-    apart_p = np.linalg.norm(cameras.t_i3[pairs.j_p] - cameras.t_i3[pairs.i_p], axis=-1)
-    moved_p = (apart_p > _SAME_SPOT * np.exp(cameras.log_unit_i[pairs.i_p])) | (not poses_known)
+    baseline_p = np.linalg.norm(cameras.t_i3[pairs.j_p] - cameras.t_i3[pairs.i_p], axis=-1)
+    min_baseline_p = _MIN_BASELINE * np.exp(cameras.log_unit_i[pairs.i_p])
+    moved_p = (baseline_p > min_baseline_p) | (not poses_known)
     moved = {*pairs.i_p[moved_p].tolist(), *pairs.j_p[moved_p].tolist()}
     aligned = np.zeros(len(cameras.t_i3), bool)
-    for group in components(len(aligned), zip(pairs.i_p, pairs.j_p, strict=True)):
-        aligned[group] = not moved.isdisjoint(group)
-    return aligned & (adjusted.unit_sigma_i <= _LARGEST_UNIT_SIGMA)
+    for component in components(len(aligned), zip(pairs.i_p, pairs.j_p, strict=True)):
+        aligned[component] = not moved.isdisjoint(component)
+    return aligned & (adjusted.unit_sigma_i <= _MAX_UNIT_SIGMA)
 
 
-def _refined_depth(observations: Observations, alignment: Alignment) -> np.ndarray:
-    """Return the depth (i, n) of the images' cells, in their units, by all that is said of them."""
+def _fused_depth(observations: Observations, alignment: Alignment) -> np.ndarray:
+    """Return the depth (i, n) of the cells in image units, fused from all used pairs."""
     o, cameras = observations, alignment.cameras
     rays_in3 = cameras.rays(o.rays_in3)
     depth_in = np.full(rays_in3.shape[:2], np.nan)
@@ -212,14 +217,19 @@ def _refined_depth(observations: Observations, alignment: Alignment) -> np.ndarr
     by_second = pairs_by_image(o.second_e[used], o.images)
     for image in range(o.images):
         own = used[by_first[image]]
-        said = [
-            *(alignment.estimate(e, image, image, o.own_en3[e], o.own_weight_en[e]) for e in own),
+        estimates = [
             *(
-                alignment.estimate(e, o.first_e[e], image, o.other_en3[e], o.other_weight_en[e])
+                alignment.pair_estimate(e, image, image, o.own_en3[e], o.own_weight_en[e])
+                for e in own
+            ),
+            *(
+                alignment.pair_estimate(
+                    e, o.first_e[e], image, o.other_en3[e], o.other_weight_en[e]
+                )
                 for e in used[by_second[image]]
             ),
         ]
-        if said:
-            depth_n, _ = fuse(said, rays_in3[image])
+        if estimates:
+            depth_n, _ = fuse(estimates, rays_in3[image])
             depth_in[image] = depth_n / np.exp(cameras.log_unit_i[image])
     return depth_in

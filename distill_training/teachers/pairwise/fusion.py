@@ -1,4 +1,4 @@
-"""Fuses what all pairs say of an image into one pointmap along its cells' rays."""
+"""Fusion of the pairwise predictions of one image into one depth per cell."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,42 +9,43 @@ from distill_training.common.robust import robust_mean
 from distill_training.teachers.pairwise.observations import depth_along
 from mote_localization.geometry import transform
 
-# Mean confidence of a cell's points below which nobody knows where it is: sky, plain walls.
-_LEAST_CONFIDENCE = 0.2
+_MIN_CONFIDENCE = 0.2  # mean of a cell's predictions; below it are sky and plain walls
 
 
 @dataclass(frozen=True)
 class PairEstimate:
-    """What one directed pair says of an image's cells, in the frame of the pair's first image."""
+    """Prediction of one directed pair for the cells of an image."""
 
-    points_n3: np.ndarray  # (..., 3), pair units, NaN = none
-    confidence_n: np.ndarray  # (...), 0: nothing is known
+    points_n3: (
+        np.ndarray
+    )  # (..., 3), camera frame of the pair's first image, pair units, NaN = none
+    confidence_n: np.ndarray  # (...), 0 = no information
     unit: float  # map units per pair unit
-    T_cam_first: np.ndarray  # (4, 4) from the pair's first image to this one, map units
+    T_cam_first: np.ndarray  # (4, 4), camera of the first image to that of the image, map units
 
 
-def fuse(said: Sequence[PairEstimate], rays_n3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the depth (...) of an image's cells and how far their points are off, in map units.
+def fuse(estimates: Sequence[PairEstimate], rays_n3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the depth (...) of the cells of an image and its standard deviation, map units.
 
-    Averaged in the logarithm: errors grow with the depth, near cells and far ones are judged alike.
+    The estimates are averaged in the logarithm, since errors are proportional to the depth.
 
     Args:
-        said: What the image's pairs say of it.
-        rays_n3: The cells' rays (..., 3), z = 1.
+        estimates: All pair estimates for the image.
+        rays_n3: Rays of the cells (..., 3), z = 1.
 
     Returns:
-        Depth, NaN where no pair sees the cell or none knows much of it, and the standard deviation
-        of the point along its ray, by the spread between the pairs.
+        Depth, NaN in cells without an estimate or with too little confidence, and the standard
+        deviation of the point along its ray, from the spread of the estimates.
     """
     logs, weights = [], []
-    for one in said:
+    for one in estimates:
         points = transform(one.T_cam_first, one.unit * one.points_n3)
         with np.errstate(invalid="ignore"):
             seen = (points * rays_n3).sum(axis=-1) > 0
         logs.append(np.log(depth_along(rays_n3, np.where(seen[..., None], points, 1))))
         weights.append(np.where(seen, one.confidence_n, 0))
     weight = np.stack(weights)
-    known = weight.sum(axis=0) >= _LEAST_CONFIDENCE * np.maximum((weight > 0).sum(axis=0), 1)
+    known = weight.sum(axis=0) >= _MIN_CONFIDENCE * np.maximum((weight > 0).sum(axis=0), 1)
     log_depth, deviation = robust_mean(np.stack(logs), np.where(known, weight, 0))
     depth = np.exp(log_depth)
     return depth, deviation * depth * np.linalg.norm(rays_n3, axis=-1)

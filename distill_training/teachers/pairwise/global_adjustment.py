@@ -1,4 +1,4 @@
-"""Adjusts cameras and scales until all pairs agree: Gauss-Newton on robust 3-D distances."""
+"""Global adjustment of poses, scales and focal lengths: Gauss-Newton on robust 3-D distances."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -15,37 +15,38 @@ from mote_localization.geometry import skew
 
 _log = logging.getLogger(__name__)
 _STEPS = 30
-_ENOUGH = 1e-5  # largest change of rotation (rad) and log scale at which a solution stands
-_DAMPING = 1e-6  # of the diagonal
-_LARGEST_STEP = 1.0  # of a log unit
-_TUNING = 1.5  # medians at which a Cauchy weight has fallen to one half
-_CORRELATED = 12  # cells of a pointmap that err alike
-_CHUNK = 256  # directed pairs linearized together
+_CONVERGED = 1e-5  # largest change of any unknown (rad, log scale, map unit) at convergence
+_DAMPING = 1e-6  # fraction of the diagonal
+_MAX_STEP = 1.0  # of a log unit
+_TUNING = 1.5  # scale of the Cauchy weight over the median residual
+_CORRELATED = 12  # number of cells of a pointmap whose errors are correlated
+_CHUNK = 256  # directed pairs linearized at once
 _POSE_AND_UNIT = 7  # unknowns of an image: rotation, position, log unit
-_PRECISION = 1e-6  # of a solution, relative
-_DRAWS = 48  # of errors, to measure the deviation of the outcome: to a tenth of it
+_PRECISION = 1e-6  # relative residual of the conjugate gradient solution
+_BOOTSTRAP_SAMPLES = 48  # enough for a standard deviation with 10 % error
 
 
 @dataclass(frozen=True)
 class Cameras:
-    """Where the images were taken, and how large a unit of their depth is.
+    """Pose, unit of depth and focal length of each image.
 
-    A point of image i at depth z of its unit on ray r lies at R_i exp(log_unit_i) z r + t_i; the
-    rays are those assumed at first, their x and y times exp(log_spread) of the image's lens.
+    A point of image i at depth z (units of the image) on ray r lies at
+    R_i exp(log_unit_i) z r + t_i in the map. Rays are those of the initial focal length, with x and
+    y multiplied by exp(log_focal_ratio) of the image's lens.
     """
 
     R_i33: np.ndarray  # camera to map
     t_i3: np.ndarray
-    log_unit_i: np.ndarray
-    lens_i: np.ndarray  # which lens an image was taken with, int
-    log_spread_l: np.ndarray  # per lens: log of assumed over true focal length
+    log_unit_i: np.ndarray  # log of map units per unit of the image
+    lens_i: np.ndarray  # lens of each image, int
+    log_focal_ratio_l: np.ndarray  # log of initial over true focal length of each lens
 
     @classmethod
-    def unplaced(cls, lens_i: np.ndarray, log_spread_l: np.ndarray) -> "Cameras":
-        """Return cameras that all stand in one place, with units of 1."""
+    def at_origin(cls, lens_i: np.ndarray, log_focal_ratio_l: np.ndarray) -> "Cameras":
+        """Return cameras with identity poses and units of 1."""
         images = len(lens_i)
         R_i33 = np.tile(np.eye(3), (images, 1, 1))
-        return cls(R_i33, np.zeros((images, 3)), np.zeros(images), lens_i, log_spread_l)
+        return cls(R_i33, np.zeros((images, 3)), np.zeros(images), lens_i, log_focal_ratio_l)
 
     def pose(self, image: int) -> np.ndarray:
         """Return T_map_cam (4, 4) of an image."""
@@ -54,22 +55,21 @@ class Cameras:
         return T
 
     def focal_factors(self) -> list[float]:
-        """Return, for each image, its focal length over the one assumed at first."""
-        return np.exp(-self.log_spread_l[self.lens_i]).tolist()
+        """Return the estimated over the initial focal length of each image."""
+        return np.exp(-self.log_focal_ratio_l[self.lens_i]).tolist()
 
     def rays(self, rays_in3: np.ndarray) -> np.ndarray:
-        """Return the rays (i, n, 3) of the lenses as they are now."""
-        spread_i = np.exp(self.log_spread_l[self.lens_i])
-        return rays_in3 * np.stack([spread_i, spread_i, np.ones_like(spread_i)], axis=-1)[:, None]
+        """Return the rays (i, n, 3) with the estimated focal lengths, given the initial ones."""
+        ratio_i = np.exp(self.log_focal_ratio_l[self.lens_i])
+        return rays_in3 * np.stack([ratio_i, ratio_i, np.ones_like(ratio_i)], axis=-1)[:, None]
 
 
 @dataclass(frozen=True)
-class Adjusted:
-    """The cameras on which all pairs agree best."""
+class Adjustment:
+    """Result of the global adjustment."""
 
     cameras: Cameras
-    # median 3-D distance of each directed pair over the depth; NaN where it is not used
-    residual_e: np.ndarray
+    residual_e: np.ndarray  # median 3-D distance over the depth; NaN where the pair is not used
     unit_sigma_i: np.ndarray  # standard deviation of each image's log unit
 
 
@@ -80,63 +80,66 @@ def adjust(
     cameras: Cameras,
     used_e: np.ndarray,
     poses_known: bool,
-    spread_sigma_l: np.ndarray,
-) -> Adjusted:
-    """Adjust scales, and poses and focal lengths where they are not known.
+    log_focal_ratio_sigma_l: np.ndarray,
+) -> Adjustment:
+    """Adjust scales, and poses and focal lengths where these are unknown.
 
-    Minimizes, over directed pairs (i, j) and cells of j, confidence times Cauchy's log-likelihood
-    of the 3-D distance between what the pair says and where j's camera and depth put the cell. It
-    is measured in units of image i: in metres, noise would pull the scale down, since smaller
-    clouds lie closer (the objective is that of DUSt3R, CVPR 2024, eq. 5, with that difference).
+    Minimizes the confidence-weighted Cauchy loss of 3-D distances, over directed pairs (i, j) and
+    cells of j. Each distance is between the predicted point and the point at the depth of image j
+    in the pose of camera j. The objective is that of DUSt3R (CVPR 2024, eq. 5), but distances are
+    in units of image i: in metres, noise would shrink the scale, since points of a smaller scene
+    are closer together.
 
     Args:
-        observations: What pairs say.
-        log_scales_e: From pair units to the first image's.
-        depth_in: Depth of the cells in their image's unit.
-        cameras: Where to start.
-        used_e: Directed pairs to listen to.
-        poses_known: Only scales (and focal lengths) are adjusted.
-        spread_sigma_l: How well each lens's focal length is known (log, 1 sigma); 0: exactly.
+        observations: Pair predictions.
+        log_scales_e: Log of the first image's units per pair unit.
+        depth_in: Depth of the cells in the unit of their image.
+        cameras: Initial cameras.
+        used_e: Directed pairs to use.
+        poses_known: Adjust only scales and focal lengths.
+        log_focal_ratio_sigma_l: Standard deviation of the log focal ratio of each lens; 0 = exact.
     """
-    problem = _Problem(observations, log_scales_e, depth_in, used_e, poses_known, spread_sigma_l)
-    first_spread_l = cameras.log_spread_l
-    median = np.inf  # the first step is not robust: everything may be far off
+    problem = _Problem(
+        observations, log_scales_e, depth_in, used_e, poses_known, log_focal_ratio_sigma_l
+    )
+    initial_l = cameras.log_focal_ratio_l
+    median = np.inf  # no robust weights in the first step: the initial cameras may be far off
     for _ in range(_STEPS):
-        system = problem.linearize(cameras, first_spread_l, median)
+        system = problem.linearize(cameras, initial_l, median)
         change = system.solve()
-        cameras = problem.moved(cameras, change)
-        converged = np.abs(change).max() < _ENOUGH and np.isfinite(median)
+        cameras = problem.retract(cameras, change)
+        converged = np.abs(change).max() < _CONVERGED and np.isfinite(median)
         median = float(np.nanmedian(system.residual_e))
         if converged:
             break
     else:
-        _log.warning("the cameras still move after %d steps of adjustment", _STEPS)
-    system = problem.linearize(cameras, first_spread_l, median)
+        _log.warning("the adjustment of the cameras has not converged after %d steps", _STEPS)
+    system = problem.linearize(cameras, initial_l, median)
     residual_e = np.full(len(used_e), np.nan)
     residual_e[used_e] = system.residual_e
-    return Adjusted(cameras, residual_e, problem.unit_sigma(system))
+    return Adjustment(cameras, residual_e, problem.unit_sigma(system))
 
 
 @dataclass(frozen=True)
 class _System:
-    """The normal equations at some cameras, directed pair by directed pair."""
+    """Normal equations at some cameras, as one block for each directed pair."""
 
-    columns_ek: np.ndarray  # which unknowns a directed pair has a say in
+    columns_ek: np.ndarray  # indices of the unknowns of each directed pair
     H_ekk: np.ndarray
     b_ek: np.ndarray
-    residual_e: np.ndarray
-    prior_H: np.ndarray  # diagonal, of all unknowns
+    residual_e: np.ndarray  # median distance over the depth
+    prior_H: np.ndarray  # diagonal, all unknowns
     prior_b: np.ndarray
-    lenses: int  # of the unknowns, the last ones
+    lenses: int  # number of focal lengths, which are the last unknowns
 
-    def solve(self, b_draws_nd: np.ndarray | None = None) -> np.ndarray:
-        """Return the change of all unknowns, or that which other right-hand sides (n, d) give.
+    def solve(self, right_nd: np.ndarray | None = None) -> np.ndarray:
+        """Return the change of all unknowns, or the solutions for other right-hand sides (n, d).
 
-        By conjugate gradients, each image's own block inverted beforehand: direct factorization
-        fills in as places are seen from more and more sides.
+        Uses conjugate gradients with a block-Jacobi preconditioner, one block per image. A direct
+        factorization fills in when many images overlap.
 
         Raises:
-            ReconstructionError: It does not converge.
+            ReconstructionError: The conjugate gradients do not converge.
         """
         count, width = len(self.prior_H), self.columns_ek.shape[1]
         rows = np.repeat(self.columns_ek, width, axis=1).ravel()
@@ -145,29 +148,31 @@ class _System:
         diagonal = H.diagonal()
         damping = _DAMPING * (diagonal + diagonal.max(initial=1e-9) * _DAMPING)
         damped = (H + sparse.diags_array(damping + self.prior_H)).tocsr()
-        inverse = self._inverse_of_blocks(damped)
-        b_nd = (self.total(self.b_ek) + self.prior_b)[:, None] if b_draws_nd is None else b_draws_nd
+        preconditioner = self._block_jacobi(damped)
+        b_nd = (self.sum_right(self.b_ek) + self.prior_b)[:, None] if right_nd is None else right_nd
         solutions = []
         for b in b_nd.T:
-            solution, steps = cg(damped, b, rtol=_PRECISION, maxiter=10 * count, M=inverse)
-            if steps:
+            solution, unfinished = cg(
+                damped, b, rtol=_PRECISION, maxiter=10 * count, M=preconditioner
+            )
+            if unfinished:
                 raise ReconstructionError(
-                    "the cameras' positions and scales could not be found: what the pairs of "
-                    "images say hangs together too loosely; take more photographs in between"
+                    "positions and scales of the cameras could not be computed: too few pairs of "
+                    "images overlap; take more photographs from viewpoints in between"
                 )
             solutions.append(solution)
-        return solutions[0] if b_draws_nd is None else np.stack(solutions, axis=1)
+        return solutions[0] if right_nd is None else np.stack(solutions, axis=1)
 
-    def total(self, b_ek: np.ndarray) -> np.ndarray:
-        """Return the sum over directed pairs of what each says of its unknowns."""
+    def sum_right(self, b_ek: np.ndarray) -> np.ndarray:
+        """Return the sum (n,) over the right-hand sides of all directed pairs."""
         return np.bincount(self.columns_ek.ravel(), b_ek.ravel(), minlength=len(self.prior_H))
 
-    def _inverse_of_blocks(self, H: sparse.csr_array) -> sparse.csr_array:
-        """Return the inverse of H with all but the images' own blocks, and the lenses, left out."""
+    def _block_jacobi(self, H: sparse.csr_array) -> sparse.csr_array:
+        """Return the inverse of the diagonal blocks of H: one per image, and each focal length."""
         k = (self.columns_ek.shape[1] - 1) // 2
         images = (len(self.prior_H) - self.lenses) // k
-        at = np.arange(images * k).reshape(images, k)
-        rows, columns = np.repeat(at, k, axis=1), np.tile(at, (1, k))
+        index = np.arange(images * k).reshape(images, k)
+        rows, columns = np.repeat(index, k, axis=1), np.tile(index, (1, k))
         blocks = np.linalg.inv(H[rows.ravel(), columns.ravel()].reshape(images, k, k))
         rest = np.arange(images * k, len(self.prior_H))
         values = np.concatenate([blocks.ravel(), 1 / H.diagonal()[rest]])
@@ -176,7 +181,7 @@ class _System:
 
 
 class _Problem:
-    """What stays the same from step to step."""
+    """The data of the adjustment, constant over its steps."""
 
     def __init__(
         self,
@@ -185,31 +190,37 @@ class _Problem:
         depth_in: np.ndarray,
         used_e: np.ndarray,
         poses_known: bool,
-        spread_sigma_l: np.ndarray,
+        log_focal_ratio_sigma_l: np.ndarray,
     ) -> None:
         o = observations
         self._rays_in3 = o.rays_in3
         self._first, self._second = o.first_e[used_e], o.second_e[used_e]
-        self._said_en3 = o.other_en3[used_e] * np.exp(log_scales_e[used_e])[:, None, None]
+        self._predicted_en3 = o.other_en3[used_e] * np.exp(log_scales_e[used_e])[:, None, None]
         depth_en = depth_in[self._second]
         seen_en = np.isfinite(depth_en) & (o.other_weight_en[used_e] > 0)
         self._depth_en = np.where(seen_en, depth_en, 0)
-        self._distance_en = np.maximum(np.linalg.norm(self._said_en3, axis=-1), 1e-6)
+        self._distance_en = np.maximum(np.linalg.norm(self._predicted_en3, axis=-1), 1e-6)
         confidence_en = np.where(seen_en, o.other_weight_en[used_e], np.nan)
         self._weight_en = np.nan_to_num(confidence_en / np.nanmean(confidence_en))
         self._poses_known = poses_known
-        self._free_l = spread_sigma_l > 0
-        self._known_l = np.maximum(spread_sigma_l, 1e-6) ** -2
+        self._free_l = log_focal_ratio_sigma_l > 0
+        self._focal_information_l = np.maximum(log_focal_ratio_sigma_l, 1e-6) ** -2
         self._per_image = 1 if poses_known else _POSE_AND_UNIT
 
-    def linearize(self, cameras: Cameras, first_spread_l: np.ndarray, median: float) -> _System:
-        """Return the normal equations; residuals of far more than the median count little."""
+    def linearize(self, cameras: Cameras, initial_l: np.ndarray, median: float) -> _System:
+        """Return the normal equations.
+
+        Args:
+            cameras: Where to linearize.
+            initial_l: Initial log focal ratios, the mean of their prior.
+            median: Median relative residual, which scales the robust weights; inf = no weights.
+        """
         parts = [
             self._linearize(cameras, slice(start, start + _CHUNK), median)
             for start in range(0, len(self._first), _CHUNK)
         ]
         H_ekk, b_ek, residual_e = (np.concatenate(part) for part in zip(*parts, strict=True))
-        images, lenses, k = len(self._rays_in3), len(first_spread_l), self._per_image
+        images, lenses, k = len(self._rays_in3), len(initial_l), self._per_image
         columns_ek = np.concatenate(
             [
                 self._first[:, None] * k + np.arange(k),
@@ -219,27 +230,27 @@ class _Problem:
             axis=1,
         )
         prior_H, prior_b = np.zeros((2, images * k + lenses))
-        if not self._poses_known:  # the first image stays: all together may move as they like
-            stays = self._first.min(initial=0)
-            prior_H[stays * k : (stays + 1) * k] = 1e3 * np.abs(H_ekk).max()
-        prior_H[images * k :] = self._known_l
-        prior_b[images * k :] = self._known_l * (first_spread_l - cameras.log_spread_l)
+        if not self._poses_known:  # gauge freedom: the first image is fixed
+            fixed = self._first.min(initial=0)
+            prior_H[fixed * k : (fixed + 1) * k] = 1e3 * np.abs(H_ekk).max()
+        prior_H[images * k :] = self._focal_information_l
+        prior_b[images * k :] = self._focal_information_l * (initial_l - cameras.log_focal_ratio_l)
         return _System(columns_ek, H_ekk, b_ek, residual_e, prior_H, prior_b, lenses)
 
     def _linearize(
         self, cameras: Cameras, chunk: slice, median: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return H, b and the median relative residual of some directed pairs."""
+        """Return H, b and the median relative residual of a chunk of directed pairs."""
         first, second = self._first[chunk], self._second[chunk]
         R_first, R_second = cameras.R_i33[first], cameras.R_i33[second]
         ratio = np.exp(cameras.log_unit_i[second] - cameras.log_unit_i[first])
         into_first = np.swapaxes(R_first, 1, 2) * np.exp(-cameras.log_unit_i[first])[:, None, None]
-        turn = ratio[:, None, None] * np.swapaxes(R_first, 1, 2) @ R_second
+        R_relative = ratio[:, None, None] * np.swapaxes(R_first, 1, 2) @ R_second
         own_en3 = cameras.rays(self._rays_in3)[second] * self._depth_en[chunk][..., None]
-        seen_en3 = own_en3 @ np.swapaxes(turn, 1, 2)
-        shift_e3 = (into_first @ (cameras.t_i3[second] - cameras.t_i3[first])[..., None])[..., 0]
-        expected_en3 = seen_en3 + shift_e3[:, None]
-        error_en3 = self._said_en3[chunk] - expected_en3
+        seen_en3 = own_en3 @ np.swapaxes(R_relative, 1, 2)
+        offset_e3 = (into_first @ (cameras.t_i3[second] - cameras.t_i3[first])[..., None])[..., 0]
+        expected_en3 = seen_en3 + offset_e3[:, None]
+        error_en3 = self._predicted_en3[chunk] - expected_en3
         relative_en = np.linalg.norm(error_en3, axis=-1) / self._distance_en[chunk]
         if np.isfinite(median):
             sigma = 1.4826 * median / np.sqrt(3)
@@ -248,9 +259,9 @@ class _Problem:
             robust_en = np.ones_like(relative_en)
         weight_en = self._weight_en[chunk] * robust_en / self._distance_en[chunk] ** 2
 
-        across_en3 = own_en3 * (1, 1, 0)  # what a change of the focal length moves
+        lateral_en3 = own_en3 * (1, 1, 0)  # derivative with respect to the log focal ratio
         units = [-expected_en3[..., None], seen_en3[..., None]]
-        lens = (across_en3 @ np.swapaxes(turn, 1, 2))[..., None]
+        lens = (lateral_en3 @ np.swapaxes(R_relative, 1, 2))[..., None]
         if self._poses_known:
             J = np.concatenate([*units, lens], axis=-1)
         else:
@@ -260,7 +271,7 @@ class _Problem:
                     skew(expected_en3),
                     -to_first,
                     units[0],
-                    -turn[:, None] @ skew(own_en3),
+                    -R_relative[:, None] @ skew(own_en3),
                     to_first,
                     units[1],
                     lens,
@@ -273,35 +284,40 @@ class _Problem:
         seen = np.where(self._weight_en[chunk] > 0, relative_en, np.nan)
         return weighted @ J_emk, b_ek, row_medians(seen)
 
-    def moved(self, cameras: Cameras, change: np.ndarray) -> Cameras:
-        """Return the cameras after a step."""
+    def retract(self, cameras: Cameras, change: np.ndarray) -> Cameras:
+        """Return the cameras after a change of the unknowns."""
         images = len(cameras.t_i3)
         of_images = change[: images * self._per_image].reshape(images, self._per_image)
-        step = of_images[:, -1].clip(-_LARGEST_STEP, _LARGEST_STEP)
-        moved = replace(
+        step = of_images[:, -1].clip(-_MAX_STEP, _MAX_STEP)
+        changed = replace(
             cameras,
             log_unit_i=cameras.log_unit_i + step,
-            log_spread_l=cameras.log_spread_l + change[images * self._per_image :] * self._free_l,
+            log_focal_ratio_l=cameras.log_focal_ratio_l
+            + change[images * self._per_image :] * self._free_l,
         )
         if self._poses_known:
-            return moved
-        turns = np.array([cv2.Rodrigues(omega)[0] for omega in of_images[:, :3]])
-        return replace(moved, R_i33=cameras.R_i33 @ turns, t_i3=cameras.t_i3 + of_images[:, 3:6])
+            return changed
+        R_change = np.array([cv2.Rodrigues(omega)[0] for omega in of_images[:, :3]])
+        return replace(
+            changed, R_i33=cameras.R_i33 @ R_change, t_i3=cameras.t_i3 + of_images[:, 3:6]
+        )
 
     def unit_sigma(self, system: _System) -> np.ndarray:
         """Return the standard deviation of each image's log unit.
 
-        From how far directed pairs pull apart, each with its sign drawn at random: that needs no
-        assumption on how alike the errors of one pointmap are (the wild bootstrap: Wu 1986). Where
-        poses are adjusted too, all units together are as they like. Infinite for an image without
-        pairs.
+        Estimated by the wild bootstrap (Wu 1986): the residuals of each directed pair get a random
+        sign, which assumes nothing on the correlation of errors inside of one pointmap. Where poses
+        are adjusted too, the common scale is a gauge freedom and does not count. Infinite for
+        images without pairs.
         """
         images, k = len(self._rays_in3), self._per_image
-        signs_de = np.random.default_rng(0).choice((-1.0, 1.0), (_DRAWS, len(system.b_ek)))
-        draws_nd = np.stack(
-            [system.total(signs_e[:, None] * system.b_ek) for signs_e in signs_de], axis=1
+        signs_de = np.random.default_rng(0).choice(
+            (-1.0, 1.0), (_BOOTSTRAP_SAMPLES, len(system.b_ek))
         )
-        units_id = system.solve(draws_nd)[: images * k].reshape(images, k, -1)[:, -1]
+        right_nd = np.stack(
+            [system.sum_right(signs_e[:, None] * system.b_ek) for signs_e in signs_de], axis=1
+        )
+        units_id = system.solve(right_nd)[: images * k].reshape(images, k, -1)[:, -1]
         paired = np.zeros(images, bool)
         paired[self._first] = paired[self._second] = True
         if not self._poses_known:

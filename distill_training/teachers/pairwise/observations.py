@@ -1,4 +1,4 @@
-"""What all pairs say of a few cells of every image: enough to align the images."""
+"""Pair predictions at sampled cells of every image, which are enough to align the images."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,44 +9,45 @@ from distill_training.common.robust import weighted_median
 from distill_training.teachers.pairwise.predictions import DirectedPair
 from mote_localization.camera import Camera, cell_pixels
 
-_SIDE = 12  # cells along each side of an image that stand for all
-_NEAREST = 1e-6  # of a pair's own unit: what lies nearer, or behind, counts as this near
+_SIDE = 12  # sampled cells along each side of an image
+_MIN_DEPTH = 1e-6  # pair units; nearer points and points behind the camera get this depth
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Directed pairs e = (first, second), each at an unknown scale of its own, at n cells.
+    """Predictions of directed pairs e = (first, second) at n cells, each pair in an unknown unit.
 
-    `own` are cells of the first image, `other` those of the second, both in the frame of the first.
+    `own` are cells of the first image and `other` cells of the second image. Points of both are in
+    the camera frame of the first image.
     """
 
-    rays_in3: np.ndarray  # of each image's cells, z = 1, with the focal lengths as first assumed
-    first_e: np.ndarray
-    second_e: np.ndarray
+    rays_in3: np.ndarray  # rays of the cells, z = 1, with the initial focal lengths
+    first_e: np.ndarray  # image index
+    second_e: np.ndarray  # image index
     own_en3: np.ndarray  # pair units
-    own_weight_en: np.ndarray  # confidence, 0 where there is no point
+    own_weight_en: np.ndarray  # confidence, 0 = no point
     other_en3: np.ndarray  # pair units
-    other_weight_en: np.ndarray  # likewise
+    other_weight_en: np.ndarray  # confidence, 0 = no point
 
     @property
     def images(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return len(self.rays_in3)
 
 
 def sampled_cells(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and columns (n,) of the cells that stand for an image of any size."""
+    """Return rows and columns (n,) of the sampled cells; n is the same for every image size."""
     i, j = (np.linspace(0, n - 1, _SIDE).round().astype(int) for n in (rows, columns))
     return np.repeat(i, _SIDE), np.tile(j, _SIDE)
 
 
 def observe(pairs: Iterable[DirectedPair], grids: list[Camera], stride: int) -> Observations:
-    """Read the sampled cells of all pairs, one pair in memory at a time.
+    """Return the predictions at the sampled cells; one pair is in memory at a time.
 
     Args:
         pairs: Directed pairs, both orders of each.
-        grids: The camera of each image's cells.
-        stride: Pixels per cell side.
+        grids: Camera of each image's cells.
+        stride: Side of a cell, px.
     """
     cells = [sampled_cells(grid.height // stride, grid.width // stride) for grid in grids]
     rays_in3 = np.array(
@@ -88,32 +89,40 @@ def observe(pairs: Iterable[DirectedPair], grids: list[Camera], stride: int) -> 
 
 
 def depth_along(rays: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the z (...) of the place on each ray (..., 3), z = 1, nearest to its point."""
-    return np.maximum((points * rays).sum(axis=-1) / (rays**2).sum(axis=-1), _NEAREST)
+    """Return the depth z (...) at which rays (..., 3), z = 1, are nearest to points (..., 3)."""
+    return np.maximum((points * rays).sum(axis=-1) / (rays**2).sum(axis=-1), _MIN_DEPTH)
 
 
-def agree_on_scales(
+def estimate_pair_scales(
     observations: Observations, rays_in3: np.ndarray, steps: int = 4
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bring all that is said of an image in its own frame to one unit: its median depth.
+    """Estimate the scale of each pair so that all predictions of an image in its own frame agree.
+
+    The unit of an image is its median depth.
+
+    Args:
+        observations: Pair predictions.
+        rays_in3: Rays of the cells, z = 1.
+        steps: Alternations between scales and depth.
 
     Returns:
-        log_scales_e: Logarithm of the first image's unit per unit of the pair.
-        depth_in: Depth of each image's cells, in its unit; NaN where no pair sees it.
+        log_scales_e: Log of the first image's units per pair unit.
+        depth_in: Depth of each image's cells, in its unit; NaN where no pair has a point.
     """
     first_e, weight_en = observations.first_e, observations.own_weight_en
     log_en = np.log(depth_along(rays_in3[first_e], observations.own_en3))
-    # All pairs of an image by the same cells: their medians differ by nothing but their scales.
-    trust_in = np.zeros(rays_in3.shape[:2])
-    np.add.at(trust_in, first_e, weight_en)
-    log_scales_e = -weighted_median(log_en, np.where(weight_en > 0, trust_in[first_e], 0), axis=1)
+    # All pairs of an image have the same weights: their medians differ only by their scales.
+    total_weight_in = np.zeros(rays_in3.shape[:2])
+    np.add.at(total_weight_in, first_e, weight_en)
+    shared_weight_en = np.where(weight_en > 0, total_weight_in[first_e], 0)
+    log_scales_e = -weighted_median(log_en, shared_weight_en, axis=1)
     log_depth_in = np.full(rays_in3.shape[:2], np.nan)
     by_first = pairs_by_image(first_e, observations.images)
     for _ in range(steps):
-        for image, mine in enumerate(by_first):
-            if len(mine):
-                said = log_scales_e[mine, None] + log_en[mine]
-                log_depth_in[image] = weighted_median(said, weight_en[mine], axis=0)
+        for image, own in enumerate(by_first):
+            if len(own):
+                scaled = log_scales_e[own, None] + log_en[own]
+                log_depth_in[image] = weighted_median(scaled, weight_en[own], axis=0)
         log_scales_e = fit_scales(observations, rays_in3, np.exp(log_depth_in))
     return log_scales_e, np.exp(log_depth_in)
 
@@ -121,7 +130,7 @@ def agree_on_scales(
 def fit_scales(
     observations: Observations, rays_in3: np.ndarray, depth_in: np.ndarray
 ) -> np.ndarray:
-    """Return the log of the first image's unit per pair unit (e,) that fits its depth best."""
+    """Return the log of the first image's units per pair unit (e,) that fits its depth best."""
     log_en = np.log(depth_along(rays_in3[observations.first_e], observations.own_en3))
     difference_en = np.log(depth_in)[observations.first_e] - log_en
     weight_en = np.where(np.isfinite(difference_en), observations.own_weight_en, 0)
@@ -129,6 +138,11 @@ def fit_scales(
 
 
 def pairs_by_image(image_e: np.ndarray, images: int) -> list[np.ndarray]:
-    """Return, for every image, the directed pairs of which it is that end."""
+    """Return the indices of the directed pairs of each image.
+
+    Args:
+        image_e: Image at one end of each directed pair.
+        images: Number of images.
+    """
     order = np.argsort(image_e, kind="stable")
     return np.split(order, np.searchsorted(image_e[order], np.arange(1, images)))

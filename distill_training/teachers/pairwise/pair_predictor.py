@@ -1,4 +1,7 @@
-"""What looks at pairs of images and says where everything is: a network, or its simulation."""
+"""Interface of a pair predictor: a network that predicts the pointmaps of two images, or similar.
+
+To add a predictor, write a class with the members of `PairPredictor`. Inheritance is not needed.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,62 +16,88 @@ from mote_localization.scenes import Frame
 
 @dataclass(frozen=True)
 class Encoded:
-    """One image as a predictor keeps it: looked at once, used in many pairs."""
+    """Features of one image, computed once and used in many pairs."""
 
-    features: np.ndarray  # float16, of a shape that is the predictor's own business
-    camera: Camera  # undistorted camera of the pixels in which the predictor answers
+    features: np.ndarray  # float16, any shape; stored between runs, read by the predictor only
+    camera: Camera  # undistorted camera of the predicted pointmap, see `PairPredictor.camera`
 
 
 @dataclass(frozen=True)
 class Pointmap:
-    """Where the pixels of a batch of images lie, at a scale of each pair's own."""
+    """A 3-D point for each pixel of a batch of images."""
 
-    points_bhw3: Tensor  # float32, camera frame of the pair's first image
-    confidence_bhw: Tensor  # float32, 0: nothing is known; larger: surer, about as 1 / error
+    points_bhw3: Tensor  # float32, camera frame of the pair's first image, any unit; NaN = none
+    confidence_bhw: Tensor  # float32, 0 = no information, larger = better, about 1 / error
 
 
 @dataclass(frozen=True)
 class PairPointmaps:
-    """What a predictor says of a batch of ordered pairs, both in the frame of the first image."""
+    """Prediction for a batch of directed pairs (first, second).
+
+    Both pointmaps of a pair are in the camera frame of the first image and have the same unit. The
+    unit may differ from pair to pair.
+    """
 
     first: Pointmap
     second: Pointmap
 
 
 class PairPredictor(Protocol):
-    """Looks at pairs of images of one place."""
+    """Predicts the pointmaps of pairs of images.
 
-    name: str  # the teacher's name in reconstructions and maps
-    licence: str  # licence that it puts on what it says; empty: none
-    # What decides its answers (checkpoint, sizes): a reconstruction resumes only where it is equal.
+    For each scene, `encode` is called once per image and `decode` once per batch of pairs. Results
+    of both are stored, so that an interrupted run resumes.
+    """
+
+    name: str  # name of the teacher in reconstructions and maps
+    licence: str  # licence that maps inherit from the predictor; empty = none
+    # Everything that changes predictions (checkpoint, image size, precision). A reconstruction
+    # resumes only with equal settings.
     settings: dict[str, float | int | str]
 
     def camera(self, live: Camera) -> Camera:
-        """Return the camera of the pixels in which it answers for a live, undistorted camera.
+        """Return the camera of the pointmap that is predicted for an image.
 
-        It sees what the live camera sees at another size and perhaps cropped: its focal lengths are
-        the live ones times a factor, whatever they are.
+        The pointmap may have another size than the image and may be cropped. Its focal lengths must
+        be proportional to those of the image, because these may be estimated later.
+
+        Args:
+            live: Undistorted camera of the image.
+
+        Raises:
+            CameraError: Images of this size cannot be used.
         """
 
     def encode(self, frame: Frame, image_hw3: np.ndarray, live: Camera) -> Encoded:
-        """Look at one image alone.
+        """Return the features of one image.
 
         Args:
-            frame: Whose image it is.
+            frame: Frame of the image, for predictors that use more than the image.
             image_hw3: RGB uint8, undistorted.
-            live: The undistorted camera of that image.
+            live: Undistorted camera of the image.
 
         Raises:
-            SceneError: The frame lacks what the predictor needs.
+            SceneError: The frame cannot be used. It is left out, and the run continues.
         """
 
     def descriptor(self, encoded: Encoded) -> np.ndarray:
-        """Return a unit vector (d,) float32; those of images that see the same are alike."""
+        """Return a unit vector (d,) float32 for image retrieval.
+
+        Images that show the same things have a large dot product.
+        """
 
     def decode(
         self, ones: Sequence[Encoded], others: Sequence[Encoded]
     ) -> tuple[PairPointmaps, PairPointmaps]:
-        """Look at a batch of pairs, in both orders: (one, other) and (other, one).
+        """Predict a batch of pairs in both orders.
 
-        All `ones` are of one image size, and so are all `others`.
+        Args:
+            ones: One image of each pair; all have the same size.
+            others: The other image of each pair; all have the same size.
+
+        Returns:
+            Predictions for the directed pairs (one, other), and for (other, one).
+
+        Raises:
+            torch.cuda.OutOfMemoryError: The batch is too large; half of it is tried next.
         """

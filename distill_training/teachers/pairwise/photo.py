@@ -1,4 +1,4 @@
-"""Photographs with their cameras, known or to be found."""
+"""Photographs and their cameras, which may have unknown focal lengths."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -10,21 +10,21 @@ from mote_localization.errors import CameraError, SceneError
 from mote_localization.scenes import Frame, Scene
 
 _log = logging.getLogger(__name__)
-_NOMINAL_FOCAL = 0.9  # of the long side: what phones have, to start from
+_INITIAL_FOCAL = 0.9  # times the long side of the image: typical of phones
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph and its cameras; without intrinsics, with a focal length to start from."""
+    """A photograph and its cameras; unknown focal lengths have an initial value."""
 
     frame: Frame
-    live: Camera  # of the image, distorted or not
-    grid: Camera  # undistorted, of the cells
-    lens: int  # photographs of one lens share their focal length
-    lens_known: bool
+    live: Camera  # of the image, with its distortion
+    grid: Camera  # undistorted, the camera of the cells
+    lens: int  # photographs with the same number have the same focal length
+    lens_known: bool  # the focal length is given
 
-    def focused(self, factor: float) -> "Photo":
-        """Return the photograph with its focal lengths times a factor."""
+    def with_focal_factor(self, factor: float) -> "Photo":
+        """Return the photograph with its focal lengths multiplied by a factor."""
         live, grid = (
             replace(camera, fx=factor * camera.fx, fy=factor * camera.fy)
             for camera in (self.live, self.grid)
@@ -35,40 +35,40 @@ class Photo:
 def take_photos(
     scene: Scene, predictor: PairPredictor, intrinsics: Known, cells: CellsConfig
 ) -> tuple[list[Photo], dict[str, str]]:
-    """Return the training frames with their cameras, and why some cannot be used.
+    """Return the usable training frames, and the reason for each other frame, by name.
 
     Raises:
-        SceneError: There are none, or intrinsics are asked for that are not there.
-        CameraError: The map's width does not fit.
+        SceneError: No frame can be used, or given intrinsics are required and missing.
+        CameraError: The map's width is no multiple of its stride.
     """
     photos: list[Photo] = []
-    refused: dict[str, str] = {}
+    unusable: dict[str, str] = {}
     lenses: dict[object, int] = {}
     for frame in scene.frames("train"):
         camera = frame.known_camera() if intrinsics == "given" else frame.camera
         known = camera is not None and intrinsics != "estimate"
         try:
-            live = camera or _nominal(*frame.size())
+            live = camera or _initial_camera(*frame.size())
             grid = canonical_camera(live, cells.width, cells.stride)
             predictor.camera(replace(live, distortion=()))
         except (SceneError, CameraError) as error:
             if cells.width % cells.stride:
                 raise
             _log.warning("frame %s is left out: %s", frame.name, error)
-            refused[frame.name] = str(error)
+            unusable[frame.name] = str(error)
             continue
-        # A lens is the same held upright or across.
+        # Landscape and portrait images of one size are assumed to have the same lens.
         lens = live if known else tuple(sorted((live.width, live.height)))
         photos.append(Photo(frame, live, grid, lenses.setdefault(lens, len(lenses)), known))
     if not photos:
         raise SceneError(
-            f"scene {scene.name}: none of {len(refused)} training frames can be read, expected "
+            f"scene {scene.name}: none of {len(unusable)} training frames can be used, expected "
             "two or more"
         )
-    return photos, refused
+    return photos, unusable
 
 
-def _nominal(width: int, height: int) -> Camera:
-    """Return a camera of an image size, with a usual focal length."""
-    focal = _NOMINAL_FOCAL * max(width, height)
+def _initial_camera(width: int, height: int) -> Camera:
+    """Return a camera with a typical focal length for an image of unknown intrinsics."""
+    focal = _INITIAL_FOCAL * max(width, height)
     return Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)

@@ -1,4 +1,4 @@
-"""The pointmaps of all photographs, fused one by one."""
+"""Fused depth maps of all photographs."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from distill_training.teachers.pairwise.predictions import Predictions
 from mote_localization.camera import cell_pixels
 from mote_localization.progress import track
 
-_UNSURE = 0.15  # of the distance: cells whose point is less sure have none
+_MAX_SIGMA = 0.15  # fraction of the distance; cells with a larger sigma have no point
 
 
 def fuse_photos(
@@ -22,7 +22,17 @@ def fuse_photos(
     alignment: Alignment,
     stride: int,
 ) -> dict[int, DepthMap]:
-    """Return the fused pointmap of each aligned image, one image's pairs in memory at a time."""
+    """Return the fused depth map of each aligned image.
+
+    The pairs of one image are in memory at a time.
+
+    Args:
+        photos: All photographs.
+        predictions: Stored pair predictions.
+        directed: Directed pairs, in the order of the alignment.
+        alignment: Cameras and pair scales.
+        stride: Side of a cell, px.
+    """
     number = {ends: e for e, ends in enumerate(directed) if alignment.used_e[e]}
     partners: dict[int, list[int]] = {}
     for i, j in number:
@@ -32,18 +42,22 @@ def fuse_photos(
     for i in track(aligned, "fuse pairs", len(aligned)):
         grid = photos[i].grid
         rays_hw3 = grid.rays(cell_pixels(grid.width, grid.height, stride))
-        said: list[PairEstimate] = []
+        estimates: list[PairEstimate] = []
         for j in partners[i]:
-            forth, back = predictions.read(i, j)
-            said += [
-                alignment.estimate(number[i, j], i, i, forth.own_hw3, forth.own_confidence_hw),
-                alignment.estimate(number[j, i], j, i, back.other_hw3, back.other_confidence_hw),
+            forward, backward = predictions.read(i, j)
+            estimates += [
+                alignment.pair_estimate(
+                    number[i, j], i, i, forward.own_hw3, forward.own_confidence_hw
+                ),
+                alignment.pair_estimate(
+                    number[j, i], j, i, backward.other_hw3, backward.other_confidence_hw
+                ),
             ]
-        depth_hw, sigma_hw = fuse(said, rays_hw3)
+        depth_hw, sigma_hw = fuse(estimates, rays_hw3)
         distance_hw = depth_hw * np.linalg.norm(rays_hw3, axis=-1)
         sigma_hw = np.hypot(sigma_hw, alignment.unit_sigma_i[i] * distance_hw)
         with np.errstate(invalid="ignore"):
-            depth_hw = np.where(sigma_hw <= _UNSURE * distance_hw, depth_hw, np.nan)
+            depth_hw = np.where(sigma_hw <= _MAX_SIGMA * distance_hw, depth_hw, np.nan)
         maps[i] = DepthMap(
             grid,
             stride,

@@ -1,12 +1,12 @@
-"""What a pair predictor says of a scene: each image looked at once, pairs by the batch, on disk.
+"""Stored predictions of a pair predictor for the images of a scene, in a folder.
 
     predictions.json         predictor, its settings, frames, cameras, stride
     features/000012.npz      features float16, descriptor_d float32
     pairs/000012-000034.npz  four pointmaps float16 (h, w, 4): point in the camera frame of one
-                             image, at the pair's own scale, and confidence; NaN and 0 where unseen
+                             image, in the unit of the pair, and confidence; NaN and 0 = none
 
-Files appear whole or not at all, so that an interrupted run goes on where it stopped. Memory does
-not grow with the number of images.
+Each file is written completely or not at all, so that an interrupted run resumes. Memory does not
+grow with the number of images.
 """
 
 import json
@@ -36,26 +36,26 @@ from mote_localization.scenes import Frame
 _log = logging.getLogger(__name__)
 _FORMAT_VERSION = 1
 _INDEX = "predictions.json"
-_IN_MEMORY = 64  # images whose features are kept in memory, or twice the batch
-_LARGEST = float(np.finfo(np.float16).max)
+_CACHED_IMAGES = 64  # images whose features stay in memory, or twice the batch if that is more
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
 class DirectedPair:
-    """What a predictor says of images i and j in the camera frame of i, at a scale of its own."""
+    """Pointmaps of images i and j in the camera frame of i, in the unit of the pair."""
 
     i: int
     j: int
-    own_hw3: np.ndarray  # float32, i's cells, NaN = unseen
-    own_confidence_hw: np.ndarray  # float32, 0 = unseen
-    other_hw3: np.ndarray  # float32, j's cells, NaN = unseen
-    other_confidence_hw: np.ndarray  # float32, 0 = unseen
+    own_hw3: np.ndarray  # float32, cells of i, NaN = none
+    own_confidence_hw: np.ndarray  # float32, 0 = none
+    other_hw3: np.ndarray  # float32, cells of j, NaN = none
+    other_confidence_hw: np.ndarray  # float32, 0 = none
 
 
 class Predictions:
-    """What a predictor says of the images of a scene, in a folder of its own.
+    """Features and pair predictions of the images of a scene, stored in a folder.
 
-    Images are known by their place in the lists that it is made with.
+    Images are numbered by their position in the lists that the constructor takes.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class Predictions:
         stride: int,
         batch: int = 16,
     ) -> None:
-        """Begin the folder, or go on with it.
+        """Create the folder, or resume with an existing one.
 
         Args:
-            folder: Where everything is kept; nothing else should be in it.
-            predictor: What looks at the images.
-            names: Of the frames.
-            live: The camera of each frame's image, distorted or not.
-            grids: The camera of each frame whose cells the pointmaps are reduced to.
-            stride: Pixels of a grid camera per cell side.
-            batch: Pairs to look at in one go; fewer when the GPU's memory does not hold them.
+            folder: Folder for the predictions alone.
+            predictor: Predicts pointmaps of image pairs.
+            names: Names of the frames.
+            live: Camera of each frame's image, with its distortion.
+            grids: Camera of each frame to whose cells the pointmaps are reduced.
+            stride: Side of a cell, px of a grid camera.
+            batch: Pairs predicted at once; halved when they do not fit into the memory of the GPU.
 
         Raises:
             ReconstructionError: The folder holds predictions of other frames or settings, or cannot
@@ -101,36 +101,36 @@ class Predictions:
         begin_folder(folder / _INDEX, json.loads(json.dumps(index)))
 
     def encode(self, frames: Iterable[Frame]) -> dict[int, str]:
-        """Look at every image that was not looked at before.
+        """Compute the features of every image that has none yet.
 
         Args:
-            frames: All of them, in order.
+            frames: All frames, in order.
 
         Returns:
-            The images refused, and why: they cannot be read or the predictor lacks something. The
-            rest have features.
+            The reason for each image that cannot be used: it is unreadable, or lacks what the
+            predictor needs. All other images have features.
 
         Raises:
-            SceneError: All images are refused.
-            ReconstructionError: A file cannot be written, or an image does not fit into the GPU's
-                memory.
+            SceneError: No image can be used.
+            ReconstructionError: A file cannot be written, or an image does not fit into the memory
+                of the GPU.
         """
-        refused: dict[int, str] = {}
-        with _bar("look at images", "images", len(self._names)) as show:
+        unusable: dict[int, str] = {}
+        with _rate_bar("encode images", "images", len(self._names)) as advance:
             for k, frame in zip(range(len(self._names)), frames, strict=True):
                 if new := not self._features_path(k).exists():
                     try:
                         self._encode(k, frame)
                     except (SceneError, ImageError) as error:
                         _log.warning("frame %s is left out: %s", frame.name, error)
-                        refused[k] = str(error)
+                        unusable[k] = str(error)
                     except torch.cuda.OutOfMemoryError as error:
                         raise _out_of_memory("an image") from error
-                show(1, new)
-        if refused and len(refused) == len(self._names):
-            why = list(refused.values())[-1]
-            raise SceneError(f"none of {len(refused)} images can be used; the last one: {why}")
-        return refused
+                advance(1, new)
+        if unusable and len(unusable) == len(self._names):
+            last = list(unusable.values())[-1]
+            raise SceneError(f"none of {len(unusable)} images can be used; the last one: {last}")
+        return unusable
 
     def descriptors(self, images: Sequence[int]) -> np.ndarray:
         """Return the descriptors (len(images), d) float32 of images that have features.
@@ -147,40 +147,40 @@ class Predictions:
         )
 
     def decode(self, pairs: Iterable[Pair]) -> None:
-        """Look at every pair (i, j), i < j, that was not looked at before; both need features.
+        """Predict every pair (i, j), i < j, that is not predicted yet; both images need features.
 
-        Where the GPU's memory does not hold a batch, it is halved for the rest of the run.
+        A batch that does not fit into the memory of the GPU is halved for the rest of the run.
 
         Raises:
             ReconstructionError: A file is damaged or cannot be written, or a single pair does not
-                fit into the GPU's memory.
+                fit into the memory of the GPU.
         """
         groups = defaultdict(list)
         for i, j in sorted(pairs):
             groups[_size(self._network[i]), _size(self._network[j])].append((i, j))
         batch = self._batch
-        encoded = lru_cache(max(_IN_MEMORY, 2 * batch))(self._encoded)
-        with _bar("look at pairs", "pairs", sum(map(len, groups.values()))) as show:
+        encoded = lru_cache(max(_CACHED_IMAGES, 2 * batch))(self._encoded)
+        with _rate_bar("predict pairs", "pairs", sum(map(len, groups.values()))) as advance:
             for group in groups.values():
                 done = 0
                 while done < len(group):
-                    # Batches are those of an uninterrupted run: a network's last digits depend on
-                    # what is looked at together.
+                    # The same batches as in an uninterrupted run: the rounding of a network
+                    # depends on the batch.
                     some = group[done : done + batch]
                     new = not all(self._pair_path(*pair).exists() for pair in some)
                     if new and not self._decode(some, encoded):
                         batch = len(some) // 2
                         torch.cuda.empty_cache()
-                        _log.warning("out of GPU memory: going on with batches of %d", batch)
+                        _log.warning("out of GPU memory: continuing with batches of %d", batch)
                         continue
                     done += len(some)
-                    show(len(some), new)
+                    advance(len(some), new)
 
     def read(self, i: int, j: int) -> tuple[DirectedPair, DirectedPair]:
-        """Return what was said of two images: in the frame of i, then in that of j.
+        """Return the predictions for two images: directed pairs (i, j) and (j, i).
 
         Raises:
-            ReconstructionError: The file is missing, damaged, or of other sizes.
+            ReconstructionError: The file is missing or damaged, or has other sizes.
         """
         if i > j:
             return self.read(j, i)[::-1]
@@ -206,16 +206,16 @@ class Predictions:
         return first, second
 
     def remove(self) -> None:
-        """Delete everything that is kept, and the folder where nothing else is in it.
+        """Delete all stored predictions, and the folder if it is empty then.
 
         Raises:
-            ReconstructionError: It cannot be deleted.
+            ReconstructionError: A file cannot be deleted.
         """
         try:
             for kind in ("features", "pairs"):
                 if (self.folder / kind).exists():
                     shutil.rmtree(self.folder / kind)
-            # Last: without it, another run would take these files for its own.
+            # Last: without the index, another run could take these files for its own.
             (self.folder / _INDEX).unlink(missing_ok=True)
             if not any(self.folder.iterdir()):
                 self.folder.rmdir()
@@ -225,15 +225,16 @@ class Predictions:
             ) from error
 
     def _encode(self, k: int, frame: Frame) -> None:
+        """Compute and write the features of one image."""
         live = self._live[k]
         image_hw3 = frame.image()
         if image_hw3.shape[:2] != (live.height, live.width):
             raise SceneError(
                 f"frame {frame.name}: is {image_hw3.shape[1]}x{image_hw3.shape[0]} px, expected "
-                f"{live.width}x{live.height} px by its camera"
+                f"{live.width}x{live.height} px as its camera"
             )
         if live.distortion:
-            image_hw3 = _undistorting(live).warp(image_hw3)
+            image_hw3 = _undistorting_view(live).warp(image_hw3)
         encoded = self._predictor.encode(frame, image_hw3, _undistorted(live))
         write_arrays(
             self._features_path(k),
@@ -241,13 +242,14 @@ class Predictions:
         )
 
     def _encoded(self, k: int) -> Encoded:
+        """Read the features of one image."""
         expected = {"features": (None, np.float16)}
         arrays = read_arrays(self._features_path(k), expected, "image")
         return Encoded(arrays["features"], self._network[k])
 
     @torch.inference_mode()
     def _decode(self, pairs: list[Pair], encoded: Callable[[int], Encoded]) -> bool:
-        """Look at a batch of pairs of equal sizes, and write their files; False: out of memory."""
+        """Predict pairs of images of equal sizes and write them; return False if out of memory."""
         ones, others = zip(*pairs, strict=True)
         try:
             forward, backward = self._predictor.decode(
@@ -268,13 +270,13 @@ class Predictions:
         return True
 
     def _reduced(self, pointmap: Pointmap, images: Sequence[int]) -> list[np.ndarray]:
-        """Return the cells (h, w, 4) float16 of each image of a batch."""
-        alike = defaultdict(list)
+        """Return the cells (h, w, 4) float16 of each image of a batch of dense pointmaps."""
+        rows_of = defaultdict(list)
         for row, k in enumerate(images):
-            alike[self._network[k], self._grids[k]].append(row)
+            rows_of[self._network[k], self._grids[k]].append(row)
         packed: dict[int, np.ndarray] = {}
-        for (network, grid), rows in alike.items():
-            # The whole batch is not copied: dense pointmaps are large.
+        for (network, grid), rows in rows_of.items():
+            # A slice does not copy: dense pointmaps are large.
             part = slice(None) if len(rows) == len(images) else rows
             some = Pointmap(pointmap.points_bhw3[part], pointmap.confidence_bhw[part])
             cells = _packed(*reduce_to_cells(some, network, grid, self._stride))
@@ -293,8 +295,8 @@ class Predictions:
 
 
 def _packed(points_bhw3: Tensor, confidence_bhw: Tensor) -> np.ndarray:
-    """Return points and confidence (b, h, w, 4) in half precision; what exceeds it is unseen."""
-    confidence_bhw1 = confidence_bhw.clamp(max=_LARGEST)[..., None]
+    """Return points and confidence (b, h, w, 4) in half precision; overflowing cells get none."""
+    confidence_bhw1 = confidence_bhw.clamp(max=_FLOAT16_MAX)[..., None]
     packed_bhw4 = torch.cat([points_bhw3, confidence_bhw1], dim=-1).half()
     seen_bhw = packed_bhw4.isfinite().all(dim=-1) & (packed_bhw4[..., 3] > 0)
     unseen_4 = packed_bhw4.new_tensor([torch.nan, torch.nan, torch.nan, 0])
@@ -303,7 +305,8 @@ def _packed(points_bhw3: Tensor, confidence_bhw: Tensor) -> np.ndarray:
 
 def _out_of_memory(what: str) -> ReconstructionError:
     return ReconstructionError(
-        f"the GPU's memory does not hold {what}; free some, or use a smaller network or the CPU"
+        f"{what} does not fit into the memory of the GPU; free memory, or use a smaller network or "
+        "the CPU"
     )
 
 
@@ -316,23 +319,27 @@ def _undistorted(live: Camera) -> Camera:
 
 
 @lru_cache(4)
-def _undistorting(live: Camera) -> CanonicalView:
-    """Return what undistorts the images of a camera, size and focal lengths kept."""
+def _undistorting_view(live: Camera) -> CanonicalView:
+    """Return the view that undistorts images of a camera and keeps size and focal lengths."""
     return CanonicalView(live, _undistorted(live), stride=1)
 
 
 @contextmanager
-def _bar(description: str, unit: str, total: int) -> Iterator[Callable[[int, bool], None]]:
-    """Show a progress bar; give the function that moves it: how many more, and whether new."""
+def _rate_bar(description: str, unit: str, total: int) -> Iterator[Callable[[int, bool], None]]:
+    """Show a progress bar with the rate of new items.
+
+    Yields:
+        Function that advances the bar by a number of items, which are new or from an earlier run.
+    """
     with progress_bar("{task.fields[rate]:.1f} " + f"{unit}/s") as bar:
         task = bar.add_task(description, total=total, rate=0.0)
         count, start_s = 0, time.perf_counter()
 
-        def show(more: int, new: bool) -> None:
+        def advance(more: int, new: bool) -> None:
             nonlocal count, start_s
             count += more if new else 0
             start_s = start_s if count else time.perf_counter()
             rate = count / max(time.perf_counter() - start_s, 1e-9) if count else 0.0
             bar.update(task, advance=more, rate=rate)
 
-        yield show
+        yield advance

@@ -1,5 +1,6 @@
-"""Why photographs that can be read are not used."""
+"""Reasons why encoded images are not aligned."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,29 +10,38 @@ from distill_training.teachers.pairwise.alignment import Alignment
 from distill_training.teachers.pairwise.photo import Photo
 from mote_localization.errors import ReconstructionError
 
-_NAMED = 8  # frames named in a message
-_ALONE = "stands alone: shows nothing that is seen to be in another image, too"
-_APART = "hangs together with {}, but not with the rest"
-_CONTRADICTED = "its given pose disagrees with what the images show"
-_OUTVOTED = "what it shows disagrees with the rest"
-_NO_SCALE = "taken from nearly the same spot as all that shows the same: its distances are unknown"
+_NAMED = 4  # frames named in a message
+_NAME_LENGTH = 20  # characters of a name in a message
+_UNCONNECTED = "not connected: no other image shows the same things"
+_APART = "connected with {}, but not with the other images"
+_CONTRADICTED = "its given pose disagrees with the images"
+_INCONSISTENT = "its pairs disagree with those of the other images"
+_NO_SCALE = "taken from nearly the same spot as all overlapping images: scale unknown"
 
 
-def among(directed: Sequence[tuple[int, int]], which_e: np.ndarray) -> list[tuple[int, int]]:
-    """Return some of the directed pairs."""
-    return [ends for ends, one in zip(directed, which_e, strict=True) if one]
+def select_pairs(directed: Sequence[tuple[int, int]], which_e: np.ndarray) -> list[tuple[int, int]]:
+    """Return the directed pairs at which a mask (e,) is set."""
+    return [ends for ends, selected in zip(directed, which_e, strict=True) if selected]
 
 
-def why_unused(
+def explain_unaligned(
     photos: Sequence[Photo],
     images: Sequence[int],
     directed: Sequence[tuple[int, int]],
     alignment: Alignment,
     poses_known: bool,
 ) -> dict[str, str]:
-    """Return the frames that are not aligned, and why not."""
-    paired = {i for ends in among(directed, alignment.used_e) for i in ends}
-    groups = components(len(photos), among(directed, alignment.sound_e))
+    """Return the reason for each frame that is not aligned, by name.
+
+    Args:
+        photos: All photographs.
+        images: Those that were encoded.
+        directed: Directed pairs, in the order of the alignment.
+        alignment: Which pairs are used, and which images are aligned.
+        poses_known: Poses are given.
+    """
+    paired = {i for ends in select_pairs(directed, alignment.used_e) for i in ends}
+    groups = components(len(photos), select_pairs(directed, alignment.consistent_e))
     group_of = {i: group for group in groups for i in group}
     reasons = {}
     for i in images:
@@ -41,43 +51,43 @@ def why_unused(
         if i in paired:
             reason = _NO_SCALE
         elif not others:
-            reason = _ALONE
+            reason = _UNCONNECTED
         elif poses_known:
             reason = _CONTRADICTED
         elif alignment.aligned_i[group_of[i]].any():
-            reason = _OUTVOTED
+            reason = _INCONSISTENT
         else:
-            reason = _APART.format(_listed(others))
+            reason = _APART.format(_first_names(others))
         reasons[photos[i].frame.name] = reason
     return reasons
 
 
-def check_aligned(images: int, unused: dict[str, str]) -> None:
-    """Refuse to go on with too few images.
+def check_aligned(images: int, unaligned: dict[str, str]) -> None:
+    """Check that enough images are aligned.
 
     Args:
-        images: How many there are.
-        unused: The frames that are not aligned, and why not.
+        images: Number of encoded images.
+        unaligned: The reason for each frame that is not aligned, by name.
 
     Raises:
-        ReconstructionError: Fewer than two are aligned, or most of the given poses are wrong: then
-            those that are not found out are no better.
+        ReconstructionError: Fewer than two images are aligned, or most of the given poses are
+            wrong: the other poses are then not reliable either.
     """
-    aligned = images - len(unused)
-    wrong = sum(reason in (_CONTRADICTED, _NO_SCALE) for reason in unused.values())
+    aligned = images - len(unaligned)
+    wrong = sum(reason in (_CONTRADICTED, _NO_SCALE) for reason in unaligned.values())
     if aligned >= 2 and wrong <= aligned:
         return
-    frames: dict[str, list[str]] = {}
-    for name, reason in unused.items():
-        frames.setdefault(reason, []).append(name)
-    share = f"only {aligned} of {images}" if aligned else "no two"
-    why = "; ".join(f"{_listed(names)}: {reason}" for reason, names in frames.items())
+    found = f"only {aligned} of {images}" if aligned else "no two"
+    reason, count = Counter(unaligned.values()).most_common(1)[0]
+    names = [name for name in unaligned if unaligned[name] == reason]
+    others = f"; {len(unaligned) - count} for other reasons" if count < len(unaligned) else ""
     raise ReconstructionError(
-        f"{share} images could be brought together ({why}); expected photographs that show the "
-        "same things from several sides, and their own poses or none"
+        f"{found} images could be aligned ({_first_names(names)}: {reason}{others}); expected "
+        "photographs that show the same things from several sides"
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
+    """Return a few of the names, shortened."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return ", ".join(name[:_NAME_LENGTH] for name in names[:_NAMED]) + more

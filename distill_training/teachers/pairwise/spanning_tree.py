@@ -1,4 +1,4 @@
-"""First guess of all cameras: along the tree of the surest pairs."""
+"""Initial poses and scales: relative poses chained along a spanning tree of the best pairs."""
 
 from dataclasses import replace
 
@@ -10,13 +10,17 @@ from distill_training.teachers.pairwise.global_adjustment import Cameras
 from distill_training.teachers.pairwise.relative_pose import RelativePoses
 
 
-def along_tree(relative: RelativePoses, used_p: np.ndarray, cameras: Cameras) -> Cameras:
-    """Chain the similarities of the surest pairs, from the image with the most of them on.
+def initialize_along_spanning_tree(
+    relative: RelativePoses, used_p: np.ndarray, cameras: Cameras
+) -> Cameras:
+    """Chain relative poses along a minimum spanning tree, from its image with the most branches.
+
+    The cost of a pair is its residual over the log of its confidence.
 
     Args:
-        relative: What pairs say.
-        used_p: Which of them to listen to.
-        cameras: What to start from: images that the tree does not reach stay as they are.
+        relative: Relative pose of each pair.
+        used_p: Pairs to use.
+        cameras: Initial cameras; images outside of the tree keep theirs.
     """
     images = len(cameras.t_i3)
     i_p, j_p = relative.i_p[used_p], relative.j_p[used_p]
@@ -25,13 +29,13 @@ def along_tree(relative: RelativePoses, used_p: np.ndarray, cameras: Cameras) ->
     tree = minimum_spanning_tree(graph)
     branches = np.bincount(np.concatenate(tree.nonzero()), minlength=images)
     order, parents = breadth_first_order(tree, int(branches.argmax()), directed=False)
-    number = {pair: p for p, pair in enumerate(zip(relative.i_p, relative.j_p, strict=True))}
+    index_of = {pair: p for p, pair in enumerate(zip(relative.i_p, relative.j_p, strict=True))}
     R_i33, t_i3, log_unit_i = (a.copy() for a in (cameras.R_i33, cameras.t_i3, cameras.log_unit_i))
     for image in order[1:]:
         parent = parents[image]
-        p = number[min(parent, image), max(parent, image)]
+        p = index_of[min(parent, image), max(parent, image)]
         R, t, scale = relative.R_p33[p], relative.t_p3[p], relative.scale_p[p]
-        if parent > image:  # the pair's similarity leads from parent to image
+        if parent > image:  # the pair is (image, parent): invert its similarity
             R, t, scale = R.T, -R.T @ t / scale, 1 / scale
         R_i33[image] = R_i33[parent] @ R
         t_i3[image] = t_i3[parent] + np.exp(log_unit_i[parent]) * R_i33[parent] @ t
