@@ -43,7 +43,8 @@ class Camera:
         """Check all values; raise `CameraError` where one is impossible."""
         if not (0 < self.width <= MAX_SIDE_PX and 0 < self.height <= MAX_SIDE_PX):
             raise CameraError(
-                f"found an image size of {self.width}x{self.height} px, expected 1 to {MAX_SIDE_PX}"
+                f"found an image size of {f'{self.width}x{self.height}'[:40]} px, expected 1 to "
+                f"{MAX_SIDE_PX}"
             )
         numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
         if not np.isfinite(numbers).all() or self.fx <= 0 or self.fy <= 0:

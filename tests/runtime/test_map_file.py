@@ -1,4 +1,4 @@
-"""The map file: what is written is read; all else is one MapFileError that names the file."""
+"""The map file: reading returns what was written; every fault is one short MapFileError."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from make_map import CAMERA, write_constant_map
 from onnx import TensorProto, helper
 
 from mote_localization.camera import Camera
-from mote_localization.drift import MAX_STATIONS, Drift
+from mote_localization.drift import MAX_SAMPLES, Drift
 from mote_localization.errors import MapFileError
 from mote_localization.map_file import FORMAT_VERSION, MapInfo, read_map, write_map
 
@@ -26,15 +26,16 @@ def good(tmp_path_factory):
     return write_constant_map(tmp_path_factory.mktemp("map") / "room.onnx")
 
 
-def refused(path, complaint):
+def assert_refused(path, complaint):
     with pytest.raises(MapFileError, match=complaint) as caught:
         read_map(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    assert len(message.removeprefix(f"{path}: ")) <= 300
 
 
 def changed(good, tmp_path, change):
-    """Write the good map after `change` has had its model."""
+    """Write the good map after `change` has modified its model."""
     model = onnx.load(good)
     change(model)
     (tmp_path / "changed.onnx").write_bytes(model.SerializeToString())
@@ -42,7 +43,7 @@ def changed(good, tmp_path, change):
 
 
 def described(good, tmp_path, **properties):
-    """Write the good map with other metadata; None takes an entry out."""
+    """Write the good map with other metadata; None removes an entry."""
 
     def change(model):
         entries = {p.key: p.value for p in model.metadata_props}
@@ -52,7 +53,7 @@ def described(good, tmp_path, **properties):
     return changed(good, tmp_path, change)
 
 
-def test_what_is_written_is_read(good, tmp_path):
+def test_reading_returns_what_was_written(good, tmp_path):
     info = MapInfo(
         scene="küche",
         camera=CAMERA,
@@ -74,17 +75,17 @@ def test_what_is_written_is_read(good, tmp_path):
     assert onnx.load_model_from_string(read.model).graph == onnx.load(good).graph
 
 
-def test_an_older_map_that_does_not_say_is_metric(good, tmp_path):
+def test_older_map_without_the_entry_metric_is_metric(good, tmp_path):
     assert read_map(described(good, tmp_path, metric=None)).info.metric
 
 
-def test_a_map_of_the_first_format_is_read(good, tmp_path):
+def test_map_of_the_first_format_is_read(good, tmp_path):
     info = read_map(described(good, tmp_path, drift=None, format_version="1")).info
     assert info.drift is None and info.format_version == 1
 
 
-def test_the_largest_drift_fits_into_a_map(good, tmp_path):
-    station = (
+def test_largest_drift_fits_into_a_map(good, tmp_path):
+    sample = (
         -12.34567,
         -0.98765,
         123.45678,
@@ -94,16 +95,16 @@ def test_the_largest_drift_fits_into_a_map(good, tmp_path):
         -0.00012,
         *[-0.00012] * 6,
     )
-    info = replace(read_map(good).info, drift=Drift((station,) * MAX_STATIONS, 0.8, 40.0, 0.03))
+    info = replace(read_map(good).info, drift=Drift((sample,) * MAX_SAMPLES, 0.8, 40.0, 0.03))
     write_map(tmp_path / "a.onnx", onnx.load(good), info)
     assert read_map(tmp_path / "a.onnx").info == info
 
 
-def test_a_map_opens_in_any_onnx_tool(good):
+def test_map_is_a_valid_onnx_file(good):
     onnx.checker.check_model(onnx.load(good), full_check=True)
 
 
-def test_every_truncation_is_refused(good, tmp_path):
+def test_truncated_map_is_refused(good, tmp_path):
     content = good.read_bytes()
     path = tmp_path / "truncated.onnx"
     ends = {
@@ -112,39 +113,39 @@ def test_every_truncation_is_refused(good, tmp_path):
     }
     for end in sorted(ends):
         path.write_bytes(content[:end])
-        refused(path, "truncated|damaged")
+        assert_refused(path, "truncated|damaged")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a map", b"\x89PNG\r\n\x1a\n", b"\x08" * 1000])
-def test_what_is_no_onnx_file_is_refused(tmp_path, content):
+def test_file_that_is_not_onnx_is_refused(tmp_path, content):
     (tmp_path / "a.onnx").write_bytes(content)
-    refused(tmp_path / "a.onnx", "no ONNX file|not a map")
+    assert_refused(tmp_path / "a.onnx", "no ONNX file|not a map")
 
 
-def test_a_missing_map_and_a_folder_are_refused(tmp_path):
-    refused(tmp_path / "none.onnx", "cannot be read")
-    refused(tmp_path, "is no file")
+def test_missing_map_and_folder_are_refused(tmp_path):
+    assert_refused(tmp_path / "none.onnx", "cannot be read")
+    assert_refused(tmp_path, "is not a file")
 
 
-def test_a_huge_file_is_refused_unread(tmp_path):
+def test_huge_file_is_refused_without_reading_it(tmp_path):
     with open(tmp_path / "a.onnx", "wb") as file:
         file.truncate(1 << 40)
-    refused(tmp_path / "a.onnx", "1048576 MiB")
+    assert_refused(tmp_path / "a.onnx", "1048576 MiB")
 
 
-def test_a_foreign_onnx_file_is_refused(good, tmp_path):
+def test_onnx_file_without_metadata_is_refused(good, tmp_path):
     path = changed(good, tmp_path, lambda model: model.ClearField("metadata_props"))
-    refused(path, "not a map")
+    assert_refused(path, "not a map")
 
 
-def test_a_newer_format_says_to_update(good, tmp_path):
+def test_message_about_a_newer_format_advises_to_update(good, tmp_path):
     path = described(good, tmp_path, format_version=str(FORMAT_VERSION + 1))
-    refused(path, f"format version {FORMAT_VERSION + 1}.*update")
+    assert_refused(path, f"format version {FORMAT_VERSION + 1}.*update")
 
 
 @pytest.mark.parametrize("version", ["", "0", "-1", "1.0", "one", "9" * 5000])
-def test_what_is_no_format_version_is_refused(good, tmp_path, version):
-    refused(described(good, tmp_path, format_version=version), "format version")
+def test_invalid_format_version_is_refused(good, tmp_path, version):
+    assert_refused(described(good, tmp_path, format_version=version), "format version")
 
 
 CAMERA_JSON = {
@@ -158,8 +159,8 @@ CAMERA_JSON = {
     "distortion": [],
 }
 
-STATION = [0, 0, 0, 0, 0, 0, 1, *[0.01] * 6]
-DRIFT_JSON = {"stations": [STATION], "length_scale_m": 1.0, "length_scale_deg": 30.0, "noise": 0.1}
+SAMPLE = [0, 0, 0, 0, 0, 0, 1, *[0.01] * 6]
+DRIFT_JSON = {"stations": [SAMPLE], "reach_m": 1.0, "reach_deg": 30.0, "noise": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -199,16 +200,16 @@ DRIFT_JSON = {"stations": [STATION], "length_scale_m": 1.0, "length_scale_deg": 
             ("drift", {**DRIFT_JSON, **wrong})
             for wrong in (
                 {"stations": []},
-                {"stations": [STATION[:-1]]},
-                {"stations": [STATION] * (MAX_STATIONS + 1)},
-                {"stations": [[*STATION[:6], 2, *STATION[7:]]]},
-                {"stations": [[float("nan"), *STATION[1:]]]},
-                {"stations": [["0", *STATION[1:]]]},
+                {"stations": [SAMPLE[:-1]]},
+                {"stations": [SAMPLE] * (MAX_SAMPLES + 1)},
+                {"stations": [[*SAMPLE[:6], 2, *SAMPLE[7:]]]},
+                {"stations": [[float("nan"), *SAMPLE[1:]]]},
+                {"stations": [["0", *SAMPLE[1:]]]},
                 {"stations": 5},
-                {"stations": [[*STATION[:7], 1e200, *STATION[8:]]]},
-                {"length_scale_m": 0},
-                {"length_scale_m": 1e-310},
-                {"length_scale_deg": "30"},
+                {"stations": [[*SAMPLE[:7], 1e200, *SAMPLE[8:]]]},
+                {"reach_m": 0},
+                {"reach_m": 1e-310},
+                {"reach_deg": "30"},
                 {"noise": 0},
                 {"noise": float("inf")},
             )
@@ -221,26 +222,45 @@ DRIFT_JSON = {"stations": [STATION], "length_scale_m": 1.0, "length_scale_deg": 
         *(("training", wrong) for wrong in ([], "much", {"a": []}, {"a": None})),
     ],
 )
-def test_a_wrong_description_is_refused(good, tmp_path, name, value):
+def test_wrong_metadata_is_refused(good, tmp_path, name, value):
     wrong = described(good, tmp_path, **{name: json.dumps(value), "format_version": "2"})
-    refused(wrong, "found|damaged|lacks")
+    assert_refused(wrong, "found|damaged")
 
 
-def test_a_drift_that_older_readers_would_not_tell_is_refused(good, tmp_path):
+def test_figures_of_the_training_may_be_nan(good, tmp_path):
+    training = read_map(described(good, tmp_path, training='{"a": NaN, "b": 1}')).info.training
+    assert np.isnan(training["a"]) and training["b"] == 1
+
+
+def test_correct_drift_and_camera_of_these_tests_are_read(good, tmp_path):
+    entries = {"drift": json.dumps(DRIFT_JSON), "camera": json.dumps(CAMERA_JSON)}
+    info = read_map(described(good, tmp_path, **entries, format_version="2")).info
+    assert info.drift == Drift((tuple(map(float, SAMPLE)),), 1.0, 30.0, 0.1)
+    assert info.camera == CAMERA
+
+
+def test_drift_in_a_format_version_without_drift_is_refused(good, tmp_path):
     drift = json.dumps(DRIFT_JSON)
     newer = described(good, tmp_path, drift=drift, format_version="2")
     assert read_map(newer).info.drift.length_scale_m == 1
-    refused(described(good, tmp_path, drift=drift), "format version 1 knows no drift")
+    assert_refused(described(good, tmp_path, drift=drift), "format version 1, expected 2 or later")
 
 
 @pytest.mark.parametrize("text", ["{", "", "[" * 50_000, "[0," * 50_000, "9" * 10_000, "\u0000"])
-def test_json_bombs_and_scraps_are_refused(good, tmp_path, text):
-    refused(described(good, tmp_path, camera=text), "damaged")
+def test_deeply_nested_or_incomplete_json_is_refused(good, tmp_path, text):
+    assert_refused(described(good, tmp_path, camera=text), "damaged")
 
 
 @pytest.mark.parametrize("name", ["scene", "camera", "stride", "bounds_max", "training", "created"])
-def test_a_description_that_lacks_something_is_refused(good, tmp_path, name):
-    refused(described(good, tmp_path, **{name: None}), name)
+def test_metadata_that_lack_an_entry_are_refused(good, tmp_path, name):
+    assert_refused(described(good, tmp_path, **{name: None}), f"lacks `mote.{name}`")
+
+
+def test_message_about_a_too_long_entry_is_short(good, tmp_path):
+    entry = {"x" * 10_000: "0" * (1 << 21)}
+    assert_refused(
+        described(good, tmp_path, **entry), "entry x+ has 2097152 characters, expected at most"
+    )
 
 
 def resize_output(model):
@@ -259,12 +279,27 @@ def drop_sigma(model):
     del model.graph.output[1]
 
 
-def age(model):
+def use_old_operators(model):
     model.opset_import[0].version = 11
 
 
 def use_custom_operator(model):
     model.graph.node[1].domain = "com.example"
+
+
+def use_custom_operator_of_long_name(model):
+    model.graph.node[1].domain = "x" * 10_000
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("x" * 10_000, 17))
+
+
+def add_input_of_long_name(model):
+    model.graph.input.append(helper.make_tensor_value_info("x" * 10_000, TensorProto.FLOAT, []))
+
+
+def add_branch_of_long_name(model):
+    part = helper.make_graph([], "part", [], [])
+    model.graph.node.append(helper.make_node("x" * 10_000, ["x"], ["y"], then_branch=part))
 
 
 def import_other_operators(model):
@@ -276,13 +311,13 @@ def branch(model):
     model.graph.node.append(helper.make_node("If", ["x"], ["y"], then_branch=part))
 
 
-def reach_outside(model):
+def use_external_weights(model):
     tensor = model.graph.initializer[0]
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="/etc/passwd")
 
 
-def reach_outside_by_constant(model):
+def use_external_constant(model):
     tensor = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[1])
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="../weights.bin")
@@ -296,19 +331,22 @@ def reach_outside_by_constant(model):
         (make_symbolic, "found inputs and outputs .*batch"),
         (make_float, "another type"),
         (drop_sigma, "expected .*sigma"),
-        (age, "operator sets"),
+        (use_old_operators, "operator sets"),
         (use_custom_operator, "operator sets"),
+        (use_custom_operator_of_long_name, "operator sets"),
+        (add_input_of_long_name, "found inputs and outputs"),
+        (add_branch_of_long_name, "control flow"),
         (import_other_operators, "operator sets"),
         (branch, "control flow"),
-        (reach_outside, "self-contained"),
-        (reach_outside_by_constant, "self-contained"),
+        (use_external_weights, "self-contained"),
+        (use_external_constant, "self-contained"),
     ],
 )
-def test_a_graph_that_is_not_of_a_maps_form_is_refused(good, tmp_path, change, complaint):
-    refused(changed(good, tmp_path, change), complaint)
+def test_graph_without_the_form_of_a_map_is_refused(good, tmp_path, change, complaint):
+    assert_refused(changed(good, tmp_path, change), complaint)
 
 
-def test_a_graph_that_is_not_of_a_maps_form_is_not_written(good, tmp_path):
+def test_graph_without_the_form_of_a_map_is_not_written(good, tmp_path):
     model = onnx.load(good)
     resize_output(model)
     with pytest.raises(MapFileError, match="inputs and outputs"):
@@ -326,7 +364,7 @@ def test_a_graph_that_is_not_of_a_maps_form_is_not_written(good, tmp_path):
         {"covariance_scale": 0.0},
     ],
 )
-def test_a_description_that_no_map_can_have_cannot_be_made(wrong):
+def test_impossible_map_info_is_refused(wrong):
     right = {
         "scene": "room",
         "camera": CAMERA,
@@ -341,7 +379,7 @@ def test_a_description_that_no_map_can_have_cannot_be_made(wrong):
         MapInfo(**{**right, **wrong})
 
 
-def test_a_full_disk_keeps_the_old_map(good, tmp_path):
+def test_full_disk_leaves_the_old_map_unchanged(good, tmp_path):
     path = write_constant_map(tmp_path / "room.onnx", sigma_m=0.5)
     before = path.read_bytes()
     script = (
@@ -350,7 +388,7 @@ def test_a_full_disk_keeps_the_old_map(good, tmp_path):
     )
 
     def fill_disk():
-        # writing past the limit gives EFBIG where a full disk gives ENOSPC
+        # a write beyond the limit fails with EFBIG, as a full disk does with ENOSPC
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)
 
@@ -362,6 +400,6 @@ def test_a_full_disk_keeps_the_old_map(good, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert "MapFileError" in ended.stderr and "untouched" in ended.stderr
+    assert "MapFileError" in ended.stderr and "unchanged" in ended.stderr
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["room.onnx"]

@@ -110,7 +110,7 @@ def test_a_held_out_error_is_counted_in_the_frame_of_the_given_poses(
         bent.write_frame(name, reconstruction.read_frame(name))
     network = Off(bent.read_frame("f1"))
     _, info = train_student(bent, tmp_path / "t", "cnn", SMALL, QUICK)
-    assert info.drift is not None and len(info.drift.stations) == 4
+    assert info.drift is not None and len(info.drift.samples) == 4
     info = replace(info, bounds_min=(-9, -9, -9), bounds_max=(9, 9, 9))
     corrected = measure(network, info, bent).held_out
     uncorrected = measure(network, replace(info, drift=None), bent).held_out

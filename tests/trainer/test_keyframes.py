@@ -172,7 +172,7 @@ def test_what_is_written_is_read(plain: MapFile, tmp_path):
 
 
 def test_readers_that_know_no_keyframes_do_not_read_them(plain: MapFile, tmp_path):
-    with pytest.raises(MapFileError, match="format version 2 knows no drift, or no keyframes"):
+    with pytest.raises(MapFileError, match="format version 2, expected 3 or later"):
         read_map(write(plain, tmp_path, format_version="2"))
 
 
