@@ -1,8 +1,8 @@
-"""The pieces of furniture of the demo room, each at its own place (see `carpentry.py`)."""
+"""Furniture of the demo room; each function adds one piece at a builder's pose."""
 
 import numpy as np
 
-from demo_room.carpentry import Workshop
+from demo_room.objects import hob, label, oven, pinned, screen, spine
 from demo_room.palette import (
     BLACK,
     BRASS,
@@ -22,6 +22,7 @@ from demo_room.palette import (
     Colour,
 )
 from demo_room.pictures import chart, city, landscape, poster
+from demo_room.shapes import Builder
 from demo_room.textures import (
     Material,
     cloth,
@@ -34,13 +35,12 @@ from demo_room.textures import (
     tiles,
     wood,
 )
-from demo_room.things import hob, label, oven, pinned, screen, spine
 
 
 def frame(
-    place: Workshop, x: float, z: float, w: float, h: float, picture: Material, colour: Colour
+    place: Builder, x: float, z: float, w: float, h: float, picture: Material, colour: Colour
 ) -> None:
-    """A framed picture, its lower left corner at (x, z) on the wall."""
+    """Add a framed picture whose lower left corner is at (x, z) on the wall."""
     rim, deep = wood(colour, 0.1), 0.022
     for corner, size, inner in (
         ((x - 0.035, -deep, z - 0.035), (w + 0.07, deep, 0.035), "top"),
@@ -52,8 +52,8 @@ def frame(
     place.rectangle((x, 0.0005 - deep, z + h), (w, 0, 0), (0, 0, -h), picture)
 
 
-def books(place: Workshop, rng: np.random.Generator, width: float, room_m: float) -> None:
-    """A row of books from x = 0, some in lying stacks."""
+def books(place: Builder, rng: np.random.Generator, width: float, shelf_m: float) -> None:
+    """Add a row of books from x = 0, some of them in lying stacks."""
     x = 0.0
     while x < width - 0.05:
         if rng.random() < 0.07 and width - x > 0.25:
@@ -74,7 +74,7 @@ def books(place: Workshop, rng: np.random.Generator, width: float, room_m: float
             x += rng.uniform(0.04, 0.12)
             continue
         thick = min(rng.uniform(0.018, 0.055), width - x)
-        tall, deep = rng.uniform(0.55, 0.92) * room_m, rng.uniform(0.15, 0.22)
+        tall, deep = rng.uniform(0.55, 0.92) * shelf_m, rng.uniform(0.15, 0.22)
         place.box(
             (x, 0.22 - deep, 0),
             (thick, deep, tall),
@@ -87,8 +87,8 @@ def books(place: Workshop, rng: np.random.Generator, width: float, room_m: float
         x += thick
 
 
-def bookcase(place: Workshop, rng: np.random.Generator, width: float) -> None:
-    """Five shelves of books and things, on a low plinth."""
+def bookcase(place: Builder, rng: np.random.Generator, width: float) -> None:
+    """Add a bookcase: five shelves of books and jars on a low plinth."""
     deep, height = 0.32, 2.12
     board = wood(OAK)
     levels = (0.08, 0.50, 0.88, 1.24, 1.58, 1.88)
@@ -117,32 +117,32 @@ def bookcase(place: Workshop, rng: np.random.Generator, width: float) -> None:
     place.box((1.56, -0.28, height + 0.03), (0.3, 0.24, 0.13), label((120, 150, 168)), skip="back")
 
 
-def jar(place: Workshop, colour: Colour, radius: float, height: float) -> None:
-    """A painted pot."""
+def jar(place: Builder, colour: Colour, radius: float, height: float) -> None:
+    """Add a painted pot."""
     place.round((0, 0, 0), radius, height, label(colour), top=plain((60, 48, 42)))
 
 
 def plant(
-    place: Workshop,
+    place: Builder,
     rng: np.random.Generator,
     leaves: int,
     tall: float,
     pot: Colour = (206, 196, 178),
 ) -> None:
-    """A mother-in-law's tongue: long leaves in a pot, the outer ones leaning."""
+    """Add a snake plant: long leaves in a pot, the outer ones leaning."""
     size = 0.05 + 0.1 * tall
     place.round((0, 0, 0), size, 1.6 * size, label(pot), top=plain((70, 52, 40)))
     for index in range(leaves):
-        turn, away = 137.5 * index, 0.6 * size * np.sqrt(index / leaves)
-        blade = place.at(0.0, 0.0, 1.5 * size, turn + rng.normal(0.0, 12.0))
+        angle, offset = 137.5 * index, 0.6 * size * np.sqrt(index / leaves)
+        blade = place.at(0.0, 0.0, 1.5 * size, angle + rng.normal(0.0, 12.0))
         height, width = tall * rng.uniform(0.5, 1.0), 0.02 + 0.035 * tall
         lean = tall * rng.uniform(0.1, 0.6) * (index + 2) / leaves
         green = leaf((70, 116, 66), (178, 186, 98))
-        blade.blade((0, away, 0), (rng.normal(0, 0.06) * tall, lean), width, height, green)
+        blade.blade((0, offset, 0), (rng.normal(0, 0.06) * tall, lean), width, height, green)
 
 
-def sofa(place: Workshop, width: float) -> None:
-    """A sofa with three cushions, all of different cloth."""
+def sofa(place: Builder, width: float) -> None:
+    """Add a sofa with three cushions of different cloth."""
     body = cloth((84, 108, 124))
     place.box((0, -0.88, 0.12), (width, 0.88, 0.2), body, skip="back")
     place.box((0, -0.24, 0.32), (width, 0.24, 0.5), body, skip="back bottom")
@@ -151,27 +151,27 @@ def sofa(place: Workshop, width: float) -> None:
     seat = (width - 0.4) / 2.0
     for x in (0.2, 0.2 + seat):
         place.box((x, -0.9, 0.32), (seat, 0.66, 0.14), cloth((96, 120, 134)), skip="bottom back")
-    for x, turn, colour, inks in (
+    for x, degrees, colour, inks in (
         (0.28, 14, (214, 168, 66), (CREAM, RUST)),
         (0.86, -6, (226, 216, 196), (NAVY, SAGE, RUST)),
         (1.36, -17, (150, 62, 52), ((226, 186, 120), (60, 50, 70))),
     ):
-        place.at(x, -0.4, 0.47, turn).box((0, 0, 0), (0.42, 0.13, 0.38), cloth(colour, inks))
+        place.at(x, -0.4, 0.47, degrees).box((0, 0, 0), (0.42, 0.13, 0.38), cloth(colour, inks))
     for x in (0.06, width - 0.12):
         place.box((x, -0.84, 0), (0.06, 0.06, 0.12), wood(WALNUT), skip="top bottom")
     place.box((width - 0.21, -0.8, 0.58), (0.22, 0.5, 0.012), cloth(CREAM, (RUST, NAVY)))
 
 
-def floor_lamp(place: Workshop) -> None:
-    """A brass lamp with a linen shade."""
+def floor_lamp(place: Builder) -> None:
+    """Add a brass lamp with a linen shade."""
     place.round((0, 0, 0), 0.15, 0.03, plain(BLACK), top=plain(BLACK))
     place.round((0, 0, 0.03), 0.014, 1.5, plain(BRASS), facets=5)
     shade = curtain((244, 222, 176), ((230, 200, 148), (250, 236, 202)))
     place.round((0, 0, 1.45), 0.22, 0.3, shade, glow=1.4, top=plain(CREAM))
 
 
-def cabinet(place: Workshop, rng: np.random.Generator) -> None:
-    """A chest of drawers with things on it and a map above, north of the window."""
+def cabinet(place: Builder, rng: np.random.Generator) -> None:
+    """Add a chest of drawers with objects on it and a map above it."""
     drawers = panelled((124, 146, 152), 3, 2, 0.03)
     place.box(
         (-0.62, -0.42, 0.06), (1.16, 0.42, 0.74), wood(PINE), skip="back bottom", front=drawers
@@ -188,8 +188,8 @@ def cabinet(place: Workshop, rng: np.random.Generator) -> None:
     )
 
 
-def fridge(place: Workshop) -> None:
-    """A fridge in mint with notes on its doors."""
+def fridge(place: Builder) -> None:
+    """Add a mint-coloured fridge with notes on its doors."""
     mint = plain((164, 196, 180), 0.02)
     place.box(
         (0, -0.64, 0.04),
@@ -206,8 +206,8 @@ def fridge(place: Workshop) -> None:
     place.box((0.1, -0.5, 1.705), (0.4, 0.34, 0.22), cloth((172, 132, 84)), skip="bottom")
 
 
-def kitchen(place: Workshop, rng: np.random.Generator) -> None:
-    """Counter, oven, sink, tiled splash back, wall cupboards and an open shelf with jars."""
+def kitchen(place: Builder, rng: np.random.Generator) -> None:
+    """Add counter, oven, sink, tiled backsplash, wall cupboards and an open shelf with jars."""
     width = 2.58
     glazes: tuple[Colour, ...] = (
         (232, 228, 212),
@@ -270,8 +270,8 @@ def kitchen(place: Workshop, rng: np.random.Generator) -> None:
             jar(place.at(x + rng.normal(0.0, 0.012), -0.15, z), shade, size, tall)
 
 
-def sideboard(place: Workshop, rng: np.random.Generator) -> None:
-    """A walnut sideboard with a lamp, records and a vase."""
+def sideboard(place: Builder, rng: np.random.Generator) -> None:
+    """Add a walnut sideboard with a lamp, records and a vase."""
     place.box(
         (-0.1, -0.42, 0.16),
         (1.5, 0.42, 0.56),
@@ -289,8 +289,8 @@ def sideboard(place: Workshop, rng: np.random.Generator) -> None:
     jar(place.at(1.26, -0.24, 0.72), (214, 140, 70), 0.06, 0.14)
 
 
-def dining_table(place: Workshop) -> None:
-    """A pine table with a runner, a laptop, a bowl and papers."""
+def dining_table(place: Builder) -> None:
+    """Add a pine table with a runner, a laptop, a bowl and papers."""
     place.box((-0.64, -0.38, 0.71), (1.28, 0.76, 0.035), wood(PINE, 0.08))
     for x in (-0.58, 0.52):
         for y in (-0.33, 0.27):
@@ -309,8 +309,8 @@ def dining_table(place: Workshop) -> None:
     laptop = place.at(0.38, 0.02, 0.746, -78)
     laptop.box((-0.16, -0.2, 0), (0.32, 0.22, 0.014), plain(STEEL), skip="bottom")
     laptop.box((-0.16, 0.02, 0.01), (0.32, 0.012, 0.21), plain(STEEL), front=screen())
-    for x, y, turn in ((-0.5, -0.2, 12), (-0.44, 0.12, -24)):
-        place.at(x, y, 0.746, turn).box(
+    for x, y, degrees in ((-0.5, -0.2, 12), (-0.44, 0.12, -24)):
+        place.at(x, y, 0.746, degrees).box(
             (0, 0, 0),
             (0.15, 0.2, 0.012),
             plain(CREAM),
@@ -318,8 +318,8 @@ def dining_table(place: Workshop) -> None:
         )
 
 
-def chair(place: Workshop, colour: Colour) -> None:
-    """A wooden chair, its back at y = 0.2."""
+def chair(place: Builder, colour: Colour) -> None:
+    """Add a wooden chair, its back at y = 0.2."""
     place.box((-0.2, -0.2, 0.43), (0.4, 0.4, 0.035), wood(TEAK), top=cloth(colour, (CREAM,)))
     for x in (-0.19, 0.15):
         place.box((x, -0.19, 0), (0.035, 0.035, 0.43), wood(TEAK), skip="top bottom")
@@ -328,8 +328,8 @@ def chair(place: Workshop, colour: Colour) -> None:
         place.box((-0.16, 0.175, z), (0.32, 0.025, 0.075), wood(TEAK))
 
 
-def low_table(place: Workshop, rng: np.random.Generator) -> None:
-    """A low table with a shelf, books, a tray and a plant."""
+def low_table(place: Builder, rng: np.random.Generator) -> None:
+    """Add a low table with a shelf, books, a tray and a plant."""
     place.box((-0.5, -0.28, 0.37), (1.0, 0.56, 0.035), wood(WALNUT, 0.15))
     place.box((-0.46, -0.24, 0.12), (0.92, 0.48, 0.025), wood(OAK))
     for x in (-0.48, 0.43):
@@ -348,8 +348,8 @@ def low_table(place: Workshop, rng: np.random.Generator) -> None:
     books(place.at(-0.4, -0.2, 0.145), rng, 0.5, 0.2)
 
 
-def armchair(place: Workshop) -> None:
-    """An armchair in the corner by the door, with a patterned cushion."""
+def armchair(place: Builder) -> None:
+    """Add an armchair with a patterned cushion."""
     body = cloth((186, 136, 58))
     place.box((-0.38, -0.38, 0.1), (0.76, 0.74, 0.28), body)
     place.box((-0.38, 0.18, 0.38), (0.76, 0.2, 0.5), body, skip="bottom")
@@ -361,8 +361,8 @@ def armchair(place: Workshop) -> None:
         place.box((x, y, 0), (0.06, 0.06, 0.1), wood(WALNUT), skip="top bottom")
 
 
-def pouf(place: Workshop) -> None:
-    """A knitted pouf under the window."""
+def pouf(place: Builder) -> None:
+    """Add a knitted pouf."""
     top = rug(CREAM, (RUST, NAVY), VIVID, 1)
     place.box(
         (-0.2, -0.2, 0),

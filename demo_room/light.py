@@ -1,7 +1,7 @@
-"""Soft light of the demo room, computed once and baked into the textures.
+"""Light of the demo room, computed once and stored in the textures.
 
-Each rectangle is lit on a coarse grid: ambient light from the rays that are not stopped nearby, the
-window and the lamps with their shadows; and on a finer grid by the sun that comes in at the window.
+Soft light is computed on a coarse grid of each rectangle: ambient occlusion, and window and lamps
+with their shadows. Sunlight through the window is computed on a finer grid.
 """
 
 from collections.abc import Sequence
@@ -10,39 +10,39 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from demo_room.carpentry import Block, Rectangle
+from demo_room.shapes import Block, Rectangle
 
 SOFT_CELL_M = 0.11  # grid of the soft light
 SUN_CELL_M = 0.03  # grid of the sun patch
-AMBIENT_REACH_M = 1.1  # an obstacle farther than this darkens nothing
+AMBIENT_RADIUS_M = 1.1  # obstacles farther away do not occlude ambient light
 SHADOW_AREA_M2 = 0.1  # blocks with a smaller side cast no shadow
-RAYS_A_CHUNK = 20_000
+CHUNK_RAYS = 20_000  # rays that are cast at once
 
 
 @dataclass(frozen=True)
 class Lamp:
-    """A light of a small area, seen as a few points (m, map frame)."""
+    """A light of a small area, approximated by a few points."""
 
-    points_n3: np.ndarray
+    points_n3: np.ndarray  # m, map frame
     power_3: tuple[float, float, float]  # irradiance at 1 m, RGB
-    facing_3: tuple[float, float, float] | None = None  # a window shines to one side only
+    facing_3: tuple[float, float, float] | None = None  # direction of the lit side; None: all
 
 
 @dataclass(frozen=True)
 class Sun:
-    """Parallel light through panes (low and high corners) in the wall at x = `wall_x`."""
+    """Parallel light through panes in the wall at x = `wall_x`."""
 
     towards_3: np.ndarray  # unit vector to the sun
-    wall_x: float
-    panes: tuple[tuple[float, float, float, float], ...]  # y0, z0, y1, z1
-    power_3: tuple[float, float, float]
+    wall_x: float  # m
+    panes: tuple[tuple[float, float, float, float], ...]  # y0, z0, y1, z1 of each, m
+    power_3: tuple[float, float, float]  # irradiance, RGB
 
 
 @dataclass(frozen=True)
 class Lighting:
-    """All the lights of a room."""
+    """All lights of a room."""
 
-    ambient_3: tuple[float, float, float]
+    ambient_3: tuple[float, float, float]  # irradiance, RGB
     lamps: tuple[Lamp, ...]
     sun: Sun
 
@@ -50,45 +50,46 @@ class Lighting:
 def first_hit(
     blocks: Sequence[Block], origins_n3: np.ndarray, directions_n3: np.ndarray
 ) -> np.ndarray:
-    """Distance (n,) in units of the direction to the first block; 0 inside one, inf where none is.
+    """Return the distance (n,) to the first block, in units of the direction.
 
-    Slab test (Kay and Kajiya 1986) in the axes of each block; float32 rays.
+    It is 0 inside a block and infinite where there is none. Slab test (Kay and Kajiya 1986) in the
+    axes of each block, with float32 rays.
     """
     nearest_n = np.full(len(origins_n3), np.inf, np.float32)
     inverses = [_inverse(directions_n3[:, k]) for k in range(3)]
     for block in blocks:
         starts = [origins_n3[:, k] - np.float32(block.centre_3[k]) for k in range(3)]
         steps = inverses
-        if block.turn:
-            starts = [*block.unturned(starts[0], starts[1]), starts[2]]
-            turned = block.unturned(directions_n3[:, 0], directions_n3[:, 1])
-            steps = [*map(_inverse, turned), inverses[2]]
+        if block.yaw:
+            starts = [*block.in_block_axes(starts[0], starts[1]), starts[2]]
+            rotated = block.in_block_axes(directions_n3[:, 0], directions_n3[:, 1])
+            steps = [*map(_inverse, rotated), inverses[2]]
         enter_n, leave_n = np.float32(0.0), nearest_n
         for start_n, inverse_n, half in zip(starts, steps, block.half_3, strict=True):
-            reach_n = np.float32(half) * np.abs(inverse_n)
+            half_n = np.float32(half) * np.abs(inverse_n)
             middle_n = start_n * inverse_n
-            enter_n = np.maximum(enter_n, -middle_n - reach_n)
-            leave_n = np.minimum(leave_n, reach_n - middle_n)
+            enter_n = np.maximum(enter_n, -middle_n - half_n)
+            leave_n = np.minimum(leave_n, half_n - middle_n)
         nearest_n = np.where(enter_n < leave_n, enter_n, nearest_n)
     return nearest_n
 
 
 def _inverse(step_n: np.ndarray) -> np.ndarray:
-    """1 / step, finite also where the ray runs along a slab."""
+    """Return 1 / step, finite also for rays parallel to a slab."""
     return 1.0 / np.where(np.abs(step_n) < 1e-7, np.float32(1e-7), step_n)
 
 
 def _chunked_hit(blocks: Sequence[Block], origins: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """`first_hit` in pieces that stay in the cache."""
+    """Return `first_hit` of the rays, cast in chunks that fit the processor's cache."""
     distances_n = np.empty(len(origins), np.float32)
-    for start in range(0, len(origins), RAYS_A_CHUNK):
-        piece = slice(start, start + RAYS_A_CHUNK)
+    for start in range(0, len(origins), CHUNK_RAYS):
+        piece = slice(start, start + CHUNK_RAYS)
         distances_n[piece] = first_hit(blocks, origins[piece], steps[piece])
     return distances_n
 
 
 def _hemisphere(count: int) -> np.ndarray:
-    """Unit directions (count, 3) over the upper half sphere, cosine-weighted, spiral-ordered."""
+    """Return unit directions (count, 3) of the upper hemisphere: a cosine-weighted spiral."""
     index = np.arange(count) + 0.5
     radius, angle = np.sqrt(index / count), index * np.pi * (3.0 - np.sqrt(5.0))
     x, y = radius * np.cos(angle), radius * np.sin(angle)
@@ -96,7 +97,7 @@ def _hemisphere(count: int) -> np.ndarray:
 
 
 def _grid(rectangle: Rectangle, cell_m: float) -> tuple[np.ndarray, tuple[int, int]]:
-    """Points (n, 3) just above a rectangle, and the (rows, columns) of their grid."""
+    """Return grid points (n, 3) just above a rectangle, and the grid's (rows, columns)."""
     sides = [float(np.linalg.norm(edge)) for edge in (rectangle.down_3, rectangle.right_3)]
     rows, columns = (max(1, int(np.ceil(side / cell_m))) for side in sides)
     down = ((np.arange(rows) + 0.5) / rows)[:, None, None]
@@ -106,10 +107,10 @@ def _grid(rectangle: Rectangle, cell_m: float) -> tuple[np.ndarray, tuple[int, i
     return points.reshape(-1, 3).astype(np.float32), (rows, columns)
 
 
-def _soft(
+def _soft_light(
     points: np.ndarray, normals: np.ndarray, blocks: Sequence[Block], lighting: Lighting
 ) -> np.ndarray:
-    """Irradiance (n, 3) of ambient light and lamps; NaN inside a block."""
+    """Return the irradiance (n, 3) of ambient light and lamps; NaN inside a block."""
     helper = np.where(np.abs(normals[:, 2:]) < 0.9, (0.0, 0.0, 1.0), (1.0, 0.0, 0.0))
     tangents = np.cross(helper, normals)
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
@@ -121,7 +122,7 @@ def _soft(
     for ray in rays:
         hit = _chunked_hit(blocks, points, np.einsum("k,nkj->nj", ray, frames))
         buried |= hit <= 0.0
-        open_n = np.minimum(hit / AMBIENT_REACH_M, 1.0) ** 0.8
+        open_n = np.minimum(hit / AMBIENT_RADIUS_M, 1.0) ** 0.8
         total += (open_n / len(rays))[:, None] * np.array(lighting.ambient_3, np.float32)
     for lamp in lighting.lamps:
         for light_3 in lamp.points_n3.astype(np.float32):
@@ -133,14 +134,14 @@ def _soft(
             bright = falloff > 1e-3
             hit = _chunked_hit(blocks, points[bright], away[bright])
             falloff[bright] *= hit > 0.97
-            share = falloff / len(lamp.points_n3)
-            total += share[:, None] * np.array(lamp.power_3, np.float32)
+            point_light = falloff / len(lamp.points_n3)
+            total += point_light[:, None] * np.array(lamp.power_3, np.float32)
     total[buried] = np.nan
     return total
 
 
 def _filled(light_hw3: np.ndarray) -> np.ndarray:
-    """Light with the nodes inside furniture (NaN) taken from their neighbours: no dark rims."""
+    """Return the light (h, w, 3) with NaN, inside furniture, replaced by the neighbours' mean."""
     while (known_hw := ~np.isnan(light_hw3[..., 0])).any() and not known_hw.all():
         weight_hw = cv2.blur(known_hw.astype(np.float32), (3, 3), borderType=cv2.BORDER_CONSTANT)
         sum_hw3 = cv2.blur(np.nan_to_num(light_hw3), (3, 3), borderType=cv2.BORDER_CONSTANT)
@@ -151,30 +152,30 @@ def _filled(light_hw3: np.ndarray) -> np.ndarray:
 
 
 def _sunlit(points: np.ndarray, blocks: Sequence[Block], sun: Sun) -> np.ndarray:
-    """Share of sun (n,) at each point: 1 where the ray to the sun leaves through a pane."""
+    """Return the sunlight (n,) at each point: 1 where the ray to the sun passes a pane, else 0."""
     towards = sun.towards_3.astype(np.float32)
-    way = (np.float32(sun.wall_x) - points[:, 0]) / towards[0]
-    crossing = points + way[:, None] * towards
+    distance = (np.float32(sun.wall_x) - points[:, 0]) / towards[0]
+    crossing = points + distance[:, None] * towards
     inside = np.zeros(len(points), bool)
     for y0, z0, y1, z1 in sun.panes:
         y, z = crossing[:, 1], crossing[:, 2]
         inside |= (y > y0) & (y < y1) & (z > z0) & (z < z1)
-    inside &= way > 0
+    inside &= distance > 0
     free = np.zeros(len(points), np.float32)
     steps = np.broadcast_to(towards, (int(inside.sum()), 3))
-    free[inside] = _chunked_hit(blocks, points[inside], steps) > way[inside]
+    free[inside] = _chunked_hit(blocks, points[inside], steps) > distance[inside]
     return free
 
 
-def light_up(
+def compute_light(
     rectangles: Sequence[Rectangle], blocks: Sequence[Block], lighting: Lighting
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Light of each rectangle on its grids: soft irradiance (h, w, 3), and sun (h, w) or None."""
+    """Return the light of each rectangle: soft irradiance (h, w, 3), and sun (h, w) or None."""
     blocks = [b for b in blocks if 4.0 * np.prod(np.sort(b.half_3)[1:]) > SHADOW_AREA_M2]
     grids = [_grid(rectangle, SOFT_CELL_M) for rectangle in rectangles]
     counts = [len(points) for points, _ in grids]
     normals = np.repeat([r.normal_3 for r in rectangles], counts, axis=0).astype(np.float32)
-    soft = _soft(np.concatenate([points for points, _ in grids]), normals, blocks, lighting)
+    soft = _soft_light(np.concatenate([points for points, _ in grids]), normals, blocks, lighting)
     pieces = np.split(soft, np.cumsum(counts)[:-1])
     result: list[tuple[np.ndarray, np.ndarray | None]] = []
     for rectangle, (_, shape), piece in zip(rectangles, grids, pieces, strict=True):
@@ -194,10 +195,10 @@ def expose(
     sun_hw: np.ndarray | None,
     sun_power_3: Sequence[float],
 ) -> np.ndarray:
-    """The image (uint8 sRGB) of an albedo (sRGB) under its light; bright parts roll off softly."""
+    """Return the image (uint8 sRGB) of an albedo (sRGB) under its light, with tone mapping."""
     size = (albedo_hw3.shape[1], albedo_hw3.shape[0])
     if sun_hw is None:
-        # The curve is applied on the small grid: the same image, a tenth of the time.
+        # The tone curve on the coarse grid gives the same image in a tenth of the time.
         gain = cv2.resize(_tone(soft_hw3), size, interpolation=cv2.INTER_LINEAR)
     else:
         light = cv2.resize(soft_hw3, size, interpolation=cv2.INTER_LINEAR)
@@ -209,5 +210,5 @@ def expose(
 
 
 def _tone(light: np.ndarray) -> np.ndarray:
-    """Gain (sRGB) of a linear light, with a shoulder that keeps whites below clipping."""
+    """Return the sRGB gain of a linear light; the curve flattens so that whites are not clipped."""
     return (light / (1.0 + 0.22 * light)) ** np.float32(1.0 / 2.2)

@@ -1,13 +1,13 @@
-"""The demo room, 6 x 5 x 2.7 m: where everything stands.
+"""Layout of the demo room, 6 x 5 x 2.7 m.
 
             north                        x east, y north, z up, origin in the south-west
   +---------------------------+ 5        corner of the floor.
   | books   sofa, three  lamp |
-  |         paintings   plant |          Each wall is a place of its own (see `carpentry.py`):
-w |                           | e        stand before it, x runs along it to the right and
-e | dining   low table      w | a        y = 0 is its face. So north starts in the west,
-s | table    on a rug       i | s        east in the north, south in the east, west in
-t |                         n | t        the south.
+  |         paintings   plant |          Each wall has its own axes (see `shapes.py`): x along
+w |                           | e        the wall to the right, seen from the room, and
+e | dining   low table      w | a        y = 0 on its surface. The origin of the north wall is
+s | table    on a rug       i | s        in the west, of the east wall in the north, of the
+t |                         n | t        south wall in the east, of the west wall in the south.
   |               armchair    |
   | kitchen   fridge     door |
   +---------------------------+ 0
@@ -19,7 +19,6 @@ from functools import cache
 
 import numpy as np
 
-from demo_room.carpentry import Block, Rectangle, Workshop
 from demo_room.furniture import (
     armchair,
     bookcase,
@@ -36,7 +35,8 @@ from demo_room.furniture import (
     sideboard,
     sofa,
 )
-from demo_room.light import Lamp, Lighting, Sun, expose, light_up
+from demo_room.light import Lamp, Lighting, Sun, compute_light, expose
+from demo_room.objects import clock, pinned
 from demo_room.palette import (
     BLACK,
     BRASS,
@@ -56,6 +56,7 @@ from demo_room.palette import (
     Colour,
 )
 from demo_room.pictures import abstract, bouquet, city, landscape, poster, view
+from demo_room.shapes import Block, Builder, Rectangle
 from demo_room.textures import (
     COARSE,
     Material,
@@ -69,7 +70,6 @@ from demo_room.textures import (
     rug,
     wood,
 )
-from demo_room.things import clock, pinned
 
 SIZE_M = (6.0, 5.0, 2.7)
 SEED = 20
@@ -78,9 +78,9 @@ SEED = 20
 PANES = ((1.22, 0.98, 1.98, 2.22), (2.06, 0.98, 2.82, 2.22))
 
 
-def build() -> Workshop:
-    """Puts up the room: all rectangles, and the blocks that light and robots cannot pass."""
-    room = Workshop()
+def build() -> Builder:
+    """Return the room: all rectangles, and the blocks that light and robots cannot pass."""
+    room = Builder()
     rng = np.random.default_rng(SEED)
     length, depth, height = SIZE_M
     north = room.at(0.0, depth)
@@ -124,7 +124,7 @@ def build() -> Workshop:
 
 
 def lighting() -> Lighting:
-    """Sky light and sun through the window, a lamp over the table, one by the sofa."""
+    """Return the lights: sky and sun through the window, three lamps."""
     y, z = np.meshgrid((1.3, 1.75, 2.3, 2.75), (1.15, 2.0))
     window_points = np.stack([np.full(y.size, 5.88), y.ravel(), z.ravel()], axis=1)
     sun_3 = np.array([0.80, -0.16, 0.58])
@@ -140,8 +140,8 @@ def lighting() -> Lighting:
     )
 
 
-def floor_and_ceiling(room: Workshop) -> None:
-    """Oak planks below, plaster and three uneven beams above, solid all around."""
+def floor_and_ceiling(room: Builder) -> None:
+    """Add an oak floor, a plaster ceiling with four beams, and solid blocks around the room."""
     x, y, z = SIZE_M
     floor = planks(((176, 128, 84), (164, 116, 74), (190, 144, 98), (148, 104, 68)))
     room.rectangle((0, y, 0), (x, 0, 0), (0, -y, 0), floor)
@@ -160,15 +160,15 @@ def floor_and_ceiling(room: Workshop) -> None:
         room.blocks.append(Block(centre, np.divide(size, 2.0)))
 
 
-def wall(place: Workshop, length: float, material: Material, skirting: Colour) -> None:
-    """A wall and its skirting board."""
+def wall(place: Builder, length: float, material: Material, skirting: Colour) -> None:
+    """Add a wall and its skirting board."""
     height = SIZE_M[2]
     place.rectangle((0, 0, height), (length, 0, 0), (0, 0, -height), material)
     place.box((0, -0.018, 0), (length, 0.018, 0.1), wood(skirting, 0.03), skip="back bottom")
 
 
-def paintings(north: Workshop) -> None:
-    """Five pictures, from the bookcase to the lamp."""
+def paintings(north: Builder) -> None:
+    """Add five pictures between bookcase and lamp."""
     hills = ((146, 164, 186), (104, 136, 136), (92, 124, 82), (58, 88, 54))
     mote = poster(CREAM, NAVY, RUST, ("MOTE", "finds itself", "museum of small things"))
     frame(north, 2.72, 1.35, 0.55, 0.75, mote, BLACK)
@@ -178,8 +178,8 @@ def paintings(north: Workshop) -> None:
     frame(north, 5.35, 1.5, 0.42, 0.62, city(DUSK, ((52, 54, 74), (94, 70, 78))), BLACK)
 
 
-def window(east: Workshop) -> None:
-    """A window with two panes, a sill, curtains, and a radiator under it."""
+def window(east: Builder) -> None:
+    """Add a window with two panes, a sill, curtains, and a radiator under it."""
     x0, x1 = 5.0 - PANES[1][2], 5.0 - PANES[0][0]  # along the wall, from the north
     z0, z1 = PANES[0][1], PANES[0][3]
     outer = wood(WHITE, 0.03)
@@ -212,8 +212,8 @@ def window(east: Workshop) -> None:
         plant(east.at(x, -0.11, z0 - 0.07), np.random.default_rng(int(1e3 * x)), 10, 0.22, colour)
 
 
-def door(place: Workshop) -> None:
-    """A panelled door with its case and handle, a picture above."""
+def door(place: Builder) -> None:
+    """Add a panelled door with its frame and handle, and a picture above it."""
     case = wood(WHITE, 0.03)
     place.box((0, -0.03, 0), (0.86, 0.03, 2.05), panelled((112, 136, 128), 3, 2, 0.06), skip="back")
     for x in (-0.09, 0.86):
@@ -224,8 +224,8 @@ def door(place: Workshop) -> None:
     frame(place, 0.2, 2.24, 0.5, 0.24, abstract((60, 66, 86), VIVID, 20), BRASS)
 
 
-def coats(place: Workshop) -> None:
-    """A rail with coats and a bag, a print above, a bench below."""
+def coats(place: Builder) -> None:
+    """Add a rail with coats and a bag, a print above it, a bench below it."""
     place.box((-0.02, -0.03, 1.62), (0.84, 0.03, 0.09), wood(TEAK), skip="back")
     for x, wide, tall, colour in (
         (0.02, 0.26, 0.95, (196, 156, 60)),
@@ -246,8 +246,8 @@ def coats(place: Workshop) -> None:
     frame(place, 0.1, 1.84, 0.62, 0.44, sign, BRASS)
 
 
-def west_wall(west: Workshop) -> None:
-    """On the bricks: a large painting, a clock, a notice board and small frames."""
+def west_wall(west: Builder) -> None:
+    """Add paintings, a clock, a notice board and small frames to the brick wall."""
     dawn = ((214, 172, 150), (248, 226, 186))
     frame(west, 3.5, 1.32, 1.1, 0.8, abstract((228, 218, 196), VIVID, 44), BLACK)
     hills = (SAGE, (84, 104, 96), (54, 66, 52))
@@ -265,8 +265,8 @@ def west_wall(west: Workshop) -> None:
     frame(west, 4.7, 1.3, 0.2, 0.28, poster((196, 84, 58), CREAM, CREAM, ("22", "may")), WHITE)
 
 
-def rugs(room: Workshop) -> None:
-    """A large rug under the low table, a runner before the kitchen, a door mat."""
+def rugs(room: Builder) -> None:
+    """Add a rug under the low table, a runner in front of the kitchen, and a door mat."""
     for place, w, d, ground, edge, count in (
         (room.at(3.75, 2.75, degrees=-3), 2.5, 1.75, (150, 54, 48), (NAVY, CREAM, RUST), 3),
         (room.at(1.45, 0.98, degrees=1.5), 1.5, 0.55, SAGE, ((86, 62, 54), (222, 190, 130)), 4),
@@ -276,8 +276,8 @@ def rugs(room: Workshop) -> None:
         place.box((-w / 2, -d / 2, 0), (w, d, 0.008), cloth(edge[0]), top=carpet, skip="bottom")
 
 
-def ceiling_lights(room: Workshop) -> None:
-    """A pendant over the dining table, a paper drum in the middle of the room."""
+def ceiling_lights(room: Builder) -> None:
+    """Add a pendant lamp over the dining table and a paper lamp in the middle of the room."""
     room.round((0.95, 2.2, 1.9), 0.008, 0.8, plain(BLACK), facets=4)
     room.round((0.95, 2.2, 1.62), 0.2, 0.28, plain(RUST, 0.06), top=plain(RUST), glow=0.5)
     room.round((3.15, 2.6, 2.45), 0.24, 0.14, curtain(CREAM, ((236, 226, 200),)), glow=1.6)
@@ -287,26 +287,26 @@ def ceiling_lights(room: Workshop) -> None:
 
 @dataclass(frozen=True)
 class FinishedRoom:
-    """A room to be rendered."""
+    """The room as the renderer takes it."""
 
     rectangles: list[Rectangle]
-    textures: list[np.ndarray]  # lit, uint8 RGB, one a rectangle
+    textures: list[np.ndarray]  # uint8 RGB with light, one per rectangle
 
 
 @cache
-def _built() -> Workshop:
+def _room() -> Builder:
     return build()
 
 
 def demo_blocks() -> list[Block]:
-    """The volumes of walls, furniture and things."""
-    return _built().blocks
+    """Return the volumes of walls, furniture and objects."""
+    return _room().blocks
 
 
-def demo_room() -> FinishedRoom:
-    """The demo room, painted and lit; takes some seconds."""
-    room, lights = _built(), lighting()
-    light = light_up(room.rectangles, room.blocks, lights)
+def finished_room() -> FinishedRoom:
+    """Return the demo room with its lit textures; takes some seconds."""
+    room, lights = _room(), lighting()
+    light = compute_light(room.rectangles, room.blocks, lights)
     textures = []
     for index, (rectangle, (soft, sun)) in enumerate(zip(room.rectangles, light, strict=True)):
         rng = np.random.default_rng((SEED, index))

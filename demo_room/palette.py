@@ -1,4 +1,4 @@
-"""Colours of the demo room (sRGB)."""
+"""Colours of the demo room (sRGB, 0 to 255)."""
 
 Colour = tuple[float, float, float]
 

@@ -1,4 +1,4 @@
-"""What hangs on the walls of the demo room: paintings, prints, a map, a view; all procedural."""
+"""Procedural pictures of the demo room: paintings, prints, a map, the view from the window."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,7 @@ import cv2
 import numpy as np
 
 from demo_room.palette import Colour
-from demo_room.textures import (
-    COMMON,
-    FINE,
-    Material,
-    canvas,
-    clouds,
-    grain,
-    pick,
-    shaded,
-    vary,
-)
+from demo_room.textures import COMMON, FINE, Material, canvas, clouds, grain, pick, shaded, vary
 
 WORDS = (
     "atlas",
@@ -48,10 +38,10 @@ FONTS = (
 )
 
 
-def write(
+def draw_text(
     image: np.ndarray, text: str, box: tuple[int, int, int, int], ink: Colour, font: int = 2
 ) -> None:
-    """Writes a line of text as large as fits the box (left, top, width, height)."""
+    """Draw a line of text as large as fits the box (left, top, width, height), px."""
     left, top, width, height = box
     (unit_width, unit_height), _ = cv2.getTextSize(text, font, 1.0, 1)
     scale = min(width / unit_width, height / unit_height)
@@ -61,7 +51,7 @@ def write(
 
 
 def _gradient(image: np.ndarray, top: Colour, bottom: Colour) -> None:
-    """Fills the image from the top colour to the bottom colour."""
+    """Fill an image with a vertical colour gradient."""
     blend = np.linspace(0.0, 1.0, len(image))[:, None, None]
     image[:] = np.asarray(top) * (1.0 - blend) + np.asarray(bottom) * blend
 
@@ -69,7 +59,7 @@ def _gradient(image: np.ndarray, top: Colour, bottom: Colour) -> None:
 def _ridge(
     rng: np.random.Generator, image: np.ndarray, level: float, rough: float, ink: Colour
 ) -> None:
-    """Fills everything below a rolling skyline at the relative height `level` from the top."""
+    """Fill the area below a wavy line at height `level`, from 0 at the top to 1."""
     height, width = image.shape[:2]
     line = clouds(rng, (1, width), (width / 3.0, 1.0), 4)[0]
     line = (level + rough * line) * height
@@ -79,13 +69,13 @@ def _ridge(
 
 
 def _brushed(rng: np.random.Generator, image: np.ndarray, amount: float = 0.05) -> np.ndarray:
-    """Gives a picture the strokes of a brush."""
+    """Return a picture with brush strokes."""
     strokes = clouds(rng, image.shape, (16.0, 3.0), 2)
     return shaded(image, amount * strokes + grain(rng, image.shape, 0.015))
 
 
 def landscape(sky: tuple[Colour, Colour], hills: Sequence[Colour], sun: Colour) -> Material:
-    """A painting: sky, sun, ridges, a lake and trees."""
+    """Return a painting of sky, sun, hills and trees."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, sky[0], FINE)
@@ -109,7 +99,7 @@ def landscape(sky: tuple[Colour, Colour], hills: Sequence[Colour], sun: Colour) 
 
 
 def abstract(ground: Colour, palette: Sequence[Colour], pieces: int = 34) -> Material:
-    """A painting of circles, bars and triangles."""
+    """Return a painting of circles, bars and triangles."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, ground, FINE)
@@ -135,7 +125,7 @@ def abstract(ground: Colour, palette: Sequence[Colour], pieces: int = 34) -> Mat
 
 
 def bouquet(ground: tuple[Colour, Colour], flowers: Sequence[Colour], vase: Colour) -> Material:
-    """A still life: flowers in a vase on a table."""
+    """Return a still life: flowers in a vase on a table."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, ground[0], FINE)
@@ -173,7 +163,7 @@ def bouquet(ground: tuple[Colour, Colour], flowers: Sequence[Colour], vase: Colo
 
 
 def city(sky: tuple[Colour, Colour], walls: Sequence[Colour]) -> Material:
-    """A photograph of a town at dusk: houses with lit windows over the water."""
+    """Return a picture of a town at dusk: houses with lit windows, reflected in water."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, sky[0], FINE)
@@ -201,7 +191,7 @@ def city(sky: tuple[Colour, Colour], walls: Sequence[Colour]) -> Material:
 
 
 def poster(ground: Colour, ink: Colour, accent: Colour, lines: Sequence[str]) -> Material:
-    """A printed poster: rings and a diagonal, a headline, small print."""
+    """Return a printed poster: rings or rays, a diagonal line, a headline and small print."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, ground, FINE)
@@ -225,7 +215,7 @@ def poster(ground: Colour, ink: Colour, accent: Colour, lines: Sequence[str]) ->
         for index, line in enumerate(lines):
             tall = round(height * (0.11 if index == 0 else 0.042))
             box = (round(width * 0.08), row, round(width * 0.84), tall)
-            write(image, line, box, ink if index else accent, FONTS[index % len(FONTS)])
+            draw_text(image, line, box, ink if index else accent, FONTS[index % len(FONTS)])
             row += round(tall * 1.5)
         return shaded(image, grain(rng, image.shape, 0.012))
 
@@ -233,7 +223,7 @@ def poster(ground: Colour, ink: Colour, accent: Colour, lines: Sequence[str]) ->
 
 
 def chart() -> Material:
-    """A printed map of an unknown archipelago, with a graticule, names and a route."""
+    """Return a printed map of islands, with a grid, names and a route."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, (150, 188, 204), FINE)
@@ -256,7 +246,7 @@ def chart() -> Material:
         for stop in stops.astype(int):
             cv2.circle(image, (int(stop[0]), int(stop[1])), 5, (180, 40, 36), -1, cv2.LINE_AA)
             name = WORDS[rng.integers(len(WORDS))].title()
-            write(image, name, (int(stop[0]), int(stop[1]) - 16, 46, 11), (30, 34, 40), 3)
+            draw_text(image, name, (int(stop[0]), int(stop[1]) - 16, 46, 11), (30, 34, 40), 3)
         cv2.rectangle(image, (3, 3), (width - 4, height - 4), (44, 52, 60), 4)
         return shaded(image, grain(rng, image.shape, 0.015))
 
@@ -264,7 +254,7 @@ def chart() -> Material:
 
 
 def view() -> Material:
-    """What the window shows: sky with clouds, hills, a village, a meadow and trees."""
+    """Return the view from the window: clouds, hills, a village, a meadow and trees."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, (120, 170, 222), COMMON)
@@ -289,8 +279,8 @@ def view() -> Material:
             cv2.fillConvexPoly(image, np.array(roof), vary(rng, (172, 76, 50), 0.1), cv2.LINE_AA)
             cv2.rectangle(image, (left + 5, foot - 12), (left + 9, foot - 6), (70, 84, 100), -1)
         _ridge(rng, image, 0.82, 0.02, (92, 132, 58))
-        for trunk, ground, size in ((0.16, 0.9, 0.2), (0.33, 0.82, 0.11), (0.78, 0.86, 0.14)):
-            _tree(rng, image, np.array([trunk * width, ground * height]), size * height)
+        for x, ground, size in ((0.16, 0.9, 0.2), (0.33, 0.82, 0.11), (0.78, 0.86, 0.14)):
+            _tree(rng, image, np.array([x * width, ground * height]), size * height)
         for _ in range(24):
             spot = np.array([rng.uniform(0.0, width), height * rng.uniform(0.93, 1.05)])
             _tree(rng, image, spot, 0.04 * height)
@@ -300,7 +290,7 @@ def view() -> Material:
 
 
 def _tree(rng: np.random.Generator, image: np.ndarray, foot_2: np.ndarray, size_px: float) -> None:
-    """Draws a broad-leaved tree, lit from above."""
+    """Draw a broad-leaved tree, lit from above."""
     crown_2 = foot_2 - (0.0, 1.5 * size_px)
     ends = [(round(x), round(y)) for x, y in (foot_2, crown_2)]
     cv2.line(image, ends[0], ends[1], (84, 66, 50), max(2, round(size_px / 9.0)), cv2.LINE_AA)

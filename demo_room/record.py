@@ -1,4 +1,4 @@
-"""Writes the demo room as a scene folder and as a rosbag2 recording; `mote-distill room`."""
+"""`mote-distill room`: writes the demo room as a scene folder and as a rosbag2 recording."""
 
 import os
 import shutil
@@ -13,85 +13,87 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-import demo_room as room
+from demo_room.room_camera import CAMERA, render
+from demo_room.views import drive, training_views
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
 from mote_localization.progress import track
 from mote_localization.scenes.bag import BagWriter
 
 JPEG_QUALITY = 95
-_TEST_DRIVE_S = 30.0  # about one and a half laps
-# Added to the seed: the scene's drives are others than the bag's.
+# Added to the seed, so that the scene's drives differ from the recorded one.
 _TEST_SEED = 1_000_003
-_MAPPING_SEED = 2_000_003
-_MAPPING_S, _MAPPING_HZ = 16.0, 5.0  # of the drives that training views are taken from
-_TEST_DRIVE_S = 12.0
+_TRAINING_SEED = 2_000_003
+_TRAINING_S, _TRAINING_HZ = 16.0, 5.0  # length and frame rate of a drive for training views
+_TEST_S = 12.0  # length of the drive for test views
 
 
 @dataclass(frozen=True)
 class Room:
-    """Write the demo room: a scene folder to learn from, a recorded drive to be found on."""
+    """Write the synthetic demo room: a scene folder to make a map from, a drive to localize."""
 
     scene: Path | None = None  # scene folder to create: images, depth, poses; train and test split
-    bag: Path | None = None  # rosbag2 folder (mcap) to create: a drive with ground truth
-    drives: int = 12  # drives through the room that training views are taken from, 80 of each
-    views: int = 0  # further training views, spread over the whole free floor
-    test_views: int = 100  # test views in the scene, from a drive of their own
+    bag: Path | None = None  # rosbag2 folder (mcap) to create: a drive with ground truth poses
+    drives: int = 12  # drives through the room for training views, 80 views each
+    views: int = 0  # further training views, spread evenly over the free floor
+    test_views: int = 100  # test views in the scene, from a separate drive
     seconds: float = 12.0  # s, length of the recorded drive
     rate: float = 30.0  # Hz, frame rate of the recorded drive
-    seed: int = 0  # other seeds give other views and drives; the room stays the same
-    workers: int = min(os.cpu_count() or 1, 8)  # processes that render, each of about 300 MB
+    seed: int = 0  # seed of views and drives; the room is always the same
+    workers: int = min(os.cpu_count() or 1, 8)  # processes that render; each needs about 300 MB
 
     def run(self) -> None:
-        """Write what was asked for.
+        """Write the scene folder and the recording.
 
         Raises:
-            SceneError: nothing was asked for, a number makes no sense, or a folder exists already
-                or cannot be written.
+            SceneError: Neither is requested, an option is out of range, or a folder exists or
+                cannot be written.
         """
         fewest = min(self.drives, self.views, self.test_views)
         if fewest < 0 or self.seconds <= 0 or self.rate <= 0 or self.workers < 1:
             raise SceneError(
                 f"found {self.drives} drives, {self.views} views, {self.test_views} test views, "
-                f"{self.seconds:g} s at {self.rate:g} Hz, {self.workers} workers; expected nothing "
-                "below 0, and the last three above it"
+                f"{self.seconds:g} s at {self.rate:g} Hz, {self.workers} workers; expected the "
+                "first three to be 0 or more, the others above 0"
             )
         if self.scene is not None and self.drives + self.views == 0:
-            raise SceneError("a scene needs training views: give --drives, --views or both")
-        if self.scene is None and self.bag is None:
-            raise SceneError("nothing to write: give --scene FOLDER, --bag FOLDER or both")
-        if self.scene is not None:
-            train = room.training_views(self.views, self.seed)
-            for index in range(self.drives):
-                seed = self.seed + _MAPPING_SEED + index
-                train += room.drive(_MAPPING_S, _MAPPING_HZ, seed)[1]
-            _, test = room.drive(
-                _TEST_DRIVE_S, self.test_views / _TEST_DRIVE_S, self.seed + _TEST_SEED
+            raise SceneError(
+                "found no training views for the scene; give --drives, --views or both"
             )
-            write_scene(self.scene, train, room.CAMERA, test, self.workers)
+        if self.scene is None and self.bag is None:
+            raise SceneError(
+                "found neither --scene nor --bag; give --scene FOLDER, --bag FOLDER or both"
+            )
+        if self.scene is not None:
+            train = training_views(self.views, self.seed)
+            for index in range(self.drives):
+                seed = self.seed + _TRAINING_SEED + index
+                train += drive(_TRAINING_S, _TRAINING_HZ, seed)[1]
+            _, test = drive(_TEST_S, self.test_views / _TEST_S, self.seed + _TEST_SEED)
+            write_scene(self.scene, train, CAMERA, test, self.workers)
         if self.bag is not None:
-            stamps_s, poses = room.drive(self.seconds, self.rate, self.seed)
-            write_bag(self.bag, stamps_s, poses, room.CAMERA, self.workers)
+            stamps_s, poses = drive(self.seconds, self.rate, self.seed)
+            write_bag(self.bag, stamps_s, poses, CAMERA, self.workers)
 
 
 def write_scene(
     folder: Path | str,
     poses: Sequence[np.ndarray],
-    camera: Camera = room.CAMERA,
+    camera: Camera = CAMERA,
     test_poses: Sequence[np.ndarray] = (),
     workers: int = 1,
 ) -> None:
-    """Writes images, depth (mm), poses and the split; the folder appears when it is complete.
+    """Write images, depth (mm), poses and the split; the folder appears when it is complete.
 
     Args:
-        folder: the scene folder to create.
-        poses: camera poses (T_map_cam) of the training frames.
-        camera: pinhole camera of all frames.
-        test_poses: camera poses of the test frames.
-        workers: processes that render.
+        folder: The scene folder to create.
+        poses: Camera poses (T_map_cam) of the training frames.
+        camera: Pinhole camera of all frames.
+        test_poses: Camera poses of the test frames.
+        workers: Processes that render.
 
     Raises:
-        SceneError: the folder exists already or cannot be written.
+        SceneError: The folder exists already or cannot be written.
     """
     count, total = len(poses), len(poses) + len(test_poses)
     names = [f"frame-{index:06d}" for index in range(total)]
@@ -105,7 +107,7 @@ def write_scene(
         (building / "split.txt").write_text("# frame part block\n" + "\n".join(parts) + "\n")
         jobs = zip(names, [*poses, *test_poses], strict=True)
         write = partial(_write_frame, building / "data", camera)
-        for _ in track(_mapped(write, jobs, workers), f"rendering {folder}", total):
+        for _ in track(_map_in_order(write, jobs, workers), f"rendering {folder}", total):
             pass
 
 
@@ -113,63 +115,63 @@ def write_bag(
     path: Path | str,
     stamps_s: Sequence[float],
     poses: Sequence[np.ndarray],
-    camera: Camera = room.CAMERA,
+    camera: Camera = CAMERA,
     workers: int = 1,
 ) -> None:
-    """Writes a drive as a rosbag2 recording (mcap): images, camera_info and ground-truth poses.
+    """Write a drive as a rosbag2 recording (mcap): images, camera_info and ground truth poses.
 
     Args:
-        path: the recording's folder to create.
-        stamps_s: time of each frame (s).
-        poses: camera pose (T_map_cam) of each frame.
-        camera: pinhole camera of all frames.
-        workers: processes that render.
+        path: The recording's folder to create.
+        stamps_s: Time of each frame, s.
+        poses: Camera pose (T_map_cam) of each frame.
+        camera: Pinhole camera of all frames.
+        workers: Processes that render.
 
     Raises:
-        BagError: the folder exists already or cannot be written.
+        BagError: The folder exists already or cannot be written.
     """
     with BagWriter(path) as bag:
-        images = _mapped(partial(_photograph, camera), poses, workers)
+        images = _map_in_order(partial(_render_image, camera), poses, workers)
         frames = zip(stamps_s, images, poses, strict=True)
         for stamp_s, image_hw3, T_map_cam in track(frames, f"rendering {path}", len(poses)):
             bag.write(round(stamp_s * 1e9), image_hw3, camera, T_map_cam)
 
 
-def _photograph(camera: Camera, T_map_cam: np.ndarray) -> np.ndarray:
-    return room.render(T_map_cam, camera)[0]
+def _render_image(camera: Camera, T_map_cam: np.ndarray) -> np.ndarray:
+    return render(T_map_cam, camera)[0]
 
 
 def _write_frame(data: Path, camera: Camera, job: tuple[str, np.ndarray]) -> None:
-    """Renders one frame into its three files."""
+    """Render one frame and write its three files."""
     name, T_map_cam = job
-    image_hw3, depth_hw = room.render(T_map_cam, camera)
+    image_hw3, depth_hw = render(T_map_cam, camera)
     millimetres_hw = np.round(1000.0 * depth_hw).astype(np.uint16)
     quality = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
     for suffix, pixels, options in (
         (".color.jpg", image_hw3[..., ::-1], quality),
         (".depth.png", millimetres_hw, ()),
     ):
-        # imencode and write_bytes: imwrite reports a full disk by False at most.
+        # cv2.imwrite raises no error when the disk is full; write_bytes does
         encoded = cv2.imencode(suffix[-4:], pixels, options)[1]
         (data / f"{name}{suffix}").write_bytes(encoded.tobytes())
     np.savetxt(data / f"{name}.pose.txt", T_map_cam, fmt="%.17g")
 
 
-def _mapped(function: Callable, jobs: Iterable, workers: int) -> Iterator:
-    """Results of the function in the order of the jobs, by as many processes as asked for."""
+def _map_in_order(function: Callable, jobs: Iterable, workers: int) -> Iterator:
+    """Yield the function's result for each job, in the jobs' order, from several processes."""
     if workers <= 1:
         yield from map(function, jobs)
         return
-    # Spawned, not forked: OpenCV's threads do not survive a fork.
+    # spawn: OpenCV's threads do not survive a fork
     with get_context("spawn").Pool(workers, cv2.setNumThreads, (1,)) as pool:
         yield from pool.imap(function, jobs, chunksize=4)
 
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary neighbour that takes the folder's name when the block succeeds."""
+    """Yield a temporary folder beside `folder`; rename it to `folder` when the block succeeds."""
     if folder.exists():
-        raise SceneError(f"{folder} exists already; give another folder, or remove it")
+        raise SceneError(f"{folder}: exists already; give another folder, or remove it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -181,4 +183,6 @@ def _new_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(building, ignore_errors=True)
             raise
     except OSError as error:
-        raise SceneError(f"{folder} cannot be written: {error}; is the disk full?") from error
+        raise SceneError(
+            f"{folder}: cannot be written ({error.strerror or error}); check the free disk space"
+        ) from error

@@ -1,9 +1,9 @@
-"""Renders textured rectangles: exact ray casting, one inverse-depth plane a rectangle.
+"""Renders textured rectangles by exact ray casting, with one inverse-depth plane per rectangle.
 
 The ray of pixel (u, v) (integer = pixel centre) meets the plane of a rectangle with corner p and
 edges a and b (camera frame) where s a + t b + p = z d, d = K^-1 (u, v, 1). With M = [a b p] that is
-(s, t, 1) / z = M^-1 d: three functions affine in the pixel. 1/z is the depth buffer, 0 <= s, t <= 1
-the outline, and s, t the place in the texture; nothing is approximated and nothing is clipped.
+(s, t, 1) / z = M^-1 d: three affine functions of the pixel. 1/z is the depth buffer, the rectangle
+is where 0 <= s, t <= 1, and s, t are the texture coordinates. Nothing is approximated or clipped.
 """
 
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from demo_room.carpentry import Rectangle
+from demo_room.shapes import Rectangle
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError
 
-NEAR_M = 0.02
+NEAR_M = 0.02  # depth of the near plane
 ATLAS_WIDTH_PX = 4096
-RIM = 1e-5  # rectangles reach this share beyond their edges, so that neighbours leave no gap
+RIM = 1e-5  # fraction by which rectangles are enlarged, so that neighbours leave no gap
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """All textures at all mip levels in one image, each with a rim of one texel."""
+    """All textures at all mip levels in one image, each with a border of one texel."""
 
     image_hw3: np.ndarray
-    slots_n4: np.ndarray  # float32 left, top, width, height of each level of each texture
-    first_n: np.ndarray  # slot of level 0 of each texture
+    slots_n4: np.ndarray  # float32, px: left, top, width, height of each level of each texture
+    first_n: np.ndarray  # index of the slot of level 0 of each texture
     levels_n: np.ndarray  # number of levels of each texture
 
 
 def pack(textures: Sequence[np.ndarray]) -> Atlas:
-    """Halves each texture down to a few texels and packs all levels on shelves."""
+    """Return the atlas of all textures and their mip levels, packed row by row."""
     images: list[np.ndarray] = []
     first, levels = [], []
     for texture in textures:
@@ -46,22 +46,22 @@ def pack(textures: Sequence[np.ndarray]) -> Atlas:
             texture = cv2.resize(texture, size, interpolation=cv2.INTER_AREA)
         levels.append(len(images) - first[-1])
     slots = np.zeros((len(images), 4), np.float32)
-    x = y = shelf = 0
+    x = y = row_height = 0
     for index in sorted(range(len(images)), key=lambda i: -images[i].shape[0]):
         height, width = images[index].shape[:2]
         if x + width + 2 > ATLAS_WIDTH_PX:
-            x, y, shelf = 0, y + shelf, 0
+            x, y, row_height = 0, y + row_height, 0
         slots[index] = x + 1, y + 1, width, height
-        x, shelf = x + width + 2, max(shelf, height + 2)
-    atlas = np.zeros((y + shelf, ATLAS_WIDTH_PX, 3), np.uint8)
+        x, row_height = x + width + 2, max(row_height, height + 2)
+    atlas = np.zeros((y + row_height, ATLAS_WIDTH_PX, 3), np.uint8)
     for image, (left, top, width, height) in zip(images, slots.astype(int), strict=True):
-        rim = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-        atlas[top - 1 : top + height + 1, left - 1 : left + width + 1] = rim
+        bordered = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+        atlas[top - 1 : top + height + 1, left - 1 : left + width + 1] = bordered
     return Atlas(atlas, slots, np.array(first, np.int32), np.array(levels, np.int32))
 
 
 class Renderer:
-    """Draws a fixed set of rectangles with their finished (lit) textures."""
+    """Renders a fixed set of rectangles with their lit textures."""
 
     def __init__(self, rectangles: Sequence[Rectangle], textures: Sequence[np.ndarray]):
         self.edges_n33 = np.stack(
@@ -74,17 +74,17 @@ class Renderer:
         self.texels_per_m_n = np.sqrt(np.prod(sizes_n2 / sides_n2, axis=1))
 
     def render(self, T_map_cam: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 RGB (h, w, 3) and z depth float32 (h, w) in metres of a pinhole camera.
+        """Return image uint8 RGB (h, w, 3) and z depth float32 (h, w), m, of a pinhole camera.
 
-        Where nothing is, outside of the room, the image is black and the depth 0.
+        A pixel whose ray meets no rectangle is black and has depth 0.
 
         Raises:
-            CameraError: the camera has lens distortion.
+            CameraError: The camera has lens distortion.
         """
         if any(camera.distortion):
             raise CameraError(
-                f"the room is rendered with a pinhole, the camera has {camera.distortion_model} "
-                f"distortion {camera.distortion}; leave the distortion empty"
+                f"found {camera.distortion_model} distortion {str(camera.distortion)[:60]}, "
+                "expected none: the room is rendered with a pinhole camera"
             )
         offsets_n3 = T_map_cam[:3, 3] - self.edges_n33[:, :, 2]
         distances_n = (offsets_n3 * self.normals_n3).sum(axis=1)
@@ -92,22 +92,23 @@ class Renderer:
         M_n33[:, :, 2] = -offsets_n3
         M_n33 = T_map_cam[:3, :3].T @ M_n33
         ahead_n = _corners(M_n33)[:, :, 2].max(axis=1) > NEAR_M
-        seen = np.flatnonzero((distances_n > 1e-4) & ahead_n)
+        visible = np.flatnonzero((distances_n > 1e-4) & ahead_n)
 
-        planes_n33 = np.linalg.inv(M_n33[seen]) @ np.linalg.inv(camera.K_33)
+        planes_n33 = np.linalg.inv(M_n33[visible]) @ np.linalg.inv(camera.K_33)
         planes_n33 = planes_n33.astype(np.float32)
-        face_hw, inverse_hw = _cast(planes_n33, _windows(M_n33[seen], camera), camera)
+        face_hw, inverse_hw = _cast(planes_n33, _windows(M_n33[visible], camera), camera)
         missed_hw = inverse_hw == 0.0
         if missed_hw.all():
             return np.zeros((*missed_hw.shape, 3), np.uint8), inverse_hw
         inverse_hw[missed_hw] = 1.0
         depth_hw = 1.0 / inverse_hw
 
-        # A pixel covers z / f by z^2 / (f distance) metres; take 3/4 of the way to the longer side.
+        # A pixel covers z / f by z^2 / (f distance) metres. The level is that of their geometric
+        # mean, with weight 3/4 for the longer side.
         focal_px = np.sqrt(camera.fx * camera.fy)
-        sharpness_n = np.log2(self.texels_per_m_n[seen] / focal_px * distances_n[seen] ** -0.75)
-        level_hw = np.log2(depth_hw) * 1.75 + sharpness_n.astype(np.float32).take(face_hw)
-        image_hw3 = self._shade(seen, planes_n33, face_hw, depth_hw, level_hw)
+        detail_n = self.texels_per_m_n[visible] / focal_px * distances_n[visible] ** -0.75
+        level_hw = np.log2(depth_hw) * 1.75 + np.log2(detail_n).astype(np.float32).take(face_hw)
+        image_hw3 = self._shade(visible, planes_n33, face_hw, depth_hw, level_hw)
         _smooth_edges(image_hw3, face_hw, planes_n33)
         image_hw3[missed_hw] = 0
         depth_hw[missed_hw] = 0.0
@@ -115,13 +116,13 @@ class Renderer:
 
     def _shade(
         self,
-        seen: np.ndarray,
+        visible: np.ndarray,
         planes_n33: np.ndarray,
         face_hw: np.ndarray,
         depth_hw: np.ndarray,
         level_hw: np.ndarray,
     ) -> np.ndarray:
-        """Looks up the texture of each pixel between the two mip levels that fit it."""
+        """Return the image (h, w, 3): each pixel's texture, between its two nearest mip levels."""
         height, width = face_hw.shape
         x = np.arange(width, dtype=np.float32)
         y = np.arange(height, dtype=np.float32)[:, None]
@@ -133,36 +134,37 @@ class Renderer:
             * depth_hw
             for k in (0, 1)
         )
-        top = (self.atlas.levels_n[seen] - 1).take(face_hw)
+        top = (self.atlas.levels_n[visible] - 1).take(face_hw)
         level_hw = np.clip(level_hw, 0, top)
         lower = level_hw.astype(np.int32)
-        slot = self.atlas.first_n[seen].take(face_hw) + lower
+        slot = self.atlas.first_n[visible].take(face_hw) + lower
         fine = self._lookup(slot, right, down)
         coarse = self._lookup(slot + (lower < top), right, down)
         blend = (level_hw - lower)[..., None]
         return (fine + (coarse - fine) * blend + 0.5).astype(np.uint8)
 
     def _lookup(self, slot_hw: np.ndarray, right: np.ndarray, down: np.ndarray) -> np.ndarray:
+        """Return the bilinear texture values at texture coordinates (0 to 1) of slots."""
         left, top, width, height = (self.atlas.slots_n4[:, k].take(slot_hw) for k in range(4))
         x, y = right * width + (left - 0.5), down * height + (top - 0.5)
         return cv2.remap(self.atlas.image_hw3, x, y, cv2.INTER_LINEAR).astype(np.float32)
 
 
 def _corners(M_n33: np.ndarray) -> np.ndarray:
-    """The four corners (n, 4, 3) in order around each rectangle."""
+    """Return the four corners (n, 4, 3), in order around each rectangle."""
     right, down, corner = M_n33[:, :, 0], M_n33[:, :, 1], M_n33[:, :, 2]
     return np.stack([corner, corner + right, corner + right + down, corner + down], axis=1)
 
 
 def _windows(M_n33: np.ndarray, camera: Camera) -> np.ndarray:
-    """Columns and rows (n, 4; first and last, half open) that hold each rectangle in the image."""
+    """Return bounding boxes in the image, (n, 4): left, top, right, bottom, half open."""
     corners = _corners(M_n33)
     following = np.roll(corners, -1, axis=1)
-    # Where an edge passes the near plane its crossing stands in for the corner behind it.
+    # Where an edge crosses the near plane, the crossing replaces the corner behind the plane.
     z, z_next = corners[..., 2], following[..., 2]
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.clip((NEAR_M - z) / (z_next - z), 0.0, 1.0)
-    crossing = corners + np.nan_to_num(share)[..., None] * (following - corners)
+        fraction = np.clip((NEAR_M - z) / (z_next - z), 0.0, 1.0)
+    crossing = corners + np.nan_to_num(fraction)[..., None] * (following - corners)
     points = np.concatenate([corners, crossing], axis=1)
     ahead = points[..., 2] >= NEAR_M * 0.999
     points = points @ camera.K_33.T
@@ -178,7 +180,7 @@ def _windows(M_n33: np.ndarray, camera: Camera) -> np.ndarray:
 def _cast(
     planes_n33: np.ndarray, windows_n4: np.ndarray, camera: Camera
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest rectangle and 1/z (1/m; 0 where none is) at each pixel."""
+    """Return the nearest rectangle's index and 1/z (1/m; 0 where there is none) at each pixel."""
     inverse_hw = np.zeros((camera.height, camera.width), np.float32)
     face_hw = np.zeros((camera.height, camera.width), np.int32)
     x = np.arange(camera.width, dtype=np.float32)
@@ -203,13 +205,14 @@ def _cast(
 
 
 def _smooth_edges(image_hw3: np.ndarray, face_hw: np.ndarray, planes_n33: np.ndarray) -> None:
-    """Blends each pixel that an outline cuts with the neighbour beyond, by the share cut; in place.
+    """Blend, in place, each pixel that an edge cuts with the neighbour beyond the edge.
 
-    Geometry-based anti-aliasing (Persson 2011): outlines are known exactly, no sample is added.
+    Geometry-based anti-aliasing (Persson 2011): the weight is the fraction of the pixel beyond the
+    edge, computed exactly without further samples.
     """
     height, width = face_hw.shape
     faces = face_hw.ravel()
-    share = np.zeros(len(faces), np.float32)
+    beyond_fraction = np.zeros(len(faces), np.float32)
     source = np.zeros(len(faces), np.int64)
     for step, differs_hw in (
         (1, face_hw[:, 1:] != face_hw[:, :-1]),
@@ -220,21 +223,23 @@ def _smooth_edges(image_hw3: np.ndarray, face_hw: np.ndarray, planes_n33: np.nda
         there = here + step
         cut = _crossing(planes_n33, faces, here, there, width)
         back = _crossing(planes_n33, faces, there, here, width)
-        cut = np.where(np.isnan(cut), 1.0 - back, cut)  # from the near side or the far side
+        cut = np.where(
+            np.isnan(cut), 1.0 - back, cut
+        )  # found from the nearer or the farther surface
         for pixel, other, weight in ((here, there, 0.5 - cut), (there, here, cut - 0.5)):
-            larger = weight > share[pixel]
-            share[pixel[larger]] = weight[larger]
+            larger = weight > beyond_fraction[pixel]
+            beyond_fraction[pixel[larger]] = weight[larger]
             source[pixel[larger]] = other[larger]
-    pixels = np.flatnonzero(share)
+    pixels = np.flatnonzero(beyond_fraction)
     flat = image_hw3.reshape(-1, 3)
     own, beyond = flat[pixels].astype(np.float32), flat[source[pixels]].astype(np.float32)
-    flat[pixels] = (own + share[pixels, None] * (beyond - own) + 0.5).astype(np.uint8)
+    flat[pixels] = (own + beyond_fraction[pixels, None] * (beyond - own) + 0.5).astype(np.uint8)
 
 
 def _crossing(
     planes_n33: np.ndarray, faces: np.ndarray, start: np.ndarray, end: np.ndarray, width: int
 ) -> np.ndarray:
-    """How far from one pixel to the next the face of the first one reaches (0-1); NaN: beyond."""
+    """Return where, from one pixel to the next, the first one's face ends (0-1); NaN: beyond."""
     own, other = planes_n33[faces[start]], planes_n33[faces[end], 2]
     margins = []
     for pixel in (start, end):
@@ -248,5 +253,5 @@ def _crossing(
     inside, outside = margins
     ends = (outside < 0.0) & (inside >= 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(ends, inside / (inside - outside), np.inf).min(axis=1)
-    return np.where(np.isfinite(share), share, np.nan).astype(np.float32)
+        fraction = np.where(ends, inside / (inside - outside), np.inf).min(axis=1)
+    return np.where(np.isfinite(fraction), fraction, np.nan).astype(np.float32)

@@ -1,7 +1,7 @@
 """Procedural surfaces of the demo room: plaster, wood, bricks, tiles, cloth.
 
-A `Material` paints one rectangle: given a generator and a size in metres it returns the albedo, an
-sRGB image. The generator is the rectangle's own, so no two walls, boards or tiles are alike.
+A `Material` is a function of a random generator, a width and a height (m) that returns the albedo
+of a rectangle, an sRGB image. Each rectangle has its own generator, so no two are the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,19 +14,20 @@ from demo_room.palette import Colour
 
 Material = Callable[[np.random.Generator, float, float], np.ndarray]
 
-FINE = 480.0  # texels per metre of pictures and books
-COMMON = 270.0  # of walls, floor and furniture
-COARSE = 130.0  # of the ceiling and of dark places
+# Texels per metre.
+FINE = 480.0  # pictures and books
+COMMON = 270.0  # walls, floor and furniture
+COARSE = 130.0  # ceiling
 
 
 def canvas(width_m: float, height_m: float, colour: Colour, texels_per_m: float) -> np.ndarray:
-    """Uint8 image of one colour, at least 4 texels a side."""
+    """Return a uint8 image of one colour, at least 4 texels on each side."""
     shape = [max(4, round(side * texels_per_m)) for side in (height_m, width_m)]
     return np.full((*shape, 3), colour, np.uint8)
 
 
-def wrapped(material: Material, strips: int) -> list[Material]:
-    """A material cut into strips of equal width, which belong side by side around something."""
+def wrapped_strips(material: Material, strips: int) -> list[Material]:
+    """Return strips of equal width of one material, which fit together side by side."""
     whole: list[np.ndarray] = []
 
     def paint(index: int, rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
@@ -43,7 +44,7 @@ def clouds(
     cell_px: float | tuple[float, float],
     octaves: int = 2,
 ) -> np.ndarray:
-    """Smooth value noise (h, w) float32 of about unit variance; `cell_px` is its grain (x, y)."""
+    """Return smooth value noise (h, w) float32 of about unit variance, with cells of `cell_px`."""
     height, width = shape[:2]
     cell_x, cell_y = cell_px if isinstance(cell_px, tuple) else (cell_px, cell_px)
     total = np.zeros((height, width), np.float32)
@@ -57,23 +58,23 @@ def clouds(
 
 
 def grain(rng: np.random.Generator, shape: tuple[int, ...], amount: float) -> np.ndarray:
-    """Texel-sized noise (h, w) float32 with standard deviation `amount`."""
+    """Return white noise (h, w) float32 with standard deviation `amount`."""
     return rng.standard_normal(shape[:2], dtype=np.float32) * np.float32(amount)
 
 
 def shaded(image_hw3: np.ndarray, change_hw: np.ndarray) -> np.ndarray:
-    """Image made lighter or darker by the relative change, as float32."""
+    """Return the image (float32) with its brightness multiplied by 1 + `change_hw`."""
     return image_hw3 * (1.0 + change_hw)[..., None]
 
 
 def relief(mask_hw: np.ndarray, strength: float, blur_px: float = 1.0) -> np.ndarray:
-    """Relative brightness of a surface raised where the mask (0-1) is high, lit from above."""
+    """Return the relative brightness of a relief of height `mask_hw` (0-1), lit from above."""
     height = cv2.GaussianBlur(mask_hw.astype(np.float32), (0, 0), blur_px)
     return cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3) * strength
 
 
 def vary(rng: np.random.Generator, colour: Colour, amount: float) -> Colour:
-    """A colour near the given one: brightness changes most, hue a little."""
+    """Return a random colour near the given one, which differs mostly in brightness."""
     light = 1.0 + rng.normal(0.0, amount)
     hue = 1.0 + rng.normal(0.0, amount * 0.25, 3)
     r, g, b = np.clip(np.asarray(colour) * light * hue, 4.0, 250.0)
@@ -81,12 +82,12 @@ def vary(rng: np.random.Generator, colour: Colour, amount: float) -> Colour:
 
 
 def pick(rng: np.random.Generator, palette: Sequence[Colour], amount: float = 0.06) -> Colour:
-    """One colour of a palette, varied."""
+    """Return a random colour of a palette, varied."""
     return vary(rng, palette[int(rng.integers(len(palette)))], amount)
 
 
 def plaster(colour: Colour, mottling: float = 0.022, texels_per_m: float = COMMON) -> Material:
-    """Painted plaster: broad mottling, trowel marks, fine grain."""
+    """Return painted plaster: broad mottling, trowel marks, fine grain."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, colour, texels_per_m)
@@ -102,7 +103,7 @@ def plaster(colour: Colour, mottling: float = 0.022, texels_per_m: float = COMMO
 
 
 def wood(colour: Colour, contrast: float = 0.11, texels_per_m: float = COMMON) -> Material:
-    """A board with its grain along the longer side."""
+    """Return a wooden board with its grain along the longer side."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         if height_m > width_m:
@@ -116,7 +117,7 @@ def wood(colour: Colour, contrast: float = 0.11, texels_per_m: float = COMMON) -
 def _wood_grain(
     rng: np.random.Generator, shape: tuple[int, ...], texels_per_m: float
 ) -> np.ndarray:
-    """Year rings, bent slowly, and fibres along x."""
+    """Return the brightness (h, w) of wood: growth rings and fibres along x."""
     bend = clouds(rng, shape, (0.55 * texels_per_m, 0.07 * texels_per_m), 1)
     across = np.arange(shape[0], dtype=np.float32)[:, None] / np.float32(texels_per_m)
     rings = np.sin(across * 190.0 + bend * 3.2 + rng.uniform(0.0, 6.0))
@@ -125,7 +126,7 @@ def _wood_grain(
 
 
 def planks(palette: Sequence[Colour], board_m: float = 0.15) -> Material:
-    """A floor of boards along x, each with a tone of its own, with dark seams."""
+    """Return a floor of boards along x, each with its own tone, with dark seams."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, palette[0], COMMON)
@@ -153,7 +154,7 @@ def planks(palette: Sequence[Colour], board_m: float = 0.15) -> Material:
 
 
 def bricks(palette: Sequence[Colour], mortar: Colour = (188, 178, 164)) -> Material:
-    """A brick wall: every brick has its own length, colour and wear."""
+    """Return a brick wall: each brick has its own length, colour and wear."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, mortar, COMMON)
@@ -181,7 +182,7 @@ def bricks(palette: Sequence[Colour], mortar: Colour = (188, 178, 164)) -> Mater
 
 
 def tiles(palette: Sequence[Colour], tile_m: float, ornate: float = 0.0) -> Material:
-    """Glazed tiles with grout; a share `ornate` of them carries a hand-painted motif."""
+    """Return glazed tiles with grout; a fraction `ornate` of them has a painted motif."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         density = FINE if ornate else COMMON
@@ -206,16 +207,16 @@ _GLAZES: tuple[Colour, ...] = ((38, 84, 140), (196, 112, 40), (36, 110, 96), (15
 
 
 def _motif(rng: np.random.Generator, tile_hw3: np.ndarray) -> None:
-    """Draws an ornament with rotational symmetry on one tile, in place."""
+    """Draw an ornament with rotational symmetry on one tile, in place."""
     height, width = tile_hw3.shape[:2]
     if min(height, width) < 12:
         return
     centre, half = (width // 2, height // 2), min(height, width) / 2.0
     ink, second = pick(rng, _GLAZES), pick(rng, _GLAZES)
-    petals, turn = int(rng.integers(3, 9)), rng.uniform(0.0, 360.0)
+    petals, start = int(rng.integers(3, 9)), rng.uniform(0.0, 360.0)
     axes = (max(1, round(half * rng.uniform(0.25, 0.42))), max(1, round(half * 0.13)))
     for petal in range(petals):
-        angle = turn + 360.0 * petal / petals
+        angle = start + 360.0 * petal / petals
         away = 0.45 * half * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
         spot = (round(centre[0] + away[0]), round(centre[1] + away[1]))
         cv2.ellipse(tile_hw3, spot, axes, angle, 0, 360, ink, -1, cv2.LINE_AA)
@@ -229,7 +230,7 @@ def _motif(rng: np.random.Generator, tile_hw3: np.ndarray) -> None:
 def cloth(
     colour: Colour, print_colours: Sequence[Colour] = (), texels_per_m: float = COMMON
 ) -> Material:
-    """Woven cloth with soft folds; with colours given, printed with scattered leaves and dots."""
+    """Return woven cloth with soft folds; `print_colours` are those of printed leaves and dots."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, vary(rng, colour, 0.04), texels_per_m)
@@ -247,7 +248,7 @@ def cloth(
 
 
 def curtain(colour: Colour, stripes: Sequence[Colour]) -> Material:
-    """Hanging cloth: vertical folds, uneven vertical stripes."""
+    """Return hanging cloth: vertical folds, uneven vertical stripes."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, colour, COMMON)
@@ -263,7 +264,7 @@ def curtain(colour: Colour, stripes: Sequence[Colour]) -> Material:
 
 
 def panelled(colour: Colour, rows: int = 1, columns: int = 1, margin_m: float = 0.07) -> Material:
-    """Painted joinery with recessed panels: doors, cabinet fronts, drawers."""
+    """Return painted wood with recessed panels, for doors, cabinet fronts and drawers."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, vary(rng, colour, 0.03), COMMON)
@@ -298,7 +299,7 @@ def panelled(colour: Colour, rows: int = 1, columns: int = 1, margin_m: float = 
 
 
 def stone(colour: Colour, speckles: Sequence[Colour]) -> Material:
-    """Terrazzo: a base with chips of stone of many sizes."""
+    """Return terrazzo: a base with stone chips of many sizes."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, colour, COMMON)
@@ -314,7 +315,7 @@ def stone(colour: Colour, speckles: Sequence[Colour]) -> Material:
 def rug(
     ground: Colour, border: Sequence[Colour], figures: Sequence[Colour], medallions: int = 3
 ) -> Material:
-    """A knotted rug: bands around the edge, medallions along the middle, scattered figures."""
+    """Return a rug: bands along the edge, medallions along the middle, scattered figures."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, border[0], COMMON)
@@ -342,8 +343,8 @@ def rug(
             for ring in range(5, 0, -1):
                 corners = int(rng.integers(5, 11))
                 angle = np.arange(corners) * 2.0 * np.pi / corners + rng.uniform(0.0, 6.0)
-                reach = 0.062 * ring * height * rng.uniform(0.9, 1.15)
-                points = np.stack([np.cos(angle), np.sin(angle)], 1) * reach + centre
+                radius = 0.062 * ring * height * rng.uniform(0.9, 1.15)
+                points = np.stack([np.cos(angle), np.sin(angle)], 1) * radius + centre
                 cv2.fillPoly(image, [points.astype(np.int32)], pick(rng, figures, 0.12))
         knots = grain(rng, image.shape, 0.07) + 0.05 * clouds(rng, image.shape, 0.25 * COMMON, 2)
         return shaded(image, knots)
@@ -352,7 +353,7 @@ def rug(
 
 
 def leaf(colour: Colour, edge: Colour) -> Material:
-    """A long leaf with pale edges and dark cross bands."""
+    """Return a long leaf with pale edges and dark cross bands."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, vary(rng, edge, 0.08), COMMON)
@@ -366,7 +367,7 @@ def leaf(colour: Colour, edge: Colour) -> Material:
 
 
 def plain(colour: Colour, wear: float = 0.03) -> Material:
-    """Metal, plastic or pottery: one colour, a little uneven."""
+    """Return metal, plastic or pottery: one colour, a little uneven."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, vary(rng, colour, 0.03), COMMON)

@@ -1,4 +1,4 @@
-"""Where a robot's camera may be in the demo room: views to learn from, a drive to be found on."""
+"""Camera poses in the demo room: training views, and the drive of a robot."""
 
 from functools import cache
 
@@ -8,16 +8,16 @@ import numpy as np
 from demo_room.light import first_hit
 from demo_room.model import SIZE_M, demo_blocks
 
-CLEARANCE_M = 0.3  # from the camera's axis to furniture and walls
-OPEN_VIEW_M = 0.8  # half of what a view shows is at least that far away
+CLEARANCE_M = 0.3  # least horizontal distance of a camera to furniture and walls
+OPEN_VIEW_M = 0.8  # least median distance of the visible surfaces
 START_S = 1_750_000_000.0  # stamp of the first frame of every drive
 SPEED_M_S = 0.3
-_START_M = 8.8  # m along the loop, where drives begin: before the kitchen, towards the window
+_START_M = 8.8  # m along the loop where drives begin: in front of the kitchen, towards the window
 
-_CELL_M = 0.02
-_CANDIDATES = 512  # training views looked at together
-_BODY_M = (0.05, 1.75)  # heights (m) in which the robot bumps into things; it drives over rugs
-_AHEAD_M = 1.8  # the camera looks where the path leads over this length
+_CELL_M = 0.02  # cell of the clearance map
+_CANDIDATES = 512  # training views that are checked at once
+_BODY_M = (0.05, 1.75)  # heights in which objects are obstacles; the robot drives over rugs
+_AHEAD_M = 1.8  # length of path ahead whose mean direction is the camera's heading
 _LOOP = (  # control points (m) of the drive: around the low table, past kitchen, books and window
     (2.45, 2.15),
     (2.35, 1.45),
@@ -36,7 +36,7 @@ _LOOP = (  # control points (m) of the drive: around the low table, past kitchen
 
 
 def pose(position_3: np.ndarray, yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """T_map_cam of a camera that looks along `yaw` (from x to y), up by `pitch`; all rad."""
+    """Return T_map_cam of a camera with a yaw (from x to y), a pitch (upward) and a roll, rad."""
     cos_yaw, sin_yaw, cos_pitch, sin_pitch = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     forward_3 = np.array([cos_yaw * cos_pitch, sin_yaw * cos_pitch, sin_pitch])
     level_3 = np.array([sin_yaw, -cos_yaw, 0.0])
@@ -51,19 +51,22 @@ def pose(position_3: np.ndarray, yaw: float, pitch: float, roll: float) -> np.nd
 
 @cache
 def _clearance_map() -> np.ndarray:
-    """Distance (m) of each cell of the floor (rows y, columns x) to obstacles; 0 out of reach."""
+    """Return the distance (m) of each floor cell (rows y, columns x) to the nearest obstacle.
+
+    Cells that a robot on the loop cannot get to have distance 0.
+    """
     columns, rows = (round(side / _CELL_M) for side in SIZE_M[:2])
     free = np.ones((rows, columns), np.uint8)
     for block in demo_blocks():
         low, high = block.centre_3[2] + block.half_3[2] * np.array([-1.0, 1.0])
         if low > _BODY_M[1] or high < _BODY_M[0]:
             continue
-        cos, sin = np.cos(block.turn), np.sin(block.turn)
+        cos, sin = np.cos(block.yaw), np.sin(block.yaw)
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * block.half_3[:2]
         corners = corners @ np.array([[cos, sin], [-sin, cos]]) + block.centre_3[:2]
         cv2.fillConvexPoly(free, np.round(corners / _CELL_M - 0.5).astype(np.int32), 0)
     distances = cv2.distanceTransform(free, cv2.DIST_L2, 5) * _CELL_M
-    # A corner closed off by furniture is no place for a robot that starts on the loop.
+    # free regions that are not connected with the loop
     _, regions = cv2.connectedComponents((distances >= CLEARANCE_M).astype(np.uint8))
     column, row = (np.array(_LOOP[0]) / _CELL_M).astype(int)
     distances[(distances >= CLEARANCE_M) & (regions != regions[row, column])] = 0.0
@@ -71,7 +74,7 @@ def _clearance_map() -> np.ndarray:
 
 
 def clearance(positions_n2: np.ndarray) -> np.ndarray:
-    """Distance (n,) in metres of places on the floor to the nearest obstacle; 0 out of reach."""
+    """Return the distance (n,), m, of floor positions to the nearest obstacle; 0 if unreachable."""
     distances = _clearance_map()
     cells = np.floor(np.asarray(positions_n2)[:, :2] / _CELL_M).astype(int)
     inside = np.all((cells >= 0) & (cells < distances.shape[::-1]), axis=1)
@@ -80,7 +83,7 @@ def clearance(positions_n2: np.ndarray) -> np.ndarray:
 
 
 def open_views(poses_n44: np.ndarray) -> np.ndarray:
-    """Which cameras (n,) do not stare at something close."""
+    """Return which cameras (n,) are not close to most of the surfaces that they see."""
     x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(-0.55, 0.55, 6), (-0.35, 0.0, 0.35)))
     rays_k3 = np.stack([x, y, np.ones_like(x)], axis=1)
     rays_nk3 = rays_k3 @ poses_n44[:, :3, :3].transpose(0, 2, 1)
@@ -91,15 +94,17 @@ def open_views(poses_n44: np.ndarray) -> np.ndarray:
 
 
 def training_views(count: int, seed: int = 0) -> list[np.ndarray]:
-    """Camera poses (T_map_cam) spread evenly over the free floor, all headings and robot heights.
+    """Return camera poses (T_map_cam), spread evenly over the free floor, headings and heights.
 
-    Place, heading, height, pitch and roll follow one additive-recurrence sequence, which covers the
-    six-dimensional space far more evenly than random numbers (Roberts 2018, "R-sequence").
+    Position, heading, height, pitch and roll follow one additive-recurrence sequence, which covers
+    the six-dimensional space more evenly than random numbers (Roberts 2018, "R-sequence").
     """
     start_6 = np.random.default_rng(seed).random(6)
     root = 2.0
     for _ in range(60):
-        root = (1.0 + root) ** (1.0 / 7.0)  # x^7 = x + 1, the golden ratio of six dimensions
+        root = (1.0 + root) ** (
+            1.0 / 7.0
+        )  # x^7 = x + 1: generalized golden ratio for six dimensions
     step_6 = root ** -np.arange(1.0, 7.0)
     poses: list[np.ndarray] = []
     index = 1
@@ -120,7 +125,7 @@ def training_views(count: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def _closed_curve(points_n2: np.ndarray, samples: int) -> np.ndarray:
-    """Closed uniform cubic B-spline (C2) of the control points, (samples, 2) at equal distances."""
+    """Return equally spaced points (samples, 2) of the closed cubic B-spline of control points."""
     place = np.arange(5000) * len(points_n2) / 5000
     knot = place.astype(int)
     t = (place - knot)[:, None]
@@ -140,7 +145,7 @@ def _closed_curve(points_n2: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _loop(rng: np.random.Generator) -> np.ndarray:
-    """A closed path (2000, 2) near the planned one that keeps its distance to everything."""
+    """Return a closed path (2000, 2) near the planned one that keeps the clearance."""
     for _ in range(200):
         path_n2 = _closed_curve(np.array(_LOOP) + rng.normal(0.0, 0.04, (len(_LOOP), 2)), 2000)
         if clearance(path_n2).min() >= CLEARANCE_M:
@@ -151,21 +156,21 @@ def _loop(rng: np.random.Generator) -> np.ndarray:
 def drive(
     seconds: float = 12.0, rate_hz: float = 30.0, seed: int = 0
 ) -> tuple[list[float], list[np.ndarray]]:
-    """A robot's drive around the room, from the kitchen on: stamps (s), camera poses (T_map_cam).
+    """Return stamps (s) and camera poses (T_map_cam) of a robot's drive around the room.
 
-    The camera is 1 m above the floor, sways a little, and looks ahead while it pans slowly.
+    The camera is about 1 m above the floor, sways a little, and points ahead while it pans slowly.
     """
     rng = np.random.default_rng(seed)
     path_n2 = _loop(rng)
     spacing_m = float(np.linalg.norm(path_n2[1] - path_n2[0]))
     window = round(_AHEAD_M / spacing_m)
-    # The mean direction of the way ahead turns gently where the path itself turns sharply.
+    # The mean direction of the path ahead changes more slowly than the path's own direction.
     steps_n2 = np.roll(path_n2, -1, axis=0) - path_n2
     shifts = range(-window // 4, window)
     ahead_n2 = np.sum([np.roll(steps_n2, -shift, axis=0) for shift in shifts], axis=0)
     headings = np.unwrap(np.arctan2(ahead_n2[:, 1], ahead_n2[:, 0]))
-    turn = 2.0 * np.pi * np.round((headings[-1] - headings[0]) / (2.0 * np.pi))
-    headings = np.append(headings, headings[0] + turn)
+    lap_angle = 2.0 * np.pi * np.round((headings[-1] - headings[0]) / (2.0 * np.pi))
+    headings = np.append(headings, headings[0] + lap_angle)
     closed_n2 = np.vstack([path_n2, path_n2[:1]])
 
     t = np.arange(round(seconds * rate_hz)) / rate_hz
@@ -180,7 +185,7 @@ def drive(
     lap, along = np.divmod(travelled, length_m)
     place = along / spacing_m
     x, y = (np.interp(place, np.arange(len(closed_n2)), closed_n2[:, k]) for k in (0, 1))
-    yaw = np.interp(place, np.arange(len(headings)), headings) + lap * turn
+    yaw = np.interp(place, np.arange(len(headings)), headings) + lap * lap_angle
     yaw += np.radians(sway(8.0, 9.0, 1))
     z = 1.0 + sway(0.012, 1.9, 2) + sway(0.02, 5.3, 3)
     pitch, roll = np.radians(-3.0 + sway(1.5, 3.7, 4)), np.radians(sway(0.9, 2.3, 5))

@@ -1,4 +1,4 @@
-"""The synthetic room: exact, repeatable, and written as scenes that can be read again."""
+"""The demo room: exact and repeatable rendering; scene folders and recordings."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ SMALL = room.CAMERA.resized(160, 120)
 
 
 def pixel_rays(camera, pixels_n2):
-    """Rays (n, 3) with z = 1 through pixel centres, integer pixel = centre."""
+    """Return rays (n, 3) with z = 1 through pixel centres; integer pixel = centre."""
     return (pixels_n2 - (camera.cx, camera.cy)) @ np.diag((1 / camera.fx, 1 / camera.fy, 0))[:2] + (
         0,
         0,
@@ -23,7 +23,7 @@ def pixel_rays(camera, pixels_n2):
     )
 
 
-def test_depth_is_where_the_ray_of_the_pixel_centre_hits():
+def test_depth_equals_that_of_a_ray_through_the_pixel_centre():
     camera, rng = room.CAMERA, np.random.default_rng(0)
     rectangles = model.build().rectangles
     corners, right, down, normals = (
@@ -36,18 +36,18 @@ def test_depth_is_where_the_ray_of_the_pixel_centre_hits():
         pixels_n2 = rng.integers((camera.width, camera.height), size=(150, 2))
         rays_n3 = pixel_rays(camera, pixels_n2) @ T_map_cam[:3, :3].T
         position_3 = T_map_cam[:3, 3]
-        # every ray with every rectangle: where it meets the plane, and whether that is inside
+        # intersect every ray with the plane of every rectangle, then check that it is inside
         towards = rays_n3 @ normals.T
         along = ((corners - position_3) * normals).sum(1) / np.where(towards < 0, towards, -1e-12)
         offsets = position_3 + along[..., None] * rays_n3[:, None] - corners
-        share = np.einsum("rik,nrk->nri", solve, offsets)
-        hit = (towards < 0) & (along > 0) & (share >= -1e-5).all(2) & (share <= 1 + 1e-5).all(2)
+        edge = np.einsum("rik,nrk->nri", solve, offsets)
+        hit = (towards < 0) & (along > 0) & (edge >= -1e-5).all(2) & (edge <= 1 + 1e-5).all(2)
         expected = np.where(hit, along, np.inf).min(axis=1)
         error = np.abs(depth_hw[pixels_n2[:, 1], pixels_n2[:, 0]] - expected)
         assert error.max() < 1e-4
 
 
-def test_two_views_agree_on_the_geometry():
+def test_two_views_have_the_same_geometry():
     camera = room.CAMERA
     poses = room.drive(4.0, 2.0, seed=3)[1]
     for T_map_a, T_map_b in zip(poses, poses[1:], strict=False):
@@ -59,7 +59,7 @@ def test_two_views_agree_on_the_geometry():
         x, y = (points @ camera.K_33.T)[:, :2].T / points[:, 2]
         inside = (x > 0) & (y > 0) & (x < camera.width - 1) & (y < camera.height - 1)
         x, y, z = x[inside], y[inside], points[inside, 2]
-        # 1/z is affine on a plane, so bilinear interpolation is exact where pixels show only one
+        # 1/z is affine on a plane: bilinear interpolation is exact where all pixels show one plane
         inverse = 1 / depth_b.astype(float)
         bend = np.zeros_like(inverse)
         bend[:, 1:-1] += np.abs(np.diff(inverse, 2, axis=1))
@@ -69,16 +69,16 @@ def test_two_views_agree_on_the_geometry():
         a, b, c, d = (inverse[i + m, j + n] for m, n in corners)
         one_plane = np.max([bend[i + m, j + n] for m, n in corners], axis=0) < 1e-5
         s, t = x - j, y - i
-        seen = 1 / ((1 - t) * ((1 - s) * a + s * b) + t * ((1 - s) * c + s * d))
-        difference = (seen - z)[one_plane]
+        interpolated = 1 / ((1 - t) * ((1 - s) * a + s * b) + t * ((1 - s) * c + s * d))
+        difference = (interpolated - z)[one_plane]
         assert len(difference) > 1000
-        assert np.mean(difference < 1e-3) > 0.998  # the rest: things thinner than a pixel
-        visible = difference > -1e-3  # the others are hidden by something nearer
+        assert np.mean(difference < 1e-3) > 0.998  # the others: objects thinner than a pixel
+        visible = difference > -1e-3  # the others are hidden by a nearer surface
         assert visible.mean() > 0.8
         assert np.median(np.abs(difference[visible])) < 5e-5
 
 
-def test_principal_point_shifts_the_picture_by_whole_pixels():
+def test_the_principal_point_shifts_the_image_by_whole_pixels():
     T_map_cam = room.training_views(1, seed=2)[0]
     image_hw3, depth_hw = room.render(T_map_cam, SMALL)
     moved = replace(SMALL, cx=SMALL.cx + 3, cy=SMALL.cy + 2)
@@ -88,13 +88,13 @@ def test_principal_point_shifts_the_picture_by_whole_pixels():
     assert np.percentile(difference, 99) <= 1
 
 
-def test_outside_of_the_room_is_nothing():
+def test_rays_outside_the_room_give_black_pixels_without_depth():
     away = views.pose(np.array([-5.0, 2.0, 1.0]), np.pi, 0.0, 0.0)
     image_hw3, depth_hw = room.render(away, SMALL)
     assert not image_hw3.any() and not depth_hw.any()
 
 
-def test_distortion_is_refused():
+def test_distortion_is_rejected():
     camera = replace(SMALL, distortion=(0.1, 0.0, 0.0, 0.0))
     with pytest.raises(CameraError, match="pinhole"):
         room.render(np.eye(4), camera)
@@ -123,14 +123,14 @@ def test_training_views_cover_the_free_floor():
     assert nearest.max() < 0.35  # m
 
 
-def test_views_do_not_stare_at_walls():
+def test_views_are_not_close_to_walls():
     for T_map_cam in room.training_views(12, seed=4) + room.drive(12.0, 1.0, seed=4)[1]:
         depth_hw = room.render(T_map_cam, SMALL)[1]
         assert np.median(depth_hw) > 0.75  # m
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_drive_is_smooth_and_inside(seed):
+def test_a_drive_is_smooth_and_keeps_its_clearance(seed):
     stamps_s, poses = room.drive(20.0, 30.0, seed)
     places = np.array([T_map_cam[:3, 3] for T_map_cam in poses])
     assert len(stamps_s) == len(poses) == 600
@@ -140,14 +140,14 @@ def test_drive_is_smooth_and_inside(seed):
     velocity = np.diff(places, axis=0) * 30
     assert np.linalg.norm(velocity, axis=1).max() <= 0.6  # m/s
     assert np.linalg.norm(np.diff(velocity, axis=0) * 30, axis=1).max() < 1.5  # m/s^2
-    turns = [
+    angles = [
         rotation_angle(T_map_a[:3, :3].T @ T_map_b[:3, :3])
         for T_map_a, T_map_b in zip(poses, poses[1:], strict=False)
     ]
-    assert np.degrees(max(turns)) * 30 < 120  # degrees/s
+    assert np.degrees(max(angles)) * 30 < 120  # degrees/s
 
 
-def test_scene_folder_is_read_again(tmp_path):
+def test_a_written_scene_folder_can_be_read(tmp_path):
     train, test = room.training_views(2, seed=6), room.drive(1.0, 1.0, seed=6)[1]
     record.write_scene(tmp_path / "scene", train, SMALL, test)
     scene = open_scene(tmp_path / "scene")
@@ -163,7 +163,7 @@ def test_scene_folder_is_read_again(tmp_path):
         record.write_scene(tmp_path / "scene", train, SMALL)
 
 
-def test_other_processes_render_the_same(tmp_path):
+def test_several_processes_render_the_same_images(tmp_path):
     poses = room.drive(1.0, 2.0, seed=7)[1]
     for workers in (1, 2):
         record.write_scene(tmp_path / str(workers), poses, SMALL, workers=workers)
@@ -174,14 +174,14 @@ def test_other_processes_render_the_same(tmp_path):
     assert alone == together
 
 
-def test_failed_scene_leaves_nothing(tmp_path):
+def test_a_failed_scene_leaves_no_files(tmp_path):
     broken = replace(SMALL, distortion=(0.1, 0.0, 0.0, 0.0))
     with pytest.raises(CameraError):
         record.write_scene(tmp_path / "scene", room.training_views(1), broken)
     assert not list(tmp_path.iterdir())
 
 
-def test_bag_is_read_again(tmp_path):
+def test_a_written_recording_can_be_read(tmp_path):
     stamps_s, poses = room.drive(1.0, 4.0, seed=8)
     record.write_bag(tmp_path / "bag", stamps_s, poses, SMALL)
     frames = list(open_scene(tmp_path / "bag").frames("test"))
@@ -194,6 +194,6 @@ def test_bag_is_read_again(tmp_path):
         record.write_bag(tmp_path / "bag", stamps_s, poses, SMALL)
 
 
-def test_command_needs_something_to_write():
+def test_the_command_requires_an_output():
     with pytest.raises(SceneError, match="--scene"):
         record.Room().run()

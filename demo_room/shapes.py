@@ -1,7 +1,7 @@
-"""Textured rectangles and the boxes made of them: everything in the demo room is these.
+"""Textured rectangles and boxes, of which everything in the demo room consists.
 
-A `Workshop` collects them. Furniture is built in its own coordinates: stand in front of it and x
-goes right, y away from you, z up; so what hangs on a wall lies at y < 0, and its front faces you.
+A `Builder` collects them. Each piece of furniture has its own axes, as seen from its front: x to
+the right, y away from the viewer, z up. An object on a wall extends to y < 0.
 """
 
 from dataclasses import dataclass, field, replace
@@ -9,20 +9,20 @@ from functools import cached_property
 
 import numpy as np
 
-from demo_room.textures import Material, wrapped
+from demo_room.textures import Material, wrapped_strips
 
 SIDES = ("front", "back", "left", "right", "top", "bottom")
 
 
 @dataclass(frozen=True)
 class Rectangle:
-    """A one-sided rectangle (m, map frame); left and top are those of who sees it."""
+    """A one-sided rectangle (m, map frame); left and top are as seen from its visible side."""
 
-    corner_3: np.ndarray  # top left
-    right_3: np.ndarray  # along the upper edge
-    down_3: np.ndarray  # along the left edge
+    corner_3: np.ndarray  # top left corner
+    right_3: np.ndarray  # vector along the upper edge
+    down_3: np.ndarray  # vector along the left edge
     material: Material
-    glow: float = 0.0  # light it gives off by itself, 1 = its albedo as it is
+    glow: float = 0.0  # emitted light; 1 shows the albedo without any other light
 
     @cached_property
     def normal_3(self) -> np.ndarray:
@@ -33,50 +33,53 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class Block:
-    """The volume of a box: what blocks light and robots."""
+    """The volume of a box, which blocks light and robots."""
 
     centre_3: np.ndarray  # m, map frame
-    half_3: np.ndarray  # m, along its own axes
-    turn: float = 0.0  # rad, about z
+    half_3: np.ndarray  # m, half of the size along the box's axes
+    yaw: float = 0.0  # rad, rotation about z
 
     @classmethod
-    def placed(cls, centre_3: np.ndarray, half_3: np.ndarray, turn: float) -> "Block":
-        """A block turned by any angle; quarter turns swap its sides, which is faster to hit."""
-        quarters = round(turn / (np.pi / 2.0))
-        if abs(turn - quarters * np.pi / 2.0) > 1e-9:
-            return cls(centre_3, half_3, turn)
+    def rotated(cls, centre_3: np.ndarray, half_3: np.ndarray, yaw: float) -> "Block":
+        """Return a block rotated about z.
+
+        Multiples of 90 degrees swap its sides instead, which makes ray casting faster.
+        """
+        quarters = round(yaw / (np.pi / 2.0))
+        if abs(yaw - quarters * np.pi / 2.0) > 1e-9:
+            return cls(centre_3, half_3, yaw)
         return cls(centre_3, half_3[[1, 0, 2]] if quarters % 2 else half_3)
 
-    def unturned(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A horizontal vector of the map in the block's own axes."""
-        cos, sin = np.float32(np.cos(self.turn)), np.float32(np.sin(self.turn))
+    def in_block_axes(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return horizontal vectors of the map frame in the block's axes."""
+        cos, sin = np.float32(np.cos(self.yaw)), np.float32(np.sin(self.yaw))
         return cos * x + sin * y, cos * y - sin * x
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Builds rectangles and boxes at a place of the room."""
+class Builder:
+    """Adds rectangles and boxes to the room, in axes that have a position and a yaw in it."""
 
     x: float = 0.0
     y: float = 0.0
     z: float = 0.0
-    turn: float = 0.0  # rad, about z
+    yaw: float = 0.0  # rad, rotation about z
     rectangles: list[Rectangle] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
 
-    def at(self, x: float, y: float, z: float = 0.0, degrees: float = 0.0) -> "Workshop":
-        """The same workshop at a place given in this one's coordinates."""
+    def at(self, x: float, y: float, z: float = 0.0, degrees: float = 0.0) -> "Builder":
+        """Return a builder of the same room at a pose given in this one's axes."""
         origin_3 = self._point(x, y, z)
         return replace(
             self,
             x=origin_3[0],
             y=origin_3[1],
             z=origin_3[2],
-            turn=self.turn + float(np.radians(degrees)),
+            yaw=self.yaw + float(np.radians(degrees)),
         )
 
     def _vector(self, x: float, y: float, z: float) -> np.ndarray:
-        cos, sin = np.cos(self.turn), np.sin(self.turn)
+        cos, sin = np.cos(self.yaw), np.sin(self.yaw)
         return np.array([cos * x - sin * y, sin * x + cos * y, z])
 
     def _point(self, x: float, y: float, z: float) -> np.ndarray:
@@ -90,7 +93,7 @@ class Workshop:
         material: Material,
         glow: float = 0.0,
     ) -> None:
-        """Adds one rectangle: top left corner, upper edge, left edge."""
+        """Add a rectangle, given by its top left corner, upper edge and left edge."""
         self.rectangles.append(
             Rectangle(
                 self._point(*corner), self._vector(*right), self._vector(*down), material, glow
@@ -107,9 +110,15 @@ class Workshop:
         glow: float = 0.0,
         **sides: Material,
     ) -> None:
-        """Adds a box: lowest (x, y, z) corner and size; `front=`... give a side its own material.
+        """Add a box.
 
-        `skip` names the sides that nobody can see.
+        Args:
+            corner: Corner with the lowest x, y and z.
+            size: Size along x, y and z.
+            material: Material of the sides.
+            skip: Names of the sides to leave out, because they are never visible.
+            glow: Emitted light of the sides.
+            sides: Materials that differ, by side (`front=`, ...).
         """
         (x, y, z), (w, d, h) = corner, size
         faces = {
@@ -125,7 +134,7 @@ class Workshop:
                 self.rectangle(*faces[side], sides.get(side, material), glow)
         half_3 = np.array([w, d, h]) / 2.0
         centre_3 = self._point(x + w / 2.0, y + d / 2.0, z + h / 2.0)
-        self.blocks.append(Block.placed(centre_3, half_3, self.turn))
+        self.blocks.append(Block.rotated(centre_3, half_3, self.yaw))
 
     def round(
         self,
@@ -138,13 +147,13 @@ class Workshop:
         glow: float = 0.0,
         top: Material | None = None,
     ) -> None:
-        """Adds a pot, shade or jar: a prism on `centre`, the material wrapped around it once."""
+        """Add a prism that stands on `centre`, with one material wrapped around it."""
         x, y, z = centre
         half = np.pi / facets
-        width, reach = 2.0 * radius * np.sin(half), radius * np.cos(half)
-        for facet, strip in enumerate(wrapped(material, facets)):
+        width, inner = 2.0 * radius * np.sin(half), radius * np.cos(half)
+        for facet, strip in enumerate(wrapped_strips(material, facets)):
             cos, sin = np.cos(2.0 * half * facet), np.sin(2.0 * half * facet)
-            start = (x + cos * reach + sin * width / 2.0, y + sin * reach - cos * width / 2.0)
+            start = (x + cos * inner + sin * width / 2.0, y + sin * inner - cos * width / 2.0)
             right = (-sin * width, cos * width, 0.0)
             self.rectangle((*start, z + height), right, (0.0, 0.0, -height), strip, glow)
         if top is not None:
@@ -162,7 +171,7 @@ class Workshop:
         height: float,
         material: Material,
     ) -> None:
-        """Adds a leaf, seen from both sides, that leans sideways and away (m at its tip)."""
+        """Add a leaf, visible from both sides; `lean` is the offset of its tip along x and y, m."""
         x, y, z = foot
         tip = (x + lean[0] - width / 2.0, y + lean[1], z + height)
         down = (-lean[0], -lean[1], -height)

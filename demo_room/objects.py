@@ -1,4 +1,4 @@
-"""What stands and lies in the demo room: books, jars, notes, dials; all procedural."""
+"""Procedural surfaces of objects in the demo room: books, jars, notes, appliances."""
 
 from collections.abc import Sequence
 
@@ -6,22 +6,12 @@ import cv2
 import numpy as np
 
 from demo_room.palette import MUTED, VIVID, Colour
-from demo_room.pictures import FONTS, WORDS, abstract, city, landscape, write
-from demo_room.textures import (
-    COMMON,
-    FINE,
-    Material,
-    canvas,
-    clouds,
-    grain,
-    pick,
-    shaded,
-    vary,
-)
+from demo_room.pictures import FONTS, WORDS, abstract, city, draw_text, landscape
+from demo_room.textures import COMMON, FINE, Material, canvas, clouds, grain, pick, shaded, vary
 
 
 def spine(palette: Sequence[Colour] = MUTED + VIVID[:4]) -> Material:
-    """The back of a book: colour, bands, a title along it."""
+    """Return the spine of a book: a colour, bands, and a title along it."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         lying = width_m > height_m
@@ -40,7 +30,7 @@ def spine(palette: Sequence[Colour] = MUTED + VIVID[:4]) -> Material:
             words = words.upper() if rng.random() < 0.5 else words.title()
             left, wide = rng.uniform(0.1, 0.25) * height, rng.uniform(0.45, 0.65) * height
             box = (round(left), round(width * 0.3), round(wide), round(width * 0.42))
-            write(title, words, box, pale, FONTS[rng.integers(len(FONTS))])
+            draw_text(title, words, box, pale, FONTS[rng.integers(len(FONTS))])
             printed = np.rot90(title, -1)
             letters = np.abs(printed.astype(int) - np.asarray(ink).astype(int)).sum(2) > 40
             image[letters] = printed[letters]
@@ -53,7 +43,7 @@ def spine(palette: Sequence[Colour] = MUTED + VIVID[:4]) -> Material:
 
 
 def label(ground: Colour, palette: Sequence[Colour] = VIVID) -> Material:
-    """A jar or a packet: bands of colour and a word."""
+    """Return the surface of a jar or packet: a band of colour and a word."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, vary(rng, ground, 0.1), FINE)
@@ -66,14 +56,14 @@ def label(ground: Colour, palette: Sequence[Colour] = VIVID) -> Material:
         size = (round(0.76 * width), round(0.3 * height))
         cv2.rectangle(image, paper, (paper[0] + size[0], paper[1] + size[1]), (238, 232, 214), -1)
         inner = (paper[0] + 2, paper[1] + size[1] // 4, size[0] - 4, size[1] // 2)
-        write(image, word, inner, (50, 40, 38), 2)
+        draw_text(image, word, inner, (50, 40, 38), 2)
         return shaded(image, 0.03 * clouds(rng, image.shape, 0.4 * width, 1))
 
     return paint
 
 
 def pinned(ground: Material, count: int) -> Material:
-    """A surface with notes, postcards and magnets on it."""
+    """Return a material with notes, postcards and magnets on it."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = np.clip(ground(rng, width_m, height_m), 0, 255).astype(np.uint8)
@@ -93,12 +83,12 @@ def pinned(ground: Material, count: int) -> Material:
             card = cv2.resize(np.clip(card, 0, 255).astype(np.uint8), size, interpolation=3)
             card = cv2.copyMakeBorder(card, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(240, 236, 226))
             spot = rng.uniform((0.06, 0.05), (0.94, 0.6)) * (width, height)
-            turn = cv2.getRotationMatrix2D(
+            affine_23 = cv2.getRotationMatrix2D(
                 (card.shape[1] / 2, card.shape[0] / 2), rng.normal(0, 7), 1
             )
-            turn[:, 2] += spot - (card.shape[1] / 2, 0.0)
+            affine_23[:, 2] += spot - (card.shape[1] / 2, 0.0)
             cv2.warpAffine(
-                card, turn, (width, height), dst=image, borderMode=cv2.BORDER_TRANSPARENT
+                card, affine_23, (width, height), dst=image, borderMode=cv2.BORDER_TRANSPARENT
             )
             pin = (round(spot[0]), round(spot[1]) + 5)
             cv2.circle(image, pin, 4, pick(rng, VIVID), -1, cv2.LINE_AA)
@@ -108,7 +98,7 @@ def pinned(ground: Material, count: int) -> Material:
 
 
 def clock() -> Material:
-    """A clock face at ten past ten."""
+    """Return a clock face at ten past ten."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, (38, 62, 70), FINE)
@@ -119,7 +109,9 @@ def clock() -> Material:
             angle = hour * np.pi / 6.0
             spot = half + 0.76 * half * np.array([np.sin(angle), -np.cos(angle)])
             box = (round(spot[0] - half * 0.12), round(spot[1] - half * 0.09))
-            write(image, str(hour), (*box, round(half * 0.24), round(half * 0.18)), (40, 40, 44), 1)
+            draw_text(
+                image, str(hour), (*box, round(half * 0.24), round(half * 0.18)), (40, 40, 44), 1
+            )
         for angle, length, thick in ((5.3, 0.45, 6), (1.05, 0.65, 4)):
             tip = half + length * half * np.array([np.sin(angle), -np.cos(angle)])
             cv2.line(
@@ -131,7 +123,7 @@ def clock() -> Material:
 
 
 def hob() -> Material:
-    """A glass hob with four rings and its knobs."""
+    """Return a glass hob with four rings."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, (34, 36, 40), FINE)
@@ -151,7 +143,7 @@ def hob() -> Material:
 
 
 def oven() -> Material:
-    """An oven door: dark glass, a handle, dials and a display."""
+    """Return an oven door: dark glass, dials and a display."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, (168, 170, 172), COMMON)
@@ -166,7 +158,7 @@ def oven() -> Material:
             if dial == 2:
                 box = (spot[0] - 18, spot[1] - 8), (spot[0] + 18, spot[1] + 8)
                 cv2.rectangle(image, box[0], box[1], (24, 34, 32), -1)
-                write(image, "10:09", (box[0][0] + 4, box[0][1] + 4, 28, 8), (98, 226, 160), 1)
+                draw_text(image, "10:09", (box[0][0] + 4, box[0][1] + 4, 28, 8), (98, 226, 160), 1)
                 continue
             cv2.circle(image, spot, 10, (60, 60, 64), -1, cv2.LINE_AA)
             angle = rng.uniform(0.0, 6.0)
@@ -178,7 +170,7 @@ def oven() -> Material:
 
 
 def screen() -> Material:
-    """A laptop's screen with a plot, text and windows."""
+    """Return a laptop's screen with text and a plot."""
 
     def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
         image = canvas(width_m, height_m, (30, 40, 56), FINE)
