@@ -1,4 +1,4 @@
-"""Folders that grow file by file: an index of what they hold, then arrays of known shapes."""
+"""Folders that are written file by file: a JSON index, then files of arrays."""
 
 import json
 import struct
@@ -14,10 +14,11 @@ from mote_localization.errors import ReconstructionError
 from mote_localization.files import atomic_write
 
 _MAX_INDEX_BYTES = 256 << 20
-_MAX_OPEN_BYTES = 256 << 20  # of an array whose shape is not known beforehand
+_MAX_ARRAY_BYTES = 256 << 20  # of an array of any shape
 _MAX_HEADER_BYTES = 4096  # of an array's file
+_SHOWN = 80  # characters of a library's error, or of a shape, that a message quotes
 
-# What numpy and zipfile raise at files that are damaged, encrypted, or claim to be vast.
+# Raised by numpy and zipfile for damaged or encrypted files, and for files of enormous arrays.
 _DAMAGED = (
     OSError,
     ValueError,
@@ -34,14 +35,14 @@ Shape = tuple[int, ...]
 
 
 def begin_folder(path: Path, index: dict) -> None:
-    """Write the index of a folder; where there is one, check that it says the same, to go on.
+    """Write the index of a folder, or check that an existing one is equal, to resume that run.
 
     Args:
-        path: The index's file.
-        index: What decides the folder's content, in JSON's own types.
+        path: File of the index.
+        index: Everything that determines the folder's content, in types of JSON.
 
     Raises:
-        ReconstructionError: The folder was begun with another index, or cannot be written.
+        ReconstructionError: The folder has another index, or cannot be written.
     """
     if path.exists():
         if read_index(path) != index:
@@ -58,7 +59,7 @@ def begin_folder(path: Path, index: dict) -> None:
 
 
 def read_index(path: Path) -> dict:
-    """Read the index of a folder.
+    """Read the index of a folder; its size is checked before it is parsed.
 
     Raises:
         ReconstructionError: There is none, or it is damaged.
@@ -66,21 +67,23 @@ def read_index(path: Path) -> dict:
     try:
         if path.stat().st_size > _MAX_INDEX_BYTES:
             raise ReconstructionError(
-                f"{path}: over {_MAX_INDEX_BYTES >> 20} MiB, expected an index"
+                f"{path}: found over {_MAX_INDEX_BYTES >> 20} MiB, expected a smaller index"
             )
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ReconstructionError(
-            f"{path}: cannot be read ({error}); expected a folder made by `mote-distill "
-            "reconstruct`"
+            f"{path}: cannot be read ({_reason(error)}); expected a folder made by "
+            "`mote-distill reconstruct`"
         ) from error
     if not isinstance(index, dict):
-        raise ReconstructionError(f"{path}: found a {type(index).__name__}, expected an index")
+        raise ReconstructionError(
+            f"{path}: found a {type(index).__name__}, expected an object of JSON"
+        )
     return index
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays into one file, whole or not at all.
+    """Write arrays into one file atomically.
 
     Raises:
         ReconstructionError: The file cannot be written.
@@ -95,39 +98,45 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def read_arrays(
     path: Path, expected: Mapping[str, tuple[Shape | None, DTypeLike]], what: str
 ) -> dict[str, np.ndarray]:
-    """Read arrays of a file, refusing what is larger than it can be before it is in memory.
+    """Read arrays of a file; their size is checked before they are in memory.
 
     Args:
         path: The file.
-        expected: The arrays to read: name -> shape, None where it is not known beforehand, and
-            type.
-        what: What the file holds, for the message.
+        expected: The arrays to read: name -> shape (None: any) and type.
+        what: Name of the file's content, for messages.
 
     Raises:
-        ReconstructionError: The file is missing, damaged, or holds other arrays.
+        ReconstructionError: The file is missing, damaged, or its arrays differ from the expected
+            ones.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             for key, (shape, kind) in expected.items():
-                most = _MAX_OPEN_BYTES
+                most = _MAX_ARRAY_BYTES
                 if shape is not None:
                     most = int(np.prod(shape)) * np.dtype(kind).itemsize + _MAX_HEADER_BYTES
                 if archive.getinfo(f"{key}.npy").file_size > most:
                     raise ReconstructionError(
-                        f"{path}: {key} is larger than a {what} of this reconstruction"
+                        f"{path}: {key} is larger than a {what} of this reconstruction, expected "
+                        f"at most {most} bytes; delete the file and reconstruct again"
                     )
         with np.load(path, allow_pickle=False) as arrays:
             values = {key: arrays[key] for key in expected}
     except _DAMAGED as error:
         raise ReconstructionError(
-            f"{path}: missing or damaged ({error}); delete it where it exists and run "
+            f"{path}: missing or damaged ({_reason(error)}); delete it where it exists and run "
             "`mote-distill reconstruct` again to complete it"
         ) from error
     for key, (shape, kind) in expected.items():
         value = values[key]
         if value.dtype != kind or (shape is not None and value.shape != shape):
             raise ReconstructionError(
-                f"{path}: found {key} of shape {value.shape} {value.dtype}, expected "
+                f"{path}: found {key} of shape {f'{value.shape} {value.dtype}'[:_SHOWN]}, expected "
                 f"{'any shape' if shape is None else shape} {np.dtype(kind)}"
             )
     return values
+
+
+def _reason(error: Exception) -> str:
+    """Return an error of a library for a message, without the path that the message has already."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:_SHOWN]

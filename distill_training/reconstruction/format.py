@@ -1,18 +1,20 @@
-"""A Reconstruction: what a teacher says of a place, as a folder written frame by frame.
+"""A Reconstruction: the points that a teacher measured, as a folder written frame by frame.
 
-    reconstruction.json     teacher, its settings, canonical camera, stride, training frames, poses;
-                            where these were adjusted, also those that were given
-    frames/NAME.npz         image_hw3 uint8, points_hw3 float32 (m, map frame, NaN = none), sigma_hw
-    float32 (m)
+    reconstruction.json     teacher, its settings, canonical camera, stride, training frames and
+                            their poses; where the poses are adjusted, also the given poses
+    frames/NAME.npz         image_hw3 uint8, points_hw3 float32 (m, map frame, NaN = none),
+                            sigma_hw float32 (m)
 
-The image is the canonical camera's, the pointmap at the student's stride: training needs nothing
-else. Where the scale is unknown, lengths are in units of the reconstruction's own.
+The image is that of the canonical camera, and the pointmap has the student's stride: training needs
+nothing else. Where the scale is unknown, lengths are in arbitrary units.
 """
 
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from distill_training.common.array_folder import begin_folder, read_arrays, read_index, write_arrays
@@ -35,7 +37,7 @@ class ReconstructedFrame:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A teacher's account of a place; frames are read one at a time."""
+    """The points of a place, as a teacher measured them; frames are read one at a time."""
 
     folder: Path
     scene: str  # name of the place
@@ -45,9 +47,9 @@ class Reconstruction:
     stride: int  # px per cell side
     settings: dict[str, float | int | str]  # of the teacher
     poses: dict[str, np.ndarray]  # training frame -> T_map_cam (4, 4), in recording order
-    metric: bool = True  # False: the scale is unknown, lengths are in units of its own
-    # T_map_cam as given, of the frames whose `poses` were adjusted to agree; what a map tells is in
-    # their frame
+    metric: bool = True  # False: the scale is unknown, lengths are in arbitrary units
+    # training frame -> T_map_cam (4, 4) as given, where `poses` are adjusted; maps report poses in
+    # the frame of the given ones
     given_poses: dict[str, np.ndarray] = field(default_factory=dict)
 
     def given_pose(self, name: str) -> np.ndarray:
@@ -55,14 +57,14 @@ class Reconstruction:
         return self.given_poses.get(name, self.poses[name])
 
     def in_given_frame(self, name: str, points: np.ndarray) -> np.ndarray:
-        """Return points (..., 3) of a training frame as they are at its given pose."""
+        """Return points (..., 3) of a training frame, moved with it to its given pose."""
         if name not in self.given_poses:
             return points
         to_given = self.given_poses[name] @ invert(self.poses[name])
         return transform(to_given, points).astype(points.dtype)
 
     def begin(self) -> None:
-        """Write the index; where there is one, check that it says the same, to resume that run.
+        """Write the index, or check that an existing one is equal, to resume that run.
 
         Raises:
             ReconstructionError: The folder holds another reconstruction, or cannot be written.
@@ -70,14 +72,14 @@ class Reconstruction:
         begin_folder(self.folder / _INDEX, self.index())
 
     def restart(self) -> None:
-        """Write the index in place of another outcome of the same settings, whose frames go.
+        """Delete the folder's frames and replace its index.
 
         Raises:
             ReconstructionError: The folder cannot be written.
         """
         path = self.folder / _INDEX
         try:
-            # The index first: without it, frames are nobody's.
+            # The index first: if this is interrupted, the remaining frames belong to none.
             path.unlink(missing_ok=True)
             if (self.folder / "frames").exists():
                 shutil.rmtree(self.folder / "frames")
@@ -90,7 +92,7 @@ class Reconstruction:
         return [name for name in self.poses if not self._frame_path(name).exists()]
 
     def write_frame(self, name: str, frame: ReconstructedFrame) -> None:
-        """Write one frame's pointmap, whole or not at all.
+        """Write one frame's pointmap atomically.
 
         Raises:
             ReconstructionError: The file cannot be written.
@@ -116,27 +118,58 @@ class Reconstruction:
         return self.folder / f"frames/{name}.npz"
 
     def index(self) -> dict:
-        """Return what `reconstruction.json` holds: all but the pointmaps."""
+        """Return the content of `reconstruction.json`: everything but the pointmaps."""
         return {
-            # Only what older readers would take for something else is of a newer format.
+            # Version 2 only where version 1 readers would misread the poses.
             "format_version": FORMAT_VERSION if self.given_poses else 1,
             "scene": self.scene,
             "teacher": self.teacher,
             "teacher_licence": self.teacher_licence,
             "camera": {**asdict(self.camera), "distortion": list(self.camera.distortion)},
             "stride": self.stride,
-            # Said only where it is not: older folders, which do not say, stay the same.
+            # Stored only if false, so that indices of older versions stay equal.
             **({} if self.metric else {"metric": False}),
             "settings": self.settings,
-            "frames": [self._described(name) for name in self.poses],
+            "frames": [self._frame_entry(name) for name in self.poses],
         }
 
-    def _described(self, name: str) -> dict:
-        """Return what the index holds of a frame."""
+    def _frame_entry(self, name: str) -> dict:
+        """Return the index entry of a frame."""
         frame = {"name": name, "T_map_cam": self.poses[name].tolist()}
         if name in self.given_poses:
             frame["T_map_cam_given"] = self.given_poses[name].tolist()
         return frame
+
+
+_Row = tuple[float, float, float, float]
+_Pose = tuple[_Row, _Row, _Row, _Row]
+
+
+class _FrameEntry(msgspec.Struct):
+    """A frame in `reconstruction.json`."""
+
+    name: str
+    T_map_cam: _Pose
+    T_map_cam_given: _Pose | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Version(msgspec.Struct):
+    """What `reconstruction.json` holds in every format version."""
+
+    format_version: int
+
+
+class _Index(_Version):
+    """Content of `reconstruction.json`, see `Reconstruction.index`; further keys are ignored."""
+
+    scene: str
+    teacher: str
+    teacher_licence: str
+    camera: Camera
+    stride: Annotated[int, msgspec.Meta(ge=1)]
+    settings: dict[str, bool | int | float | str]
+    frames: list[_FrameEntry]
+    metric: bool = True
 
 
 def open_reconstruction(folder: Path | str) -> Reconstruction:
@@ -156,7 +189,7 @@ def open_reconstruction(folder: Path | str) -> Reconstruction:
 
 
 def begun_reconstruction(folder: Path) -> Reconstruction | None:
-    """Return the reconstruction that a folder holds, finished or not; None where there is none.
+    """Return the reconstruction in a folder, finished or not; None where there is none.
 
     Raises:
         ReconstructionError: It is damaged, or of a newer format.
@@ -165,44 +198,44 @@ def begun_reconstruction(folder: Path) -> Reconstruction | None:
 
 
 def _read(folder: Path) -> Reconstruction:
+    """Return the reconstruction in a folder, finished or not."""
     path = folder / _INDEX
-    index = read_index(path)
+    content = read_index(path)
     try:
-        version = index["format_version"]
-        if version not in range(1, FORMAT_VERSION + 1):
+        version = msgspec.convert(content, _Version).format_version
+        if not 1 <= version <= FORMAT_VERSION:
             raise ReconstructionError(
-                f"{path}: found format version {version}, expected up to {FORMAT_VERSION}; update "
-                "Mote or reconstruct anew"
+                f"{path}: found format version {str(version)[:20]}, expected up to "
+                f"{FORMAT_VERSION}; update Mote or reconstruct again"
             )
-        camera = Camera(**{**index["camera"], "distortion": tuple(index["camera"]["distortion"])})
-        metric = index.get("metric", True)
-        if not isinstance(metric, bool):
-            raise TypeError(f"found metric: {metric!r}, expected true or false")
+        index = msgspec.convert(content, _Index)
         poses: dict[str, np.ndarray] = {}
         given_poses: dict[str, np.ndarray] = {}
-        for frame in index["frames"]:
-            name = str(frame["name"])
-            if Path(name).name != name:
-                raise ReconstructionError(
-                    f"{path}: frame name '{name}' holds a folder, expected a plain name"
-                )
-            for key, read in (("T_map_cam", poses), ("T_map_cam_given", given_poses)):
-                if key in frame or read is poses:
-                    T = np.array(frame[key], np.float64)
-                    read[name] = check_pose(T, f"{path}, frame {name}")
+        for frame in index.frames:
+            where = f"frame {frame.name[:60]}"
+            if Path(frame.name).name != frame.name:
+                raise SceneError(f"{where}: found a name with a folder, expected a plain name")
+            poses[frame.name] = check_pose(np.array(frame.T_map_cam), where)
+            if frame.T_map_cam_given is not msgspec.UNSET:
+                given_poses[frame.name] = check_pose(np.array(frame.T_map_cam_given), where)
         if given_poses and given_poses.keys() != poses.keys():
-            raise ValueError("some frames lack T_map_cam_given")
-        return Reconstruction(
-            folder,
-            str(index["scene"]),
-            str(index["teacher"]),
-            str(index["teacher_licence"]),
-            camera,
-            int(index["stride"]),
-            dict(index["settings"]),
-            poses,
-            metric,
-            given_poses,
-        )
-    except (KeyError, TypeError, ValueError, CameraError, SceneError) as error:
-        raise ReconstructionError(f"{path}: is damaged ({error!r}); reconstruct anew") from error
+            raise SceneError(
+                f"found T_map_cam_given for {len(given_poses)} of {len(poses)} frames, expected it "
+                "for all or none"
+            )
+    except (msgspec.ValidationError, CameraError, SceneError) as error:
+        raise ReconstructionError(
+            f"{path}: damaged ({str(error)[:160]}); delete the folder and reconstruct again"
+        ) from error
+    return Reconstruction(
+        folder,
+        index.scene,
+        index.teacher,
+        index.teacher_licence,
+        index.camera,
+        index.stride,
+        dict(index.settings),
+        poses,
+        index.metric,
+        given_poses,
+    )

@@ -251,6 +251,7 @@ def test_a_reopened_reconstruction_equals_the_written_one(scene: Path, tmp_path:
 
 
 FRAME = {"name": "a", "T_map_cam": np.eye(4).tolist()}
+CAMERA = {"width": 32, "height": 16, "fx": 30.0, "fy": 30.0, "cx": 15.5, "cy": 7.5}
 
 
 @pytest.fixture
@@ -287,19 +288,29 @@ def test_whether_the_scale_is_metric_is_stored(small: Reconstruction, tmp_path: 
         ({"frames": [{"name": "a", "T_map_cam": np.ones((4, 4)).tolist()}]}, "not a rotation"),
         ({"camera": {"width": 1}}, "damaged"),
         ({"frames": []}, "frames are missing"),
-        ({"metric": "no"}, "true or false"),
-        ({"frames": [{**FRAME, "T_map_cam_given": [1]}]}, "shape"),
+        ({"metric": "no"}, "Expected `bool`, got `str` - at `.*metric`"),
+        ({"frames": [{**FRAME, "T_map_cam_given": [1]}]}, "length 4.* at `.*T_map_cam_given`"),
         (
             {"frames": [FRAME, {**FRAME, "name": "b", "T_map_cam_given": FRAME["T_map_cam"]}]},
-            "lack",
+            "for all or none",
         ),
+        ({"format_version": 10**400}, "format version 10000"),
+        ({"format_version": "1"}, "Expected `int`, got `str`"),
+        ({"stride": 0}, ">= 1"),
+        ({"teacher": 5}, "Expected `str`, got `int`"),
+        ({"settings": {"x" * 4000: [1]}}, "at `.*settings"),
+        ({"frames": [{**FRAME, "name": "x/" * 4000}]}, "plain name"),
+        ({"frames": [{**FRAME, "T_map_cam": None}]}, "Expected `array`, got `null`"),
+        ({"frames": [{"name": "a", "T_map_cam": np.full((4, 4), np.nan).tolist()}]}, "NaN"),
+        ({"camera": CAMERA | {"distortion_model": "x" * 4000, "distortion": [0.1]}}, "model 'xx"),
     ],
 )
 def test_a_damaged_index_is_refused(small: Reconstruction, change: dict, message: str):
     path = small.folder / "reconstruction.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ReconstructionError, match=message):
+    with pytest.raises(ReconstructionError, match=message) as caught:
         open_reconstruction(small.folder)
+    assert len(str(caught.value)) - len(str(path)) <= 300
 
 
 def test_a_truncated_frame_is_refused(small: Reconstruction):
