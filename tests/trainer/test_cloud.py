@@ -1,4 +1,4 @@
-"""What people look at: the cloud of a reconstruction."""
+"""Exports of a reconstruction's cloud."""
 
 import subprocess
 import sys
@@ -16,15 +16,15 @@ from mote_localization.geometry import pose_from, transform
 
 CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
 CELLS = 8 * 6
-COLOURS = ((250, 10, 20), (30, 240, 60), (70, 90, 200))  # of the frames
-DOTS = 8 * 24  # of a camera
+COLOURS = ((250, 10, 20), (30, 240, 60), (70, 90, 200))  # one per frame
+DOTS = 8 * 24  # per camera
 
 
 @pytest.fixture
 def rooms(tmp_path: Path) -> Reconstruction:
-    """Three frames, each of one colour, of a wall 2 m ahead; the first cell has no point."""
-    turn = np.array([-1.0, 0, 0, 1])  # looks along y, z up
-    poses = {f"f{i}": pose_from(np.array([i, 0, 1.5]), turn) for i in range(len(COLOURS))}
+    """Return three frames of a wall 2 m ahead, each of one colour; the first cell has no point."""
+    q = np.array([-1.0, 0, 0, 1])  # view along y, z up
+    poses = {f"f{i}": pose_from(np.array([i, 0, 1.5]), q) for i in range(len(COLOURS))}
     reconstruction = Reconstruction(tmp_path / "r", "wall", "rgbd", "", CAMERA, 8, {}, poses)
     reconstruction.begin()
     for (name, T), colour in zip(poses.items(), COLOURS, strict=True):
@@ -55,7 +55,7 @@ def read_ply(path: Path) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def test_a_ply_holds_every_known_point_in_its_images_colour(rooms, tmp_path: Path):
+def test_a_ply_holds_every_point_in_the_colour_of_its_image(rooms, tmp_path: Path):
     save_ply(rooms, tmp_path / "cloud.ply")
     points_n3, colours_n3 = read_ply(tmp_path / "cloud.ply")
     frames = [rooms.read_frame(name).points_hw3.reshape(-1, 3)[1:] for name in rooms.poses]
@@ -64,7 +64,7 @@ def test_a_ply_holds_every_known_point_in_its_images_colour(rooms, tmp_path: Pat
     np.testing.assert_array_equal(colours_n3[:cloud], np.repeat(COLOURS, CELLS - 1, axis=0))
 
 
-def test_a_ply_shows_each_camera_where_it_stood_and_looked(rooms, tmp_path: Path):
+def test_a_ply_shows_the_frustum_of_each_camera(rooms, tmp_path: Path):
     save_ply(rooms, tmp_path / "cloud.ply")
     dots_n3 = read_ply(tmp_path / "cloud.ply")[0][len(COLOURS) * (CELLS - 1) :]
     assert len(dots_n3) == len(COLOURS) * DOTS
@@ -76,7 +76,7 @@ def test_a_ply_shows_each_camera_where_it_stood_and_looked(rooms, tmp_path: Path
 
 
 @pytest.mark.parametrize("most", [1, 30, 100])
-def test_too_many_points_are_thinned_evenly(rooms, tmp_path: Path, most: int):
+def test_a_large_cloud_is_sampled_evenly(rooms, tmp_path: Path, most: int):
     save_ply(rooms, tmp_path / "cloud.ply", most)
     colours_n3 = read_ply(tmp_path / "cloud.ply")[1][: -len(COLOURS) * DOTS]
     assert most - len(COLOURS) - 1 <= len(colours_n3) <= most
@@ -84,7 +84,7 @@ def test_too_many_points_are_thinned_evenly(rooms, tmp_path: Path, most: int):
     assert max(counts) - min(counts) <= 1
 
 
-def test_a_damaged_frame_leaves_the_old_cloud(rooms, tmp_path: Path):
+def test_a_damaged_frame_keeps_the_existing_file(rooms, tmp_path: Path):
     path = tmp_path / "cloud.ply"
     path.write_text("old")
     (rooms.folder / "frames/f1.npz").write_bytes(b"torn")
@@ -94,7 +94,7 @@ def test_a_damaged_frame_leaves_the_old_cloud(rooms, tmp_path: Path):
 
 
 @pytest.mark.parametrize("write", [save_ply, picture])
-def test_a_place_that_cannot_be_written_is_one_clear_error(rooms, tmp_path: Path, write):
+def test_a_path_that_cannot_be_written_is_one_clear_error(rooms, tmp_path: Path, write):
     with pytest.raises(ReconstructionError, match="r: cannot be written"):
         write(rooms, rooms.folder)
 
@@ -108,25 +108,25 @@ def test_a_reconstruction_without_points_is_refused(rooms, tmp_path: Path):
         save_ply(rooms, tmp_path / "cloud.ply")
 
 
-def test_no_points_at_most_are_refused(rooms, tmp_path: Path):
+def test_a_maximum_of_zero_points_is_refused(rooms, tmp_path: Path):
     with pytest.raises(ReconstructionError, match="expected 1 or more"):
         save_ply(rooms, tmp_path / "cloud.ply", 0)
 
 
-def test_a_picture_shows_the_cloud_and_the_cameras(rooms, tmp_path: Path):
+def test_a_picture_shows_cloud_and_cameras(rooms, tmp_path: Path):
     picture(rooms, tmp_path / "wall.png")
     image_hw3 = cv2.imread(str(tmp_path / "wall.png"))[..., ::-1].astype(int)
     for colour in (*COLOURS, (213, 94, 0)):
         assert (np.abs(image_hw3 - colour).max(axis=-1) < 60).any()
 
 
-def test_without_rerun_it_says_how_to_install_it(rooms, monkeypatch):
+def test_a_missing_rerun_is_an_error_with_the_install_command(rooms, monkeypatch):
     monkeypatch.setitem(sys.modules, "rerun", None)
     with pytest.raises(ReconstructionError, match="pip install rerun-sdk=="):
         show_rerun(rooms)
 
 
-def test_a_rerun_recording_is_whole_and_holds_cloud_cameras_and_images(rooms, tmp_path: Path):
+def test_a_rerun_recording_is_valid_and_holds_cloud_cameras_and_images(rooms, tmp_path: Path):
     pytest.importorskip("rerun", reason="rerun-sdk is not installed")
     path = tmp_path / "new/wall.rrd"
     show_rerun(rooms, path)
