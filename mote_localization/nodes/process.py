@@ -32,6 +32,14 @@ def stopped(wait_s: float = 0.0) -> bool:
     return signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0)) is not None
 
 
+def ros_not_found(error: ImportError) -> RosError:
+    """Return the error of a process that cannot import a module of ROS 2."""
+    return RosError(
+        f"ROS 2 is not found ({error}); source it (source /opt/ros/<distro>/setup.bash), or "
+        "install it from PyPI: pip install 'ros-rclpy[fastrtps]' ros-common-interfaces"
+    )
+
+
 @contextmanager
 def ros(arguments: Sequence[str] = ()) -> Iterator[None]:
     """Start ROS 2 in this process and shut it down again.
@@ -46,10 +54,7 @@ def ros(arguments: Sequence[str] = ()) -> Iterator[None]:
         import rclpy
         from rclpy.signals import SignalHandlerOptions
     except ImportError as error:
-        raise RosError(
-            f"ROS 2 is not found ({error}); source it (source /opt/ros/<distro>/setup.bash), or "
-            "install it from PyPI: pip install 'ros-rclpy[fastrtps]' ros-common-interfaces"
-        ) from error
+        raise ros_not_found(error) from error
     try:
         # The first argument is the program's name to rclpy.
         rclpy.init(args=["mote", *arguments], signal_handler_options=SignalHandlerOptions.NO)
@@ -118,7 +123,7 @@ def run(make_node: Callable[[], Node], arguments: Sequence[str]) -> int:
                     close()
                 node.destroy_node()
     except MoteError as error:
-        _fail(error)
+        report(error)
         return 1
 
 
@@ -129,12 +134,12 @@ def main(command: type[Any]) -> int:
     try:
         tyro.cli(command).run()
     except MoteError as error:
-        _fail(error)
+        report(error)
         return 1
     return 0
 
 
-def _fail(error: MoteError) -> None:
+def report(error: MoteError) -> None:
     """Write an error where the user sees it, whether or not ROS 2 runs."""
     with suppress(BrokenPipeError):
         print(f"error: {error}", file=sys.stderr, flush=True)
