@@ -1,9 +1,11 @@
-"""Compare maps of a scene with each other and with a classical yardstick, on the same CPU.
+"""Measure accuracy, time and size of maps of one scene, beside a baseline, on the same CPU cores.
 
-`python tools/bench_students.py SCENE --maps A.onnx B.onnx --yardstick sift_localizer.py` localizes
-the scene's test frames by each map as `mote evaluate` does, runs the yardstick on them, the maps
-again, in reverse order, and once more with the prior, and prints Markdown. Poses and depth of the
-test frames are what the answers are compared with; no map sees them.
+Usage: `python benchmarks/bench_students.py SCENE --maps A.onnx B.onnx --baseline script.py`.
+Prints a Markdown table, or writes it into a document (`--write`).
+
+Each map localizes the scene's test frames as `mote evaluate` does: two passes without a prior pose,
+one with it. The baseline script runs between the two passes, so that all share the same conditions.
+True poses and depth of the test frames are used only to measure errors.
 """
 
 import os
@@ -25,13 +27,14 @@ import tyro
 from rich.console import Console
 from scipy.stats import spearmanr
 
+from distill_training.poses.scene_poses import find_poses
 from distill_training.reconstruction import Reconstruction
 from distill_training.teachers import rgbd
 from distill_training.teachers.teacher_config import CellsConfig, RgbdConfig
 from mote_localization.backends import create_backend, on_processor
 from mote_localization.command_line import one_line_errors
 from mote_localization.errors import MoteError
-from mote_localization.evaluation.evaluate import localize
+from mote_localization.evaluation.localize_frames import localize_frames
 from mote_localization.evaluation.machine import (
     graph_macs,
     machine,
@@ -52,9 +55,9 @@ from mote_localization.map_file import read_map
 from mote_localization.progress import track
 from mote_localization.scenes import Frame, Scene, Split, open_scene
 
-_WARM_UP = 5  # frames localized before times count
-_TIMES = 5  # that a query is to be faster, and a map smaller, than the yardstick's
-# What the yardstick prints, all of it: a script that says something else is another yardstick.
+_WARM_UP = 5  # frames that are localized before times are measured
+_TIMES = 5  # a query should be that many times faster, and a map smaller, than the baseline's
+# The whole output of a baseline script: figures of all test frames.
 _PRINTED = re.compile(
     r".+: (?P<frames>\d+) queries, median (?P<cm>[\d.]+|inf) cm (?P<deg>[\d.]+) deg\n"
     r"  within 10 cm 5 deg: (?P<at_10>[\d.]+) %\n"
@@ -67,50 +70,50 @@ _PRINTED = re.compile(
 
 @dataclass(frozen=True)
 class Bench:
-    """Compare maps of a scene with each other and with a classical yardstick."""
+    """Measure maps of one scene, beside a baseline."""
 
-    scene: tyro.conf.Positional[Path]  # scene folder, or recording, with true poses
+    scene: tyro.conf.Positional[Path]  # scene folder or recording with true poses
     maps: tuple[Path, ...]  # map files (.onnx) of that scene
-    # script that takes a scene folder and localizes its test frames; none: the maps alone
-    yardstick: Path | None = None
-    backends: tuple[str, ...] = ("onnxruntime",)  # each runs each map
-    threads: int = 2  # CPU threads, and cores, of everything
-    # Markdown file whose part on this scene the table replaces; none: it is printed
+    # script that localizes the test frames of the scene folder it is given; default: no baseline
+    baseline: Path | None = None
+    backends: tuple[str, ...] = ("onnxruntime",)  # each map runs on each backend
+    threads: int = 2  # number of CPU threads and cores that are used
+    # Markdown file in which the table replaces the part about this scene; default: print the table
     write: Path | None = None
 
     def run(self) -> None:
-        """Tell the table; what is not there is skipped, and says why.
+        """Print or write the table; a scene or baseline that does not exist is skipped.
 
         Raises:
-            MoteError: A map or the scene cannot be used, or the yardstick printed something else.
+            MoteError: A map or the scene cannot be used, or the baseline's output has another form.
         """
         if not self.scene.exists():
-            print(f"{self.scene}: skipped, it is not there")
+            print(f"{self.scene}: skipped, not found")
             return
         _use_cores(self.threads)
         scene = open_scene(self.scene)
         first = next(scene.frames("test"), None)
         if first is None or first.T_map_cam is None:
-            raise MoteError(f"{self.scene}: has no test frames, or no poses to compare with")
+            raise MoteError(f"{self.scene}: found no test frames with poses, expected some")
         runs = [_Run(path, one, self.threads) for path in self.maps for one in self.backends]
         peak = matrix_product_macs_per_s(self.threads)
         for run in runs:
             run.localize(scene)
-        yardstick = self._measure_yardstick(scene)
+        baseline = self._measure_baseline(scene)
         for run in reversed(runs):
             run.localize(scene)
         for run in runs:
             run.localize_with_prior(scene)
         peak = max(peak, matrix_product_macs_per_s(self.threads))
-        honesty = _honesty(scene, runs)
+        sigmas = _sigma_rows(scene, runs)
         columns = {
-            name: run.rows(yardstick, peak) | honest
-            for name, run, honest in zip(self._names(), runs, honesty, strict=True)
+            name: run.rows(baseline, peak) | sigma_rows
+            for name, run, sigma_rows in zip(self._names(), runs, sigmas, strict=True)
         }
-        if yardstick:
-            columns["yardstick"] = yardstick.rows()
+        if baseline:
+            columns["baseline"] = baseline.rows()
         title = f"{scene.name}, {scene.count('test')} test frames"
-        text = "\n".join([*self._made_by(peak), "", *_table(title, columns)])
+        text = "\n".join([*self._conditions(peak), "", *_table(title, columns)])
         if self.write:
             _replace_part(self.write, scene.name, text)
             print(f"{self.write}: written")
@@ -118,63 +121,63 @@ class Bench:
             print(text)
 
     def _names(self) -> list[str]:
-        """Return what tells maps and backends apart."""
+        """Return the heading of each column: map, and backend where there are several."""
         stems = [path.stem for path in self.maps]
         names = stems if len(set(stems)) == len(stems) else [f"{path}" for path in self.maps]
         if len(self.backends) == 1:
             return names
         return [f"{name}, {backend}" for name in names for backend in self.backends]
 
-    def _made_by(self, peak: float) -> list[str]:
-        """Return what the figures were made by: command, date, machine, versions."""
+    def _conditions(self, peak: float) -> list[str]:
+        """Return lines with the command, the date, the machine and the versions of libraries."""
         files = [path.name for path in self.maps]
-        said = ["python", "tools/bench_students.py", self.scene.name, "--maps", *files]
-        if self.yardstick:
-            said += ["--yardstick", self.yardstick.name]
+        command = ["python", "benchmarks/bench_students.py", self.scene.name, "--maps", *files]
+        if self.baseline:
+            command += ["--baseline", self.baseline.name]
         if self.backends != Bench.backends:
-            said += ["--backends", *self.backends]
+            command += ["--backends", *self.backends]
         if self.threads != Bench.threads:
-            said += ["--threads", f"{self.threads}"]
+            command += ["--threads", f"{self.threads}"]
         libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
         return [
-            f"    {shlex.join(said)}",
+            f"    {shlex.join(command)}",
             "",
             f"{time.strftime('%d %B %Y', time.gmtime()).lstrip('0')}; {machine()}, "
             f"{self.threads} threads, {peak / 1e9:.0f} GMAC/s of float32 products; {libraries}.",
         ]
 
-    def _measure_yardstick(self, scene: Scene) -> "_Yardstick | None":
-        """Run the script on the test frames; None where it cannot be, and says why.
+    def _measure_baseline(self, scene: Scene) -> "_Baseline | None":
+        """Run the baseline script on the test frames; None where there is none.
 
         Raises:
-            MoteError: It failed, or printed what is not understood.
+            MoteError: The script failed, or its output does not have the expected form.
         """
-        if self.yardstick is None:
+        if self.baseline is None:
             return None
-        if not self.yardstick.exists():
-            print(f"{self.yardstick}: skipped, it is not there\n")
+        if not self.baseline.exists():
+            print(f"{self.baseline}: skipped, not found\n")
             return None
-        with Console(stderr=True).status(f"{self.yardstick.name} maps and localizes {scene.name}"):
+        with Console(stderr=True).status(f"{self.baseline.name} maps and localizes {scene.name}"):
             done = subprocess.run(
-                [sys.executable, self.yardstick, self.scene], capture_output=True, text=True
+                [sys.executable, self.baseline, self.scene], capture_output=True, text=True
             )
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-            raise MoteError(f"{self.yardstick}: failed on {self.scene} ({last})")
-        said = _PRINTED.fullmatch(done.stdout)
-        if not said or int(said["frames"]) != scene.count("test"):
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise MoteError(f"{self.baseline}: failed on {self.scene} ({last[:100]})")
+        printed = _PRINTED.fullmatch(done.stdout)
+        if not printed or int(printed["frames"]) != scene.count("test"):
+            print(done.stdout[:2000], file=sys.stderr)
             raise MoteError(
-                f"{self.yardstick}: found what is printed below, expected the medians of "
-                f"{scene.count('test')} queries, the shares within four bounds, times and the "
-                f"map's size, as {__file__} knows them; adapt one to the other\n"
-                f"{done.stdout[:2000]}"
+                f"{self.baseline}: found the output above, expected the medians of "
+                f"{scene.count('test')} queries, the fractions within four bounds, times and the "
+                f"size of the map; see _PRINTED in {Path(__file__).name}"
             )
-        return _Yardstick(**{k: float(v) for k, v in said.groupdict().items() if k != "frames"})
+        return _Baseline(**{k: float(v) for k, v in printed.groupdict().items() if k != "frames"})
 
 
 @dataclass(frozen=True)
-class _Yardstick:
-    """What the yardstick printed of itself: medians, percent, milliseconds, MiB."""
+class _Baseline:
+    """The figures of a baseline: medians in cm and degrees, percent, milliseconds, MiB."""
 
     cm: float
     deg: float
@@ -186,7 +189,7 @@ class _Yardstick:
     mib: float
 
     def rows(self) -> dict[str, str]:
-        """Return its column of the table."""
+        """Return the column of the table."""
         return {
             "median error": f"{self.cm:.2f} cm, {self.deg:.2f}°",
             "within 10 cm, 5°": f"{self.at_10:.1f} %",
@@ -199,7 +202,7 @@ class _Yardstick:
 
 
 class _ReadFrame(Frame):
-    """A frame that notes the time its image takes to read."""
+    """A frame that records how long its image takes to read."""
 
     def __init__(self, frame: Frame, read_s: list[float]) -> None:
         self.name, self.stamp_s = frame.name, frame.stamp_s
@@ -215,13 +218,13 @@ class _ReadFrame(Frame):
 
 @dataclass
 class _Run:
-    """A map run by a backend, and its answers."""
+    """A map on a backend, and the results of localizing the test frames."""
 
     path: Path
     backend: str
     threads: int
-    answers: list[Answer] = field(default_factory=list)  # of all passes without the prior
-    read_s: list[float] = field(default_factory=list)  # for each answer
+    answers: list[Answer] = field(default_factory=list)  # of both passes without the prior
+    read_s: list[float] = field(default_factory=list)  # time to read the image, for each answer
     with_prior: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -230,29 +233,32 @@ class _Run:
         self.localizer = Localizer(map_file, create_backend(map_file, self.backend, self.threads))
 
     def localize(self, scene: Scene) -> None:
-        """Localize all test frames once more."""
-        for _ in localize(self.localizer, islice(scene.frames("test"), _WARM_UP)):
+        """Localize all test frames, and add the answers."""
+        for _ in localize_frames(self.localizer, islice(scene.frames("test"), _WARM_UP)):
             pass
         frames = (_ReadFrame(frame, self.read_s) for frame in scene.frames("test"))
-        self.answers += track(localize(self.localizer, frames), self.path.stem, scene.count("test"))
+        self.answers += track(
+            localize_frames(self.localizer, frames), self.path.stem, scene.count("test")
+        )
 
     def localize_with_prior(self, scene: Scene) -> None:
-        """Localize all test frames, each told the pose of the one before."""
+        """Localize all test frames, each with the pose of the previous one as prior."""
         frames = track(scene.frames("test"), f"{self.path.stem}, prior", scene.count("test"))
-        self.with_prior += localize(self.localizer, frames, prior=True)
+        self.with_prior += localize_frames(self.localizer, frames, prior=True)
 
-    def _share(self, network_ms: float, peak: float) -> dict[str, str]:
-        """Return how near the network comes to the machine's matrix products; not of a GPU."""
+    def _utilization(self, network_ms: float, peak: float) -> dict[str, str]:
+        """Return the row with the network's speed over that of matrix products; empty on a GPU."""
         if not on_processor(self.backend):
             return {}
-        return {"a second, of the machine's products": percent(1e3 * self.macs / network_ms / peak)}
+        fraction = 1e3 * self.macs / network_ms / peak
+        return {"network, of the machine's matrix products": percent(fraction)}
 
-    def rows(self, yardstick: _Yardstick | None, peak: float) -> dict[str, str]:
-        """Return its column of the table, but for what its sigmas say.
+    def rows(self, baseline: _Baseline | None, peak: float) -> dict[str, str]:
+        """Return the column of the table, without the rows about sigmas.
 
         Args:
-            yardstick: What it is compared with, if there is one.
-            peak: Multiply-adds a second of the machine's matrix products.
+            baseline: Figures to compare with, if there are any.
+            peak: Multiply-adds per second of the machine's matrix products.
         """
         summary = evaluate_answers(self.answers).summary
         prior = evaluate_answers(self.with_prior).summary
@@ -266,33 +272,35 @@ class _Run:
         info = self.localizer.info
         rows = {
             "student": info.student,
-            **dict(accuracy_rows(summary)[1:]),  # but for the frames: of two passes
+            **dict(
+                accuracy_rows(summary)[1:]
+            ),  # without the number of frames, which counts both passes
             **{
                 f"{stage}, p50 / p95 / p99": _percentiles(summary.milliseconds[stage])
                 for stage in STAGES
             },
-            "all but the network": _percentiles(_beside(self.answers)),
-            "the same, with the prior": _percentiles(_beside(self.with_prior)),
+            "all but the network": _percentiles(_all_but_network_ms(self.answers)),
+            "the same, with the prior": _percentiles(_all_but_network_ms(self.with_prior)),
             "with the prior: median error, lost": (
                 f"{dict(accuracy_rows(prior))['median error']}, "
                 f"{percent(prior.lost / prior.frames)}"
             ),
             "multiply-adds of the network": f"{self.macs / 1e9:.2f} GMAC",
-            **self._share(network["p50"], peak),
+            **self._utilization(network["p50"], peak),
             "query, p50": f"{summary.milliseconds['total']['p50']:.1f} ms",
             "query with the image read, p50": f"{query_ms:.1f} ms",
             "map": f"{size / 2**20:.2f} MiB",
             "map, bytes": f"{size:,}",
         }
-        if yardstick:
-            faster, smaller = yardstick.ms / query_ms, yardstick.mib / (size / 2**20)
+        if baseline:
+            faster, smaller = baseline.ms / query_ms, baseline.mib / (size / 2**20)
             better = (
-                100 * summary.within["5 cm, 5 deg"] > yardstick.at_5
-                and 100 * summary.within["10 cm, 5 deg"] > yardstick.at_10
+                100 * summary.within["5 cm, 5 deg"] > baseline.at_5
+                and 100 * summary.within["10 cm, 5 deg"] > baseline.at_10
             )
             rows |= {
-                "query faster than the yardstick's": f"{faster:.1f} times",
-                "map smaller than the yardstick's": f"{smaller:.1f} times",
+                "query faster than the baseline's": f"{faster:.1f} times",
+                "map smaller than the baseline's": f"{smaller:.1f} times",
                 f"better within 5 and 10 cm, and {_TIMES} times faster and smaller": "yes"
                 if better and min(faster, smaller) >= _TIMES
                 else "no",
@@ -300,8 +308,8 @@ class _Run:
         return rows
 
 
-def _beside(answers: Sequence[Answer]) -> dict[str, float]:
-    """Return percentiles of the time of all but the network."""
+def _all_but_network_ms(answers: Sequence[Answer]) -> dict[str, float]:
+    """Return percentiles of the time of all stages but the network, in milliseconds."""
     return percentiles_ms([sum(a.seconds.values()) - a.seconds["network"] for a in answers])
 
 
@@ -319,10 +327,10 @@ def _table(title: str, columns: dict[str, dict[str, str]]) -> list[str]:
 
 
 def _replace_part(path: Path, name: str, text: str) -> None:
-    """Put a text between the file's two marks of that name; without them, at its end.
+    """Replace the text between the file's two marks of that name; without marks, append it.
 
     Raises:
-        MoteError: The file cannot be read or written, or has one mark alone.
+        MoteError: The file cannot be read or written, or has only one of the marks.
     """
     begin, end = f"<!-- bench {name} -->", f"<!-- end of bench {name} -->"
     try:
@@ -330,17 +338,17 @@ def _replace_part(path: Path, name: str, text: str) -> None:
         before, found, rest = whole.partition(begin)
         _, closed, after = rest.partition(end)
         if bool(found) != bool(closed):
-            raise MoteError(f"{path}: found {begin} without {end}, expected both or none")
+            raise MoteError(f"{path}: found {begin} without {end}, expected both or neither")
         if not found:
             before, after = f"{whole.rstrip()}\n\n## {name}\n\n".lstrip(), "\n"
         with atomic_write(path) as file:
             file.write(f"{before}{begin}\n\n{text}\n\n{end}{after}".encode())
     except (OSError, UnicodeDecodeError) as error:
-        raise MoteError(f"{path}: cannot be read and written ({error})") from error
+        raise MoteError(f"{path}: cannot be read or written ({error})") from error
 
 
-class _Tested(Scene):
-    """The test frames of a scene, for a teacher to measure."""
+class _TestFrames(Scene):
+    """The test frames of a scene as frames of every split, so that a teacher measures them."""
 
     def __init__(self, scene: Scene) -> None:
         self.name, self._scene = scene.name, scene
@@ -352,8 +360,8 @@ class _Tested(Scene):
         return self._scene.count("test")
 
 
-def _honesty(scene: Scene, runs: Sequence[_Run]) -> list[dict[str, str]]:
-    """Return what each run's sigmas say of its errors; nothing where test frames have no depth."""
+def _sigma_rows(scene: Scene, runs: Sequence[_Run]) -> list[dict[str, str]]:
+    """Return each run's rows about errors and sigmas of cells; empty where depth is missing."""
     if next(scene.frames("test")).depth() is None:
         print(f"sigmas: skipped, the test frames of {scene.name} have no depth\n")
         return [{} for _ in runs]
@@ -364,22 +372,23 @@ def _honesty(scene: Scene, runs: Sequence[_Run]) -> list[dict[str, str]]:
             info = run.localizer.info
             cells = CellsConfig(info.camera.width, info.stride)
             if cells not in truths:
+                frames, truth_folder = _TestFrames(scene), Path(folder, f"{len(truths)}")
                 truths[cells] = rgbd.reconstruct(
-                    _Tested(scene), Path(folder, f"{len(truths)}"), RgbdConfig(), cells
+                    frames, find_poses(frames), truth_folder, RgbdConfig(), cells
                 )
             if truths[cells].camera != info.camera or not info.metric:
                 print(
-                    f"sigmas of {run.path}: skipped, its camera is not that of the scene, or its "
-                    "scale is not known\n"
+                    f"sigmas of {run.path}: skipped, the map has another camera than the scene or "
+                    "no metric scale\n"
                 )
                 found.append({})
                 continue
-            found.append(_cells(run.localizer, truths[cells], scene))
+            found.append(_cell_errors(run.localizer, truths[cells], scene))
     return found
 
 
-def _cells(localizer: Localizer, truth: Reconstruction, scene: Scene) -> dict[str, str]:
-    """Compare the points of all cells with measured depth, and their errors with their sigmas."""
+def _cell_errors(localizer: Localizer, truth: Reconstruction, scene: Scene) -> dict[str, str]:
+    """Return rows that compare points with measured depth, and their errors with their sigmas."""
     errors, sigmas, ranks = [], [], []
     for frame in track(scene.frames("test"), "sigmas", scene.count("test")):
         found = localizer.localize(frame.image(), frame.known_camera())
@@ -393,7 +402,7 @@ def _cells(localizer: Localizer, truth: Reconstruction, scene: Scene) -> dict[st
     error_m, sigma_m = np.concatenate(errors), np.concatenate(sigmas)
     overall = float(spearmanr(error_m, sigma_m).statistic)
     return {
-        "cells off by, median": f"{100 * np.median(error_m):.2f} cm",
+        "error of the cells, median": f"{100 * np.median(error_m):.2f} cm",
         "true errors of cells inside 2 sigma": percent(float((error_m < 2 * sigma_m).mean())),
         "Spearman of sigma and error: median of the frames, overall": (
             f"{np.nanmedian(ranks):.2f}, {overall:.2f}"
@@ -402,7 +411,7 @@ def _cells(localizer: Localizer, truth: Reconstruction, scene: Scene) -> dict[st
 
 
 def _use_cores(count: int) -> None:
-    """Keep to so many cores; so does the yardstick, which inherits it."""
+    """Restrict this process and its children to that many cores."""
     if count < 1:
         raise MoteError(f"found --threads {count}, expected 1 or more")
     cv2.setNumThreads(count)
@@ -412,4 +421,6 @@ def _use_cores(count: int) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
+        if any(argument.startswith("--yardstick") for argument in sys.argv):
+            raise MoteError("found --yardstick, which is now --baseline: same meaning, same values")
         tyro.cli(Bench, description=__doc__).run()

@@ -1,9 +1,9 @@
 """Measure how fast students are trained, beside the machine's peak and an earlier version.
 
-`python tools/bench_training.py cnn mobilenet vit:width=192` prints Markdown: steps a second of the
-trainer as it is, where their time goes, and which share of the machine's matrix products they are.
-`--against COMMIT` trains that version in turn with this one, each time in a new process; 603d3a3 is
-the first whose figures were in docs/benchmarks.md.
+Usage: `python benchmarks/bench_training.py cnn mobilenet vit:width=192`. Prints Markdown: training
+steps per second, the time of each part of a step, and the fraction of the machine's peak speed in
+matrix products. `--against COMMIT` also trains that version, in alternation with this one, each
+time in a new process. COMMIT 603d3a3 is the first version that was measured.
 """
 
 import json
@@ -27,6 +27,7 @@ from training_worker import CHUNK, PARTS, Job, Times
 
 import demo_room as room
 from demo_room.record import write_scene
+from distill_training.poses.scene_poses import find_poses
 from distill_training.reconstruction import open_reconstruction
 from distill_training.teachers import rgbd
 from distill_training.teachers.teacher_config import RgbdConfig
@@ -39,31 +40,31 @@ from mote_localization.scenes.folder import FolderScene
 _ROOT = Path(__file__).resolve().parents[1]
 _WORKER = Path(__file__).with_name("training_worker.py")
 _CAMERA = Camera(320, 240, 240.0, 240.0, 159.5, 119.5)
-_DRIVE_S, _DRIVE_HZ = 8.0, 5.0  # of the drive through the synthetic room that is learned
-_PRODUCT_S = 1.0  # of matrix products, each time
-_WAYS = 3  # multiply-adds of a training step: forward, and twice as many backward
-_ALIKE = 0.01  # share by which multiply-adds of two versions of a network may differ
-_FASTER = 1.5  # times, to be reached since the first version
+_DRIVE_S, _DRIVE_HZ = 8.0, 5.0  # length and rate of the drive through the synthetic room
+_PRODUCT_S = 1.0  # time of matrix products in each round
+_PASSES = 3  # multiply-adds of a step over those of a forward pass: backward takes two
+_SAME_NETWORK = 0.01  # largest relative difference of the multiply-adds of two versions
+_TARGET = 1.5  # times the steps per second of the other version
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure how fast students are trained, beside the machine's peak and an earlier version."""
+    """Measure how fast students are trained."""
 
-    # family of each student, with settings as in cnn:size=l,stem=24
+    # family of each student, with settings, as cnn:size=l,stem=24
     students: tyro.conf.Positional[tuple[str, ...]] = ("cnn", "mobilenet", "vit")
     against: str | None = None  # commit of the version to compare with
-    # the students of that version, where they must be described otherwise to be the same networks
+    # students of that version, where the same networks need other settings there
     against_students: tuple[str, ...] = ()
-    # folder made by `mote-distill reconstruct`; by default 40 views of the synthetic room
+    # folder made by `mote-distill reconstruct`; default: 40 views of the synthetic room
     reconstruction: Path | None = None
     batch: int = 8  # views per step
     loss: Literal["distill", "distill+reprojection"] = "distill"  # what is minimized
-    seconds: float = 8.0  # of training that are timed, each time
-    rounds: int = 2  # times that every student of every version is trained
+    seconds: float = 8.0  # measured time of each training
+    rounds: int = 2  # number of trainings of each student and version
 
     def run(self) -> None:
-        """Train, and print the table.
+        """Train all students and print the table.
 
         Raises:
             MoteError: A version, a student or the reconstruction cannot be used.
@@ -71,8 +72,8 @@ class Bench:
         before = self.against_students or self.students
         if len(before) != len(self.students) or self.rounds < 1:
             raise MoteError(
-                f"found {len(self.students)} students, {len(before)} to compare them with and "
-                f"{self.rounds} rounds, expected one for each, and 1 or more"
+                f"found {len(self.students)} students, {len(before)} in --against-students and "
+                f"--rounds {self.rounds}, expected equal numbers of students and 1 round or more"
             )
         version = _git("log", "-1", "--format=%h of %cs", self.against) if self.against else ""
         compared = _worktree(self.against) if self.against else nullcontext()
@@ -101,7 +102,7 @@ class Bench:
         return Job(f"{tree}", path, family, settings, config, self.seconds)
 
     def _measure(self, columns: list["_Column"]) -> dict[str, float]:
-        """Train all in turn, round after round; return the peaks of matrix products, MAC/s."""
+        """Train all columns, once per round; return the peaks of matrix products, MAC/s."""
         peaks: dict[str, float] = {}
         with progress_bar() as bar:
             task = bar.add_task("training", total=self.rounds * len(columns))
@@ -116,12 +117,12 @@ class Bench:
     def _print(
         self, columns: dict[str, "_Column"], camera: Camera, peaks: dict[str, float]
     ) -> None:
-        """Print where it was measured, and the table."""
+        """Print the machine, the settings and the table."""
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-        said = ", ".join(f"{name} {peak / 1e9:.0f} GMAC/s" for name, peak in peaks.items())
+        products = ", ".join(f"{name} {peak / 1e9:.0f} GMAC/s" for name, peak in peaks.items())
         print(
             f"{platform.machine()}, {torch.get_num_threads()} threads, {device}, torch "
-            f"{torch.__version__}; matrix products: {said}. {self.rounds} rounds of "
+            f"{torch.__version__}; matrix products: {products}. {self.rounds} rounds of "
             f"{self.seconds:g} s, medians of {CHUNK} steps.\n"
         )
         title = f"batches of {self.batch}, {camera.width}x{camera.height} px"
@@ -133,15 +134,15 @@ class Bench:
 
 
 class _Column:
-    """A student of a version, and what its trainings took."""
+    """A student of one version, and the measurements of its trainings."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.refused = ""  # why the version cannot train it
+        self.refused = ""  # why this version cannot train the student; empty: it can
         self.rounds: list[Times] = []
 
     def measure(self) -> None:
-        """Train for a while in a new process.
+        """Train for the measured time in a new process.
 
         Raises:
             MoteError: The training failed.
@@ -163,59 +164,59 @@ class _Column:
             self.rounds.append(Times(**found))
 
     def rate(self) -> float:
-        """Return the steps a second."""
+        """Return the median of the steps per second, over all rounds."""
         return statistics.median(rate for times in self.rounds for rate in times.steps_per_s)
 
     def round_rates(self) -> list[float]:
-        """Return the steps a second of each round."""
+        """Return the steps per second of each round."""
         return [statistics.median(times.steps_per_s) for times in self.rounds]
 
     def rows(self, batch: int, peaks: dict[str, float]) -> dict[str, str]:
         """Return the column of the table."""
         first, rate, slowest = self.rounds[0], self.rate(), min(self.round_rates())
-        macs = _WAYS * batch * first.macs
+        macs = _PASSES * batch * first.macs
         parts = zip(*(times.parts_ms for times in self.rounds), strict=True)
         alone_ms = statistics.median(times.batch_alone_ms for times in self.rounds)
         return {
             "parameters": f"{first.parameters / 1e6:.2f} M",
-            "a step, three times its way forward": f"{macs / 1e9:.1f} GMAC",
+            "a step, three times the forward pass": f"{macs / 1e9:.1f} GMAC",
             "precision": first.precision,
-            "steps a second (slowest, fastest round)": (
+            "steps per second (slowest, fastest round)": (
                 f"{rate:.2f} ({slowest:.2f}, {max(self.round_rates()):.2f})"
             ),
-            "images a second": f"{batch * rate:.0f}",
+            "images per second": f"{batch * rate:.0f}",
             "multiply-adds": f"{macs * rate / 1e9:.0f} GMAC/s",
             **{
-                f"share of {name} products": f"{macs * rate / peak:.0%}"
+                f"fraction of {name} products": f"{macs * rate / peak:.0%}"
                 for name, peak in peaks.items()
             },
             **{
                 f"{part}, ms": f"{statistics.median(values):.1f}"
                 for part, values in zip(PARTS, parts, strict=True)
             },
-            "a batch made while nothing else runs, ms": f"{alone_ms:.1f}",
+            "making a batch without training, ms": f"{alone_ms:.1f}",
         }
 
 
 def _compare(new: str, new_column: _Column, old: str, old_column: _Column) -> None:
-    """Print how many times faster a version is than another."""
+    """Print the ratio of the speeds of two versions."""
     if new_column.refused or old_column.refused:
         return
     ratio = new_column.rate() / old_column.rate()
     pairs = zip(new_column.round_rates(), old_column.round_rates(), strict=True)
     ratios = [one / other for one, other in pairs]
     print(
-        f"{new} beside {old}: {ratio:.2f} times the steps a second (rounds: "
-        f"{min(ratios):.2f} to {max(ratios):.2f}); at least {_FASTER:g}: "
-        + ("yes" if ratio >= _FASTER else "no")
+        f"{new} against {old}: {ratio:.2f} times the steps per second (rounds: "
+        f"{min(ratios):.2f} to {max(ratios):.2f}); at least {_TARGET:g}: "
+        + ("yes" if ratio >= _TARGET else "no")
     )
     macs = new_column.rounds[0].macs / old_column.rounds[0].macs
-    if abs(macs - 1) > _ALIKE:
-        print(f"They are not the same network: {macs:.2f} times the multiply-adds.")
+    if abs(macs - 1) > _SAME_NETWORK:
+        print(f"The networks differ: {macs:.2f} times the multiply-adds.")
 
 
 def _products() -> dict[str, float]:
-    """Return the multiply-adds a second of large matrix products, by precision."""
+    """Return the multiply-adds per second of large matrix products, by precision."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     side = 8192 if device == "cuda" else 2048
     found = {}
@@ -233,26 +234,29 @@ def _products() -> dict[str, float]:
 
 
 def _synthetic(folder: Path) -> Path:
-    """Reconstruct a drive through the synthetic room from its depth; return where."""
+    """Reconstruct a drive through the synthetic room from its depth; return the folder."""
     write_scene(folder / "room", room.drive(_DRIVE_S, _DRIVE_HZ)[1], _CAMERA)
     path = folder / "reconstruction"
-    rgbd.reconstruct(FolderScene(folder / "room"), path, RgbdConfig())
+    scene = FolderScene(folder / "room")
+    rgbd.reconstruct(scene, find_poses(scene), path, RgbdConfig())
     return path
 
 
 def _parse(student: str) -> tuple[str, dict[str, Any]]:
-    """Return the family and the settings that a text like cnn:size=l,stem=24 names."""
+    """Return the family and the settings in a text like cnn:size=l,stem=24."""
     family, _, text = student.partition(":")
     pairs = [pair.partition("=") for pair in text.split(",") if pair]
     try:
         return family, {name: yaml.safe_load(value) for name, _, value in pairs}
     except yaml.YAMLError as error:
-        raise MoteError(f"found student '{student}', expected as cnn:size=l,stem=24") from error
+        raise MoteError(
+            f"found student '{student[:60]}', expected as cnn:size=l,stem=24"
+        ) from error
 
 
 @contextmanager
 def _worktree(commit: str) -> Iterator[Path]:
-    """Check a version out beside this one, for a while."""
+    """Check out a commit in a temporary worktree; yield its folder."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder).resolve() / "tree"
         _git("worktree", "add", "--detach", f"{tree}", commit)
@@ -263,14 +267,14 @@ def _worktree(commit: str) -> Iterator[Path]:
 
 
 def _git(*arguments: str) -> str:
-    """Return what git says.
+    """Return the output of a git command.
 
     Raises:
-        MoteError: It fails, as for a commit that is not there.
+        MoteError: The command fails, for example because a commit does not exist.
     """
     done = subprocess.run(["git", "-C", _ROOT, *arguments], capture_output=True, text=True)
     if done.returncode:
-        raise MoteError(f"git {' '.join(arguments)}: {done.stderr.splitlines()[0]}")
+        raise MoteError(f"git {' '.join(arguments)}: {done.stderr.splitlines()[0][:100]}")
     return done.stdout.strip()
 
 
