@@ -1,1 +1,1 @@
-"""What several stages use: folders of arrays, file hashes, robust weights, process ranks."""
+"""Helpers of several stages: folders of arrays, file hashes, robust statistics, process ranks."""

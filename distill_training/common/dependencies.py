@@ -1,4 +1,4 @@
-"""What only the trainer needs is imported when it is used, and missed with a clear word."""
+"""Imports of packages that only training needs; a missing one is a clear error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from mote_localization.errors import MoteError
 
 @contextmanager
 def training_packages() -> Iterator[None]:
-    """Import what needs torch in such a block.
+    """Return a context for imports that need torch.
 
     Raises:
         MoteError: A package is missing.
@@ -17,6 +17,6 @@ def training_packages() -> Iterator[None]:
         yield
     except ImportError as error:
         raise MoteError(
-            f"training needs a package that is not installed ({error}); install it with "
+            f"training needs a package that is not installed ({str(error)[:80]}); install it with "
             "`pip install . ./packaging/mote_distill` in the repository"
         ) from error

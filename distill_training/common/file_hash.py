@@ -7,11 +7,11 @@ from mote_localization.errors import CheckpointError
 from mote_localization.progress import track
 
 _CHUNK_BYTES = 8 << 20
-_QUICK_BYTES = 1 << 30  # read within two seconds
+_QUICK_BYTES = 1 << 30  # files up to this size take less than about two seconds
 
 
 def file_sha256(path: Path | str) -> str:
-    """Return the SHA-256 of a file, in hexadecimal; shows its progress where it takes long.
+    """Return the SHA-256 of a file, hexadecimal; show the progress for a large one.
 
     Raises:
         CheckpointError: The file cannot be read.
@@ -23,7 +23,7 @@ def file_sha256(path: Path | str) -> str:
             size = path.stat().st_size
             chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
             if size > _QUICK_BYTES:
-                chunks = track(chunks, f"fingerprint of {path.name}", -(-size // _CHUNK_BYTES))
+                chunks = track(chunks, f"SHA-256 of {path.name}", -(-size // _CHUNK_BYTES))
             for chunk in chunks:
                 digest.update(chunk)
     except OSError as error:

@@ -1,3 +1,3 @@
-"""Licences that published weights put on all that is made with them."""
+"""Licences of published weights, which apply to everything made with them."""
 
 DUST3R = "CC BY-NC-SA 4.0 (DUSt3R, Naver): non-commercial use only"

@@ -1,21 +1,21 @@
-"""Several processes that train together, each on a device of its own, as `torchrun` starts them.
+"""Rank and number of processes that train together, one per device.
 
-`fabric run` starts them by it, too.
+`torchrun` starts them, and `fabric run` uses it.
 """
 
 import os
 
 
 def started_together() -> bool:
-    """Return whether this process has been started as one of several, or might have been."""
+    """Return whether `torchrun` started this process, as one of several or alone."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def rank() -> int:
-    """Return which of them this process is; 0: the one that measures, writes and shows."""
+    """Return the rank of this process; rank 0 measures, writes files and prints."""
     return int(os.environ["RANK"]) if started_together() else 0
 
 
 def processes() -> int:
-    """Return how many there are."""
+    """Return the number of processes."""
     return int(os.environ["WORLD_SIZE"]) if started_together() else 1

@@ -1,6 +1,6 @@
-"""Options that were renamed: the old spelling is an error that names the new one.
+"""Options that were renamed: the old spelling is an error that gives the new one.
 
-Folders that an earlier version began are identified by the first names, so that they are resumed.
+Folders store the first names of options, so that those of earlier versions are resumed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,11 +22,11 @@ _FIRST_NAMES = {new.split(".")[-1]: old.split(".")[-1] for old, new in RENAMED.i
 
 
 def refuse_renamed(names: Iterable[str], prefix: str = "") -> None:
-    """Refuse names of options that were renamed.
+    """Raise an error for an option under its old name.
 
     Args:
         names: Names as fields (`fix_statistics`).
-        prefix: What stands before a name where users write it, as `--`.
+        prefix: Characters before a name as users write it, for example `--`.
 
     Raises:
         MoteError: One of the names is an old one; the message gives the new one.
@@ -40,13 +40,13 @@ def refuse_renamed(names: Iterable[str], prefix: str = "") -> None:
 
 
 def refuse_renamed_flags(arguments: Iterable[str]) -> None:
-    """Refuse command line arguments whose option was renamed; see `refuse_renamed`."""
+    """Raise an error for a command line flag under its old name; see `refuse_renamed`."""
     flags = (a[2:].split("=")[0] for a in arguments if a.startswith("--"))
     refuse_renamed((flag.replace("-", "_") for flag in flags), prefix="--")
 
 
 def first_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options, nested ones too, by the names they had when they were first released."""
+    """Return options, nested ones too, under the names of their first release."""
     return {
         _FIRST_NAMES.get(name, name): first_names(value) if isinstance(value, Mapping) else value
         for name, value in options.items()

@@ -1,12 +1,12 @@
-"""Robust averages of what several pairs say of one cell."""
+"""Robust statistics: weighted median, Cauchy weights, M-estimate of a mean."""
 
 import numpy as np
 
-_TUNING = 2.0  # robust standard deviations at which a Cauchy weight has fallen to one half
+_TUNING = 2.0  # robust standard deviations at which a Cauchy weight is one half
 _STEPS = 5
 _NORMAL = 1.4826  # standard deviation of normal errors over their median absolute value
-_LEAST_SLOPE = 0.3  # of the mean influence over the mean weight; below, the spread says little
-_LEAST_SPREAD = 1e-6
+_MIN_SLOPE = 0.3  # mean slope of the influence over the mean weight; keeps the deviation finite
+_MIN_SPREAD = 1e-6
 
 
 def weighted_median(values: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
@@ -18,14 +18,14 @@ def weighted_median(values: np.ndarray, weights: np.ndarray, axis: int) -> np.nd
 
 
 def _quantile(
-    values: np.ndarray, weights: np.ndarray, axis: int, share: float | np.ndarray
+    values: np.ndarray, weights: np.ndarray, axis: int, fraction: float | np.ndarray
 ) -> np.ndarray:
-    """Return the value below which a share of the weight lies."""
+    """Return the value below which a fraction of the weight lies."""
     values = np.where(weights > 0, values, np.inf)
     order = np.argsort(values, axis=axis)
     ordered = np.take_along_axis(values, order, axis)
     below = np.cumsum(np.take_along_axis(weights, order, axis), axis=axis)
-    bound = share * np.take(below, [-1], axis=axis)
+    bound = fraction * np.take(below, [-1], axis=axis)
     position = (below < bound).sum(axis=axis, keepdims=True)
     middle = np.take_along_axis(ordered, position.clip(max=values.shape[axis] - 1), axis)
     return np.where(np.isfinite(middle), middle, np.nan).squeeze(axis)
@@ -44,27 +44,28 @@ def residual_scale(residuals: np.ndarray) -> float:
 def robust_mean(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the robust weighted mean along the first axis and its standard deviation.
 
-    An M-estimate with Cauchy weights from the weighted median on; its deviation from the spread of
-    the values (Huber 1981, eq. 6.6), of a few values enlarged by their number. What is no farther
-    off than is usual for all means is no outlier: a few values may be close together by chance.
+    The mean is an M-estimate with Cauchy weights that starts at the weighted median. Its deviation
+    follows from the spread of the values (Huber 1981, eq. 6.6), with a correction for few values.
+    The scale of the weights is at least the median spread of all means: a few values may be close
+    together by chance.
 
     Args:
-        values: (k, ...); anything where the weight is 0.
+        values: (k, ...); ignored where the weight is 0.
         weights: (k, ...), 0 or more.
 
     Returns:
-        Means and standard deviations, NaN where all weights are 0; the deviation is infinite where
-        there is one value alone.
+        Means and standard deviations, NaN where all weights are 0. The deviation of a single value
+        is infinite.
     """
     values = np.where(weights > 0, values, 0)
     mean = weighted_median(values, weights, axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         count = weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
-        # Of n values one is the median itself: half of the others lie within this share.
+        # One of n values is the median itself; this quantile is the median of the others.
         middle = np.nan_to_num(0.5 + 0.5 / count, nan=0.5)
         spread = _NORMAL * _quantile(np.abs(values - mean), weights, 0, middle)
         usual = weighted_median(spread.ravel(), (count > 1 + 1e-6).ravel().astype(float), axis=0)
-        scale = _TUNING * np.fmax(np.fmax(spread, usual), _LEAST_SPREAD)
+        scale = _TUNING * np.fmax(np.fmax(spread, usual), _MIN_SPREAD)
         for _ in range(_STEPS):
             robust = weights * cauchy_weight(values - mean, scale)
             mean = (robust * values).sum(axis=0) / robust.sum(axis=0)
@@ -72,7 +73,7 @@ def robust_mean(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np
         cauchy = cauchy_weight(values - mean, scale)
         robust = weights * cauchy
         slope = (weights * (1 - relative**2) * cauchy**2).sum(axis=0)
-        slope = np.maximum(slope, _LEAST_SLOPE * robust.sum(axis=0))
+        slope = np.maximum(slope, _MIN_SLOPE * robust.sum(axis=0))
         small = np.where(count > 1 + 1e-6, count / (count - 1), np.inf)
         variance = (robust**2 * (values - mean) ** 2).sum(axis=0) / slope**2
         deviation = np.where(np.isinf(small), np.inf, np.sqrt(variance * small))
@@ -80,7 +81,7 @@ def robust_mean(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np
 
 
 def row_medians(values_bn: np.ndarray) -> np.ndarray:
-    """Return the median of each row's numbers, NaN for a row without."""
+    """Return the (lower) median of each row, ignoring NaN; NaN for a row of NaN."""
     ordered = np.sort(values_bn, axis=1)  # NaN last
     count = np.isfinite(values_bn).sum(axis=1)
     return ordered[np.arange(len(ordered)), np.maximum(count - 1, 0) // 2]

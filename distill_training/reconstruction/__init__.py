@@ -1,4 +1,4 @@
-"""The value that teachers hand over to training: one pointmap per frame, in a folder."""
+"""Stage 3: the reconstruction, one pointmap per frame in a folder, which training reads."""
 
 from distill_training.reconstruction.format import (
     FORMAT_VERSION,
