@@ -1,6 +1,6 @@
-"""A simulated network: true depth and poses, spoilt as a network of pairs would spoil them.
+"""A simulated pair predictor: true depth and poses, with the errors of a network.
 
-It measures the alignment where the truth is known, and needs no checkpoint.
+It tests the alignment of pairs against known truth, and needs no checkpoint.
 """
 
 import zlib
@@ -19,31 +19,31 @@ from mote_localization.errors import SceneError
 from mote_localization.geometry import invert, transform
 from mote_localization.scenes import Frame
 
-_DESCRIPTOR_M = 0.5  # m, side of the blocks of space that a descriptor tells apart
+_DESCRIPTOR_M = 0.5  # m, side of the voxels whose points a descriptor counts
 _DESCRIPTOR_BINS = 512
-_EDGE = 0.08  # of the depth: where neighbours differ by more, surfaces end
-_WARP_KNOTS = (3, 4)  # rows and columns of the coarse grid that a smooth warp runs through
-_LEAST_OVERLAP = 0.1  # share of an image: pairs that have less in common come out plain wrong
+_EDGE = 0.08  # of the depth: a larger difference between neighbours is a depth edge
+_WARP_KNOTS = (3, 4)  # rows and columns of the coarse grid that a smooth warp interpolates
+_MIN_OVERLAP = 0.1  # fraction of an image: pairs with less in common get a wrong relative pose
 
 
 class Simulated:
-    """Answers like a network, from measured depth and poses."""
+    """Predicts pointmaps of pairs like a network, from measured depth and poses."""
 
     name = "simulated"
     licence = ""
 
     def __init__(self, config: SimulatedConfig) -> None:
-        """Make one."""
+        """Use these errors."""
         self._config = config
         self.settings: dict[str, float | int | str] = asdict(config)
 
     def camera(self, live: Camera) -> Camera:
-        """Return the camera of its answers; see `PairPredictor.camera`."""
+        """Return the camera of the predicted pointmaps; see `PairPredictor.camera`."""
         width = self._config.width
         return live.resized(width, max(1, round(live.height * width / live.width)))
 
     def encode(self, frame: Frame, image_hw3: np.ndarray, live: Camera) -> Encoded:
-        """Keep depth, pose and name of a frame; see `PairPredictor.encode`.
+        """Return depth, pose and name of a frame; see `PairPredictor.encode`.
 
         Raises:
             SceneError: The frame has no depth, no pose or no camera.
@@ -51,26 +51,26 @@ class Simulated:
         depth_hw = frame.depth()
         if depth_hw is None or frame.T_map_cam is None or frame.camera is None:
             raise SceneError(
-                f"frame {frame.name}: lacks depth, pose or intrinsics; the simulated teacher needs "
-                "them to answer like a network"
+                f"frame {frame.name[:60]}: lacks depth, pose or intrinsics; the simulated teacher "
+                "needs all of them"
             )
         camera = self.camera(live)
         true_camera = self.camera(frame.camera)
         pixels_hw2 = frame.camera.project(true_camera.rays(_pixels(camera)))
-        depth_hw = _filled(_interpolated(depth_hw, pixels_hw2))
+        depth_hw = _fill_holes(_interpolate(depth_hw, pixels_hw2))
         values: list[ArrayLike] = [
             [zlib.crc32(frame.name.encode()) >> 16, zlib.crc32(frame.name.encode()) & 0xFFFF],
             [true_camera.fx, true_camera.fy, true_camera.cx, true_camera.cy],
             frame.T_map_cam[:3].ravel(),
             depth_hw.ravel(),
         ]
-        # float32, kept in the bytes of float16
+        # float32 values, stored as the bytes of float16 ones
         return Encoded(np.concatenate(values).astype(np.float32).view(np.float16), camera)
 
     def descriptor(self, encoded: Encoded) -> np.ndarray:
-        """Return which blocks of space an image sees; see `PairPredictor.descriptor`."""
+        """Return a histogram of the voxels that an image shows; see `PairPredictor.descriptor`."""
         truth = _Truth.of(encoded)
-        seen_n3 = transform(truth.T_map_cam, truth.some_points_n3())
+        seen_n3 = transform(truth.T_map_cam, truth.sample_points_n3())
         corners = np.floor(seen_n3 / _DESCRIPTOR_M).astype(np.int64)
         bins = corners @ np.array([73856093, 19349663, 83492791]) % _DESCRIPTOR_BINS
         counts = np.bincount(bins, minlength=_DESCRIPTOR_BINS).astype(np.float32)
@@ -79,40 +79,40 @@ class Simulated:
     def decode(
         self, ones: Sequence[Encoded], others: Sequence[Encoded]
     ) -> tuple[PairPointmaps, PairPointmaps]:
-        """Answer for a batch of pairs, in both orders; see `PairPredictor.decode`."""
+        """Predict a batch of pairs in both orders; see `PairPredictor.decode`."""
         pairs = list(zip(map(_Truth.of, ones), map(_Truth.of, others), strict=True))
-        forward = [self._answer(one, other) for one, other in pairs]
-        backward = [self._answer(other, one) for one, other in pairs]
-        return _stacked(forward), _stacked(backward)
+        forward = [self._predict(one, other) for one, other in pairs]
+        backward = [self._predict(other, one) for one, other in pairs]
+        return _stack(forward), _stack(backward)
 
-    def _answer(self, first: "_Truth", second: "_Truth") -> list[np.ndarray]:
-        """Return points and confidence of the first image, then of the second."""
+    def _predict(self, first: "_Truth", second: "_Truth") -> list[np.ndarray]:
+        """Return points and confidence of the first image, then those of the second."""
         config = self._config
         rng = np.random.default_rng((config.seed, first.key, second.key))
         T_first_second = invert(first.T_map_cam) @ second.T_map_cam
-        # One draw for both orders: a pair that confuses the network does so either way round.
-        unlucky = np.random.default_rng((config.seed, *sorted((first.key, second.key)))).random()
-        wrong = unlucky < config.wrong_pairs or (
-            first.overlap(transform(T_first_second, second.some_points_n3())) < _LEAST_OVERLAP
+        # One random number for both orders: a pair is wrong in both or in none.
+        draw = np.random.default_rng((config.seed, *sorted((first.key, second.key)))).random()
+        wrong = draw < config.wrong_pairs or (
+            first.overlap(transform(T_first_second, second.sample_points_n3())) < _MIN_OVERLAP
         )
         if wrong:
-            T_first_second = _anywhere(rng, np.median(first.depth_hw)) @ T_first_second
+            T_first_second = _random_transform(rng, np.median(first.depth_hw)) @ T_first_second
         scale = np.exp(config.pair_scale * rng.standard_normal())
-        answer = []
+        maps = []
         for truth, T in ((first, np.eye(4)), (second, T_first_second)):
-            points_hw3, error_hw = self._spoilt(truth, rng, wrong)
+            points_hw3, error_hw = self._add_errors(truth, rng, wrong)
             certainty_hw = 0.05 * np.exp(0.5 * rng.standard_normal(error_hw.shape, np.float32))
             confidence_hw = np.log1p((0.5 if wrong else 5.0) * certainty_hw / (0.02 + error_hw))
-            answer += [
+            maps += [
                 (scale * transform(T, points_hw3)).astype(np.float32),
                 confidence_hw.astype(np.float32),
             ]
-        return answer
+        return maps
 
-    def _spoilt(
+    def _add_errors(
         self, truth: "_Truth", rng: np.random.Generator, wrong: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return wrong points in the image's own frame, and how wrong as a share of the depth."""
+        """Return points with errors, camera frame of the image, and the errors over the depth."""
         config = self._config
         size = truth.depth_hw.shape[::-1]
         near_hw = cv2.erode(truth.depth_hw, np.ones((3, 3)))
@@ -132,7 +132,7 @@ class Simulated:
 
 @dataclass(frozen=True)
 class _Truth:
-    """What an `Encoded` of the simulation holds."""
+    """Truth of one image, which an `Encoded` of the simulation stores."""
 
     key: int
     T_map_cam: np.ndarray
@@ -154,15 +154,15 @@ class _Truth:
 
     @property
     def points_hw3(self) -> np.ndarray:
-        """True points, camera frame."""
+        """True points (h, w, 3), camera frame."""
         return self.rays_hw3 * self.depth_hw[..., None]
 
-    def some_points_n3(self) -> np.ndarray:
-        """Return true points that stand for all, camera frame."""
+    def sample_points_n3(self) -> np.ndarray:
+        """Return a sample of the true points, camera frame."""
         return self.points_hw3[::8, ::8].reshape(-1, 3)
 
     def overlap(self, points_n3: np.ndarray) -> float:
-        """Return the share of points, in this camera's frame, that lie before its image."""
+        """Return the fraction of points (n, 3), in this camera's frame, inside its image."""
         z = points_n3[:, 2]
         pixels = points_n3[:, :2] / np.maximum(z, 1e-6)[:, None]
         pixels = pixels * (self.camera.fx, self.camera.fy) + (self.camera.cx, self.camera.cy)
@@ -171,23 +171,23 @@ class _Truth:
 
 
 def _pixels(camera: Camera) -> np.ndarray:
-    """Return the pixels (h, w, 2) of a camera."""
+    """Return the pixel coordinates (h, w, 2) of a camera."""
     return np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1)
 
 
-def _interpolated(depth_hw: np.ndarray, pixels_hw2: np.ndarray) -> np.ndarray:
-    """Return depth between pixels, exact on planes; 0 where none around is measured."""
+def _interpolate(depth_hw: np.ndarray, pixels_hw2: np.ndarray) -> np.ndarray:
+    """Return depth (h, w) at pixels, exact on planes; 0 where no neighbour is measured."""
     measured_hw = (depth_hw > 0).astype(np.float32)
     inverse_hw = np.divide(1, depth_hw, np.zeros_like(measured_hw), where=depth_hw > 0)
     columns, rows = np.moveaxis(pixels_hw2.astype(np.float32), -1, 0)
-    share_hw, inverse_hw = (
+    weight_hw, inverse_hw = (
         cv2.remap(image, columns, rows, cv2.INTER_LINEAR) for image in (measured_hw, inverse_hw)
     )
-    return np.divide(share_hw, inverse_hw, np.zeros_like(share_hw), where=inverse_hw > 0)
+    return np.divide(weight_hw, inverse_hw, np.zeros_like(weight_hw), where=inverse_hw > 0)
 
 
-def _filled(depth_hw: np.ndarray) -> np.ndarray:
-    """Return depth with holes filled by the nearest: a network answers there too."""
+def _fill_holes(depth_hw: np.ndarray) -> np.ndarray:
+    """Return depth with holes filled by the nearest pixel; a network predicts there too."""
     hole_hw = (depth_hw <= 0).astype(np.uint8)
     if hole_hw.all():
         return np.ones_like(depth_hw)
@@ -199,16 +199,17 @@ def _filled(depth_hw: np.ndarray) -> np.ndarray:
     return measured[nearest_hw]
 
 
-def _anywhere(rng: np.random.Generator, reach_m: float) -> np.ndarray:
-    """Return a wrong turn and shift."""
+def _random_transform(rng: np.random.Generator, distance_m: float) -> np.ndarray:
+    """Return a random transform (4, 4) with translations of about a distance."""
     T = np.eye(4)
     T[:3, :3] = cv2.Rodrigues(rng.standard_normal(3))[0]
-    T[:3, 3] = reach_m * rng.standard_normal(3)
+    T[:3, 3] = distance_m * rng.standard_normal(3)
     return T
 
 
-def _stacked(answers: list[list[np.ndarray]]) -> PairPointmaps:
+def _stack(predicted: list[list[np.ndarray]]) -> PairPointmaps:
+    """Return the predictions of pairs as one batch."""
     first, first_confidence, second, second_confidence = (
-        torch.from_numpy(np.stack(maps)) for maps in zip(*answers, strict=True)
+        torch.from_numpy(np.stack(maps)) for maps in zip(*predicted, strict=True)
     )
     return PairPointmaps(Pointmap(first, first_confidence), Pointmap(second, second_confidence))

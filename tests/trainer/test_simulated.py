@@ -1,4 +1,4 @@
-"""The simulated network is as far off as it says, and answers like a network."""
+"""The simulated pair predictor has the configured errors."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.train
 
 CAMERA = Camera(160, 120, 150.0, 150.0, 79.5, 59.5)
 EXACT = SimulatedConfig(width=80, pair_scale=0, noise=0, warp=0, wrong_pairs=0)
-WALL = np.array([0.2, -0.1, 1.0])  # of points with a product of 3, map frame
+WALL = np.array([0.2, -0.1, 1.0])  # the plane of points whose product with it is 3, map frame
 NO_IMAGE = np.zeros((120, 160, 3), np.uint8)
 
 
 class View(Frame):
-    """A view of the wall, from a place of its own."""
+    """A frame that shows the wall; each number has another pose."""
 
     def __init__(self, number: int, step_m: float = 0.1, camera: Camera = CAMERA) -> None:
         self.name, self.camera = f"view{number}", camera
@@ -49,22 +49,22 @@ def pixels(camera: Camera) -> np.ndarray:
     return np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1)
 
 
-def answers(
+def predict(
     config: SimulatedConfig, views: Sequence[View], pairs: Sequence[tuple[int, int]] = ((0, 1),)
 ) -> tuple[PairPointmaps, PairPointmaps]:
-    """What a simulated network says of pairs of views."""
+    """Return the predictions of the simulated network for pairs of views."""
     network = Simulated(config)
     encoded = [network.encode(view, NO_IMAGE, CAMERA) for view in views]
     return network.decode([encoded[i] for i, _ in pairs], [encoded[j] for _, j in pairs])
 
 
-def of_directed(
+def directed_predictions(
     config: SimulatedConfig, views: Sequence[View], pairs: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int, list[np.ndarray]]]:
-    """Ends and own points, own confidence, other points, other confidence of directed pairs."""
+    """Return the images of directed pairs, with points and confidence of the first and second."""
     found = []
     for maps, ends in zip(
-        answers(config, views, pairs), (pairs, [p[::-1] for p in pairs]), strict=True
+        predict(config, views, pairs), (pairs, [p[::-1] for p in pairs]), strict=True
     ):
         for k, (i, j) in enumerate(ends):
             arrays = [
@@ -77,7 +77,7 @@ def of_directed(
 
 
 def truth(view: View, other: View, width: int = 80) -> np.ndarray:
-    """Points of the other view in the camera frame of the first, for each pixel of an answer."""
+    """Return true points of the other view in the camera frame of the first, for each pixel."""
     step = 160 / width
     pixels_hw2 = step * pixels(CAMERA.resized(width, round(120 / step))) + (step - 1) / 2
     depth_hw = other.true_depth(pixels_hw2)
@@ -89,16 +89,16 @@ VIEWS = [View(k) for k in range(12)]
 PAIRS = [(i, j) for i in range(12) for j in range(i)]
 
 
-def test_without_errors_it_says_the_truth():
-    for i, j, (own, _, other, _) in of_directed(EXACT, VIEWS, PAIRS[:5]):
+def test_without_errors_predictions_equal_the_truth():
+    for i, j, (own, _, other, _) in directed_predictions(EXACT, VIEWS, PAIRS[:5]):
         np.testing.assert_allclose(own, truth(VIEWS[i], VIEWS[i]), rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(other, truth(VIEWS[i], VIEWS[j]), rtol=1e-5, atol=1e-5)
 
 
-def test_each_directed_pair_has_a_scale_of_its_own():
+def test_each_directed_pair_has_its_scale():
     config = replace(EXACT, pair_scale=0.3)
     logs = []
-    for i, j, (own, _, other, _) in of_directed(config, VIEWS, PAIRS):
+    for i, j, (own, _, other, _) in directed_predictions(config, VIEWS, PAIRS):
         ratios = own / truth(VIEWS[i], VIEWS[i]), other / truth(VIEWS[i], VIEWS[j])
         own_log, other_log = (np.log(np.median(ratio)) for ratio in ratios)
         assert own_log == pytest.approx(other_log, abs=1e-5)
@@ -109,16 +109,16 @@ def test_each_directed_pair_has_a_scale_of_its_own():
 
 
 def errors(config: SimulatedConfig, count: int = 12) -> np.ndarray:
-    """Errors (n, h, w, 3) of own points as a share of the depth."""
+    """Return errors (n, h, w, 3) of the first image's points over the depth."""
     return np.array(
         [
             (own - truth(VIEWS[i], VIEWS[i])) / truth(VIEWS[i], VIEWS[i])[..., 2:]
-            for i, _, (own, *_) in of_directed(config, VIEWS, PAIRS[:count])
+            for i, _, (own, *_) in directed_predictions(config, VIEWS, PAIRS[:count])
         ]
     )
 
 
-def test_noise_is_of_every_pixel_for_itself():
+def test_noise_is_independent_per_pixel():
     found = errors(replace(EXACT, noise=0.02))
     np.testing.assert_allclose(found.std(axis=(0, 1, 2)), 0.02, rtol=0.03)
     neighbours = np.corrcoef(found[:, :, 1:].ravel(), found[:, :, :-1].ravel())[0, 1]
@@ -130,17 +130,17 @@ def test_a_warp_is_smooth_over_the_image():
     np.testing.assert_allclose(found.std(), 0.03, rtol=0.25)
     steps = np.diff(found, axis=2)
     assert np.abs(steps).max() < 0.015
-    middle = found[:, 30, 40]  # of each pair another
+    middle = found[:, 30, 40]  # differs from pair to pair
     assert np.abs(np.corrcoef(middle[::2].T, middle[1::2].T)[:3, 3:]).max() < 0.95
     assert np.ptp(middle, axis=0).min() > 0.02
 
 
-def test_some_pairs_are_plain_wrong_either_way_round():
+def test_some_pairs_are_wrong_in_both_orders():
     views = [View(k, step_m=0.02) for k in range(25)]
     pairs = [(i, j) for i in range(25) for j in range(i + 1, 25)]
     wrong = [
         np.median(np.linalg.norm(other - truth(views[i], views[j], 32), axis=-1)) > 0.1
-        for i, j, (_, _, other, _) in of_directed(
+        for i, j, (_, _, other, _) in directed_predictions(
             replace(EXACT, width=32, wrong_pairs=0.2), views, pairs
         )
     ]
@@ -149,32 +149,32 @@ def test_some_pairs_are_plain_wrong_either_way_round():
     assert forward.mean() == pytest.approx(0.2, abs=0.05)
 
 
-def test_pairs_that_share_nothing_are_plain_wrong():
+def test_pairs_without_overlap_are_wrong():
     away = View(1)
     away.T_map_cam[:3, :3] = exp_rotation(np.array([0, np.pi, 0]))
-    found = of_directed(EXACT, [VIEWS[0], away], [(0, 1)])
+    found = directed_predictions(EXACT, [VIEWS[0], away], [(0, 1)])
     T = invert(VIEWS[0].T_map_cam) @ away.T_map_cam
     own_of_away = found[1][2][0]
     assert np.median(np.linalg.norm(found[0][2][2] - transform(T, own_of_away), axis=-1)) > 0.5
 
 
-def test_wrong_pairs_say_that_they_are_not_sure():
-    sure, unsure = (
+def test_wrong_pairs_have_a_low_confidence():
+    certain, uncertain = (
         np.median(
             [
                 maps[1]
-                for _, _, maps in of_directed(
-                    replace(EXACT, noise=0.02, wrong_pairs=share), VIEWS, PAIRS[:9]
+                for _, _, maps in directed_predictions(
+                    replace(EXACT, noise=0.02, wrong_pairs=fraction), VIEWS, PAIRS[:9]
                 )
             ]
         )
-        for share in (0.0, 1.0)
+        for fraction in (0.0, 1.0)
     )
-    assert unsure < sure / 10
+    assert uncertain < certain / 10
 
 
-def test_confidence_falls_with_the_error():
-    for i, j, (own, own_confidence, other, other_confidence) in of_directed(
+def test_confidence_decreases_with_the_error():
+    for i, j, (own, own_confidence, other, other_confidence) in directed_predictions(
         SimulatedConfig(width=80, pair_scale=0, wrong_pairs=0), VIEWS, PAIRS[:5]
     ):
         for points, confidence, true in (
@@ -186,23 +186,23 @@ def test_confidence_falls_with_the_error():
             assert spearmanr(confidence.ravel(), -off.ravel()).statistic > 0.3
 
 
-def test_points_fly_between_surfaces_at_edges_of_depth():
+def test_depth_edges_have_flying_points():
     views = [View(0), View(1)]
     for view in views:
         view.depth_hw = np.where(np.arange(160) < 80, 1, 3).astype(np.float32) * np.ones(
             (120, 1), np.float32
         )
-    own = of_directed(EXACT, views, [(0, 1)])[0][2][0]
+    own = directed_predictions(EXACT, views, [(0, 1)])[0][2][0]
     flying = (own[..., 2] > 1.1) & (own[..., 2] < 2.9)
     assert flying[:, 39:41].mean() > 0.8
     assert not flying[:, :38].any() and not flying[:, 42:].any()
 
 
-def test_answers_do_not_depend_on_what_else_is_asked():
+def test_predictions_do_not_depend_on_the_batch():
     config = SimulatedConfig(width=32)
-    together = answers(config, VIEWS, PAIRS[:6])
+    together = predict(config, VIEWS, PAIRS[:6])
     for k in (0, 5, 3):
-        alone = answers(config, VIEWS, PAIRS[k : k + 1])
+        alone = predict(config, VIEWS, PAIRS[k : k + 1])
         for one, many in zip(alone, together, strict=True):
             np.testing.assert_array_equal(one.first.points_bhw3[0], many.first.points_bhw3[k])
             np.testing.assert_array_equal(one.second.points_bhw3[0], many.second.points_bhw3[k])
@@ -211,41 +211,41 @@ def test_answers_do_not_depend_on_what_else_is_asked():
             )
 
 
-def test_a_pair_the_other_way_round_is_answered_alike():
+def test_a_pair_in_the_other_order_has_the_same_predictions():
     config = SimulatedConfig(width=32)
-    forth, back = answers(config, VIEWS, [(0, 3)])
-    other_back, other_forth = answers(config, VIEWS, [(3, 0)])
+    forth, back = predict(config, VIEWS, [(0, 3)])
+    other_back, other_forth = predict(config, VIEWS, [(3, 0)])
     for one, same in ((forth, other_forth), (back, other_back)):
         np.testing.assert_array_equal(one.first.points_bhw3, same.first.points_bhw3)
         np.testing.assert_array_equal(one.second.points_bhw3, same.second.points_bhw3)
 
 
-def test_another_seed_gives_other_errors():
-    one, other = (answers(SimulatedConfig(width=32, seed=seed), VIEWS)[0] for seed in (0, 1))
+def test_another_seed_has_other_errors():
+    one, other = (predict(SimulatedConfig(width=32, seed=seed), VIEWS)[0] for seed in (0, 1))
     assert not np.allclose(one.first.points_bhw3, other.first.points_bhw3)
 
 
-def test_it_answers_at_pixels_that_are_not_measured():
+def test_pixels_without_measured_depth_have_points():
     view = View(0)
     view.depth_hw[20:60, 50:90] = 0
-    own = of_directed(EXACT, [view, View(1)], [(0, 1)])[0][2][0]
+    own = directed_predictions(EXACT, [view, View(1)], [(0, 1)])[0][2][0]
     assert np.isfinite(own).all() and own[..., 2].min() > 1
     measured = np.ones((60, 80), bool)
     measured[9:31, 24:46] = False
     np.testing.assert_allclose(own[measured], truth(view, view)[measured], rtol=1e-5, atol=1e-5)
 
 
-def test_images_that_see_the_same_have_descriptors_alike():
+def test_images_that_show_the_same_have_similar_descriptors():
     network = Simulated(EXACT)
-    near, next_to_it, far = (
+    first, near, far = (
         network.descriptor(network.encode(view, NO_IMAGE, CAMERA))
         for view in (VIEWS[0], VIEWS[1], View(40))
     )
-    assert np.linalg.norm(near) == pytest.approx(1)
-    assert near @ next_to_it > 0.5 > near @ far
+    assert np.linalg.norm(first) == pytest.approx(1)
+    assert first @ near > 0.5 > first @ far
 
 
-def test_a_focal_length_assumed_wrong_is_not_believed():
+def test_a_wrong_assumed_focal_length_does_not_change_predictions():
     network = Simulated(EXACT)
     assumed = replace(CAMERA, fx=190.0, fy=190.0)
     encoded = [network.encode(view, NO_IMAGE, assumed) for view in VIEWS[:2]]
@@ -255,7 +255,7 @@ def test_a_focal_length_assumed_wrong_is_not_believed():
 
 
 @pytest.mark.parametrize("lacking", ["depth_hw", "T_map_cam", "camera"])
-def test_frames_that_lack_the_truth_are_refused(lacking: str):
+def test_frames_without_depth_pose_or_intrinsics_are_refused(lacking: str):
     view = View(0)
     setattr(view, lacking, None)
     with pytest.raises(SceneError, match="view0"):
@@ -265,6 +265,6 @@ def test_frames_that_lack_the_truth_are_refused(lacking: str):
 @pytest.mark.parametrize(
     "change", [{"width": 8}, {"noise": -0.1}, {"warp": -1.0}, {"pair_scale": -1.0}]
 )
-def test_errors_that_cannot_be_are_refused(change: dict):
+def test_invalid_settings_are_refused(change: dict):
     with pytest.raises(ReconstructionError, match="simulated"):
         SimulatedConfig(**change)
