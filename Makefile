@@ -13,7 +13,7 @@ ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
-.PHONY: help setup demo test format bench demo-map clean
+.PHONY: help setup demo test test-install format bench demo-map clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,6 +29,9 @@ test: $(DEV)  ## lint, types, imports, unit and ROS tests
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+test-install: $(DEV)  ## build the wheels and run the documented pip commands in an empty environment
+	$(BIN)/python -m pytest -m install tests/test_installation.py
 
 format: $(DEV)  ## format the code and apply the fixes of lint
 	$(BIN)/ruff format

@@ -19,11 +19,13 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-PROJECTS = {  # the table `project` of each distribution's pyproject.toml
-    project["name"]: project
-    for file in ("pyproject.toml", "packaging/mote_distill/pyproject.toml")
-    for project in [tomllib.loads((ROOT / file).read_text())["project"]]
-}
+RUNTIME, TRAINER = (
+    tomllib.loads((ROOT / folder / "pyproject.toml").read_text())
+    for folder in (".", "packaging/mote_distill")
+)
+PROJECTS = {file["project"]["name"]: file["project"] for file in (RUNTIME, TRAINER)}
+TOOLS = RUNTIME["tool"]
+PACKAGES = ("mote_localization", "distill_training", "demo_room")
 COLCON = Path(sys.executable).with_name("colcon")
 ROS_MODULE = re.compile(
     r"rclpy|launch|launch_ros|ament_index_python|cv_bridge|sensor_msgs_py|tf2_ros"
@@ -100,8 +102,7 @@ def installed(tmp_path_factory) -> Path:
 
 def test_colcon_installs_the_runtime_only(installed):
     (site,) = installed.glob("lib/python3*/site-packages")
-    files = package_files(site, "mote_localization", "distill_training", "demo_room")
-    assert files == package_files(ROOT, "mote_localization")
+    assert package_files(site, *PACKAGES) == package_files(ROOT, "mote_localization")
 
 
 def test_colcon_installs_shared_files(installed):
