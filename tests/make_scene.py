@@ -1,4 +1,4 @@
-"""Small scene folders in the layout of 12Scenes, for tests that know what is in them."""
+"""Small scene folders with known content, in the layout of 12Scenes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLANE_CAMERA = Camera(128, 96, 100.0, 100.0, 63.5, 47.5)
 
 @dataclass(frozen=True)
 class View:
-    """What a frame's files hold."""
+    """Content of a frame's files."""
 
     image_hw3: np.ndarray  # RGB uint8
     T_map_cam: np.ndarray
@@ -27,7 +27,7 @@ class View:
 def write_scene(
     folder: Path, camera: Camera, views: Mapping[str, View], test: Sequence[str] = ()
 ) -> Path:
-    """Write the views by their names, those not in `test` for training; return the folder."""
+    """Write the views by name, for training unless they are in `test`; return the folder."""
     (folder / "data").mkdir(parents=True)
     np.savetxt(folder / "camera-intrinsics.txt", camera.K_33)
     train = [name for name in views if name not in test]
@@ -45,7 +45,7 @@ def write_scene(
 def write_plane_scene(
     folder: Path, names: tuple[str, ...] = ("a", "b"), depth: bool = True
 ) -> None:
-    """Write a scene that looks at the slanted plane z = 2 + 0.2 x of each camera."""
+    """Write a scene whose frames show the slanted plane z = 2 + 0.2 x, camera frame."""
     camera = PLANE_CAMERA
     x = (np.arange(camera.width) - camera.cx) / camera.fx
     z_hw = np.broadcast_to(2 / (1 - 0.2 * x), (camera.height, camera.width))

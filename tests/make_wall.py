@@ -1,4 +1,4 @@
-"""A wall that tests reconstruct, and a student and a training small enough for it."""
+"""A reconstruction of a wall for tests, and settings of a small student and a short training."""
 
 from pathlib import Path
 
@@ -11,12 +11,13 @@ from mote_localization.geometry import pose_from, transform
 
 CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
 POSE = pose_from(np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.2, 0.3, 0.9]))
-SMALL = {"stem": 8, "fine": 16, "coarse": 16, "coarse_blocks": 1, "fine_blocks": 1}  # a cnn
+# settings of a small cnn
+SMALL = {"stem": 8, "fine": 16, "coarse": 16, "coarse_blocks": 1, "fine_blocks": 1}
 QUICK = TrainConfig(steps=6, batch=2, held_out=0, precision="fp32")
 
 
 def wall_frame(T_map_cam: np.ndarray = POSE, seed: int = 0) -> ReconstructedFrame:
-    """A frame that looks at the plane z = 2 + 0.1 x - 0.2 y of its camera."""
+    """Return a frame that shows the plane z = 2 + 0.1 x - 0.2 y, camera frame."""
     rays = CAMERA.rays(cell_pixels(64, 48, 8))
     z = 2 / (1 - 0.1 * rays[..., 0] + 0.2 * rays[..., 1])
     points = transform(T_map_cam, rays * z[..., None]).astype(np.float32)
@@ -25,7 +26,7 @@ def wall_frame(T_map_cam: np.ndarray = POSE, seed: int = 0) -> ReconstructedFram
 
 
 def write_wall(folder: Path) -> Reconstruction:
-    """Write the reconstruction of four frames, a step of 10 cm apart."""
+    """Write a reconstruction of four frames, 10 cm apart."""
     poses = {
         f"f{i}": pose_from(np.array([0.1 * i, 0, 0]), np.array([0, 0, 0, 1.0])) for i in range(4)
     }
