@@ -1,9 +1,9 @@
-"""By keyframes, a pose that a student gave is refined, or not believed.
+"""Refines a pose with the map's keyframes, or gives no matches where they show something else.
 
-A student knows a place by heart, and roughly where it was not photographed. From about there, the
-keyframes show what the camera should see: they are drawn as seen from the pose, tracked into the
-image (Lucas and Kanade 1981), and their own depth gives each point that was found, exactly. So
-viewpoints may be far apart: what remains to be tracked are the pixels by which the pose was wrong.
+A student's pose is precise near the training images and rough farther away. A view is rendered from
+the keyframes at that pose, and points of the image are tracked into it (Lucas and Kanade 1981). The
+keyframes' depth gives the 3-D point of each tracked point. Only the error of the pose has to be
+tracked, so keyframes may be far apart.
 """
 
 from dataclasses import dataclass
@@ -16,81 +16,94 @@ from mote_localization.camera import Camera, cell_pixels
 from mote_localization.geometry import transform
 from mote_localization.keyframes import ATLAS_COLUMNS, Keyframe
 
-_CONTRAST_PX = 25  # side of the square whose mean and deviation become those of each pixel
-_NOISE = 4.0  # grey levels, deviation below which there is nothing to see
-_SAMPLED_CELLS = 9  # of so many cells one tells how much a keyframe shows
-_NEAREST_M = 0.01  # from a camera; what is closer is not looked at
-_BORDER_PX = 4  # of a keyframe, which is not looked at
-_LEAST_COSINE = 0.5  # between the rays of a keyframe and of the camera to the same point
-_OTHER_DEPTH = 0.25  # of the logarithm: a keyframe that measured it sees something else there
-_DOUBT = 0.3  # what such a keyframe is worth, when there is none that sees it
-_LEAST_EIGENVALUE = 1e-3  # of a window's gradients: below, there is nothing to hold on to
-_TRACKING = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
-_BACK_PX = 1.0  # tracked there and back, a point is where it was
-_STEEPEST = 0.15  # of the distance: corners farther apart are of two surfaces
+_CONTRAST_PX = 25  # side of the square over which mean and deviation are normalized
+_MIN_DEVIATION = 4.0  # grey levels; smaller deviations are noise and are not amplified
+_SAMPLED_CELLS = 9  # every ninth cell counts when the keyframes of a view are chosen
+_MIN_DEPTH_M = 0.01  # of points in front of a camera
+_BORDER_PX = 4  # width of a keyframe's border that is not used
+_MIN_EIGENVALUE = 1e-3  # of a window's gradient matrix; windows below have too little texture
+_CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
+
+
+@dataclass(frozen=True)
+class TrackingStep:
+    """One step of the refinement: render at the current pose, track points, solve the pose."""
+
+    levels: int  # of the image pyramid above the full resolution; each doubles the search radius
+    window_px: int  # side of the tracked windows
+    views: int  # rendered views: from the best keyframe of each cell, from the second best, ...
+    inlier_px: float  # reprojection error up to which a match is an inlier, canonical pixels
+    keyframes: int = 12  # keyframes that views are rendered from
+
+
+@dataclass(frozen=True)
+class KeyframeConfig:
+    """How keyframes confirm and refine a pose."""
+
+    min_matches: int = 20  # matches with the keyframes; with fewer, the frame is lost
+    sigma: float = 0.006  # expected error of a keyframe's point, relative to its distance
+    steps: tuple[TrackingStep, ...] = (  # one at least
+        TrackingStep(levels=3, window_px=9, views=1, inlier_px=6.0),
+        TrackingStep(levels=1, window_px=9, views=2, inlier_px=3.0),
+    )
+    min_cosine: float = 0.5  # of the angle between the rays of keyframe and camera to a point
+    max_log_depth_ratio: float = 0.25  # measured to expected depth; beyond, a point is occluded
+    occluded_score: float = 0.3  # factor of a keyframe's score for a point that is occluded in it
+    max_return_px: float = 1.0  # distance between a point and its position tracked there and back
+    max_depth_step: float = 0.15  # relative depth difference of neighbouring cells on one surface
 
 
 class QueryImage(NamedTuple):
-    """What a camera sees, and about where it is."""
+    """An image whose points are tracked into the keyframes."""
 
-    grey_hw: np.ndarray  # uint8, of even contrast, canonical camera
+    grey_hw: np.ndarray  # uint8, contrast normalized, canonical camera
     covered_n: np.ndarray  # bool: the live camera sees this cell
-    points_n3: np.ndarray  # m, camera frame: the surface that each cell shows, as the student says
+    points_n3: np.ndarray  # m, camera frame: surface point of each cell, predicted by the student
 
 
-class PlaceMatches(NamedTuple):
-    """Points of the place, and where the camera sees them."""
+class KeyframeMatches(NamedTuple):
+    """3-D points of keyframes and their pixels in an image."""
 
     points_n3: np.ndarray  # m, map frame
     pixels_n2: np.ndarray  # of the canonical camera
 
 
-class _Shown(NamedTuple):
-    """Which keyframe shows each cell, and how."""
+class _CellSources(NamedTuple):
+    """For each cell of a rendered view the keyframe, and an affine map to the keyframe's pixels."""
 
-    keyframe_n: np.ndarray
-    pixels_2n: np.ndarray  # where in the keyframe the cell's centre is
-    right_2n: np.ndarray  # how that moves with a pixel to the right
-    down_2n: np.ndarray  # and down
-    drawn_n: np.ndarray  # bool: some keyframe shows it
+    keyframe_n: np.ndarray  # index of the keyframe
+    pixels_2n: np.ndarray  # pixel in the keyframe for the cell's centre
+    dx_2n: np.ndarray  # derivative of that pixel by the view's column
+    dy_2n: np.ndarray  # and by the view's row
+    valid_n: np.ndarray  # bool: a keyframe shows the cell
 
 
-class _Drawing(NamedTuple):
-    """The place as the best keyframe of each cell shows it from a pose."""
+class _RenderedView(NamedTuple):
+    """A view of the place rendered from keyframes at some pose."""
 
     image_hw: np.ndarray  # grey, uint8
-    shown: _Shown
-
-
-@dataclass(frozen=True)
-class Search:
-    """How far from a pose, and how thoroughly, points are looked for."""
-
-    levels: int  # halvings of the image: each doubles the reach
-    window_px: int  # side of what is tracked
-    drawings: int  # of the best keyframe of each cell, of the second best, and so on
-    shown: int = 12  # keyframes that draw
+    sources: _CellSources
 
 
 class KeyframeMatcher:
-    """Finds points of a map's keyframes in images whose pose is roughly known."""
+    """Matches images of roughly known pose with a map's keyframes."""
 
     def __init__(self, keyframes: tuple[Keyframe, ...], camera: Camera, stride: int) -> None:
-        """Decode the keyframes.
+        """Decode the keyframes into one atlas image.
 
         Args:
-            keyframes: Of one map.
+            keyframes: All keyframes of a map, one at least.
             camera: The canonical camera.
             stride: Pixels of the canonical image per cell side.
 
         Raises:
-            MapFileError: One of them cannot be decoded.
+            MapFileError: A keyframe cannot be decoded.
         """
         self._camera, self._stride = camera, stride
         self._pixels_hw2 = cell_pixels(camera.width, camera.height, stride)
         self._rays_n3 = camera.rays(self._pixels_hw2).reshape(-1, 3)
         side = np.arange(stride, dtype=np.float32) - (stride - 1) / 2
-        # where the pixels of a cell are, from its centre, row by row
+        # offsets of a cell's pixels from its centre, row by row
         self._within_cell_p2 = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
         self._T_k44 = np.array([keyframe.pose_44 for keyframe in keyframes])
         self._depth_kn = np.array([keyframe.depth_m() for keyframe in keyframes])
@@ -100,201 +113,225 @@ class KeyframeMatcher:
         size = (height * (row_k[-1] + 1), width * min(len(keyframes), ATLAS_COLUMNS))
         self._atlas_hw = np.zeros(size, np.uint8)
         for keyframe, (x, y) in zip(keyframes, self._corner_k2, strict=True):
-            self._atlas_hw[y : y + height, x : x + width] = _even_contrast(keyframe.grey_hw())
+            grey_hw = _normalize_contrast(keyframe.grey_hw())
+            self._atlas_hw[y : y + height, x : x + width] = grey_hw
 
-    def see(
+    def query(
         self,
         image_hw3: np.ndarray,
         covered_hw: np.ndarray,
         T_map_cam: np.ndarray,
         points_hw3: np.ndarray,
     ) -> QueryImage:
-        """Return what is to be found again.
+        """Return an image prepared for `match`.
 
         Args:
             image_hw3: RGB uint8, canonical camera.
             covered_hw: Bool, the live camera sees this cell.
-            T_map_cam: Where it was taken, by the student (4, 4).
-            points_hw3: What the student says of it, m, map frame: its depth is believed.
+            T_map_cam: The pose found from the student's points (4, 4).
+            points_hw3: The student's points, m, map frame; only their depth is used.
         """
         depth_hw = (points_hw3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
-        depth_hw = np.maximum(depth_hw, _NEAREST_M).astype(np.float32)
+        depth_hw = np.maximum(depth_hw, _MIN_DEPTH_M).astype(np.float32)
         if not np.isfinite(depth_hw).all():
-            depth_hw = np.nan_to_num(depth_hw, nan=np.nanmedian(depth_hw), posinf=_NEAREST_M)
+            depth_hw = np.nan_to_num(depth_hw, nan=np.nanmedian(depth_hw), posinf=_MIN_DEPTH_M)
         depth_n = cv2.medianBlur(depth_hw, 5).reshape(-1).astype(np.float64)
-        grey_hw = _even_contrast(cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY))
+        grey_hw = _normalize_contrast(cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY))
         return QueryImage(grey_hw, covered_hw.reshape(-1), self._rays_n3 * depth_n[:, None])
 
-    def match(self, sight: QueryImage, T_map_cam: np.ndarray, search: Search) -> PlaceMatches:
-        """Return what of the place is found in an image near where it is from a pose (4, 4)."""
+    def match(
+        self, query: QueryImage, T_map_cam: np.ndarray, step: TrackingStep, config: KeyframeConfig
+    ) -> KeyframeMatches:
+        """Return the matches of an image with the keyframes rendered at a pose (4, 4)."""
         points, pixels = [np.zeros((0, 3))], [np.zeros((0, 2))]
-        for drawing in self._draw(T_map_cam, transform(T_map_cam, sight.points_n3), search):
-            cell_m, found_m2 = self._track(sight, drawing, search)
-            points_m3 = self._lift(drawing.shown, found_m2)
+        points_n3 = transform(T_map_cam, query.points_n3)
+        for view in self._render(T_map_cam, points_n3, step, config):
+            cell_m, found_m2 = self._track(query, view, step, config)
+            points_m3 = self._points_at(found_m2, view.sources, config)
             known_m = np.isfinite(points_m3).all(axis=1)
             points.append(points_m3[known_m])
             pixels.append(self._pixels_hw2.reshape(-1, 2)[cell_m[known_m]])
-        return PlaceMatches(np.concatenate(points), np.concatenate(pixels))
+        return KeyframeMatches(np.concatenate(points), np.concatenate(pixels))
 
-    def _draw(self, T_map_cam: np.ndarray, points_n3: np.ndarray, search: Search) -> list[_Drawing]:
-        """Draw the place as seen from a pose, by its best keyframes, its second best, and so on."""
-        everyone_k = np.arange(len(self._T_k44))
+    def _render(
+        self,
+        T_map_cam: np.ndarray,
+        points_n3: np.ndarray,
+        step: TrackingStep,
+        config: KeyframeConfig,
+    ) -> list[_RenderedView]:
+        """Return views at a pose: from the best keyframe of each cell, from the second best, ...
+
+        `points_n3` are the surface points of the cells, m, map frame.
+        """
+        all_k = np.arange(len(self._T_k44))
         sampled_n3 = points_n3[::_SAMPLED_CELLS]
-        shown_k = self._worth(T_map_cam, sampled_n3, everyone_k)[0].sum(axis=1)
-        chosen_k = np.argsort(-shown_k, kind="stable")[: search.shown]
-        worth_kn, pixels_2kn = self._worth(T_map_cam, points_n3, chosen_k)
+        score_k = self._scores(T_map_cam, sampled_n3, all_k, config)[0].sum(axis=1)
+        chosen_k = np.argsort(-score_k, kind="stable")[: step.keyframes]
+        score_kn, pixels_2kn = self._scores(T_map_cam, points_n3, chosen_k, config)
         rows, columns = self._pixels_hw2.shape[:2]
         grid_2khw = pixels_2kn.reshape(2, -1, rows, columns)
-        down_2kn, right_2kn = (
-            moved.reshape(pixels_2kn.shape)
-            for moved in np.gradient(grid_2khw, self._stride, axis=(2, 3))
+        dy_2kn, dx_2kn = (
+            derivative.reshape(pixels_2kn.shape)
+            for derivative in np.gradient(grid_2khw, self._stride, axis=(2, 3))
         )
-        order_kn = np.argsort(-worth_kn, axis=0, kind="stable")
+        order_kn = np.argsort(-score_kn, axis=0, kind="stable")
         n = np.arange(len(points_n3))
-        drawings = []
-        for best_n in order_kn[: search.drawings]:
-            pixels_2n, right_2n, down_2n = (
-                values_2kn[:, best_n, n] for values_2kn in (pixels_2kn, right_2kn, down_2kn)
+        views = []
+        for best_n in order_kn[: step.views]:
+            pixels_2n, dx_2n, dy_2n = (
+                values_2kn[:, best_n, n] for values_2kn in (pixels_2kn, dx_2kn, dy_2kn)
             )
-            drawn_n = (worth_kn[best_n, n] > 0) & np.isfinite(right_2n[0] + down_2n[0])
-            shown = _Shown(chosen_k[best_n], pixels_2n, right_2n, down_2n, drawn_n)
-            drawings.append(_Drawing(self._image(shown), shown))
-        return drawings
+            valid_n = (score_kn[best_n, n] > 0) & np.isfinite(dx_2n[0] + dy_2n[0])
+            sources = _CellSources(chosen_k[best_n], pixels_2n, dx_2n, dy_2n, valid_n)
+            views.append(_RenderedView(self._image(sources), sources))
+        return views
 
-    def _worth(
-        self, T_map_cam: np.ndarray, points_n3: np.ndarray, keyframes_k: np.ndarray
+    def _scores(
+        self,
+        T_map_cam: np.ndarray,
+        points_n3: np.ndarray,
+        keyframes_k: np.ndarray,
+        config: KeyframeConfig,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return how well keyframes show points (k, n), 0: not; and at which pixels (2, k, n)."""
+        """Return how well keyframes show points of a view (k, n), and their pixels (2, k, n).
+
+        A score is 0 where the keyframe does not see the point. It is larger, the more similar the
+        keyframe's ray and distance are to the view's, and smaller where the point is occluded.
+        """
         camera, stride = self._camera, self._stride
         T_k44 = self._T_k44[keyframes_k]
-        R_k33 = np.swapaxes(T_k44[:, :3, :3], 1, 2)  # to the keyframes' own axes
-        # single precision from here on: lengths are counted from the keyframe
+        R_k33 = np.swapaxes(T_k44[:, :3, :3], 1, 2)  # map to keyframe
+        # coordinates relative to the keyframe are small enough for single precision
         local_k3n = (R_k33 @ (points_n3[None] - T_k44[:, None, :3, 3]).swapaxes(1, 2)).astype("f4")
         camera_k3 = (R_k33 @ (T_map_cam[:3, 3] - T_k44[:, :3, 3])[..., None]).astype("f4")
         x_kn, y_kn, z_kn = np.moveaxis(local_k3n, 1, 0)
-        ahead_kn = np.where(z_kn > _NEAREST_M, z_kn, np.float32(np.nan))
-        u_kn = x_kn / ahead_kn * np.float32(camera.fx) + np.float32(camera.cx)
-        v_kn = y_kn / ahead_kn * np.float32(camera.fy) + np.float32(camera.cy)
-        seen_kn = (u_kn >= _BORDER_PX) & (u_kn <= camera.width - 1 - _BORDER_PX)
-        seen_kn &= (v_kn >= _BORDER_PX) & (v_kn <= camera.height - 1 - _BORDER_PX)
+        depth_kn = np.where(z_kn > _MIN_DEPTH_M, z_kn, np.float32(np.nan))
+        u_kn = x_kn / depth_kn * np.float32(camera.fx) + np.float32(camera.cx)
+        v_kn = y_kn / depth_kn * np.float32(camera.fy) + np.float32(camera.cy)
+        inside_kn = (u_kn >= _BORDER_PX) & (u_kn <= camera.width - 1 - _BORDER_PX)
+        inside_kn &= (v_kn >= _BORDER_PX) & (v_kn <= camera.height - 1 - _BORDER_PX)
         squared_kn = x_kn * x_kn + y_kn * y_kn + z_kn * z_kn
-        along_kn = squared_kn - (np.swapaxes(camera_k3, 1, 2) @ local_k3n)[:, 0]
+        # dot product of the rays from the keyframe and from the camera
+        dot_kn = squared_kn - (np.swapaxes(camera_k3, 1, 2) @ local_k3n)[:, 0]
         distance_n = np.linalg.norm(points_n3 - T_map_cam[:3, 3], axis=1).astype(np.float32)
         distance_kn = np.sqrt(squared_kn)
         rows, columns = self._pixels_hw2.shape[:2]
-        column_kn = np.where(seen_kn, u_kn / stride, 0).astype(np.intp)
-        row_kn = np.where(seen_kn, v_kn / stride, 0).astype(np.intp)
+        column_kn = np.where(inside_kn, u_kn / stride, 0).astype(np.intp)
+        row_kn = np.where(inside_kn, v_kn / stride, 0).astype(np.intp)
         cell_kn = np.minimum(row_kn, rows - 1) * columns + np.minimum(column_kn, columns - 1)
-        known_kn = self._depth_kn[keyframes_k[:, None], cell_kn].astype(np.float32)
+        measured_kn = self._depth_kn[keyframes_k[:, None], cell_kn].astype(np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
-            cosine_kn = along_kn / (distance_n * distance_kn)
+            cosine_kn = dot_kn / (distance_n * distance_kn)
             zoom_kn = distance_n / distance_kn
-            same_kn = np.abs(np.log(known_kn / ahead_kn)) < _OTHER_DEPTH
-        facing_kn = np.maximum(cosine_kn - _LEAST_COSINE, 0) * np.minimum(zoom_kn, 1 / zoom_kn)
-        trust_kn = np.where(same_kn, 1, np.where(np.isfinite(known_kn), np.float32(_DOUBT), 0))
-        worth_kn = np.where(seen_kn, facing_kn * trust_kn, 0)
-        return np.nan_to_num(worth_kn, copy=False), np.stack([u_kn, v_kn])
+            visible_kn = np.abs(np.log(measured_kn / depth_kn)) < config.max_log_depth_ratio
+        similarity_kn = np.maximum(cosine_kn - config.min_cosine, 0)
+        similarity_kn = similarity_kn * np.minimum(zoom_kn, 1 / zoom_kn)
+        occluded_kn = np.where(np.isfinite(measured_kn), np.float32(config.occluded_score), 0)
+        factor_kn = np.where(visible_kn, 1, occluded_kn)
+        score_kn = np.where(inside_kn, similarity_kn * factor_kn, 0)
+        return np.nan_to_num(score_kn, copy=False), np.stack([u_kn, v_kn])
 
-    def _image(self, shown: _Shown) -> np.ndarray:
-        """Return a drawing's image: each cell is a piece of its keyframe."""
-        columns_hw = self._sources(shown, 0, self._camera.width)
-        rows_hw = self._sources(shown, 1, self._camera.height)
+    def _image(self, sources: _CellSources) -> np.ndarray:
+        """Return the image of a rendered view: each cell is a patch of its keyframe."""
+        columns_hw = self._atlas_coordinates(sources, 0, self._camera.width)
+        rows_hw = self._atlas_coordinates(sources, 1, self._camera.height)
         return cv2.remap(self._atlas_hw, columns_hw, rows_hw, cv2.INTER_LINEAR, borderValue=128)
 
-    def _sources(self, shown: _Shown, axis: int, side: int) -> np.ndarray:
-        """Return from which column or row of the atlas each pixel of a drawing comes."""
+    def _atlas_coordinates(self, sources: _CellSources, axis: int, side: int) -> np.ndarray:
+        """Return the atlas column (axis 0) or row (axis 1) of each pixel of a rendered view."""
         stride = self._stride
         rows, columns = self._pixels_hw2.shape[:2]
-        right_p, down_p = self._within_cell_p2.T
-        source_np = shown.right_2n[axis, :, None] * right_p + shown.down_2n[axis, :, None] * down_p
-        source_np += shown.pixels_2n[axis, :, None]
+        x_p, y_p = self._within_cell_p2.T
+        source_np = sources.dx_2n[axis, :, None] * x_p + sources.dy_2n[axis, :, None] * y_p
+        source_np += sources.pixels_2n[axis, :, None]
         np.clip(source_np, 0, side - 1, out=source_np)
-        source_np += self._corner_k2[shown.keyframe_n, axis, None].astype(np.float32)
-        source_np[~shown.drawn_n] = -2  # outside
+        source_np += self._corner_k2[sources.keyframe_n, axis, None].astype(np.float32)
+        source_np[~sources.valid_n] = -2  # outside the atlas: drawn grey
         source_hw = source_np.reshape(rows, columns, stride, stride).swapaxes(1, 2)
         return source_hw.reshape(rows * stride, columns * stride)
 
     def _track(
-        self, sight: QueryImage, drawing: _Drawing, search: Search
+        self, query: QueryImage, view: _RenderedView, step: TrackingStep, config: KeyframeConfig
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the cells (m) of an image that are found in a drawing, and where (m, 2)."""
-        cell_m = np.flatnonzero(drawing.shown.drawn_n & sight.covered_n)
+        """Return the cells (m,) whose centre is found in a rendered view, and its pixels (m, 2)."""
+        cell_m = np.flatnonzero(view.sources.valid_n & query.covered_n)
         if not len(cell_m):
             return cell_m, np.zeros((0, 2))
         start_m12 = self._pixels_hw2.reshape(-1, 1, 2)[cell_m].astype(np.float32)
-        size = (search.window_px, search.window_px)
+        size = (step.window_px, step.window_px)
 
         def track(
             first_hw: np.ndarray, second_hw: np.ndarray, points_m12: np.ndarray, levels: int
         ) -> tuple[np.ndarray, np.ndarray]:
-            """Return where points are in a second image, sought from `start_m12`; 1: found."""
-            moved_m12, there_m1, _ = cv2.calcOpticalFlowPyrLK(
+            """Return positions in a second image, searched from `start_m12`, and 1 where found."""
+            tracked_m12, found_m1, _ = cv2.calcOpticalFlowPyrLK(
                 first_hw,
                 second_hw,
                 points_m12,
                 start_m12.copy(),
                 winSize=size,
                 maxLevel=levels,
-                criteria=_TRACKING,
+                criteria=_CRITERIA,
                 flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-                minEigThreshold=_LEAST_EIGENVALUE,
+                minEigThreshold=_MIN_EIGENVALUE,
             )
-            return moved_m12, there_m1
+            return tracked_m12, found_m1
 
-        found_m12, there_m1 = track(sight.grey_hw, drawing.image_hw, start_m12, search.levels)
-        # Back from where it came: without the coarse levels, which would take as long again.
-        again_m12, back_m1 = track(drawing.image_hw, sight.grey_hw, found_m12, 0)
-        returned_m = np.linalg.norm(again_m12 - start_m12, axis=-1)[:, 0] < _BACK_PX
-        found_m2 = found_m12[:, 0].astype(np.float64)
+        forward_m12, forward_m1 = track(query.grey_hw, view.image_hw, start_m12, step.levels)
+        # The way back starts at its expected end, so that the full resolution suffices.
+        back_m12, back_m1 = track(view.image_hw, query.grey_hw, forward_m12, 0)
+        distance_m = np.linalg.norm(back_m12 - start_m12, axis=-1)[:, 0]
+        found_m2 = forward_m12[:, 0].astype(np.float64)
         last = np.array([self._camera.width, self._camera.height]) - 1
         inside_m = ((found_m2 >= 0) & (found_m2 <= last)).all(axis=1)
-        kept_m = (there_m1[:, 0] > 0) & (back_m1[:, 0] > 0) & returned_m & inside_m
+        kept_m = (forward_m1[:, 0] > 0) & (back_m1[:, 0] > 0) & inside_m
+        kept_m &= distance_m < config.max_return_px
         return cell_m[kept_m], found_m2[kept_m]
 
-    def _lift(self, shown: _Shown, found_m2: np.ndarray) -> np.ndarray:
-        """Return the points (m, 3), map frame, at pixels of a drawing; NaN where unknown."""
+    def _points_at(
+        self, found_m2: np.ndarray, sources: _CellSources, config: KeyframeConfig
+    ) -> np.ndarray:
+        """Return the points (m, 3), map frame, at pixels of a rendered view; NaN where unknown."""
         camera, stride = self._camera, self._stride
         rows, columns = self._pixels_hw2.shape[:2]
         column_m, row_m = (found_m2 // stride).astype(int).T
         cell_m = row_m.clip(0, rows - 1) * columns + column_m.clip(0, columns - 1)
-        right_m, down_m = (found_m2 - self._pixels_hw2.reshape(-1, 2)[cell_m]).T
-        moved_2m = shown.right_2n[:, cell_m] * right_m + shown.down_2n[:, cell_m] * down_m
-        pixels_m2 = (shown.pixels_2n[:, cell_m] + moved_2m).T
+        x_m, y_m = (found_m2 - self._pixels_hw2.reshape(-1, 2)[cell_m]).T
+        offset_2m = sources.dx_2n[:, cell_m] * x_m + sources.dy_2n[:, cell_m] * y_m
+        pixels_m2 = (sources.pixels_2n[:, cell_m] + offset_2m).T
         inside_m = ((pixels_m2 >= 0) & (pixels_m2 <= (camera.width, camera.height))).all(axis=1)
-        usable_m = shown.drawn_n[cell_m] & inside_m
+        usable_m = sources.valid_n[cell_m] & inside_m
         pixels_m2 = np.where(usable_m[:, None], pixels_m2, 0)
-        keyframe_m = shown.keyframe_n[cell_m]
-        # between the four cells around
+        keyframe_m = sources.keyframe_n[cell_m]
+        # bilinear interpolation between the four cells around
         x_m, y_m = ((pixels_m2 - (stride - 1) / 2) / stride).T
         left_m = np.floor(x_m).astype(int).clip(0, columns - 2)
         top_m = np.floor(y_m).astype(int).clip(0, rows - 2)
         corner_m = top_m * columns + left_m
-        right_m, down_m = x_m - left_m, y_m - top_m
+        x_m, y_m = x_m - left_m, y_m - top_m
         corners_4m = self._depth_kn[
             keyframe_m, corner_m + np.array([[0], [1], [columns], [columns + 1]])
         ]
-        shares_4m = np.array(
-            [
-                (1 - right_m) * (1 - down_m),
-                right_m * (1 - down_m),
-                (1 - right_m) * down_m,
-                right_m * down_m,
-            ]
-        )
-        depth_m = (shares_4m * corners_4m).sum(axis=0)
+        weights_4m = np.array([(1 - x_m) * (1 - y_m), x_m * (1 - y_m), (1 - x_m) * y_m, x_m * y_m])
+        depth_m = (weights_4m * corners_4m).sum(axis=0)
         with np.errstate(invalid="ignore"):
-            smooth_m = np.abs(corners_4m - depth_m).max(axis=0) < _STEEPEST * depth_m
+            step_m = np.abs(corners_4m - depth_m).max(axis=0)
+            one_surface_m = step_m < config.max_depth_step * depth_m
         local_m3 = camera.rays(pixels_m2) * depth_m[:, None]
         T_m44 = self._T_k44[keyframe_m]
         points_m3 = (T_m44[:, :3, :3] @ local_m3[..., None])[..., 0] + T_m44[:, :3, 3]
-        return np.where((usable_m & smooth_m)[:, None], points_m3, np.nan)
+        return np.where((usable_m & one_surface_m)[:, None], points_m3, np.nan)
 
 
-def _even_contrast(grey_hw: np.ndarray) -> np.ndarray:
-    """Return an image, uint8, of the same mean and deviation everywhere, whatever the light."""
+def _normalize_contrast(grey_hw: np.ndarray) -> np.ndarray:
+    """Return the image, uint8, with the same local mean and deviation everywhere.
+
+    Images of different lighting become comparable.
+    """
     values_hw = grey_hw.astype(np.float32)
     size = (_CONTRAST_PX, _CONTRAST_PX)
     mean_hw, square_hw = cv2.blur(values_hw, size), cv2.sqrBoxFilter(values_hw, cv2.CV_32F, size)
     variance_hw = np.maximum(square_hw - mean_hw * mean_hw, 0)
-    deviation_hw = np.sqrt(variance_hw + _NOISE**2)
+    deviation_hw = np.sqrt(variance_hw + _MIN_DEVIATION**2)
     return np.clip(128 + 40 * (values_hw - mean_hw) / deviation_hw, 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Keyframes: photographs that a map carries, each with its pose and its depth."""
+"""Keyframes: training images that a map stores, each with its pose and the depth of its cells."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,18 @@ from mote_localization.geometry import check_pose
 from mote_localization.image_files import decode_image, encoded_size
 
 MAX_KEYFRAMES = 512
-_MAX_SIDE_PX = 32767  # of the atlas: OpenCV takes no larger images
+ATLAS_COLUMNS = 16  # of the atlas, one image that holds all keyframes side by side
+_MAX_SIDE_PX = 32767  # of the atlas: largest image size of OpenCV's remap
 _MAX_PIXELS = 1 << 28  # of all keyframes together
-_MOST_M = 1e6  # from the origin: beyond, arithmetic fails before anybody is there
+_MAX_ABS_M = 1e6  # distance from the origin: larger ones lose too many digits
 _JPEG_QUALITY = 70
-ATLAS_COLUMNS = 16  # of keyframes in the atlas
 
 
 @dataclass(frozen=True)
 class Keyframe:
-    """One canonical photograph, where it was taken, and how far away what it shows is."""
+    """One canonical image with its pose and the depth of its cells."""
 
-    T_map_cam: tuple[tuple[float, ...], ...]  # (4, 4), in the map's consistent frame
+    T_map_cam: tuple[tuple[float, ...], ...]  # (4, 4), adjusted pose
     image: bytes  # JPEG, grey, of the canonical camera
     depth: bytes  # float16, little-endian, (rows, columns), m along the optical axis; NaN: unknown
 
@@ -29,7 +29,10 @@ class Keyframe:
     def record(
         cls, T_map_cam: np.ndarray, image_hw3: np.ndarray, points_hw3: np.ndarray
     ) -> "Keyframe":
-        """Keep a canonical image, RGB uint8, and its pointmap in the map frame, m, NaN = none."""
+        """Return the keyframe of a canonical image, RGB uint8, and its pointmap.
+
+        The pointmap is in metres in the map frame, NaN where unknown.
+        """
         options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
         encoded = cv2.imencode(".jpg", cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY), options)[1]
         depth_hw = (points_hw3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
@@ -41,11 +44,11 @@ class Keyframe:
 
     @property
     def pose_44(self) -> np.ndarray:
-        """T_map_cam."""
+        """T_map_cam as an array (4, 4)."""
         return np.array(self.T_map_cam, np.float64)
 
     def grey_hw(self) -> np.ndarray:
-        """Return the photograph, uint8.
+        """Return the decoded image, uint8.
 
         Raises:
             MapFileError: It cannot be decoded.
@@ -53,10 +56,10 @@ class Keyframe:
         try:
             return decode_image(self.image, cv2.IMREAD_GRAYSCALE)
         except ImageError as error:
-            raise MapFileError(f"a keyframe of the map {error}; make the map anew") from error
+            raise MapFileError(f"a keyframe of the map {error}; make the map again") from error
 
     def depth_m(self) -> np.ndarray:
-        """Return the depth of each cell, float64, one after the other; NaN where unknown."""
+        """Return the depth of the cells (rows * columns,), float64, m; NaN where unknown."""
         depth = np.frombuffer(self.depth, "<f2").astype(np.float64)
         return np.where((depth > 0) & np.isfinite(depth), depth, np.nan)
 
@@ -64,17 +67,17 @@ class Keyframe:
 def check_keyframes(
     keyframes: tuple[Keyframe, ...], size: tuple[int, int], cells_hw: tuple[int, int]
 ) -> None:
-    """Refuse keyframes that do not fit a map.
+    """Check that keyframes fit a map.
 
     Args:
-        keyframes: All of the map's.
+        keyframes: All keyframes of the map.
         size: Width and height of the canonical camera.
         cells_hw: Rows and columns of the pointmap.
 
     Raises:
-        MapFileError: They are too many or too large; or an image or a depth is of another size, or
-            no such thing.
-        SceneError: A pose is none.
+        MapFileError: There are too many keyframes, they are too large, or an image or a depth has
+            another size.
+        SceneError: A pose is not a rigid transform.
     """
     (width, height), (rows, columns) = size, cells_hw
     count = len(keyframes)
@@ -87,12 +90,15 @@ def check_keyframes(
     ):
         raise MapFileError(
             f"found {count} keyframes of {width}x{height} px and {columns}x{rows} cells, expected "
-            f"at most {MAX_KEYFRAMES} of 2x2 cells or more, and {_MAX_PIXELS >> 20} million pixels"
+            f"at most {MAX_KEYFRAMES} of 2x2 cells or more, at most {_MAX_PIXELS >> 20} million "
+            f"pixels in total, and an atlas of at most {_MAX_SIDE_PX} px per side"
         )
     for keyframe in keyframes:
         T_map_cam = check_pose(keyframe.pose_44, "keyframe")
-        if np.abs(T_map_cam).max() > _MOST_M:
-            raise MapFileError(f"found a keyframe beyond {_MOST_M:g} m")
+        if np.abs(T_map_cam).max() > _MAX_ABS_M:
+            raise MapFileError(
+                f"found a keyframe more than {_MAX_ABS_M:g} m from the map's origin, expected less"
+            )
         found, depth_bytes = encoded_size(keyframe.image), 2 * rows * columns
         if found != size:
             raise MapFileError(f"found a keyframe with an image of {found} px, expected {size}")

@@ -1,10 +1,12 @@
-"""From a live image to a believed pose, or to the reason why there is none."""
+"""Localizes live images: a pose with covariance, or the reason why there is none."""
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,22 +14,15 @@ from mote_localization.backends import Backend, create_backend
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
 from mote_localization.drift import Kriging
 from mote_localization.geometry import invert, transform
-from mote_localization.keyframe_matcher import KeyframeMatcher, QueryImage, Search
+from mote_localization.keyframe_matcher import KeyframeConfig, KeyframeMatcher, QueryImage
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, solve_pose
 
-# Looks at the keyframes, and how far from where a match should be it may count, canonical px.
-_LOOKS = (
-    (Search(levels=3, window_px=9, drawings=1), 6.0),
-    (Search(levels=1, window_px=9, drawings=2), 3.0),
-)
-_KEYFRAME_SIGMA = 0.006  # of the distance, expected error of a keyframe's point
-_LEAST_FOUND = 20  # matches with a keyframe; fewer are no pose
-_SPREAD_GRID = (4, 3)  # columns and rows of the grid in which inliers are counted as spread
+_SPREAD_GRID = (4, 3)  # columns and rows of the grid in which the spread of inliers is counted
 
 
 class Status(Enum):
-    """Whether a frame gave a pose."""
+    """Whether a frame has a pose."""
 
     LOCALIZED = "localized"
     LOST = "lost"
@@ -35,31 +30,47 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class LocalizerConfig:
-    """Which cells are used and which poses are believed."""
+    """Which cells are used, and the gates that a pose must pass."""
 
-    max_cells: int = 800  # cells offered to the pose solver, those of least sigma
-    max_sigma_m: float = 0.5  # m, cells expected to be worse than this are not used
+    max_cells: int = 800  # cells given to the pose solver, those with the smallest sigma
+    max_sigma_m: float = 0.5  # m, cells with a larger sigma are not used
     min_inliers: int = 40  # gate: cells that agree with the pose
-    min_inlier_ratio: float = 0.2  # gate: agreeing cells among those used
-    min_spread: float = 0.25  # gate: share of a 4 x 3 grid over the image that holds inliers
+    min_inlier_ratio: float = 0.2  # gate: fraction of the used cells that agree with the pose
+    min_spread: float = 0.25  # gate: fraction of a 4 x 3 grid over the image that contains inliers
     max_reprojection_px: float = 7.0  # gate: median error of the inliers, canonical pixels
     max_deviation_m: float = 0.25  # m, gate: standard deviation of the position
-    bounds_margin_m: float = 1.0  # m, gate: how far outside the mapped volume the camera may stand
+    bounds_margin_m: float = 1.0  # m, gate: largest distance outside the mapped volume
     pose: PoseConfig = field(default_factory=PoseConfig)
+    keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
+
+    def with_parameters(self, values: Mapping[str, Any]) -> "LocalizerConfig":
+        """Return the configuration with the values of ROS parameters.
+
+        Args:
+            values: By name of a field here, or `keyframe_` and the name of a field of
+                `KeyframeConfig`. Other names are ignored.
+        """
+        own = {f.name: values[f.name] for f in fields(self) if f.name in values}
+        of_keyframes = {
+            f.name: values[f"keyframe_{f.name}"]
+            for f in fields(self.keyframes)
+            if f"keyframe_{f.name}" in values
+        }
+        return replace(self, **{"keyframes": replace(self.keyframes, **of_keyframes), **own})
 
 
 @dataclass(frozen=True)
 class Localization:
-    """What one image told."""
+    """The result for one image."""
 
     status: Status
     reason: str  # why it is lost; empty when localized
     T_map_cam: np.ndarray | None  # (4, 4); None when lost
     covariance_66: np.ndarray | None  # x y z rotX rotY rotZ in the map frame; None when lost
     inliers: int  # matches that agree with the best pose
-    cells: int  # matches offered to the pose solver: cells, or points of the keyframes
+    cells: int  # matches given to the pose solver: cells, or points of the keyframes
     reprojection_px: float  # median error of the inliers, canonical pixels; NaN without a pose
-    # m, map frame; of a lost image not corrected for the map's drift, which follows from the pose
+    # m, map frame; without the correction for drift if the image is lost, which needs a pose
     points_hw3: np.ndarray
     sigma_hw: np.ndarray  # m
     covered_hw: np.ndarray  # bool: the live camera sees this cell
@@ -68,7 +79,7 @@ class Localization:
 
 
 class Localizer:
-    """Tells a camera where it is in one map. Holds no state between frames but the remap table."""
+    """Localizes images in one map. Its only state between images is the remap table."""
 
     def __init__(
         self,
@@ -76,7 +87,7 @@ class Localizer:
         backend: Backend,
         config: LocalizerConfig = LocalizerConfig(),  # noqa: B008 (frozen)
     ) -> None:
-        """Join a map, a backend that runs it, and the rules of belief."""
+        """Combine a map, a backend that runs it, and the configuration."""
         self.info = map_file.info
         self.config = config
         self._backend = backend
@@ -110,17 +121,17 @@ class Localizer:
     def localize(
         self, image_hw3: np.ndarray, camera: Camera, prior: np.ndarray | None = None
     ) -> Localization:
-        """Find where an image was taken.
+        """Return the pose at which an image was taken, or why it is lost.
 
         Args:
             image_hw3: RGB uint8, the camera's size.
-            camera: The camera that took it, distorted or not.
-            prior: T_map_cam (4, 4) of about where that was, as of the image before: it saves the
-                search where it holds; see `solve_pose`.
+            camera: The camera that took the image, distorted or not.
+            prior: Approximate T_map_cam (4, 4), such as the last pose; it saves the RANSAC search
+                if it is close; see `solve_pose`.
 
         Raises:
-            ImageError: The image is not of the camera's size.
-            CameraError: The camera sees nothing of what the map's camera sees.
+            ImageError: The image does not have the camera's size.
+            CameraError: The camera's view does not overlap with that of the map's camera.
         """
         started = time.perf_counter()
         if self._view is None or self._view.live != camera:
@@ -130,7 +141,7 @@ class Localizer:
         remapped = time.perf_counter()
         points_hw3, sigma_hw = self._backend.predict(canonical_hw3)
         predicted = time.perf_counter()
-        chosen = self._choose(points_hw3, sigma_hw, view.covered_hw)
+        chosen = self._choose_cells(points_hw3, sigma_hw, view.covered_hw)
         pixels_n2 = self._pixels_hw2.reshape(-1, 2)[chosen]
         solution = solve_pose(
             points_hw3.reshape(-1, 3)[chosen],
@@ -141,26 +152,27 @@ class Localizer:
             prior,
         )
         if self._keyframes and solution:
-            solution, pixels_n2 = self._look_again(
-                self._keyframes,
-                solution.T_map_cam,
-                self._keyframes.see(canonical_hw3, view.covered_hw, solution.T_map_cam, points_hw3),
+            query = self._keyframes.query(
+                canonical_hw3, view.covered_hw, solution.T_map_cam, points_hw3
             )
-        told = self._in_given_frame(solution) if solution else None
-        reason = self._rejection_reason(told, pixels_n2)
-        believed = told if not reason else None
-        if self._drift and solution and believed:
-            to_given = believed.T_map_cam @ invert(solution.T_map_cam)
-            points_hw3 = transform(to_given, points_hw3).astype(np.float32)
+            solution, pixels_n2 = self._refine_with_keyframes(
+                self._keyframes, query, solution.T_map_cam
+            )
+        given = self._in_given_frame(solution) if solution else None
+        reason = self._rejection_reason(given, pixels_n2)
+        accepted = given if not reason else None
+        if self._drift and solution and accepted:
+            T_given_map = accepted.T_map_cam @ invert(solution.T_map_cam)
+            points_hw3 = transform(T_given_map, points_hw3).astype(np.float32)
         solved = time.perf_counter()
         return Localization(
-            status=Status.LOCALIZED if believed else Status.LOST,
+            status=Status.LOCALIZED if accepted else Status.LOST,
             reason=reason,
-            T_map_cam=believed.T_map_cam if believed else None,
-            covariance_66=believed.covariance_66 if believed else None,
-            inliers=int(told.inliers_n.sum()) if told else 0,
+            T_map_cam=accepted.T_map_cam if accepted else None,
+            covariance_66=accepted.covariance_66 if accepted else None,
+            inliers=int(given.inliers_n.sum()) if given else 0,
             cells=len(pixels_n2),
-            reprojection_px=told.reprojection_px if told else float("nan"),
+            reprojection_px=given.reprojection_px if given else float("nan"),
             points_hw3=points_hw3,
             sigma_hw=sigma_hw,
             covered_hw=view.covered_hw,
@@ -172,21 +184,25 @@ class Localizer:
             },
         )
 
-    def _look_again(
-        self, keyframes: KeyframeMatcher, T_map_cam: np.ndarray, sight: QueryImage
+    def _refine_with_keyframes(
+        self, keyframes: KeyframeMatcher, query: QueryImage, T_map_cam: np.ndarray
     ) -> tuple[PoseSolution | None, np.ndarray]:
-        """Return the pose that the keyframes confirm, None where they do not, and its pixels."""
-        solution = None
-        for search, inlier_px in _LOOKS:
-            found = keyframes.match(sight, solution.T_map_cam if solution else T_map_cam, search)
-            if len(found.points_n3) < _LEAST_FOUND:
+        """Return the pose refined from a student's pose, and the pixels of the matches.
+
+        The pose is None where the keyframes do not confirm it.
+        """
+        config, solution = self.config.keyframes, None
+        for step in config.steps:
+            start = solution.T_map_cam if solution else T_map_cam
+            found = keyframes.match(query, start, step, config)
+            if len(found.points_n3) < config.min_matches:
                 return None, found.pixels_n2
             solution = solve_pose(
                 found.points_n3,
                 found.pixels_n2,
-                _KEYFRAME_SIGMA * np.linalg.norm(found.points_n3 - T_map_cam[:3, 3], axis=1),
+                config.sigma * np.linalg.norm(found.points_n3 - T_map_cam[:3, 3], axis=1),
                 self.info.camera,
-                replace(self.config.pose, inlier_px=inlier_px),
+                replace(self.config.pose, inlier_px=step.inlier_px),
                 solution.T_map_cam if solution else None,
             )
             if solution is None:
@@ -194,18 +210,18 @@ class Localizer:
         return solution, found.pixels_n2
 
     def _in_given_frame(self, solution: PoseSolution) -> PoseSolution:
-        """Return a pose as it is in the frame of the given poses, with an honest covariance."""
+        """Return a pose in the frame of the given poses, with its calibrated covariance."""
         T_map_cam, covariance_66 = solution.T_map_cam, solution.covariance_66
         if self._drift:
-            T_map_cam, unknown_66 = self._drift.predict(T_map_cam)
-            covariance_66 = covariance_66 + unknown_66
-        honest_66 = self.info.covariance_scale * covariance_66
-        return replace(solution, T_map_cam=T_map_cam, covariance_66=honest_66)
+            T_map_cam, drift_66 = self._drift.predict(T_map_cam)
+            covariance_66 = covariance_66 + drift_66
+        calibrated_66 = self.info.covariance_scale * covariance_66
+        return replace(solution, T_map_cam=T_map_cam, covariance_66=calibrated_66)
 
-    def _choose(
+    def _choose_cells(
         self, points_hw3: np.ndarray, sigma_hw: np.ndarray, covered_hw: np.ndarray
     ) -> np.ndarray:
-        """Return the flat indices of the cells worth using: seen, finite, and of least sigma."""
+        """Return the flat indices of the used cells: covered, finite, with the smallest sigma."""
         usable = (
             covered_hw & (sigma_hw < self.config.max_sigma_m) & np.isfinite(points_hw3).all(axis=-1)
         )
@@ -218,15 +234,19 @@ class Localizer:
         return chosen
 
     def _rejection_reason(self, solution: PoseSolution | None, pixels_n2: np.ndarray) -> str:
-        """Return why a pose is not to be believed; empty when it is."""
+        """Return which gate rejects a pose; empty if it passes all."""
         config, unit = self.config, self.info.unit
-        if len(pixels_n2) < config.min_inliers:
-            seen = f"cells seen with sigma under {config.max_sigma_m:g} {unit}"
-            if self._keyframes:
-                seen = "points of the keyframes found in the image"
-            return f"{len(pixels_n2)} {seen}, expected {config.min_inliers}"
+        least, counted = (
+            config.min_inliers,
+            f"cells seen with sigma under {config.max_sigma_m:g} {unit}",
+        )
+        if self._keyframes:
+            least = max(least, config.keyframes.min_matches)
+            counted = "points of the keyframes found in the image"
+        if len(pixels_n2) < least:
+            return f"{len(pixels_n2)} {counted}, expected {least}"
         if solution is None:
-            return "the cells determine no pose"
+            return "the matches determine no pose"
         inliers = int(solution.inliers_n.sum())
         if inliers < config.min_inliers:
             return f"{inliers} inliers, expected {config.min_inliers}"
@@ -235,8 +255,8 @@ class Localizer:
             return f"inlier ratio {ratio:.2f}, expected {config.min_inlier_ratio:g}"
         size = np.array([self.info.camera.width, self.info.camera.height])
         columns, rows = (pixels_n2[solution.inliers_n] / size * _SPREAD_GRID).astype(int).T
-        held = np.bincount(rows * _SPREAD_GRID[0] + columns)
-        spread = np.count_nonzero(held) / math.prod(_SPREAD_GRID)
+        count_of_tiles = np.bincount(rows * _SPREAD_GRID[0] + columns)
+        spread = np.count_nonzero(count_of_tiles) / math.prod(_SPREAD_GRID)
         if spread < config.min_spread:
             return f"inliers on {spread:.0%} of the image, expected {config.min_spread:.0%}"
         if solution.reprojection_px > config.max_reprojection_px:
@@ -245,9 +265,9 @@ class Localizer:
                 f"expected {config.max_reprojection_px:g}"
             )
         deviation_m = float(np.sqrt(np.trace(solution.covariance_66[:3, :3])))
-        if not deviation_m <= config.max_deviation_m:  # nor a number
+        if not deviation_m <= config.max_deviation_m:  # true for NaN
             return (
-                f"position known to {deviation_m:.2f} {unit} (standard deviation), "
+                f"standard deviation of the position {deviation_m:.2f} {unit}, "
                 f"expected {config.max_deviation_m:g}"
             )
         position = solution.T_map_cam[:3, 3]

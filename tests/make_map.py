@@ -1,13 +1,12 @@
-"""A tiny map without a trained network, for tests that need a known answer.
+"""A tiny map without a trained network, for tests that need a known pose.
 
-`write_constant_map` writes a real map file whose graph ignores what the image shows: its points
-are the walls of an empty box room as a camera at `T_map_cam` sees them, so every image of the
-canonical camera localizes exactly there. Two things of the image do matter, so that a test can tell
-frames apart:
+`write_constant_map` writes a real map file whose graph predicts the walls of an empty box room as a
+camera at `T_map_cam` sees them, so every image of the canonical camera is localized there. Only two
+properties of the image matter, so that a test can distinguish frames:
 
 - a dark image (mean value under `DARK`) gets a sigma of 50 m, so the frame is lost;
-- with `colour_shift_m` s, the answer moves by s * (mean red, mean green, mean blue) / 255 along
-  x, y and z of the map.
+- with `colour_shift_m` s, the points are shifted by s * (mean red, mean green, mean blue) / 255
+  along x, y and z of the map.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from mote_localization.map_file import MapInfo, write_map
 DARK = 8.0  # mean pixel value, of 255
 ROOM_M = np.array([6.0, 5.0, 3.0])  # the box, from the origin of the map frame, z up
 CAMERA = Camera(width=320, height=240, fx=260.0, fy=260.0, cx=159.5, cy=119.5)
-# looks along +x of the map, turned 0.3 rad to its left: two walls, floor and ceiling are in view
+# faces +x of the map, rotated by 0.3 rad to the left: two walls, floor and ceiling are in view
 T_MAP_CAM = np.array(
     [
         [np.sin(0.3), 0.0, np.cos(0.3), 1.0],
@@ -36,16 +35,16 @@ T_MAP_CAM = np.array(
 
 
 def room_points(T_map_cam: np.ndarray, camera: Camera, stride: int) -> np.ndarray:
-    """Return points_hw3 (float32 m, map frame): where each cell's ray leaves the box room."""
+    """Return points_hw3 (float32, m, map frame): where each cell's ray hits the box room."""
     rays_hw3 = camera.rays(cell_pixels(camera.width, camera.height, stride)) @ T_map_cam[:3, :3].T
     eye = T_map_cam[:3, 3]
     with np.errstate(divide="ignore"):
-        reach_hw3 = np.where(rays_hw3 > 0, ROOM_M - eye, -eye) / rays_hw3
-    return (eye + rays_hw3 * reach_hw3.min(axis=-1, keepdims=True)).astype(np.float32)
+        depth_hw3 = np.where(rays_hw3 > 0, ROOM_M - eye, -eye) / rays_hw3
+    return (eye + rays_hw3 * depth_hw3.min(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def with_doubled_points(model: bytes) -> bytes:
-    """Return a map's graph that computes twice as many points as it says."""
+    """Return a map's graph that computes twice as many points as it declares."""
     doubled = onnx.load_model_from_string(model)
     for node in doubled.graph.node:
         node.output[:] = ["half" if name == "points" else name for name in node.output]
@@ -62,7 +61,7 @@ def write_constant_map(
     colour_shift_m: float = 0.0,
     metric: bool = True,
 ) -> Path:
-    """Write the map that this module's docstring describes, and return its path."""
+    """Write the map described in this module's docstring; return its path."""
     points_hw3 = room_points(T_map_cam, camera, stride)
     rows, columns = points_hw3.shape[:2]
     constants = {

@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Parameter:
         return described
 
 
-_GATE = LocalizerConfig()
+_DEFAULTS = LocalizerConfig()
 # fmt: off
 PARAMETERS = (
     Parameter("map", "", "map file (.onnx), made by `mote-distill map`"),
@@ -79,26 +79,30 @@ PARAMETERS = (
     Parameter("backend", "onnxruntime",
               "what runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda, auto"),
     Parameter("threads", 0, "CPU threads of the network; 0: one per core", (0, 256)),
-    # the rest are fields of LocalizerConfig, and may be changed while the node runs
-    Parameter("max_cells", _GATE.max_cells,
-              "cells given to the pose solver, those of least sigma", (4, 100_000), False),
-    Parameter("max_sigma_m", _GATE.max_sigma_m,
-              "m, cells expected to be worse than this are not used", (0.0, 100.0), False),
-    Parameter("min_inliers", _GATE.min_inliers,
+    # The others belong to LocalizerConfig and may change while the node runs.
+    Parameter("max_cells", _DEFAULTS.max_cells,
+              "cells given to the pose solver, those with the smallest sigma", (4, 100_000), False),
+    Parameter("max_sigma_m", _DEFAULTS.max_sigma_m,
+              "m, cells with a larger sigma are not used", (0.0, 100.0), False),
+    Parameter("min_inliers", _DEFAULTS.min_inliers,
               "lost below: cells that agree with the pose", (4, 100_000), False),
-    Parameter("min_inlier_ratio", _GATE.min_inlier_ratio,
-              "lost below: share of the cells used that agree with the pose", (0.0, 1.0), False),
-    Parameter("min_spread", _GATE.min_spread,
-              "lost below: share of the image (4 x 3 tiles) that holds inliers", (0.0, 1.0), False),
-    Parameter("max_reprojection_px", _GATE.max_reprojection_px,
+    Parameter("min_inlier_ratio", _DEFAULTS.min_inlier_ratio,
+              "lost below: fraction of the used cells that agree with the pose", (0.0, 1.0), False),
+    Parameter("min_spread", _DEFAULTS.min_spread,
+              "lost below: fraction of the image (4 x 3 tiles) that contains inliers",
+              (0.0, 1.0), False),
+    Parameter("max_reprojection_px", _DEFAULTS.max_reprojection_px,
               "lost above: median reprojection error of the inliers, px", (0.0, 100.0), False),
-    Parameter("max_deviation_m", _GATE.max_deviation_m,
+    Parameter("max_deviation_m", _DEFAULTS.max_deviation_m,
               "lost above: standard deviation of the position, m", (0.0, 100.0), False),
-    Parameter("bounds_margin_m", _GATE.bounds_margin_m,
-              "lost beyond: how far outside the mapped volume it may be, m", (0.0, 1e6), False),
+    Parameter("bounds_margin_m", _DEFAULTS.bounds_margin_m,
+              "lost beyond: distance outside the mapped volume, m", (0.0, 1e6), False),
+    Parameter("keyframe_min_matches", _DEFAULTS.keyframes.min_matches,
+              "lost below: points of the keyframes found in the image", (4, 100_000), False),
+    Parameter("keyframe_sigma", _DEFAULTS.keyframes.sigma,
+              "expected error of a keyframe's point, relative to its distance", (0.0, 1.0), False),
 )
 # fmt: on
-_CONFIG_FIELDS = {field.name for field in fields(LocalizerConfig)}
 
 
 class LocalizerNode(Node):
@@ -118,10 +122,10 @@ class LocalizerNode(Node):
         }
         if not values["map"]:
             raise MapFileError("parameter `map` is empty; give it a map file: -p map:=kitchen.onnx")
-        config = {name: value for name, value in values.items() if name in _CONFIG_FIELDS}
+        config = _DEFAULTS.with_parameters(values)
         map_file = read_map(Path(values["map"]).expanduser())
         chosen = choose_backend(map_file, values["backend"], values["threads"])
-        self._localizer = Localizer(map_file, chosen.backend, LocalizerConfig(**config))
+        self._localizer = Localizer(map_file, chosen.backend, config)
         self._backend_status = conversions.backend_status(
             f"{self.get_fully_qualified_name()}: backend", map_file.info.scene, chosen
         )
@@ -181,8 +185,8 @@ class LocalizerNode(Node):
         self._worker.join()
 
     def _on_parameters(self, changed: list[RosParameter]) -> SetParametersResult:
-        values = {p.name: p.value for p in changed if p.name in _CONFIG_FIELDS}
-        self._localizer.config = replace(self._localizer.config, **values)
+        values = {p.name: p.value for p in changed}
+        self._localizer.config = self._localizer.config.with_parameters(values)
         return SetParametersResult(successful=True)
 
     def _on_image(self, image: Image) -> None:

@@ -1,4 +1,4 @@
-"""From image to believed pose: every rule of belief, and that a lost frame has no pose."""
+"""From image to pose: every gate, and that a lost frame has no pose."""
 
 from dataclasses import replace
 
@@ -31,17 +31,17 @@ def localizer(map_file):
 
 
 class Prediction:
-    """A backend that predicts one pointmap, whatever it is shown."""
+    """A backend that predicts the same pointmap for every image."""
 
     def __init__(self, points_hw3, sigma_hw):
-        self.answer = points_hw3.astype(np.float32), sigma_hw.astype(np.float32)
+        self.prediction = points_hw3.astype(np.float32), sigma_hw.astype(np.float32)
 
     def predict(self, image_hw3):
-        return self.answer
+        return self.prediction
 
 
 def localize(map_file, points_hw3=POINTS, sigma_hw=None, camera=CAMERA, **config):
-    """Localize by a given prediction."""
+    """Localize with a given prediction."""
     sigma_hw = np.full(POINTS.shape[:2], 0.02) if sigma_hw is None else sigma_hw
     localizer = Localizer(map_file, Prediction(points_hw3, sigma_hw), LocalizerConfig(**config))
     return localizer.localize(np.zeros((camera.height, camera.width, 3), np.uint8), camera)
@@ -53,14 +53,14 @@ def assert_lost(found, reason):
     assert found.T_map_cam is None and found.covariance_66 is None
 
 
-def assert_there(found):
+def assert_localized(found):
     assert found.status is Status.LOCALIZED and found.reason == ""
     assert np.allclose(found.T_map_cam, T_MAP_CAM, atol=1e-3)
 
 
-def test_an_image_gives_the_pose_and_what_supports_it(localizer):
+def test_image_is_localized_with_all_results(localizer):
     found = localizer.localize(BRIGHT, CAMERA)
-    assert_there(found)
+    assert_localized(found)
     assert found.covariance_66.shape == (6, 6)
     assert found.inliers == found.cells == localizer.config.max_cells
     assert found.reprojection_px < 0.01
@@ -70,49 +70,49 @@ def test_an_image_gives_the_pose_and_what_supports_it(localizer):
     assert set(found.seconds) == {"remap", "network", "pose"}
 
 
-def test_a_camera_of_other_size_and_lens_gives_the_same_pose(localizer):
+def test_camera_of_other_size_and_lens_gives_the_same_pose(localizer):
     lens = ("rational_polynomial", (0.1, 0.0, 0.001, 0.0, 0.0, 0.2, 0.0, 0.0))
     live = Camera(640, 480, 480.0, 480.0, 320.0, 230.0, *lens)
-    assert_there(localizer.localize(np.full((480, 640, 3), 128, np.uint8), live))
+    assert_localized(localizer.localize(np.full((480, 640, 3), 128, np.uint8), live))
 
 
-def test_a_change_of_camera_is_followed(localizer):
+def test_camera_may_change_between_images(localizer):
     half = CAMERA.resized(160, 120)
-    assert_there(localizer.localize(BRIGHT, CAMERA))
-    assert_there(localizer.localize(BRIGHT[::2, ::2], half))
-    assert_there(localizer.localize(BRIGHT, CAMERA))
+    assert_localized(localizer.localize(BRIGHT, CAMERA))
+    assert_localized(localizer.localize(BRIGHT[::2, ::2], half))
+    assert_localized(localizer.localize(BRIGHT, CAMERA))
 
 
-def test_the_remap_table_is_kept_while_the_camera_stays(localizer):
+def test_remap_table_is_kept_while_the_camera_is_the_same(localizer):
     localizer.localize(BRIGHT, CAMERA)
     view = localizer._view
     localizer.localize(BRIGHT, replace(CAMERA))
     assert localizer._view is view
 
 
-def test_the_same_image_gives_the_same_pose(localizer):
+def test_same_image_gives_the_same_pose(localizer):
     one, other = (localizer.localize(BRIGHT, CAMERA) for _ in range(2))
     assert np.array_equal(one.T_map_cam, other.T_map_cam)
 
 
-def test_a_black_image_is_lost(localizer):
+def test_black_image_is_lost(localizer):
     assert_lost(localizer.localize(DARK, CAMERA), "0 cells seen with sigma under 0.5 m")
 
 
-def test_cells_that_the_camera_does_not_see_are_not_used(map_file):
+def test_cells_outside_the_camera_are_not_used(map_file):
     narrow = Camera(120, 240, 260.0, 260.0, 59.5, 119.5)
     found = localize(map_file, camera=narrow)
     assert found.covered_hw.sum() == 15 * 30
     assert found.cells == 15 * 30
-    assert_there(found)
+    assert_localized(found)
 
 
-def test_a_camera_that_sees_too_little_of_the_map_is_lost(map_file):
+def test_camera_with_too_few_cells_is_lost(map_file):
     sliver = Camera(16, 120, 260.0, 260.0, 7.5, 59.5)
     assert_lost(localize(map_file, camera=sliver), "30 cells seen")
 
 
-def test_cells_of_least_sigma_are_taken(map_file):
+def test_cells_with_the_smallest_sigma_are_used(map_file):
     points = POINTS.copy()
     points[:, 20:] = 0
     sigma = np.full(POINTS.shape[:2], 0.02)
@@ -121,29 +121,29 @@ def test_cells_of_least_sigma_are_taken(map_file):
     assert found.cells == found.inliers == 300
 
 
-def test_points_that_are_not_finite_are_not_used(map_file):
+def test_non_finite_points_are_not_used(map_file):
     points, sigma = POINTS.copy(), np.full(POINTS.shape[:2], 0.02)
     points[:10, :, 0] = np.nan
     points[10, :, 1] = np.inf
     sigma[11] = np.nan
     found = localize(map_file, points, sigma, max_cells=5000)
     assert found.cells == 18 * 40
-    assert_there(found)
+    assert_localized(found)
 
 
-def with_outliers(share):
+def with_outliers(fraction):
     random = np.random.default_rng(0)
-    wrong = random.random(POINTS.shape[:2]) < share
+    wrong = random.random(POINTS.shape[:2]) < fraction
     return np.where(wrong[..., None], random.uniform(0, 5, POINTS.shape), POINTS)
 
 
-def test_points_that_fit_no_pose_are_lost(map_file):
+def test_random_points_are_lost(map_file):
     assert_lost(localize(map_file, with_outliers(1.0)), "inlier")
 
 
-def test_a_low_inlier_ratio_is_lost(map_file):
+def test_low_inlier_ratio_is_lost(map_file):
     points = with_outliers(0.7)
-    assert_there(localize(map_file, points))
+    assert_localized(localize(map_file, points))
     assert_lost(localize(map_file, points, min_inlier_ratio=0.5), "inlier ratio 0.3")
 
 
@@ -157,57 +157,61 @@ def test_inliers_in_one_corner_are_lost(map_file):
     assert_lost(localize(map_file, sigma_hw=sigma, min_spread=0.5), "inliers on 33% of the image")
 
 
-def test_a_large_reprojection_error_is_lost(map_file):
+def test_large_reprojection_error_is_lost(map_file):
     points = POINTS + 0.05 * np.random.default_rng(0).normal(size=POINTS.shape)
     assert_lost(localize(map_file, points, max_reprojection_px=2.0), "px, expected 2")
 
 
-def test_an_uncertain_position_is_lost(map_file):
+def test_uncertain_position_is_lost(map_file):
     points = POINTS + 0.05 * np.random.default_rng(0).normal(size=POINTS.shape)
     assert localize(map_file, points, max_deviation_m=0.1).reason == ""
-    assert_lost(localize(map_file, points, max_deviation_m=0.001), "position known to 0.0")
+    assert_lost(
+        localize(map_file, points, max_deviation_m=0.001), "standard deviation of the position 0.0"
+    )
 
 
-def test_the_maps_covariance_scale_counts(map_file):
+def test_covariance_scale_of_the_map_is_applied(map_file):
     points = POINTS + 0.05 * np.random.default_rng(0).normal(size=POINTS.shape)
     scaled = replace(map_file, info=replace(map_file.info, covariance_scale=9.0))
-    plain, honest = localize(map_file, points), localize(scaled, points)
-    assert np.allclose(9 * plain.covariance_66, honest.covariance_66)
-    assert_lost(localize(scaled, points, max_deviation_m=0.005), "position known to")
+    plain, calibrated = localize(map_file, points), localize(scaled, points)
+    assert np.allclose(9 * plain.covariance_66, calibrated.covariance_66)
+    assert_lost(
+        localize(scaled, points, max_deviation_m=0.005), "standard deviation of the position"
+    )
 
 
-def test_a_position_outside_the_mapped_volume_is_lost(map_file):
+def test_position_outside_the_mapped_volume_is_lost(map_file):
     assert_lost(localize(map_file, POINTS + (0, 10, 0)), "outside the mapped volume")
     assert localize(map_file, POINTS + (0, 10, 0), bounds_margin_m=10).reason == ""
 
 
-def test_points_that_determine_no_pose_are_lost(map_file):
+def test_degenerate_points_are_lost(map_file):
     assert_lost(localize(map_file, np.zeros_like(POINTS)), "no pose")
 
 
-def test_an_image_of_another_size_than_its_camera_is_refused(localizer):
+def test_image_of_another_size_than_its_camera_is_refused(localizer):
     with pytest.raises(ImageError, match=r"found an image of shape \(240, 319, 3\)"):
         localizer.localize(BRIGHT[:, 1:], CAMERA)
 
 
-def test_a_camera_that_looks_elsewhere_is_refused(localizer):
+def test_camera_without_overlap_is_refused(localizer):
     aside = Camera(320, 240, 260.0, 260.0, 9000.0, 119.5)
     with pytest.raises(CameraError, match="sees nothing"):
         localizer.localize(BRIGHT, aside)
-    assert_there(localizer.localize(BRIGHT, CAMERA))
+    assert_localized(localizer.localize(BRIGHT, CAMERA))
 
 
-def test_an_unknown_backend_is_refused(map_file):
+def test_unknown_backend_is_refused(map_file):
     with pytest.raises(BackendError, match="found backend 'cuda', expected one of onnxruntime"):
         create_backend(map_file, "cuda")
 
 
-def test_without_a_package_for_cuda_or_a_gpu_one_error_says_so(map_file, monkeypatch):
+def test_missing_cuda_package_or_gpu_is_one_error(map_file, monkeypatch):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime is the one for CUDA")
+        pytest.skip("onnxruntime-gpu is installed")
     with pytest.raises(BackendError, match="pip install onnxruntime-gpu in its place"):
         create_backend(map_file, "onnxruntime_cuda")
-    # a package for CUDA that finds no GPU goes on without it, as this one does
+    # onnxruntime-gpu without a GPU falls back to the CPU, as the CPU package does
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(BackendError, match="onnxruntime_cuda: ONNX Runtime finds no GPU"):
         create_backend(map_file, "onnxruntime_cuda")
@@ -215,13 +219,13 @@ def test_without_a_package_for_cuda_or_a_gpu_one_error_says_so(map_file, monkeyp
     assert chosen.name == "onnxruntime" and "finds no GPU" in chosen.refusals[-1]
 
 
-def test_a_graph_that_computes_more_than_it_says_is_one_error(map_file):
+def test_graph_with_other_output_shapes_than_declared_is_one_error(map_file):
     odd = MapFile(map_file.path, map_file.info, with_doubled_points(map_file.model))
     with pytest.raises(BackendError, match=r"its graph computes .*'points': \(1, 60, 40, 3\)"):
         create_backend(odd)
 
 
-def test_a_graph_that_the_backend_cannot_run_is_one_error(map_file):
+def test_graph_that_the_backend_cannot_load_is_one_error(map_file):
     model = onnx.load_model_from_string(map_file.model)
     model.graph.node[0].op_type = "NoSuchOperator"
     broken = MapFile(map_file.path, map_file.info, model.SerializeToString())
@@ -231,7 +235,7 @@ def test_a_graph_that_the_backend_cannot_run_is_one_error(map_file):
     assert "\n" not in str(caught.value)
 
 
-def test_a_graph_that_fails_on_an_image_is_one_error(map_file):
+def test_graph_that_fails_on_an_image_is_one_error(map_file):
     model = onnx.load_model_from_string(map_file.model)
     node = model.graph.node
     whole = helper.make_node("Cast", ["brightness"], ["whole"], to=TensorProto.INT64)
@@ -247,12 +251,22 @@ def test_a_graph_that_fails_on_an_image_is_one_error(map_file):
     assert str(caught.value).startswith(str(map_file.path))
 
 
-def test_the_backend_predicts_in_the_given_shapes(map_file):
+def test_backend_predicts_with_the_declared_shapes_and_types(map_file):
     points_hw3, sigma_hw = create_backend(map_file, threads=2).predict(BRIGHT)
     assert points_hw3.dtype == sigma_hw.dtype == np.float32
     assert np.allclose(points_hw3, POINTS) and np.allclose(sigma_hw, 0.02)
 
 
-def test_a_map_tells_its_cells(map_file):
+def test_parameters_change_only_the_fields_they_name():
+    changed = LocalizerConfig(max_cells=500).with_parameters(
+        {"min_inliers": 60, "keyframe_sigma": 0.01, "map_frame": "map"}
+    )
+    default = LocalizerConfig()
+    assert changed == replace(
+        default, max_cells=500, min_inliers=60, keyframes=replace(default.keyframes, sigma=0.01)
+    )
+
+
+def test_map_info_returns_rows_and_columns_of_cells(map_file):
     info: MapInfo = map_file.info
     assert info.cells_hw == (30, 40)

@@ -1,4 +1,4 @@
-"""Keyframes: a pose that is roughly right becomes right, one that they do not show is lost."""
+"""Keyframes: they refine an approximate pose, and a frame they do not confirm is lost."""
 
 import json
 from dataclasses import replace
@@ -11,17 +11,18 @@ from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 from mote_localization.camera import Camera
 from mote_localization.errors import MapFileError
 from mote_localization.geometry import exp_rotation, invert, local_coordinates, retract, transform
+from mote_localization.keyframe_matcher import KeyframeConfig
 from mote_localization.keyframes import MAX_KEYFRAMES, Keyframe
-from mote_localization.localizer import Localization, Localizer, Status
+from mote_localization.localizer import Localization, Localizer, LocalizerConfig, Status
 from mote_localization.map_file import MapFile, read_map, write_map
 
 _WAVES = np.random.default_rng(0).normal(0, 12, (60, 3))  # rad/m: of some decimetres
 _PHASES = np.random.default_rng(1).uniform(0, 2 * np.pi, 60)
-WRONG_6 = np.array([0.12, -0.08, 0.1, 0.02, -0.03, 0.02])  # m and rad, of what the student says
+ERROR_6 = np.array([0.12, -0.08, 0.1, 0.02, -0.03, 0.02])  # m and rad, of the student's points
 
 
 def photograph(T_map_cam: np.ndarray) -> np.ndarray:
-    """The box room, its walls painted with waves, as a camera sees it."""
+    """Return an image of the box room, whose walls are painted with waves."""
     points = room_points(T_map_cam, CAMERA, 1).astype(np.float64)
     paint = np.sin(points @ _WAVES.T + _PHASES).sum(axis=-1)
     grey = np.clip(128 + 12 * paint, 0, 255).astype(np.uint8)
@@ -35,27 +36,27 @@ def keyframe(T_map_cam: np.ndarray, hidden: bool = False) -> Keyframe:
     )
 
 
-def beside(*metres: float, turn: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
-    """The camera of the room, moved along its own axes and turned about them."""
+def shifted(*metres: float, omega: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
+    """Return the room camera's pose, shifted along its own axes and rotated about them."""
     T = T_MAP_CAM.copy()
     T[:3, 3] += T[:3, :3] @ metres
-    T[:3, :3] = T[:3, :3] @ exp_rotation(np.array(turn))
+    T[:3, :3] = T[:3, :3] @ exp_rotation(np.array(omega))
     return T
 
 
 KEYFRAMES = (
-    keyframe(beside(-0.5, 0, 0)),
-    keyframe(beside(0.4, 0.1, -0.3, turn=(0, -0.2, 0))),
-    keyframe(beside(0, 0, -0.6, turn=(0.1, 0.1, 0.3))),
+    keyframe(shifted(-0.5, 0, 0)),
+    keyframe(shifted(0.4, 0.1, -0.3, omega=(0, -0.2, 0))),
+    keyframe(shifted(0, 0, -0.6, omega=(0.1, 0.1, 0.3))),
 )
 
 
 class Student:
-    """A backend that is wrong by a motion about where the camera is."""
+    """A backend whose points have the error of a motion about the camera."""
 
-    def __init__(self, T_map_cam: np.ndarray, wrong_6: np.ndarray) -> None:
+    def __init__(self, T_map_cam: np.ndarray, error_6: np.ndarray) -> None:
         self._points_hw3 = room_points(T_map_cam, CAMERA, 8)
-        self._error = retract(T_map_cam, wrong_6) @ invert(T_map_cam)
+        self._error = retract(T_map_cam, error_6) @ invert(T_map_cam)
 
     def predict(self, image_hw3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         points_hw3 = transform(self._error, self._points_hw3).astype(np.float32)
@@ -71,47 +72,60 @@ def localize(
     plain: MapFile,
     keyframes: tuple[Keyframe, ...] = KEYFRAMES,
     image_hw3: np.ndarray | None = None,
-    wrong_6: np.ndarray = WRONG_6,
+    error_6: np.ndarray = ERROR_6,
+    config: KeyframeConfig = KeyframeConfig(),  # noqa: B008 (frozen)
 ) -> Localization:
-    """Localize a photograph taken at T_MAP_CAM by a student that is wrong."""
+    """Localize an image taken at T_MAP_CAM with a student that has an error."""
     info = replace(plain.info, keyframes=keyframes)
-    localizer = Localizer(replace(plain, info=info), Student(T_MAP_CAM, wrong_6))
+    student = Student(T_MAP_CAM, error_6)
+    localizer = Localizer(replace(plain, info=info), student, LocalizerConfig(keyframes=config))
     return localizer.localize(photograph(T_MAP_CAM) if image_hw3 is None else image_hw3, CAMERA)
 
 
-def error_6(found: Localization) -> np.ndarray:
+def pose_error(found: Localization) -> np.ndarray:
     assert found.status is Status.LOCALIZED, found.reason
     return local_coordinates(T_MAP_CAM, found.T_map_cam)
 
 
-def test_a_wrong_pose_is_mended(plain: MapFile):
-    assert np.allclose(error_6(localize(plain, ())), WRONG_6, atol=5e-3)
-    assert np.abs(error_6(localize(plain))).max() < 5e-3
+def test_wrong_pose_is_corrected(plain: MapFile):
+    assert np.allclose(pose_error(localize(plain, ())), ERROR_6, atol=5e-3)
+    assert np.abs(pose_error(localize(plain))).max() < 5e-3
 
 
-def test_a_right_pose_stays(plain: MapFile):
-    assert np.abs(error_6(localize(plain, wrong_6=np.zeros(6)))).max() < 5e-3
+def test_correct_pose_is_unchanged(plain: MapFile):
+    assert np.abs(pose_error(localize(plain, error_6=np.zeros(6)))).max() < 5e-3
 
 
-def test_the_light_may_have_changed(plain: MapFile):
+def test_changed_lighting_is_tolerated(plain: MapFile):
     darker = (0.5 * photograph(T_MAP_CAM) + np.linspace(0, 80, CAMERA.width)[:, None]).astype("u1")
-    assert np.abs(error_6(localize(plain, image_hw3=darker))).max() < 1e-2
+    assert np.abs(pose_error(localize(plain, image_hw3=darker))).max() < 1e-2
 
 
-def test_a_camera_that_sees_less_finds_its_pose_by_what_it_sees(plain: MapFile):
-    """The border of what it sees is an edge in the image, not in the place."""
+def test_camera_with_a_narrower_view_is_localized(plain: MapFile):
+    """The border of its view is an edge in the canonical image, but not in the place."""
     narrow = Camera(200, 240, CAMERA.fx, CAMERA.fy, CAMERA.cx - 60, CAMERA.cy)
     info = replace(plain.info, keyframes=KEYFRAMES)
-    localizer = Localizer(replace(plain, info=info), Student(T_MAP_CAM, WRONG_6))
+    localizer = Localizer(replace(plain, info=info), Student(T_MAP_CAM, ERROR_6))
     found = localizer.localize(np.ascontiguousarray(photograph(T_MAP_CAM)[:, 60:260]), narrow)
-    assert np.abs(error_6(found)).max() < 1e-2
+    assert np.abs(pose_error(found)).max() < 1e-2
     assert found.cells <= 2 * found.covered_hw.sum() < 2 * found.covered_hw.size
 
 
-def test_the_covariance_is_that_of_the_matches_with_the_keyframes(plain: MapFile):
+def test_covariance_is_that_of_the_matches_with_keyframes(plain: MapFile):
     found = localize(plain)
     deviations = np.sqrt(found.covariance_66.diagonal())
-    assert (np.abs(error_6(found)) < 4 * deviations).all() and deviations.max() < 0.02
+    assert (np.abs(pose_error(found)) < 4 * deviations).all() and deviations.max() < 0.02
+
+
+def test_too_few_matches_with_keyframes_are_lost(plain: MapFile):
+    found = localize(plain, config=KeyframeConfig(min_matches=5000))
+    assert found.status is Status.LOST
+    assert "points of the keyframes found in the image, expected 5000" in found.reason
+
+
+def test_a_larger_sigma_of_keyframes_gives_a_different_pose(plain: MapFile):
+    poses = [localize(plain, config=KeyframeConfig(sigma=s)).T_map_cam for s in (0.006, 0.1)]
+    assert 0 < np.abs(poses[0] - poses[1]).max() < 1e-2
 
 
 @pytest.mark.parametrize(
@@ -119,40 +133,40 @@ def test_the_covariance_is_that_of_the_matches_with_the_keyframes(plain: MapFile
     [
         np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8),
         np.random.default_rng(0).integers(0, 255, (CAMERA.height, CAMERA.width, 3), np.uint8),
-        photograph(beside(0, 0, 0, turn=(0, 2.5, 0))),
+        photograph(shifted(0, 0, 0, omega=(0, 2.5, 0))),
     ],
     ids=["black", "noise", "another wall"],
 )
-def test_what_the_keyframes_do_not_confirm_is_lost(plain: MapFile, image_hw3: np.ndarray):
+def test_image_that_keyframes_do_not_confirm_is_lost(plain: MapFile, image_hw3: np.ndarray):
     found = localize(plain, image_hw3=image_hw3)
     assert found.status is Status.LOST and found.T_map_cam is None
     assert found.reason
 
 
-def test_keyframes_that_look_elsewhere_confirm_nothing(plain: MapFile):
-    found = localize(plain, (keyframe(beside(0, 0, 0, turn=(0, 2.5, 0))),))
+def test_keyframes_of_another_view_confirm_nothing(plain: MapFile):
+    found = localize(plain, (keyframe(shifted(0, 0, 0, omega=(0, 2.5, 0))),))
     assert found.status is Status.LOST
     assert "0 points of the keyframes found in the image, expected 40" in found.reason
 
 
-def test_without_its_depth_a_keyframe_tells_nothing(plain: MapFile):
+def test_keyframe_without_depth_confirms_nothing(plain: MapFile):
     assert localize(plain, (keyframe(T_MAP_CAM, hidden=True),)).status is Status.LOST
 
 
-def test_a_student_that_predicts_nonsense_is_lost(plain: MapFile):
+def test_points_with_nan_are_tolerated(plain: MapFile):
     info = replace(plain.info, keyframes=KEYFRAMES)
 
-    class Nonsense(Student):
+    class StudentWithNan(Student):
         def predict(self, image_hw3):
             points_hw3, sigma_hw = super().predict(image_hw3)
             return np.where(np.arange(40)[:, None] % 2, points_hw3, np.nan), sigma_hw
 
-    localizer = Localizer(replace(plain, info=info), Nonsense(T_MAP_CAM, WRONG_6))
-    assert np.abs(error_6(localizer.localize(photograph(T_MAP_CAM), CAMERA))).max() < 1e-2
+    localizer = Localizer(replace(plain, info=info), StudentWithNan(T_MAP_CAM, ERROR_6))
+    assert np.abs(pose_error(localizer.localize(photograph(T_MAP_CAM), CAMERA))).max() < 1e-2
 
 
 def write(plain: MapFile, tmp_path, **entries: str):
-    """Write the map with keyframes, some entries of its description changed."""
+    """Write the map with keyframes, with some metadata entries replaced."""
     path = tmp_path / "with_keyframes.onnx"
     info = replace(plain.info, keyframes=KEYFRAMES)
     write_map(path, onnx.load_model_from_string(plain.model), info)
@@ -165,13 +179,13 @@ def write(plain: MapFile, tmp_path, **entries: str):
     return path
 
 
-def test_what_is_written_is_read(plain: MapFile, tmp_path):
+def test_reading_returns_what_was_written(plain: MapFile, tmp_path):
     read = read_map(write(plain, tmp_path)).info
     assert read == replace(plain.info, keyframes=KEYFRAMES)
     assert read.format_version == 3
 
 
-def test_readers_that_know_no_keyframes_do_not_read_them(plain: MapFile, tmp_path):
+def test_keyframes_in_an_older_format_version_are_refused(plain: MapFile, tmp_path):
     with pytest.raises(MapFileError, match="format version 2, expected 3 or later"):
         read_map(write(plain, tmp_path, format_version="2"))
 
@@ -183,7 +197,7 @@ _POSE = np.eye(4).tolist()
     "wrong",
     [
         {},
-        "much",
+        "text",
         [0],
         [{}],
         [{"T_map_cam": _POSE, "image": "", "depth": ""}],
@@ -192,9 +206,14 @@ _POSE = np.eye(4).tolist()
         [{"T_map_cam": np.ones((4, 4)).tolist(), "image": "", "depth": ""}],
         [{"T_map_cam": [[1, 0, 0, 1e7], *_POSE[1:]], "image": "", "depth": ""}],
         [{}] * (MAX_KEYFRAMES + 1),
+        [{"T_map_cam": [[True, 0, 0, 0], *_POSE[1:]], "image": "", "depth": ""}],
+        [{"T_map_cam": [["1", 0, 0, 0], *_POSE[1:]], "image": "", "depth": ""}],
+        [{"T_map_cam": [[[1], 0, 0, 0], *_POSE[1:]], "image": "", "depth": ""}],
+        [{"T_map_cam": [[float("nan"), 0, 0, 0], *_POSE[1:]], "image": "", "depth": ""}],
+        [{"T_map_cam": [[1, 0, 0], *_POSE[1:]], "image": "", "depth": ""}],
     ],
 )
-def test_wrong_keyframes_are_refused(plain: MapFile, tmp_path, wrong):
+def test_invalid_keyframes_are_refused(plain: MapFile, tmp_path, wrong):
     with pytest.raises(MapFileError, match="with_keyframes.onnx: "):
         read_map(write(plain, tmp_path, keyframes=json.dumps(wrong)))
 
@@ -208,13 +227,13 @@ def test_keyframes_of_another_size_are_refused(plain: MapFile):
         replace(plain.info, camera=small, keyframes=KEYFRAMES)
 
 
-def test_keyframes_that_would_fill_the_memory_are_refused(plain: MapFile):
+def test_too_large_keyframes_are_refused(plain: MapFile):
     vast = Camera(16384, 8192, 9e3, 9e3, 8e3, 4e3)
     with pytest.raises(MapFileError, match="found 3 keyframes of 16384x8192 px"):
         replace(plain.info, camera=vast, keyframes=KEYFRAMES)
 
 
-def test_more_than_a_map_can_hold_is_not_written(plain: MapFile, tmp_path):
+def test_too_large_metadata_are_not_written(plain: MapFile, tmp_path):
     padded = replace(KEYFRAMES[0], image=KEYFRAMES[0].image + bytes(1 << 23))
     info = replace(plain.info, keyframes=(padded,) * 4)
     with pytest.raises(MapFileError, match="keyframes has .* characters, expected at most"):
@@ -222,16 +241,16 @@ def test_more_than_a_map_can_hold_is_not_written(plain: MapFile, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_depth_without_end_is_no_depth(plain: MapFile):
-    endless = np.full((CAMERA.height // 8, CAMERA.width // 8), np.inf, "<f2").tobytes()
-    keyframes = tuple(replace(keyframe, depth=endless) for keyframe in KEYFRAMES)
+def test_infinite_depth_is_unknown_depth(plain: MapFile):
+    infinite = np.full((CAMERA.height // 8, CAMERA.width // 8), np.inf, "<f2").tobytes()
+    keyframes = tuple(replace(keyframe, depth=infinite) for keyframe in KEYFRAMES)
     assert localize(plain, keyframes).status is Status.LOST
-    some = (*KEYFRAMES, replace(KEYFRAMES[0], depth=endless))
-    assert np.abs(error_6(localize(plain, some))).max() < 5e-3
+    some = (*KEYFRAMES, replace(KEYFRAMES[0], depth=infinite))
+    assert np.abs(pose_error(localize(plain, some))).max() < 5e-3
 
 
-def test_a_damaged_photograph_is_refused(plain: MapFile):
-    torn = replace(KEYFRAMES[0], image=KEYFRAMES[0].image[:700])
-    info = replace(plain.info, keyframes=(torn,))
+def test_damaged_keyframe_image_is_refused(plain: MapFile):
+    truncated = replace(KEYFRAMES[0], image=KEYFRAMES[0].image[:700])
+    info = replace(plain.info, keyframes=(truncated,))
     with pytest.raises(MapFileError, match="a keyframe of the map is damaged"):
-        Localizer(replace(plain, info=info), Student(T_MAP_CAM, WRONG_6))
+        Localizer(replace(plain, info=info), Student(T_MAP_CAM, ERROR_6))
