@@ -1,11 +1,11 @@
-"""Rosbag2 recordings (mcap or sqlite3) as scenes, read and written without ROS."""
+"""Reads and writes rosbag2 recordings (mcap or sqlite3) as scenes, without ROS."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -36,7 +36,7 @@ _POSE = "geometry_msgs/msg/PoseStamped"
 
 @cache
 def _types() -> Any:
-    """Return the standard messages; those used here are the same since Foxy."""
+    """Return the standard message types; those used here have not changed since Foxy."""
     return get_typestore(Stores.ROS2_HUMBLE)
 
 
@@ -45,40 +45,40 @@ def _stamp_ns(message: Any) -> int:
 
 
 class BagWriter:
-    """Writes a camera drive as a rosbag2 recording that ROS 2 plays back.
+    """Writes images, calibrations and true poses as a rosbag2 recording.
 
-    Use as a context manager. The recording is built under a temporary name beside `path` and takes
-    its name when the block ends well; otherwise nothing is left. Topics: `IMAGE_TOPIC` (rgb8),
-    `INFO_TOPIC` and `POSE_TOPIC` (ground truth).
+    Use as a context manager. The recording is written under a temporary name beside `path`. It is
+    renamed to `path` if the block succeeds, and removed if the block fails. Topics: `IMAGE_TOPIC`
+    (rgb8), `INFO_TOPIC` and `POSE_TOPIC` (ground truth).
     """
 
     def __init__(self, path: Path | str, storage: str = "mcap") -> None:
-        """Prepare a recording.
+        """Check the path and the storage.
 
         Args:
-            path: folder to create.
+            path: Folder to create.
             storage: "mcap" or "sqlite3".
 
         Raises:
-            BagError: the folder exists, or the storage is unknown.
+            BagError: The folder exists, or the storage is unknown.
         """
         self.path = Path(path)
         try:
             self._plugin = StoragePlugin[storage.upper()]
         except KeyError:
-            raise BagError(f"bag storage '{storage}': expected 'mcap' or 'sqlite3'") from None
+            raise BagError(f"bag storage '{storage[:60]}': expected 'mcap' or 'sqlite3'") from None
         if self.path.exists():
-            raise BagError(f"{self.path}: exists already; remove it or choose another name")
+            raise BagError(f"{self.path}: exists already; remove it or choose another path")
 
     def __enter__(self) -> BagWriter:
         """Open the recording under its temporary name."""
-        with ExitStack() as stack, self._disk():
+        with ExitStack() as stack, self._storage_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent)
             stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-            # The storage file is named after its folder, which has its final name from the start.
+            # The storage file is named after its folder, so the folder has its final name.
             self._building = Path(temporary) / self.path.name
-            # Version 8 is the newest that Humble reads too.
+            # Version 8 is the newest that Humble can read.
             self._writer = Writer(self._building, version=8, storage_plugin=self._plugin)
             stack.callback(self._abort)
             self._writer.open()
@@ -100,23 +100,23 @@ class BagWriter:
         """Append one frame.
 
         Args:
-            stamp_ns: time of the image, nanoseconds.
+            stamp_ns: Time of the image, nanoseconds.
             image_hw3: RGB uint8.
-            camera: its calibration.
-            T_map_cam: (4, 4) true pose, where known.
-            frame_id: frame of the camera (optical axes).
+            camera: Calibration of the camera.
+            T_map_cam: (4, 4) true pose; None: not known.
+            frame_id: Frame of the camera (optical axes).
 
         Raises:
-            ImageError: the image is not of the camera's size.
-            BagError: the recording cannot be written.
+            ImageError: The image does not have the camera's size.
+            BagError: The recording cannot be written.
         """
         if image_hw3.shape != (camera.height, camera.width, 3) or image_hw3.dtype != np.uint8:
             raise ImageError(
-                f"{self.path}: image of shape {image_hw3.shape} {image_hw3.dtype}, "
-                f"({camera.height}, {camera.width}, 3) uint8 expected by its camera"
+                f"{self.path}: found an image of shape {image_hw3.shape} {image_hw3.dtype}, "
+                f"expected ({camera.height}, {camera.width}, 3) uint8, the size of its camera"
             )
         header = self._header(stamp_ns, frame_id)
-        with self._disk():
+        with self._storage_errors():
             if T_map_cam is not None:
                 self._write(self._pose, stamp_ns, self._pose_message(stamp_ns, T_map_cam))
             self._write(self._info, stamp_ns, _info_message(header, camera))
@@ -135,28 +135,30 @@ class BagWriter:
             )
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        """Give the recording its name, or remove it when the block failed."""
+        """Rename the recording to its final name, or remove it if the block failed."""
         with self._cleanup:
             if kind is None:
-                with self._disk():
+                with self._storage_errors():
                     self._writer.close()
                     self._building.rename(self.path)
 
     def _abort(self) -> None:
-        """Close what is open."""
+        """Close the storage without finishing the recording."""
         if self._writer.storage is not None:
             with suppress(Exception):  # the disk may be full
                 self._writer.abort()
 
     @contextmanager
-    def _disk(self) -> Iterator[None]:
-        """Turn what the storage raises into one error."""
+    def _storage_errors(self) -> Iterator[None]:
+        """Convert the exceptions of the storage into a `BagError`."""
         try:
             yield
         except MoteError:
             raise
-        except Exception as error:  # sqlite3, mcap and the file system each raise their own
-            raise BagError(f"{self.path}: the recording cannot be written ({error})") from error
+        except Exception as error:  # sqlite3, mcap and the file system raise different classes
+            raise BagError(
+                f"{self.path}: the recording cannot be written ({str(error)[:160]})"
+            ) from error
 
     def _write(self, connection: Connection, stamp_ns: int, message: Any) -> None:
         self._writer.write(
@@ -172,10 +174,10 @@ class BagWriter:
     def _pose_message(self, stamp_ns: int, T_map_cam: np.ndarray) -> Any:
         types = _types().types
         point = types["geometry_msgs/msg/Point"](*T_map_cam[:3, 3].tolist())
-        turn = types["geometry_msgs/msg/Quaternion"](*quaternion_xyzw(T_map_cam[:3, :3]).tolist())
+        q = types["geometry_msgs/msg/Quaternion"](*quaternion_xyzw(T_map_cam[:3, :3]).tolist())
         return types[_POSE](
             header=self._header(stamp_ns, MAP_FRAME),
-            pose=types["geometry_msgs/msg/Pose"](position=point, orientation=turn),
+            pose=types["geometry_msgs/msg/Pose"](position=point, orientation=q),
         )
 
 
@@ -199,34 +201,40 @@ def _info_message(header: Any, camera: Camera) -> Any:
 
 @contextmanager
 def open_bag(path: Path) -> Iterator[Reader]:
-    """Open a recording; whatever rosbags raises on a damaged one becomes a `BagError`.
+    """Open a recording; exceptions of rosbags become a `BagError`.
 
     Args:
-        path: the recording's folder, or one .mcap or .db3 file.
+        path: Folder of the recording, or one .mcap or .db3 file.
 
     Raises:
-        BagError: the recording is missing, incomplete or damaged.
+        BagError: The recording is missing, incomplete or damaged.
     """
     if not path.exists():
-        raise BagError(f"{path}: no such recording")
+        raise BagError(f"{path}: no such recording; check the path")
     if path.is_dir() and not (path / "metadata.yaml").exists():
         raise BagError(
-            f"{path}: no metadata.yaml, so no complete rosbag2 recording; "
-            f"if its recorder was killed: ros2 bag reindex {path}"
+            f"{path}: found no metadata.yaml, expected a complete rosbag2 recording; if the "
+            "recorder was killed, run `ros2 bag reindex` on this folder"
         )
     try:
         with Reader(path) as reader:
             yield reader
     except MoteError:
         raise
-    except Exception as error:  # struct, zstd, apsw, yaml, assertions: no common base
+    except Exception as error:  # of struct, zstd, apsw, yaml and assert: no common base
         detail = str(error) or type(error).__name__
-        raise BagError(f"{path}: damaged or no rosbag2 recording ({detail})") from error
+        raise BagError(f"{path}: damaged or no rosbag2 recording ({detail[:160]})") from error
+
+
+def join_names(names: Iterable[str], max_length: int = 120) -> str:
+    """Return sorted names as text for an error message, cut to a maximum length."""
+    text = ", ".join(sorted(set(names)))
+    return text if len(text) <= max_length else f"{text[:max_length]}..."
 
 
 @dataclass(frozen=True)
 class BagFrame(Frame):
-    """A frame that holds its image as it was recorded, until it is dropped."""
+    """A frame with its image in memory, as recorded."""
 
     name: str
     stamp_s: float
@@ -246,18 +254,17 @@ class BagFrame(Frame):
             raise BagError(f"{self.where}: {error}") from error
         if image_hw3.shape[:2] != (self.camera.height, self.camera.width):
             raise BagError(
-                f"{self.where}: image of {raw.width}x{raw.height} px, "
-                f"{self.camera.width}x{self.camera.height} expected by its CameraInfo"
+                f"{self.where}: found an image of {raw.width}x{raw.height} px, expected "
+                f"{self.camera.width}x{self.camera.height} px as in its CameraInfo"
             )
         return image_hw3
 
 
 class BagScene(Scene):
-    """A rosbag2 recording; every frame of it is a test frame.
+    """A rosbag2 recording; all its frames are test frames.
 
-    Frames are streamed in recorded order: each holds its own image and nothing else of the
-    recording. The small topics (CameraInfo, ground truth) are read once, at the start, since they
-    may be recorded after the image they belong to.
+    Frames are streamed in recorded order; each keeps only its own image in memory. CameraInfo and
+    ground truth are read once on opening, because they may be recorded after their image.
     """
 
     def __init__(
@@ -270,16 +277,16 @@ class BagScene(Scene):
         """Open a recording and read its calibrations and ground truth.
 
         Args:
-            path: the recording's folder, or one .mcap or .db3 file.
-            image_topic: sensor_msgs/Image; None: `IMAGE_TOPIC`, or the only one there is.
+            path: Folder of the recording, or one .mcap or .db3 file.
+            image_topic: sensor_msgs/Image; None: `IMAGE_TOPIC`, or the only topic of this type.
             info_topic: sensor_msgs/CameraInfo; None: `camera_info` beside the image topic, or the
-                only one there is.
+                only topic of this type.
             pose_topic: geometry_msgs/PoseStamped, true camera poses; None: `POSE_TOPIC`, or the
-                only one there is; where there is none, frames have no pose.
+                only topic of this type; without one, frames have no pose.
 
         Raises:
-            BagError: the recording is missing or damaged, has no images or no usable calibration,
-                or its topics are ambiguous.
+            BagError: The recording is missing or damaged, has no images or no usable calibration,
+                or several topics are possible.
         """
         self.path = Path(path)
         self.name = self.path.stem if self.path.is_file() else self.path.resolve().name
@@ -290,8 +297,8 @@ class BagScene(Scene):
             chosen = self._choose(topics, _INFO, info_topic, "info_topic", beside)
             if chosen is None:
                 raise BagError(
-                    f"{self.path}: no {_INFO} topic beside {self.image_topic}; "
-                    "record the camera's calibration with its images"
+                    f"{self.path}: no {_INFO} topic beside {self.image_topic[:60]}; record the "
+                    "camera's calibration with its images"
                 )
             self.info_topic = chosen
             self.pose_topic = self._choose(topics, _POSE, pose_topic, "pose_topic", POSE_TOPIC)
@@ -300,13 +307,15 @@ class BagScene(Scene):
             self._poses: dict[int, np.ndarray] = {}
             for topic, message in self._messages(reader, self.info_topic, self.pose_topic):
                 if topic == self.info_topic:
-                    camera = self._camera(message)
+                    camera = self._camera_from_message(message)
                     if not self._infos or camera != self._infos[-1][1]:
                         self._infos.append((_stamp_ns(message), camera))
                 else:
-                    self._poses[_stamp_ns(message)] = self._pose(message)
+                    self._poses[_stamp_ns(message)] = self._pose_from_message(message)
         if not self._infos:
-            raise BagError(f"{self.path}: no message on {self.info_topic}, camera unknown")
+            raise BagError(
+                f"{self.path}: no message on {self.info_topic[:60]}, expected a calibration"
+            )
         self._infos.sort(key=lambda info: info[0])
         self._info_stamps = [stamp for stamp, _ in self._infos]
 
@@ -314,7 +323,7 @@ class BagScene(Scene):
         """Yield the frames in recorded order; a recording has no train frames.
 
         Raises:
-            BagError: the recording is damaged.
+            BagError: The recording is damaged.
         """
         if split == "train":
             return
@@ -328,11 +337,11 @@ class BagScene(Scene):
                     camera=self._camera_at(stamp_ns),
                     T_map_cam=self._poses.get(stamp_ns),
                     message=message,
-                    where=f"{self.path}: {self.image_topic}, image {name}",
+                    where=f"{self.path}: {self.image_topic[:60]}, image {name}",
                 )
 
     def count(self, split: Split) -> int:
-        """Return how many frames a split has, without reading them."""
+        """Return the number of frames of a split, without reading them."""
         return 0 if split == "train" else self._count
 
     def _messages(self, reader: Reader, *topics: str | None) -> Iterator[tuple[str, Any]]:
@@ -343,48 +352,48 @@ class BagScene(Scene):
             for connection, _, raw in reader.messages(connections):
                 yield connection.topic, _types().deserialize_cdr(raw, connection.msgtype)
 
-    def _choose_image(self, topics: list[tuple[str, str, int]], wanted: str | None) -> str:
-        found = self._choose(topics, _IMAGE, wanted, "image_topic", IMAGE_TOPIC)
+    def _choose_image(self, topics: list[tuple[str, str, int]], requested: str | None) -> str:
+        found = self._choose(topics, _IMAGE, requested, "image_topic", IMAGE_TOPIC)
         if found is None:
-            packed = [t for t, kind, _ in topics if kind == "sensor_msgs/msg/CompressedImage"]
+            compressed = [t for t, kind, _ in topics if kind == "sensor_msgs/msg/CompressedImage"]
             hint = (
-                f"; {packed[0]} is compressed: republish it with "
+                f"{compressed[0][:60]} is compressed: republish it with "
                 "`ros2 run image_transport republish compressed raw`"
-                if packed
-                else "; it has " + (", ".join(sorted({t for t, _, _ in topics})) or "no topics")
+                if compressed
+                else f"it has {join_names(t for t, _, _ in topics) or 'no topics'}"
             )
-            raise BagError(f"{self.path}: no images ({_IMAGE}){hint}")
+            raise BagError(f"{self.path}: no images ({_IMAGE}); {hint}")
         if not any(n for topic, _, n in topics if topic == found):
-            raise BagError(f"{self.path}: no images, {found} is empty")
+            raise BagError(f"{self.path}: no images, {found[:60]} is empty")
         return found
 
     def _choose(
         self,
         topics: list[tuple[str, str, int]],
         kind: str,
-        wanted: str | None,
+        requested: str | None,
         option: str,
-        usual: str,
+        default: str,
     ) -> str | None:
-        """Return the topic of a type: the wanted, the usual, or the only one; None: no topic."""
+        """Return the requested, the default or the only topic of a type; None: no topic."""
         found = sorted({topic for topic, msgtype, _ in topics if msgtype == kind})
-        if wanted is not None:
-            if wanted not in found:
+        if requested is not None:
+            if requested not in found:
                 raise BagError(
-                    f"{self.path}: no topic {wanted} of type {kind}, "
-                    f"found {', '.join(found) or 'none'}"
+                    f"{self.path}: no topic {requested[:60]} of type {kind}, "
+                    f"found {join_names(found) or 'none'}"
                 )
-            return wanted
-        if usual in found:
-            return usual
+            return requested
+        if default in found:
+            return default
         if len(found) > 1:
             raise BagError(
-                f"{self.path}: several topics of type {kind} ({', '.join(found)}); "
+                f"{self.path}: several topics of type {kind} ({join_names(found)}); "
                 f"choose one by {option}"
             )
         return found[0] if found else None
 
-    def _camera(self, message: Any) -> Camera:
+    def _camera_from_message(self, message: Any) -> Camera:
         try:
             return Camera.from_K(
                 message.width,
@@ -394,19 +403,20 @@ class BagScene(Scene):
                 tuple(message.d.tolist()),
             )
         except CameraError as error:
-            raise BagError(f"{self.path}: {self.info_topic}: {error}") from error
+            raise BagError(f"{self.path}: {self.info_topic[:60]}: {error}") from error
 
-    def _pose(self, message: Any) -> np.ndarray:
-        where = f"{self.path}: {self.pose_topic} at {stamp_seconds(_stamp_ns(message)):.6f} s"
+    def _pose_from_message(self, message: Any) -> np.ndarray:
+        where = (
+            f"{self.path}: {str(self.pose_topic)[:60]} at {stamp_seconds(_stamp_ns(message)):.6f} s"
+        )
         p, q = message.pose.position, message.pose.orientation
-        turn = np.array([q.x, q.y, q.z, q.w])
-        # Also true of NaN.
-        if not abs(np.linalg.norm(turn) - 1) < 1e-2:
+        q_xyzw = np.array([q.x, q.y, q.z, q.w])
+        if not abs(np.linalg.norm(q_xyzw) - 1) < 1e-2:  # also for NaN
             raise BagError(
-                f"{where}: quaternion {turn.tolist()} is not a rotation (unit length expected)"
+                f"{where}: quaternion {q_xyzw.tolist()} is not a rotation, expected unit length"
             )
-        return check_pose(pose_from(np.array([p.x, p.y, p.z]), turn), where)
+        return check_pose(pose_from(np.array([p.x, p.y, p.z]), q_xyzw), where)
 
     def _camera_at(self, stamp_ns: int) -> Camera:
-        """Return the calibration of this stamp, else the newest before it, else the first."""
+        """Return the calibration of this stamp, the newest one before it, or the first."""
         return self._infos[max(0, bisect_right(self._info_stamps, stamp_ns) - 1)][1]

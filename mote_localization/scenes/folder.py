@@ -1,12 +1,12 @@
 """Scene folders in the layout of 12Scenes.
 
-camera-intrinsics.txt         3x3 K, for colour and depth; images are of one size then (optional)
+camera-intrinsics.txt         3x3 K of colour and depth; all images have one size then (optional)
 data/NAME.color.jpg|png       8-bit colour
-data/NAME.depth.png           16-bit millimetres along the optical axis, 0 = none (optional)
-data/NAME.pose.txt            4x4 camera-to-map, metres, OpenCV axes (optional, of any frame)
+data/NAME.depth.png           16-bit millimetres along the optical axis, 0 = no depth (optional)
+data/NAME.pose.txt            4x4 camera-to-map, metres, OpenCV axes (optional for each frame)
 train.txt test.txt            frame names, one a line
 
-Images are taken as the sensor had them, for K and poses are of its axes: EXIF is not applied.
+Images are read as stored, without the EXIF rotation: K and poses refer to the sensor's axes.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ _MAX_MATRIX_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class FolderFrame(Frame):
-    """A frame whose image and depth are files."""
+    """A frame with its image and its depth in files."""
 
     name: str
     stamp_s: float
@@ -42,7 +42,7 @@ class FolderFrame(Frame):
         return self._checked(read_image(self.image_path), self.image_path)
 
     def size(self) -> tuple[int, int]:
-        """Return width and height in px, from the header where it can be read; see `Frame.size`."""
+        """Return width and height in px, from the header if it can be read; see `Frame.size`."""
         if self.camera is not None:
             return super().size()
         return image_size(self.image_path) or super().size()
@@ -60,37 +60,40 @@ class FolderFrame(Frame):
         return depth.astype(np.float32) / 1000
 
     def _checked(self, image: np.ndarray, path: Path) -> np.ndarray:
-        """Return an image if it is of the camera's size, where the camera is known."""
+        """Return an image, or raise an error if the camera is known and of another size."""
         camera = self.camera
         if camera is not None and image.shape[:2] != (camera.height, camera.width):
             raise SceneError(
-                f"{path}: is {image.shape[1]}x{image.shape[0]} px, the scene's first image "
-                f"{camera.width}x{camera.height} px; expected one size"
+                f"{path}: is {image.shape[1]}x{image.shape[0]} px, but the scene's first image is "
+                f"{camera.width}x{camera.height} px; expected images of one size"
             )
         return image
 
 
 class FolderScene(Scene):
-    """A scene folder. Names, camera and poses are read and checked at once, images on demand."""
+    """A scene folder. Names, camera and poses are read on opening, images on demand."""
 
     def __init__(self, path: Path | str) -> None:
         """Open the folder.
 
         Raises:
-            SceneError: Files are missing or damaged, or a pose is no pose.
+            SceneError: Files are missing or damaged, or a pose is not a rigid transform.
         """
         self.path = Path(path)
         self.name = self.path.resolve().name
-        splits = {split: set(self._names(split)) for split in ("train", "test")}
+        splits = {split: set(self._read_names(split)) for split in ("train", "test")}
         both = splits["train"] & splits["test"]
         if both:
             raise SceneError(
-                f"{self.path}: frame {min(both)} is in train.txt and in test.txt, expected in one"
+                f"{self.path}: frame {min(both)[:60]} is in train.txt and in test.txt, expected in "
+                "one of them"
             )
         ordered = sorted(splits["train"] | splits["test"])
         if not ordered:
-            raise SceneError(f"{self.path}: train.txt and test.txt name no frame")
-        camera = self._camera(ordered[0])
+            raise SceneError(
+                f"{self.path}: train.txt and test.txt name no frame, expected at least one"
+            )
+        camera = self._read_camera(ordered[0])
         frames = [self._frame(i / NOMINAL_RATE_HZ, name, camera) for i, name in enumerate(ordered)]
         self._frames: dict[str, list[FolderFrame]] = {
             **{split: [f for f in frames if f.name in names] for split, names in splits.items()},
@@ -98,29 +101,27 @@ class FolderScene(Scene):
         }
 
     def frames(self, split: Split) -> Iterator[FolderFrame]:
-        """Go through the frames of a split, by name."""
+        """Iterate over the frames of a split, sorted by name."""
         return iter(self._frames[split])
 
     def count(self, split: Split) -> int:
-        """Return how many frames a split has."""
+        """Return the number of frames of a split."""
         return len(self._frames[split])
 
-    def _names(self, split: str) -> list[str]:
+    def _read_names(self, split: str) -> list[str]:
         path = self.path / f"{split}.txt"
         if not path.exists():
             if split == "test":
                 return []
             raise SceneError(
-                f"{path}: is missing; expected the names of the training frames, or {LAYOUTS}"
+                f"{path}: is missing, expected the names of the training frames, or {LAYOUTS}"
             )
         names = _read_text(path, _MAX_NAMES_BYTES).split()
         if any(Path(name).name != name or name.startswith(".") for name in names):
-            raise SceneError(
-                f"{path}: holds a name with a folder in it, expected plain frame names"
-            )
+            raise SceneError(f"{path}: contains a frame name with a folder, expected plain names")
         return names
 
-    def _camera(self, first: str) -> Camera | None:
+    def _read_camera(self, first: str) -> Camera | None:
         path = self.path / "camera-intrinsics.txt"
         if not path.exists():
             return None
@@ -148,18 +149,18 @@ class FolderScene(Scene):
             if path.exists():
                 return path
         raise SceneError(
-            f"{self.path}/data/{name}.color.jpg (or .png): is missing, but train.txt or test.txt "
-            "names it"
+            f"{self.path}/data/{name[:60]}.color.jpg (or .png): is missing, but train.txt or "
+            "test.txt names it"
         )
 
 
-def _read_text(path: Path, most_bytes: int) -> str:
+def _read_text(path: Path, max_bytes: int) -> str:
     try:
-        if path.stat().st_size > most_bytes:
-            raise SceneError(f"{path}: over {most_bytes >> 10} KiB, expected a text file")
+        if path.stat().st_size > max_bytes:
+            raise SceneError(f"{path}: over {max_bytes >> 10} KiB, expected a text file")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SceneError(f"{path}: cannot be read as text ({error})") from error
+        raise SceneError(f"{path}: cannot be read as text ({str(error)[:100]})") from error
 
 
 def _read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -170,7 +171,7 @@ def _read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
         )
     except ValueError as error:
         raise SceneError(
-            f"{path}: {error}, expected a {shape[0]}x{shape[1]} matrix as text"
+            f"{path}: {str(error)[:100]}, expected a {shape[0]}x{shape[1]} matrix as text"
         ) from error
     if matrix.shape != shape:
         raise SceneError(f"{path}: found a matrix of shape {matrix.shape}, expected {shape}")

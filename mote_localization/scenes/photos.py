@@ -1,7 +1,7 @@
-"""Folders of photographs, of one camera or several: no splits, no poses, no depth.
+"""Folders of photographs from one or several cameras, without splits, poses or depth.
 
-*.jpg *.jpeg *.png    colour or grey, 8 or 16 bits; turned upright as their EXIF says
-camera.yaml           calibration, in ROS's form, of the photographs of its size (optional)
+*.jpg *.jpeg *.png    colour or grey, 8 or 16 bits; rotated as their EXIF orientation states
+camera.yaml           calibration in ROS format; it applies to photographs of its size (optional)
 """
 
 import os
@@ -24,7 +24,7 @@ _natural_key = natsort_keygen(alg=ns.IGNORECASE)
 
 @dataclass(frozen=True)
 class PhotoFrame(Frame):
-    """A photograph; it may turn out to be damaged when its image is asked for."""
+    """A photograph; a damaged file is found only when its image is read."""
 
     name: str
     stamp_s: float
@@ -38,52 +38,52 @@ class PhotoFrame(Frame):
         camera = self.camera
         if camera is not None and image_hw3.shape[:2] != (camera.height, camera.width):
             raise SceneError(
-                f"{self.image_path}: is {image_hw3.shape[1]}x{image_hw3.shape[0]} px, its header "
-                f"says {camera.width}x{camera.height}: it is damaged"
+                f"{self.image_path}: is {image_hw3.shape[1]}x{image_hw3.shape[0]} px, but its "
+                f"header states {camera.width}x{camera.height}; the file is damaged"
             )
         return image_hw3
 
     def size(self) -> tuple[int, int]:
-        """Return width and height in px, from the header where it can be read; see `Frame.size`."""
+        """Return width and height in px, from the header if it can be read; see `Frame.size`."""
         return image_size(self.image_path, upright=True) or super().size()
 
 
 class PhotoScene(Scene):
-    """A folder of photographs, all to learn from, in the order of their names: img2 before img10.
+    """A folder of photographs, all for training, in natural order: img2 before img10.
 
-    Names are the files' without suffix; with it, where two would be alike. Folders below are not
-    entered and hidden files not seen. A camera is that of the upright photograph: a calibration of
-    640x480 px does not speak of a portrait of 480x640.
+    Frame names are the file names without suffix, or with it if two names would be equal.
+    Subfolders and hidden files are ignored. The calibration applies to upright photographs of its
+    size: one of 640x480 px does not apply to a portrait of 480x640 px.
     """
 
     sequential = False
 
     def __init__(self, path: Path | str) -> None:
-        """Open the folder; of photographs at most the headers are read.
+        """Open the folder; at most the headers of the photographs are read.
 
         Raises:
-            SceneError: It is no folder, holds no photographs, or its calibration cannot be used.
+            SceneError: The path is no folder, has no photographs, or its calibration is damaged.
         """
         self.path = Path(path)
         self.name = self.path.resolve().name
-        paths = self._photographs()
+        paths = self._find_photos()
         if not paths:
             raise SceneError(f"{self.path}: holds no photographs, expected {LAYOUTS}")
-        calibrated = self._calibration()
+        calibrated = self._read_calibration()
         self._frames = [
-            PhotoFrame(name, i / NOMINAL_RATE_HZ, _camera_of(path, calibrated), path)
-            for i, (name, path) in enumerate(zip(_names(paths), paths, strict=True))
+            PhotoFrame(name, i / NOMINAL_RATE_HZ, _camera_of_photo(path, calibrated), path)
+            for i, (name, path) in enumerate(zip(_frame_names(paths), paths, strict=True))
         ]
 
     def frames(self, split: Split) -> Iterator[PhotoFrame]:
-        """Go through the photographs by name; none is for testing."""
+        """Iterate over the photographs, sorted by name; the test split is empty."""
         return iter([] if split == "test" else self._frames)
 
     def count(self, split: Split) -> int:
-        """Return how many frames a split has."""
+        """Return the number of frames of a split."""
         return 0 if split == "test" else len(self._frames)
 
-    def _photographs(self) -> list[Path]:
+    def _find_photos(self) -> list[Path]:
         try:
             found = [
                 entry
@@ -98,7 +98,7 @@ class PhotoScene(Scene):
             ) from error
         return sorted(found, key=lambda entry: (_natural_key(entry.stem), entry.name))
 
-    def _calibration(self) -> Camera | None:
+    def _read_calibration(self) -> Camera | None:
         path = self.path / _CALIBRATION
         try:
             return read_camera_info(path) if path.exists() else None
@@ -106,18 +106,18 @@ class PhotoScene(Scene):
             raise SceneError(str(error)) from error
 
 
-def _camera_of(path: Path, calibrated: Camera | None) -> Camera | None:
-    """Return the calibrated camera if a photograph is of its size."""
+def _camera_of_photo(path: Path, calibrated: Camera | None) -> Camera | None:
+    """Return the calibrated camera if a photograph has its size, else None."""
     if calibrated is None:
         return None
     size = image_size(path, upright=True)
     return calibrated if size == (calibrated.width, calibrated.height) else None
 
 
-def _names(paths: list[Path]) -> list[str]:
-    """Return the frames' names: printable, and distinct where letters' case does not count."""
+def _frame_names(paths: list[Path]) -> list[str]:
+    """Return a printable name of each frame; names differ in more than upper and lower case."""
     for names in ([path.stem for path in paths], [path.name for path in paths]):
-        # File systems hold bytes that are no text, those of old archives.
+        # File names from old archives may contain bytes that are not UTF-8.
         printable = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
         if len({name.casefold() for name in printable}) == len(paths):
             break

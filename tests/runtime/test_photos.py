@@ -1,4 +1,4 @@
-"""Folders of photographs: which are frames, how they are called, and how they come out."""
+"""Folders of photographs: frames, names, orientation, calibration, damaged files."""
 
 import shutil
 import struct
@@ -26,7 +26,7 @@ camera_matrix: {rows: 3, cols: 3, data: [50.0, 0, 29.5, 0, 50, 19.5, 0, 0, 1]}
 
 
 def photograph() -> np.ndarray:
-    """Return an upright image (40, 60, 3): red at its top left, green at its bottom right."""
+    """Return an upright image (40, 60, 3), red at the top left and green at the bottom right."""
     image_hw3 = np.full((40, 60, 3), GREY, np.uint8)
     image_hw3[:20, :20], image_hw3[20:, 40:] = RED, GREEN
     return image_hw3
@@ -38,16 +38,16 @@ def write(path: Path, image: np.ndarray, orientation: int = 1) -> None:
     Image.fromarray(image).save(path, exif=exif, quality=95, subsampling=0)
 
 
-def as_sensed(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Return what a sensor held that way stores (EXIF 2.3, table 6)."""
+def stored_image(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Return the image that a sensor stores for an EXIF orientation (EXIF 2.3, table 6)."""
     if orientation >= 5:
         image = image.swapaxes(0, 1)
-    turns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (-1, 1), 7: (-1, -1), 8: (1, -1)}
-    rows, columns = turns.get(orientation, (1, 1))
+    steps = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (-1, 1), 7: (-1, -1), 8: (1, -1)}
+    rows, columns = steps.get(orientation, (1, 1))
     return np.ascontiguousarray(image[::rows, ::columns])
 
 
-def only(folder: Path) -> np.ndarray:
+def only_image(folder: Path) -> np.ndarray:
     (frame,) = open_scene(folder).frames("train")
     image_hw3 = frame.image()
     assert image_hw3.dtype == np.uint8 and image_hw3.flags["C_CONTIGUOUS"]
@@ -80,14 +80,14 @@ def test_numbers_and_case_decide_the_order_of_names(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["a.png", "A.png"])
-def test_names_stay_distinct(tmp_path, other):
+def test_frame_names_are_distinct_without_regard_to_case(tmp_path, other):
     for name in ("a.jpg", other):
         write(tmp_path / name, photograph())
     names = {f.name for f in PhotoScene(tmp_path).frames("all")}
     assert names == {"a.jpg", other}
 
 
-def test_names_that_are_no_text_are_written_as_text(tmp_path):
+def test_names_that_are_not_utf8_are_escaped(tmp_path):
     write(tmp_path / "a.png", photograph())
     (tmp_path / "a.png").rename(tmp_path / "K\udcfcche.png")
     (frame,) = PhotoScene(tmp_path).frames("all")
@@ -97,10 +97,10 @@ def test_names_that_are_no_text_are_written_as_text(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photographs_come_upright(tmp_path, suffix, orientation):
+def test_photographs_are_rotated_upright(tmp_path, suffix, orientation):
     path = tmp_path / f"a.{suffix}"
-    write(path, as_sensed(photograph(), orientation), orientation)
-    found_hw3 = only(tmp_path)
+    write(path, stored_image(photograph(), orientation), orientation)
+    found_hw3 = only_image(tmp_path)
     assert found_hw3.shape == (40, 60, 3)
     assert image_size(path, upright=True) == (60, 40)
     for place, colour in (((5, 5), RED), ((35, 55), GREEN), ((35, 5), GREY)):
@@ -121,20 +121,20 @@ GRADIENT = np.arange(240, dtype=np.uint8).reshape(12, 20)
     ],
     ids=["grey", "grey, 16 bits", "16 bits", "alpha", "alpha, 16 bits"],
 )
-def test_every_kind_of_png_comes_out_as_rgb(tmp_path, stored):
+def test_every_kind_of_png_is_read_as_rgb(tmp_path, stored):
     assert cv2.imwrite(str(tmp_path / "a.png"), stored)
-    np.testing.assert_array_equal(only(tmp_path), np.dstack([GRADIENT] * 3))
+    np.testing.assert_array_equal(only_image(tmp_path), np.dstack([GRADIENT] * 3))
 
 
-def test_a_grey_jpeg_comes_out_as_rgb(tmp_path):
+def test_a_grey_jpeg_is_read_as_rgb(tmp_path):
     write(tmp_path / "a.jpg", GRADIENT)
-    np.testing.assert_allclose(only(tmp_path), np.dstack([GRADIENT] * 3), atol=5)
+    np.testing.assert_allclose(only_image(tmp_path), np.dstack([GRADIENT] * 3), atol=5)
 
 
-def test_a_calibration_speaks_of_photographs_of_its_upright_size(tmp_path):
+def test_a_calibration_applies_to_upright_photographs_of_its_size(tmp_path):
     (tmp_path / "camera.yaml").write_text(CALIBRATION)
     write(tmp_path / "a.jpg", photograph())
-    write(tmp_path / "b.jpg", as_sensed(photograph(), 6), 6)
+    write(tmp_path / "b.jpg", stored_image(photograph(), 6), 6)
     write(tmp_path / "c.jpg", photograph(), 6)  # a portrait
     write(tmp_path / "d.png", photograph()[:20])
     (tmp_path / "e.jpg").write_bytes(b"no image")
@@ -143,7 +143,7 @@ def test_a_calibration_speaks_of_photographs_of_its_upright_size(tmp_path):
     assert cameras == {"a": camera, "b": camera, "c": None, "d": None, "e": None}
 
 
-def test_a_calibration_that_cannot_be_used_is_refused(tmp_path):
+def test_a_damaged_calibration_is_an_error(tmp_path):
     (tmp_path / "camera.yaml").write_text("{}")
     write(tmp_path / "a.jpg", photograph())
     with pytest.raises(SceneError, match="camera.yaml: .*image_width"):
@@ -152,7 +152,7 @@ def test_a_calibration_that_cannot_be_used_is_refused(tmp_path):
 
 @pytest.mark.parametrize("kept", [0, 10, 400, -2])
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_damaged_photograph_is_named_and_harms_no_other(tmp_path, suffix, kept):
+def test_a_damaged_photograph_is_named_and_the_others_are_read(tmp_path, suffix, kept):
     write(tmp_path / f"a.{suffix}", photograph())
     path = tmp_path / f"b.{suffix}"
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
@@ -164,8 +164,8 @@ def test_a_damaged_photograph_is_named_and_harms_no_other(tmp_path, suffix, kept
         damaged.image()
 
 
-def vast_png(path: Path, width: int, height: int) -> None:
-    """Write the few bytes of a black image."""
+def write_black_png(path: Path, width: int, height: int) -> None:
+    """Write a black image, which takes few bytes at any size."""
     path.write_bytes(b"\x89PNG\r\n\x1a\n")
     row = bytes(1 + (width + 7) // 8)
     parts = {
@@ -181,10 +181,10 @@ def vast_png(path: Path, width: int, height: int) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("width", "height"), [(16385, 1), (1, 16385), (16000, 12501)])
-def test_an_image_of_few_bytes_and_many_pixels_is_refused_undecoded(
+def test_an_image_of_too_many_pixels_is_rejected_before_decoding(
     tmp_path, monkeypatch, width, height
 ):
-    vast_png(tmp_path / "a.png", width, height)
+    write_black_png(tmp_path / "a.png", width, height)
     assert (tmp_path / "a.png").stat().st_size < 100_000
     monkeypatch.setattr(cv2, "imdecode", None)
     (frame,) = PhotoScene(tmp_path).frames("train")
@@ -196,12 +196,12 @@ def test_an_image_of_few_bytes_and_many_pixels_is_refused_undecoded(
 
 
 @pytest.mark.filterwarnings("error")
-def test_the_size_of_a_large_photograph_is_no_warning(tmp_path):
-    vast_png(tmp_path / "a.png", 16000, 12500)
+def test_reading_the_size_of_a_large_photograph_gives_no_warning(tmp_path):
+    write_black_png(tmp_path / "a.png", 16000, 12500)
     assert image_size(tmp_path / "a.png") == (16000, 12500)
 
 
-def test_a_photograph_that_went_away_is_named(tmp_path):
+def test_the_error_for_a_missing_photograph_names_it(tmp_path):
     write(tmp_path / "a.jpg", photograph())
     (frame,) = PhotoScene(tmp_path).frames("train")
     (tmp_path / "a.jpg").unlink()
@@ -209,7 +209,7 @@ def test_a_photograph_that_went_away_is_named(tmp_path):
         frame.image()
 
 
-def test_the_images_of_a_scene_folder_are_a_scene_of_their_own(kitchen, tmp_path):
+def test_the_images_of_a_scene_folder_can_be_read_as_photographs(kitchen, tmp_path):
     for path in sorted(kitchen.glob("data/*.color.*"))[:3]:
         shutil.copy(path, tmp_path)
     scene = open_scene(tmp_path)

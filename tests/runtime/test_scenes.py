@@ -1,4 +1,4 @@
-"""Scene folders: what is read, and one clear error for each thing that can be wrong with one."""
+"""Scene folders: reading them, and one clear error for each kind of damage."""
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ COLOUR = np.array([200, 100, 50], np.uint8)  # RGB
 
 @pytest.fixture
 def folder(tmp_path):
-    """A scene of three frames; the last is for testing."""
+    """A scene of three frames; the last one is the test frame."""
     views = {
         name: View(
             np.broadcast_to(COLOUR + np.uint8(number), (48, 64, 3)),
@@ -32,8 +32,8 @@ def folder(tmp_path):
     return write_scene(tmp_path / "den", CAMERA, views, test=NAMES[2:])
 
 
-def refused(folder, complaint):
-    with pytest.raises(SceneError, match=complaint) as caught:
+def assert_scene_error(folder, message):
+    with pytest.raises(SceneError, match=message) as caught:
         scene = open_scene(folder)
         for frame in scene.frames("all"):
             frame.image()
@@ -42,7 +42,7 @@ def refused(folder, complaint):
     assert "\n" not in str(caught.value)
 
 
-def test_frames_come_by_name_and_split(folder):
+def test_frames_are_sorted_by_name_and_split(folder):
     scene = open_scene(folder)
     assert scene.name == "den"
     assert [f.name for f in scene.frames("all")] == sorted(NAMES)
@@ -60,12 +60,12 @@ def test_a_frame_has_image_depth_pose_and_camera(folder):
     assert frame.camera == CAMERA
 
 
-def test_stamps_rise_by_the_nominal_rate(folder):
+def test_stamps_increase_at_the_nominal_rate(folder):
     stamps = [f.stamp_s for f in open_scene(folder).frames("all")]
     assert np.allclose(np.diff(stamps), 1 / 30)
 
 
-def test_a_scene_without_test_frames_or_depth_is_a_scene(folder):
+def test_test_frames_and_depth_are_optional(folder):
     (folder / "test.txt").unlink()
     for path in folder.glob("data/*.depth.png"):
         path.unlink()
@@ -74,17 +74,17 @@ def test_a_scene_without_test_frames_or_depth_is_a_scene(folder):
     assert all(frame.depth() is None for frame in scene.frames("train"))
 
 
-def test_a_frame_may_lack_its_pose_and_whoever_needs_it_is_told(folder):
+def test_the_pose_is_optional_and_requesting_a_missing_one_is_an_error(folder):
     pose_file(folder).unlink()
     poses = {f.name: f.T_map_cam for f in open_scene(folder).frames("all")}
     assert {name for name, pose in poses.items() if pose is None} == {NAMES[1]}
-    lacking, complete, _ = open_scene(folder).frames("all")
-    assert np.array_equal(complete.known_pose(), POSE)
-    with pytest.raises(SceneError, match=f"frame {NAMES[1]}: has no pose.*take frames without"):
-        lacking.known_pose()
+    without_pose, with_pose, _ = open_scene(folder).frames("all")
+    assert np.array_equal(with_pose.known_pose(), POSE)
+    with pytest.raises(SceneError, match=f"frame {NAMES[1]}: has no pose.*remove frames without"):
+        without_pose.known_pose()
 
 
-def test_without_intrinsics_images_may_be_of_any_size(folder):
+def test_without_intrinsics_images_can_have_different_sizes(folder):
     frame = next(open_scene(folder).frames("test"))
     assert frame.known_camera() is frame.camera
     (folder / "camera-intrinsics.txt").unlink()
@@ -97,11 +97,11 @@ def test_without_intrinsics_images_may_be_of_any_size(folder):
         frames[0].known_camera()
 
 
-def test_the_size_of_an_image_is_that_of_its_header_as_the_sensor_had_it(folder):
+def test_the_size_of_an_image_is_read_from_its_header_without_exif_rotation(folder):
     (folder / "camera-intrinsics.txt").unlink()
     path = folder / f"data/{NAMES[2]}.color.png"
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # a rotation by 90 degrees
     Image.new("RGB", (32, 24)).save(path, exif=exif)
     (frame,) = open_scene(folder).frames("test")
     assert frame.size() == frame.image().shape[1::-1] == (32, 24)
@@ -112,7 +112,7 @@ def test_the_size_of_an_image_is_that_of_its_header_as_the_sensor_had_it(folder)
         frame.size()
 
 
-def test_frames_of_a_folder_come_in_recording_order(folder):
+def test_a_scene_folder_is_sequential(folder):
     assert open_scene(folder).sequential
 
 
@@ -225,7 +225,7 @@ def with_a_path_for_a_name(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "complaint"),
+    ("damage", "message"),
     [
         (with_a_scaled_pose, f"{NAMES[1]}.pose.txt: .*not a rotation"),
         (with_a_mirrored_pose, "not a rotation"),
@@ -248,22 +248,22 @@ def with_a_path_for_a_name(folder):
         (without_train, "train.txt: is missing.*photographs"),
         (with_empty_splits, "name no frame"),
         (with_a_frame_in_both, "in train.txt and in test.txt"),
-        (with_a_path_for_a_name, "plain frame names"),
+        (with_a_path_for_a_name, "expected plain names"),
     ],
 )
-def test_a_damaged_scene_is_one_error_that_names_the_file(folder, damage, complaint):
+def test_a_damaged_scene_is_one_error_that_names_the_file(folder, damage, message):
     damage(folder)
-    refused(folder, complaint)
+    assert_scene_error(folder, message)
 
 
 @pytest.mark.parametrize("place", ["none", "empty", "notes.txt"])
-def test_where_no_scene_is_all_layouts_are_named(tmp_path, place):
+def test_the_error_for_a_path_that_is_no_scene_names_all_layouts(tmp_path, place):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no scene")
-    refused(tmp_path / place, "rosbag2 recording.*train.txt.*photographs")
+    assert_scene_error(tmp_path / place, "rosbag2 recording.*train.txt.*photographs")
 
 
-def test_images_are_read_as_the_sensor_had_them(tmp_path):
+def test_images_are_read_as_stored(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
     assert np.array_equal(read_image(tmp_path / "a.png"), image)
