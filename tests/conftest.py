@@ -1,7 +1,8 @@
-"""What the tests share: recorded data, an environment for ROS processes, what is skipped where."""
+"""Fixtures for all tests: recorded data, a ROS environment, command lines; skipped markers."""
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# marker: the module that its tests need
+# marker -> module that its tests need
 NEEDS = {"ros": "rclpy", "train": "torch"}
 
 
@@ -28,10 +29,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The data that lies beside the repository, or where MOTE_SHARED says."""
+    """The folder of recorded data: MOTE_SHARED, or `shared` beside the repository."""
     path = Path(os.environ.get("MOTE_SHARED", ROOT.parent / "shared"))
     if not path.is_dir():
-        pytest.skip(f"no shared data at {path}; MOTE_SHARED names another place")
+        pytest.skip(f"no shared data at {path}; set MOTE_SHARED to its folder")
     return path
 
 
@@ -54,15 +55,33 @@ def scene(shared_data: Path, name: str) -> Path:
 
 @pytest.fixture
 def reconstruction(tmp_path: Path) -> "Reconstruction":
-    """Four frames of a wall."""
-    from make_wall import write_wall  # only some environments hold what it needs
+    """A reconstruction of four frames of a wall."""
+    from make_wall import write_wall  # needs the trainer
 
     return write_wall(tmp_path / "r")
 
 
+@pytest.fixture
+def run_command(monkeypatch, capsys):
+    """Run a program's `main` with arguments; return exit status, stdout and stderr."""
+
+    def run(program, main, arguments):
+        monkeypatch.setattr(sys, "argv", [program, *arguments.split()])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+            status = 1 if isinstance(end.code, str) else end.code or 0
+        return status, *capsys.readouterr()
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def ros_env() -> Iterator[None]:
-    """DDS on the loopback, in a domain of this module alone: here and in its processes."""
+    """Restrict DDS to the loopback and to a domain that no other test module uses."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in loopback_environment().items():
             patch.setenv(name, value)
@@ -72,6 +91,6 @@ def ros_env() -> Iterator[None]:
 
 
 def python_path() -> str:
-    """Return the PYTHONPATH of a test that starts Python itself: as pytest's own, see pyproject."""
+    """Return the PYTHONPATH for Python processes of tests, equal to pytest's `pythonpath`."""
     folders = (ROOT, ROOT / "tests", ROOT / "tests/runtime", ROOT / "tests/trainer")
     return os.pathsep.join(map(str, folders))
