@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -46,12 +47,13 @@ def wheels(sources) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def commands(sources, tmp_path_factory) -> Path:
+def commands(sources, tmp_path_factory) -> Iterator[Path]:
     """Return the folder of executables of an environment with the runtime and its libraries."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True)
     pip(folder / "bin/python", sources, "install", "--no-compile", ".")
-    return folder / "bin"
+    yield folder / "bin"
+    shutil.rmtree(folder)  # with the trainer, more than a gigabyte
 
 
 @pytest.fixture(scope="module")
