@@ -21,7 +21,7 @@ from mote_localization.camera import Camera
 from mote_localization.errors import BagError, CameraError, ImageError, MoteError
 from mote_localization.geometry import check_pose, pose_from, quaternion_xyzw
 from mote_localization.images import decode
-from mote_localization.scenes import Frame, Scene, Split
+from mote_localization.scenes.scene import Frame, Scene, Split
 from mote_localization.stamps import nanoseconds, stamp_seconds
 
 IMAGE_TOPIC = "/camera/image_raw"

@@ -20,7 +20,7 @@ from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.geometry import check_pose
 from mote_localization.image_files import decode_file, image_size, read_image
-from mote_localization.scenes import LAYOUTS, NOMINAL_RATE_HZ, Frame, Scene, Split
+from mote_localization.scenes.scene import LAYOUTS, NOMINAL_RATE_HZ, Frame, Scene, Split
 
 _MAX_NAMES_BYTES = 64 << 20
 _MAX_MATRIX_BYTES = 64 << 10

@@ -15,7 +15,7 @@ from natsort import natsort_keygen, ns
 from mote_localization.camera import Camera, read_camera_info
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.image_files import image_size, read_image
-from mote_localization.scenes import LAYOUTS, NOMINAL_RATE_HZ, Frame, Scene, Split
+from mote_localization.scenes.scene import LAYOUTS, NOMINAL_RATE_HZ, Frame, Scene, Split
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _CALIBRATION = "camera.yaml"

@@ -1,0 +1,109 @@
+"""A scene and its frames: what each reader of a recording provides."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from mote_localization.camera import Camera
+from mote_localization.errors import SceneError
+
+Split = Literal["train", "test", "all"]
+
+NOMINAL_RATE_HZ = 30.0  # of frames without recorded times
+LAYOUTS = (
+    "a rosbag2 recording, a scene folder in the layout of 12Scenes (train.txt and data/), or a "
+    "folder of photographs (jpg, png)"
+)
+
+
+class Frame(ABC):
+    """One image of a scene. Image and depth are read on each call and not kept."""
+
+    name: str
+    stamp_s: float  # recording time; without recorded times, frames follow at 30 Hz
+    camera: Camera | None  # None: intrinsics are not known
+    T_map_cam: np.ndarray | None  # (4, 4); None: not known
+
+    @abstractmethod
+    def image(self) -> np.ndarray:
+        """Return image_hw3, RGB uint8; it has the size of the camera if the camera is known.
+
+        Raises:
+            SceneError: The image is missing, damaged, or of another size.
+        """
+
+    def size(self) -> tuple[int, int]:
+        """Return the image's width and height in px.
+
+        Raises:
+            SceneError: The size must be read from the image, and the image cannot be read.
+        """
+        if self.camera is not None:
+            return self.camera.width, self.camera.height
+        height, width = self.image().shape[:2]
+        return width, height
+
+    def depth(self) -> np.ndarray | None:
+        """Return depth_hw, float32 metres along the optical axis, 0 = no depth.
+
+        Returns None if the scene has no depth.
+        """
+        return None
+
+    def known_camera(self) -> Camera:
+        """Return the camera, or raise an error if it is not known.
+
+        Raises:
+            SceneError: The intrinsics are not known.
+        """
+        if self.camera is None:
+            raise SceneError(
+                f"frame {self.name[:60]}: its camera's intrinsics are not known; write them to "
+                "camera-intrinsics.txt (scene folder) or camera.yaml (photographs), for images of "
+                "this size"
+            )
+        return self.camera
+
+    def known_pose(self) -> np.ndarray:
+        """Return T_map_cam (4, 4), or raise an error if it is not known.
+
+        Raises:
+            SceneError: The pose is not known.
+        """
+        if self.T_map_cam is None:
+            raise SceneError(
+                f"frame {self.name[:60]}: has no pose; give every frame one "
+                "(data/NAME.pose.txt), or remove frames without a pose from train.txt and test.txt"
+            )
+        return self.T_map_cam
+
+    def known_depth(self) -> np.ndarray:
+        """Return depth_hw as `depth` does, or raise an error if there is none.
+
+        Raises:
+            SceneError: The frame has no depth, or its file is damaged.
+        """
+        depth_hw = self.depth()
+        if depth_hw is None:
+            raise SceneError(
+                f"frame {self.name[:60]}: has no depth; give every frame a depth image "
+                "(data/NAME.depth.png), or use a teacher that needs no depth"
+            )
+        return depth_hw
+
+
+class Scene(ABC):
+    """Frames of one place, split into training and test frames."""
+
+    name: str
+    sequential: bool = True  # recorded by a moving camera: neighbours overlap
+
+    @abstractmethod
+    def frames(self, split: Split) -> Iterator[Frame]:
+        """Iterate over the frames of a split, in recording order."""
+
+    @abstractmethod
+    def count(self, split: Split) -> int:
+        """Return the number of frames of a split."""
