@@ -1,4 +1,4 @@
-"""From photographs to a reconstruction: what comes out, and what is said when it cannot."""
+"""Reconstruction from photographs: results, warnings and errors."""
 
 import json
 import os
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.train
 CAMERA = Camera(96, 72, 80.0, 80.0, 47.5, 35.5)
 PORTRAIT = Camera(72, 96, 80.0, 80.0, 35.5, 47.5)
 ROOM = np.array([[-2.5, -2.0, 0.0], [2.5, 2.0, 2.5]])  # m, z up
-BLOCKS = np.array(  # what stands in it
+BLOCKS = np.array(  # boxes in the room, m
     [
         [[-0.6, -0.4, 0.0], [0.5, 0.4, 0.7]],
         [[1.6, 1.0, 0.0], [2.3, 1.8, 1.6]],
@@ -68,28 +68,28 @@ def depth_along(T_map_cam: np.ndarray, rays: np.ndarray) -> np.ndarray:
     return np.minimum(leave[..., -1], np.where(hit, enter, np.inf).min(axis=-1)).astype(np.float32)
 
 
-def looking(at: Sequence[float], towards: Sequence[float]) -> np.ndarray:
-    """Return T_map_cam of a camera held level."""
-    z = np.subtract(towards, at) / np.linalg.norm(np.subtract(towards, at))
+def look_at(position: Sequence[float], target: Sequence[float]) -> np.ndarray:
+    """Return T_map_cam of a level camera."""
+    z = np.subtract(target, position) / np.linalg.norm(np.subtract(target, position))
     x = np.cross(z, (0, 0, 1))
     x /= np.linalg.norm(x)
     T = np.eye(4)
-    T[:3] = np.stack([x, np.cross(z, x), z, at], axis=1)
+    T[:3] = np.stack([x, np.cross(z, x), z, position], axis=1)
     return T
 
 
 def around(count: int) -> list[np.ndarray]:
-    """Return poses on an arc through the room, turned to its middle."""
+    """Return poses on an arc through the room, with a view of its center."""
     angles = np.linspace(-2.4, -0.4, count)
     return [
-        looking((1.8 * np.cos(a), 1.5 * np.sin(a), 1.3 + 0.2 * np.sin(7 * a)), (0.2, 0.3, 0.8))
+        look_at((1.8 * np.cos(a), 1.5 * np.sin(a), 1.3 + 0.2 * np.sin(7 * a)), (0.2, 0.3, 0.8))
         for a in angles
     ]
 
 
 STRAIGHT = np.array([0.0, 0, 0, 1])
 ARC = around(10)
-# None of them held level.
+# None of them is level.
 TILTED = [
     T @ pose_from(np.zeros(3), np.array([0, 0, np.sin(0.2 * np.cos(k)), np.cos(0.2 * np.cos(k))]))
     for k, T in enumerate(around(13))
@@ -98,7 +98,7 @@ TILTED = [
 
 @dataclass
 class Shot(Frame):
-    """A photograph of the room, taken from `T_true`; what is known of it may differ."""
+    """A photograph of the room from `T_true`; its given camera and pose may differ."""
 
     name: str
     T_true: np.ndarray
@@ -123,7 +123,7 @@ class Shot(Frame):
 
 
 class Shots(Scene):
-    """Photographs in memory."""
+    """Scene of photographs in memory."""
 
     name = "room"
 
@@ -138,7 +138,7 @@ class Shots(Scene):
 
 
 class Network(Simulated):
-    """Answers from where the photographs were taken in truth."""
+    """Simulated network with the true poses and cameras of the photographs."""
 
     def __init__(self, **errors) -> None:
         super().__init__(SimulatedConfig(**{"width": 64, **errors}))
@@ -154,7 +154,7 @@ def shots(
     intrinsics: bool = True,
     given: Callable[[int, np.ndarray], np.ndarray | None] = lambda k, T: T,
 ) -> list[Shot]:
-    """Photograph the room; cameras take turns."""
+    """Return photographs of the room; the cameras alternate."""
     some = [cameras[k % len(cameras)] for k in range(len(poses))]
     return [
         Shot(f"shot{k}", T, camera, camera if intrinsics else None, given(k, T))
@@ -168,9 +168,9 @@ def run(folder: Path, taken: Sequence[Shot], network=None, **config):
 
 
 def error_m(made: Reconstruction, taken: Sequence[Shot]) -> float:
-    """Return the largest of the frames' median errors (m), in camera frames against the truth.
+    """Return the largest median error of a frame, m, in its camera frame.
 
-    The truth is that of the canonical camera's rays: resampling counts.
+    True points are on the rays of the canonical camera, so that errors of resampling count.
     """
     rays_hw3 = made.camera.rays(cell_pixels(made.camera.width, made.camera.height, made.stride))
     errors = []
@@ -185,7 +185,7 @@ def error_m(made: Reconstruction, taken: Sequence[Shot]) -> float:
 
 
 def position_errors_m(made: Reconstruction, taken: Sequence[Shot], fitted: bool) -> np.ndarray:
-    """Return how far off the positions are (m), after a similarity or as they stand."""
+    """Return the errors of the positions, m, as they are or after fitting a similarity."""
     true = {shot.name: shot.T_true[:3, 3] for shot in taken}
     found = np.array([T[:3, 3] for T in made.poses.values()])
     expected = np.array([true[name] for name in made.poses])
@@ -196,23 +196,23 @@ def position_errors_m(made: Reconstruction, taken: Sequence[Shot], fitted: bool)
 
 
 def unknown(k: int, T: np.ndarray) -> None:
-    """No pose is given."""
+    """Give no pose."""
 
 
-# What is known
+# Given poses and intrinsics
 
 
-def test_all_is_known(tmp_path: Path):
+def test_with_known_poses_and_intrinsics(tmp_path: Path):
     taken = shots(ARC)
     made, summary = run(tmp_path, taken)
     assert list(made.poses) == [shot.name for shot in taken] and made.metric
     assert summary.images == 10 and not summary.unused and summary.focal_known
-    assert 0 < summary.pairs_rejected < 6  # the network is plain wrong on some pairs
+    assert 0 < summary.pairs_rejected < 6  # the predictions of some pairs are wrong
     assert summary.agreement_cm < 5 and error_m(made, taken) < 0.05
     assert not (tmp_path / "work").exists()
 
 
-def test_poses_are_known_and_intrinsics_are_not(tmp_path: Path):
+def test_with_known_poses_and_unknown_intrinsics(tmp_path: Path):
     taken = shots(ARC, intrinsics=False)
     made, summary = run(tmp_path, taken)
     assert not summary.focal_known
@@ -220,14 +220,14 @@ def test_poses_are_known_and_intrinsics_are_not(tmp_path: Path):
     assert made.camera.fx == summary.focal_px[0] and error_m(made, taken) < 0.05
 
 
-def test_intrinsics_are_known_and_poses_are_not(tmp_path: Path):
+def test_with_known_intrinsics_and_unknown_poses(tmp_path: Path):
     taken = shots(ARC, given=unknown)
     made, summary = run(tmp_path, taken)
     assert summary.focal_known and not summary.metric and not made.metric
     assert position_errors_m(made, taken, fitted=True).max() < 0.06
 
 
-def test_nothing_is_known(tmp_path: Path):
+def test_with_unknown_poses_and_intrinsics(tmp_path: Path):
     taken = shots(ARC, intrinsics=False, given=unknown)
     made, summary = run(tmp_path, taken)
     assert not summary.metric and not summary.unused
@@ -235,8 +235,8 @@ def test_nothing_is_known(tmp_path: Path):
     assert position_errors_m(made, taken, fitted=True).max() < 0.06
 
 
-def test_some_poses_are_known(tmp_path: Path):
-    """They say where the frame lies, and how long a metre is; the rest is from the photographs."""
+def test_with_some_known_poses(tmp_path: Path):
+    """They define the frame and the scale; everything else is estimated."""
     taken = shots(ARC, intrinsics=False, given=lambda k, T: T if k in (1, 4, 8) else None)
     made, summary = run(tmp_path, taken)
     assert summary.metric and 0 < summary.scale_uncertainty < 0.03
@@ -244,7 +244,7 @@ def test_some_poses_are_known(tmp_path: Path):
     assert error_m(made, taken) < 0.08
 
 
-def test_intrinsics_of_some_cameras_are_known(tmp_path: Path):
+def test_with_known_intrinsics_of_some_cameras(tmp_path: Path):
     wide = Camera(96, 72, 62.0, 62.0, 47.5, 35.5)
     taken = shots(ARC, [CAMERA, wide])
     taken[1::2] = [replace(shot, camera=None) for shot in taken[1::2]]
@@ -257,29 +257,29 @@ def test_intrinsics_of_some_cameras_are_known(tmp_path: Path):
 
 @pytest.mark.parametrize("intrinsics", [True, False])
 @pytest.mark.parametrize("given", [lambda k, T: T, lambda k, T: T if k % 3 == 0 else None])
-def test_sizes_and_cameras_are_mixed(tmp_path: Path, intrinsics: bool, given: Callable):
+def test_with_mixed_sizes_and_cameras(tmp_path: Path, intrinsics: bool, given: Callable):
     cameras = [CAMERA, PORTRAIT, Camera(128, 80, 90.0, 90.0, 62.0, 41.0)]
-    if not intrinsics:  # then the principal point counts as the middle
+    if not intrinsics:  # then the principal point is assumed at the center
         cameras[2] = Camera(128, 80, 90.0, 90.0, 63.5, 39.5)
     taken = shots(ARC, cameras, intrinsics, given)
     made, summary = run(tmp_path, taken)
     assert len(made.poses) == 10 and error_m(made, taken) < 0.08
-    # Upright or across, a lens of unknown focal length counts as the same.
+    # Without intrinsics, portrait and landscape images of one size have the same lens.
     assert len(summary.focal_px) == (3 if intrinsics else 2)
     assert (made.camera.width, made.camera.height) == (160, 120)
     images = {name: made.read_frame(name).image_hw3 for name in made.poses}
     assert {image.shape for image in images.values()} == {(120, 160, 3)}
-    # What is seen of a portrait photograph is black at the sides, and only there.
+    # A portrait photograph is black at the sides, and only there.
     assert images["shot0"][60].any(axis=-1).all()
     assert not images["shot1"][60, :10].any() and images["shot1"][60, 40:120].any(axis=-1).all()
 
 
-# What does not hang together
+# Images that are not connected
 
 
-def test_no_image_shows_what_another_does(tmp_path: Path):
+def test_images_without_overlap_are_an_error(tmp_path: Path):
     directions = [(1, 0, 1.6), (0, 1, 1.6), (-1, 0, 1.6), (0, -1, 1.6)]
-    taken = shots([looking((0, 0, 1.6), towards) for towards in directions], given=unknown)
+    taken = shots([look_at((0, 0, 1.6), towards) for towards in directions], given=unknown)
     with pytest.raises(ReconstructionError, match="shot0, shot1, shot2, shot3: not connected"):
         run(tmp_path, taken)
     with pytest.raises(ReconstructionError, match="shot0, shot1, shot2, shot3: not connected"):
@@ -287,17 +287,17 @@ def test_no_image_shows_what_another_does(tmp_path: Path):
 
 
 @pytest.mark.parametrize("given", [unknown, lambda k, T: T])
-def test_one_image_stands_alone(tmp_path: Path, given: Callable):
-    taken = shots([*ARC, looking((2.2, 1.5, 2.3), (2.4, 1.9, 2.4))], given=given)
+def test_an_image_without_overlap_is_left_out(tmp_path: Path, given: Callable):
+    taken = shots([*ARC, look_at((2.2, 1.5, 2.3), (2.4, 1.9, 2.4))], given=given)
     made, summary = run(tmp_path, taken)
     assert list(summary.unused) == ["shot10"] and len(made.poses) == 10
     assert "shot10" not in made.poses
 
 
-def test_two_groups_of_images(tmp_path: Path):
-    """Without poses nothing says how they stand to each other; with poses that is known."""
-    large = [looking((0.4 + 0.2 * k, -0.3, 1.6), (1.2, -2, 1.4)) for k in range(7)]
-    small = [looking((-1.0 + 0.2 * k, 0.5, 1.5), (-1.5 + 0.2 * k, 2, 1.8)) for k in range(3)]
+def test_two_groups_of_images_need_poses(tmp_path: Path):
+    """Without poses, the relative pose of two connected components is unknown."""
+    large = [look_at((0.4 + 0.2 * k, -0.3, 1.6), (1.2, -2, 1.4)) for k in range(7)]
+    small = [look_at((-1.0 + 0.2 * k, 0.5, 1.5), (-1.5 + 0.2 * k, 2, 1.8)) for k in range(3)]
     made, summary = run(tmp_path / "unknown", shots([*large, *small], given=unknown))
     assert list(made.poses) == [f"shot{k}" for k in range(7)]
     reason = "connected with shot7, shot9, but not with the other images"
@@ -308,7 +308,7 @@ def test_two_groups_of_images(tmp_path: Path):
     assert not summary.unused and error_m(made, taken) < 0.05
 
 
-def test_there_are_too_few_images(tmp_path: Path):
+def test_too_few_images_are_an_error(tmp_path: Path):
     with pytest.raises(SceneError, match="none of 0 training frames"):
         run(tmp_path, [])
     with pytest.raises(ReconstructionError, match="1 of 1 images can be used"):
@@ -316,9 +316,9 @@ def test_there_are_too_few_images(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_images_that_cannot_be_read_are_named_skipped_and_counted(tmp_path: Path, caplog):
+def test_unreadable_images_are_reported_and_left_out(tmp_path: Path, caplog):
     taken = shots(ARC, [*[CAMERA] * 9, PORTRAIT], intrinsics=False)
-    for k in (3, 9):  # 9 is the only one of its lens
+    for k in (3, 9):  # 9 is the only image of its lens
         taken[k] = replace(taken[k], readable=False)
     made, summary = run(tmp_path, taken)
     assert summary.images == 10 and list(summary.unused) == ["shot3", "shot9"]
@@ -326,7 +326,7 @@ def test_images_that_cannot_be_read_are_named_skipped_and_counted(tmp_path: Path
     assert len(made.poses) == 8 and error_m(made, taken) < 0.05
 
 
-def test_an_image_of_an_impossible_shape_is_named_and_skipped(tmp_path: Path, caplog):
+def test_an_image_of_an_unusable_shape_is_reported_and_left_out(tmp_path: Path, caplog):
     taken = shots(ARC)
     flat = Camera(400, 2, 300.0, 300.0, 199.5, 0.5)
     taken[3] = replace(taken[3], true_camera=flat, camera=None)
@@ -335,61 +335,68 @@ def test_an_image_of_an_impossible_shape_is_named_and_skipped(tmp_path: Path, ca
     assert len(made.poses) == len(ARC) - 1
 
 
-def test_no_image_can_be_read(tmp_path: Path):
+def test_without_a_readable_image_there_is_an_error(tmp_path: Path):
     taken = [replace(shot, readable=False) for shot in shots(ARC)]
     with pytest.raises(SceneError, match="none of 10 images can be used; the last one: shot9.jpg"):
         run(tmp_path, taken)
 
 
-# Poses that are wrong
+# Wrong poses
 
 
-RIGHT, DOWN, FORWARD = np.eye(3)  # a camera's axes
+RIGHT, DOWN, FORWARD = np.eye(3)  # axes of a camera
 
 
-def turned(*axes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Poses of cameras whose axes are others, and of a mirrored map if they are left-handed."""
+def with_axes(*axes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a change of the camera axes; left-handed axes mirror the map, too."""
     C = np.eye(4)
     C[:3, :3] = np.stack(axes, axis=1)
     return lambda T: np.diag([1.0, np.linalg.det(C), 1, 1]) @ T @ C
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (invert, "if they are map-to-camera .invert"),
-        (turned(RIGHT, -DOWN, -FORWARD), "if they are of cameras with .* z backward .as in OpenGL"),
-        (turned(FORWARD, -RIGHT, -DOWN), "with x forward, y left and z up .*ROS, REP-103"),
-        (turned(DOWN, -RIGHT, FORWARD), "rolled by 90 deg to the right"),
-        (turned(-DOWN, RIGHT, FORWARD), "rolled by 90 deg to the left"),
-        (turned(-RIGHT, -DOWN, FORWARD), "rolled by 180 deg"),
-        (turned(FORWARD, RIGHT, DOWN), "with x forward, y right and z down;"),
-        (turned(RIGHT, -DOWN, FORWARD), "if they are left-handed.* with x right, y up and z for"),
-        (lambda T: invert(turned(RIGHT, -DOWN, -FORWARD)(T)), "map-to-camera .* and .*OpenGL"),
-        (lambda T: invert(turned(DOWN, -RIGHT, FORWARD)(T)), "map-to-camera .* and .*rolled"),
+        (
+            with_axes(RIGHT, -DOWN, -FORWARD),
+            "if they are of cameras with .* z backward .as in OpenGL",
+        ),
+        (with_axes(FORWARD, -RIGHT, -DOWN), "with x forward, y left and z up .*ROS, REP-103"),
+        (with_axes(DOWN, -RIGHT, FORWARD), "rolled by 90 deg to the right"),
+        (with_axes(-DOWN, RIGHT, FORWARD), "rolled by 90 deg to the left"),
+        (with_axes(-RIGHT, -DOWN, FORWARD), "rolled by 180 deg"),
+        (with_axes(FORWARD, RIGHT, DOWN), "with x forward, y right and z down;"),
+        (
+            with_axes(RIGHT, -DOWN, FORWARD),
+            "if they are left-handed.* with x right, y up and z for",
+        ),
+        (lambda T: invert(with_axes(RIGHT, -DOWN, -FORWARD)(T)), "map-to-camera .* and .*OpenGL"),
+        (lambda T: invert(with_axes(DOWN, -RIGHT, FORWARD)(T)), "map-to-camera .* and .*rolled"),
     ],
 )
-def test_poses_of_another_convention_are_recognized(tmp_path: Path, wrong: Callable, said: str):
+def test_another_pose_convention_is_recognized(tmp_path: Path, wrong: Callable, message: str):
     taken = shots(TILTED, given=lambda k, T: wrong(T))
     with pytest.raises(
-        ReconstructionError, match=f"pairs of images agree with the given poses, but .*{said}"
+        ReconstructionError, match=f"pairs of images agree with the given poses, but .*{message}"
     ):
         run(tmp_path, taken)
 
 
 @pytest.mark.parametrize(
-    ("axes", "said"), [((DOWN, -RIGHT, FORWARD), "rolled"), ((FORWARD, -RIGHT, -DOWN), "REP-103")]
+    ("axes", "message"),
+    [((DOWN, -RIGHT, FORWARD), "rolled"), ((FORWARD, -RIGHT, -DOWN), "REP-103")],
 )
-def test_pairs_that_can_tell_no_convention_do_not_speak_for_one(
-    tmp_path: Path, axes: Sequence[np.ndarray], said: str
+def test_pairs_that_fit_several_conventions_do_not_hide_the_wrong_one(
+    tmp_path: Path, axes: Sequence[np.ndarray], message: str
 ):
-    """Of a slow drive, most pairs look alike whatever the axes."""
-    taken = shots(around(60)[:24], given=lambda k, T: turned(*axes)(T))
-    with pytest.raises(ReconstructionError, match=said):
+    """Most pairs of a slow drive have nearly no rotation and baseline."""
+    taken = shots(around(60)[:24], given=lambda k, T: with_axes(*axes)(T))
+    with pytest.raises(ReconstructionError, match=message):
         run(tmp_path, taken)
 
 
-def test_many_wrong_poses_are_warned_of(tmp_path: Path, caplog):
+def test_many_wrong_poses_cause_a_warning(tmp_path: Path, caplog):
     error = pose_from(np.zeros(3), quaternion_xyzw(exp_rotation(np.array([0.0, 0.0, 0.5]))))
     run(tmp_path / "right", shots(TILTED))
     assert "agree with the given poses" not in caplog.text
@@ -399,7 +406,7 @@ def test_many_wrong_poses_are_warned_of(tmp_path: Path, caplog):
     assert set(summary.unused) == {"shot2", "shot6", "shot9"}
 
 
-def test_poses_in_millimetres_are_taken_but_doubted(tmp_path: Path, caplog):
+def test_poses_in_millimetres_cause_a_warning(tmp_path: Path, caplog):
     def in_millimetres(k: int, T: np.ndarray) -> np.ndarray:
         return pose_from(1000 * T[:3, 3], quaternion_xyzw(T[:3, :3]))
 
@@ -407,20 +414,20 @@ def test_poses_in_millimetres_are_taken_but_doubted(tmp_path: Path, caplog):
     assert "check that the poses are in metres" in caplog.text
 
 
-def test_a_length_beside_given_poses_is_not_used_and_said_so(tmp_path: Path, caplog):
+def test_a_known_length_beside_given_poses_causes_a_warning(tmp_path: Path, caplog):
     made, _ = run(tmp_path, shots(ARC), scale_from=("shot0,shot5=7",))
     assert "--scale-from is not used" in caplog.text
     np.testing.assert_array_equal(made.poses["shot5"], ARC[5])
 
 
-def test_poses_of_other_images_are_refused(tmp_path: Path):
+def test_poses_of_other_images_are_rejected(tmp_path: Path):
     order = np.random.default_rng(1).permutation(len(TILTED))
     with pytest.raises(ReconstructionError, match="as if they were those of other images"):
         run(tmp_path, shots(TILTED, given=lambda k, T: TILTED[order[k]]))
 
 
-def test_poses_that_leave_no_overlap_are_not_believed_either(tmp_path: Path):
-    """Images that look alike are compared whatever their poses say."""
+def test_wrong_poses_without_overlap_are_rejected(tmp_path: Path):
+    """Some pairs are chosen by appearance, independent of the poses."""
     far = [
         pose_from(50 * np.array([np.cos(2.4 * k), np.sin(2.4 * k), 0]), STRAIGHT) for k in range(13)
     ]
@@ -429,13 +436,13 @@ def test_poses_that_leave_no_overlap_are_not_believed_either(tmp_path: Path):
         run(tmp_path, taken)
 
 
-@pytest.mark.parametrize(("turn_rad", "shift_m"), [(1.0, 0.0), (0.0, 0.35), (0.3, 0.3)])
-def test_single_wrong_poses_are_refused_and_the_rest_is_not(
-    tmp_path: Path, turn_rad: float, shift_m: float
+@pytest.mark.parametrize(("rotation_rad", "offset_m"), [(1.0, 0.0), (0.0, 0.35), (0.3, 0.3)])
+def test_single_wrong_poses_are_rejected_and_the_others_are_used(
+    tmp_path: Path, rotation_rad: float, offset_m: float
 ):
     error = np.eye(4)
-    error[:3, :3] = exp_rotation(np.array([0.6, 0.8, 0.0]) * turn_rad)
-    error[:3, 3] = np.array([0.8, 0.0, 0.6]) * shift_m
+    error[:3, :3] = exp_rotation(np.array([0.6, 0.8, 0.0]) * rotation_rad)
+    error[:3, 3] = np.array([0.8, 0.0, 0.6]) * offset_m
     taken = shots(TILTED, given=lambda k, T: T @ error if k in (2, 9) else T)
     made, summary = run(tmp_path, taken)
     assert set(summary.unused) == {"shot2", "shot9"}
@@ -443,28 +450,28 @@ def test_single_wrong_poses_are_refused_and_the_rest_is_not(
     assert error_m(made, taken) < 0.06
 
 
-# Places and cameras that say little
+# Degenerate scenes
 
 
 def spot(radius_m: float) -> list[np.ndarray]:
-    """Return poses that look all around from next to one place."""
+    """Return poses with different views from nearly one position."""
     offsets = radius_m * np.random.default_rng(0).standard_normal((8, 3))
     centre = np.array([0, -1.5, 1.3])
     return [
-        looking(centre + offset, (np.sin(a), 1, 1))
+        look_at(centre + offset, (np.sin(a), 1, 1))
         for a, offset in zip(np.linspace(-0.8, 0.8, 8), offsets, strict=True)
     ]
 
 
 @pytest.mark.parametrize("poses", [spot(0), spot(0.002), [spot(0)[3]] * 6])
-def test_from_one_spot_no_distance_is_known(tmp_path: Path, poses: list):
+def test_images_from_one_position_have_no_scale(tmp_path: Path, poses: list):
     with pytest.raises(ReconstructionError, match="shot0.*taken from nearly the same spot as all"):
         run(tmp_path, shots(poses))
 
 
-def test_only_a_part_is_taken_from_one_spot(tmp_path: Path):
-    """In another corner, from a tripod: nothing joins these images to those with distances."""
-    corner = [looking((-1.6, 0.3, 1.8), (-2.5 + 0.1 * k, 2, 1.9)) for k in range(3)]
+def test_a_component_from_one_position_is_left_out(tmp_path: Path):
+    """Three images from a tripod in another corner have no overlap with the others."""
+    corner = [look_at((-1.6, 0.3, 1.8), (-2.5 + 0.1 * k, 2, 1.9)) for k in range(3)]
     made, summary = run(tmp_path, shots([*ARC, *corner]))
     assert len(made.poses) >= 10
     spots = {f"shot{k}" for k in (10, 11, 12)} - set(made.poses)
@@ -472,7 +479,7 @@ def test_only_a_part_is_taken_from_one_spot(tmp_path: Path):
     assert all("same spot" in reason for reason in summary.unused.values())
 
 
-def test_images_are_there_several_times(tmp_path: Path):
+def test_duplicate_images_are_used(tmp_path: Path):
     taken = shots([*ARC, ARC[4], ARC[4], ARC[5]])
     made, summary = run(tmp_path / "known", taken)
     assert not summary.unused and error_m(made, taken) < 0.05
@@ -495,8 +502,8 @@ def test_two_images_are_enough(tmp_path: Path):
 
 
 @pytest.mark.parametrize("given", [unknown, lambda k, T: T])
-def test_nothing_but_a_wall(tmp_path: Path, given: Callable):
-    poses = [looking((-0.9 + 0.2 * k, 0.9, 2.2), (-0.8 + 0.2 * k, 2, 2.2)) for k in range(8)]
+def test_a_scene_that_is_one_wall(tmp_path: Path, given: Callable):
+    poses = [look_at((-0.9 + 0.2 * k, 0.9, 2.2), (-0.8 + 0.2 * k, 2, 2.2)) for k in range(8)]
     taken = shots(poses, intrinsics=False, given=given)
     made, summary = run(tmp_path, taken)
     assert len(made.poses) == 8
@@ -506,78 +513,78 @@ def test_nothing_but_a_wall(tmp_path: Path, given: Callable):
         assert error_m(made, taken) < 0.05
 
 
-# Networks that fail
+# Predictors that fail
 
 
 class Failing(Network):
-    """Spoils what it says of some images."""
+    """Network with invalid predictions for some images."""
 
-    def __init__(self, spoil: Callable, every: int) -> None:
+    def __init__(self, invalidate: Callable, every: int) -> None:
         super().__init__()
-        self._spoil, self._every = spoil, every
+        self._invalidate, self._every = invalidate, every
 
     def decode(self, ones, others):
-        answers = super().decode(ones, others)
-        for answer in answers:
-            for pointmap in (answer.first, answer.second):
+        predicted = super().decode(ones, others)
+        for pairs in predicted:
+            for pointmap in (pairs.first, pairs.second):
                 some = slice(None, None, self._every)
-                self._spoil(pointmap.points_bhw3[some], pointmap.confidence_bhw[some])
-        return answers
+                self._invalidate(pointmap.points_bhw3[some], pointmap.confidence_bhw[some])
+        return predicted
 
 
-SPOILT = {
-    "nothing is a number": lambda points, confidence: points.fill_(np.nan),
-    "nothing is sure": lambda points, confidence: confidence.zero_(),
-    "confidence is no number": lambda points, confidence: confidence.fill_(np.nan),
-    "confidence has no end": lambda points, confidence: confidence.fill_(np.inf),
-    "all is too far away": lambda points, confidence: points.fill_(1e30),
-    "all is far away": lambda points, confidence: points.fill_(6e4),
-    "all is here": lambda points, confidence: points.zero_(),
-    "all is behind": lambda points, confidence: points.neg_(),
-    "all is tiny": lambda points, confidence: points.mul_(1e-7),
+INVALID = {
+    "points are NaN": lambda points, confidence: points.fill_(np.nan),
+    "confidence is 0": lambda points, confidence: confidence.zero_(),
+    "confidence is NaN": lambda points, confidence: confidence.fill_(np.nan),
+    "confidence is infinite": lambda points, confidence: confidence.fill_(np.inf),
+    "points exceed float16": lambda points, confidence: points.fill_(1e30),
+    "points are far away": lambda points, confidence: points.fill_(6e4),
+    "points are 0": lambda points, confidence: points.zero_(),
+    "points are behind": lambda points, confidence: points.neg_(),
+    "points are tiny": lambda points, confidence: points.mul_(1e-7),
 }
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("poses", ["given", "estimate"])
-@pytest.mark.parametrize("spoilt", SPOILT)
-def test_a_network_that_says_nonsense_is_not_believed(tmp_path: Path, spoilt: str, poses: str):
+@pytest.mark.parametrize("invalid", INVALID)
+def test_invalid_predictions_are_rejected(tmp_path: Path, invalid: str, poses: str):
     with pytest.raises(ReconstructionError, match="shot0, shot1, shot2: not connected"):
-        run(tmp_path, shots(ARC[:3]), Failing(SPOILT[spoilt], 1), poses=poses)
+        run(tmp_path, shots(ARC[:3]), Failing(INVALID[invalid], 1), poses=poses)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
-    ("spoilt", "poses"),
+    ("invalid", "poses"),
     [
-        ("nothing is a number", "given"),
-        ("nothing is a number", "estimate"),
-        ("all is far away", "given"),
-        ("all is behind", "estimate"),
+        ("points are NaN", "given"),
+        ("points are NaN", "estimate"),
+        ("points are far away", "given"),
+        ("points are behind", "estimate"),
     ],
 )
-def test_nonsense_on_some_pairs_does_no_harm(tmp_path: Path, spoilt: str, poses: str):
+def test_invalid_predictions_of_some_pairs_are_left_out(tmp_path: Path, invalid: str, poses: str):
     taken = shots(ARC)
-    made, summary = run(tmp_path, taken, Failing(SPOILT[spoilt], 6), poses=poses)
+    made, summary = run(tmp_path, taken, Failing(INVALID[invalid], 6), poses=poses)
     assert summary.pairs_rejected > summary.pairs / 8 and len(made.poses) > 8
     assert error_m(made, taken) < 0.1
 
 
-def test_photographs_of_all_kinds_go_through_the_network(tmp_path: Path):
-    """Random weights see nothing; but all files reach the alignment, in cameras that fit them."""
+def test_image_files_of_all_kinds_reach_the_alignment(tmp_path: Path):
+    """With random weights, alignment usually fails; the error shows which files reach it."""
     folder = tmp_path / "photos"
     folder.mkdir()
     image_hw3 = shots(ARC[:1])[0].image()
     Image.fromarray(image_hw3).save(folder / "a.jpg")
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     Image.fromarray(image_hw3).save(folder / "b.jpg", exif=exif)
     Image.fromarray(image_hw3[..., 0]).save(folder / "c.png")
     Image.fromarray(np.dstack([image_hw3, image_hw3[..., :1]])).save(folder / "d.png")
     (folder / "e.jpg").write_bytes((folder / "a.jpg").read_bytes()[:500])
     (folder / "f.png").write_bytes(b"no photograph")
     network = Dust3r(small_network(), "0" * 64, "cpu")
-    refused, names = {"e", "f"}, {"a", "b", "c", "d"}
+    unreadable, names = {"e", "f"}, {"a", "b", "c", "d"}
     try:
         made, summary = reconstruct(
             PhotoScene(folder), tmp_path / "out", network, PhotographsConfig(), CellsConfig(64, 8)
@@ -590,7 +597,7 @@ def test_photographs_of_all_kinds_go_through_the_network(tmp_path: Path):
         }
         assert sizes["b"] == (72, 96) and {sizes[name] for name in "acd"} == {(96, 72)}
     else:
-        assert set(made.poses) | set(summary.unused) == names | refused
+        assert set(made.poses) | set(summary.unused) == names | unreadable
 
 
 # Interrupted runs
@@ -609,7 +616,7 @@ def interruptible() -> list[Shot]:
 
 
 def run_killed(folder: Path) -> None:
-    """Run in children, each killed as it is about to finish, or delete, a certain file."""
+    """Run in child processes, each killed before it renames or deletes a certain file."""
 
     def kill_at(moment: str, real: Callable) -> Callable:
         def call(*args, **kwargs):
@@ -630,7 +637,7 @@ def run_killed(folder: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files but the hidden ones, which a killed run leaves."""
+    """Return all files except hidden ones, which a killed run leaves."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -638,8 +645,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path: Path):
-    """Forks where no thread runs yet: in a process of its own."""
+def test_a_killed_and_resumed_run_has_the_same_result(tmp_path: Path):
+    """In a separate process, because forking needs a process without threads."""
     code = "import sys, pathlib, test_photographs as t; t.run_killed(pathlib.Path(sys.argv[1]))"
     environment = {
         "PYTHONPATH": python_path(),
@@ -650,7 +657,9 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path: Path)
         check=True,
         env={**os.environ, **environment},
     )
-    assert any((tmp_path / "killed").rglob("pairs/*.npz"))  # the last was killed before
+    assert any(
+        (tmp_path / "killed").rglob("pairs/*.npz")
+    )  # the last run was killed before it deleted them
     again, summary = run(tmp_path / "killed", interruptible())
     assert summary is None and list(again.poses) == ["shot0", "shot1", "shot2", "shot3"]
     whole, summary = run(tmp_path / "whole", interruptible())
@@ -659,7 +668,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path: Path)
     assert len(contents(tmp_path / "whole")) == 1 + 4
 
 
-def test_another_processor_s_last_digits_are_no_other_reconstruction(tmp_path: Path, monkeypatch):
+def test_a_run_resumes_in_spite_of_different_rounding(tmp_path: Path, monkeypatch):
     taken = shots(ARC[:5], given=unknown)
 
     class Killed(Exception):
@@ -681,7 +690,7 @@ def test_another_processor_s_last_digits_are_no_other_reconstruction(tmp_path: P
     assert index.read_text() == begun and not made.missing()
 
 
-def test_cells_that_the_lens_does_not_cover_have_no_point(tmp_path: Path):
+def test_cells_outside_of_the_live_image_have_no_point(tmp_path: Path):
     pincushion = replace(CAMERA, distortion=(0.3, 0.0, 0.0, 0.0))
     taken = shots(ARC, (pincushion,))
     made, _ = run(tmp_path, taken)
@@ -693,15 +702,15 @@ def test_cells_that_the_lens_does_not_cover_have_no_point(tmp_path: Path):
         assert np.isinf(frame.sigma_hw[~covered_hw]).all()
 
 
-@pytest.mark.parametrize("text", ["shot0,shot99=1", "nobody:1:1,shot0:2:2=1"])
-def test_lengths_between_unknown_photographs_are_refused_before_any_work(tmp_path: Path, text: str):
+@pytest.mark.parametrize("text", ["shot0,shot99=1", "missing:1:1,shot0:2:2=1"])
+def test_lengths_between_unknown_photographs_are_rejected_at_once(tmp_path: Path, text: str):
     with pytest.raises(ReconstructionError, match="is none of the 10 photographs, such as 'shot0'"):
         run(tmp_path, shots(ARC, given=unknown), scale_from=(text,))
     assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_scene_that_has_changed_is_refused(tmp_path: Path, finished: bool):
+def test_a_changed_scene_is_rejected(tmp_path: Path, finished: bool):
     taken = shots(ARC[:4])
     run(tmp_path, taken)
     if not finished:

@@ -1,4 +1,4 @@
-"""What is kept of a pair predictor's answers, and how a run goes on after it was stopped."""
+"""Stored pair predictions, and resuming after an interrupted run."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ STRIDE = 8
 
 @dataclass
 class Photo(Frame):
-    """A frame in memory."""
+    """Frame in memory."""
 
     name: str
     camera: Camera
@@ -57,7 +57,7 @@ class Photo(Frame):
 
 
 def photos(cameras: Sequence[Camera]) -> list[Photo]:
-    """Photos of a wall 2 m away, each 0.1 m beside the one before."""
+    """Return photos of a wall at 2 m, taken 0.1 m apart."""
     straight = np.array([0.0, 0, 0, 1])
     return [
         Photo(f"photo{k}", camera, pose_from(np.array([0.1 * k, 0, 0]), straight))
@@ -66,11 +66,11 @@ def photos(cameras: Sequence[Camera]) -> list[Photo]:
 
 
 class Counting(Simulated):
-    """A simulated network that says what it was asked, and is of limited memory."""
+    """Simulated network that records its calls and has limited memory."""
 
-    def __init__(self, most: int = 99) -> None:
+    def __init__(self, max_batch: int = 99) -> None:
         super().__init__(SimulatedConfig(width=32))
-        self.most, self.encoded, self.batches = most, [], []
+        self.max_batch, self.encoded, self.batches = max_batch, [], []
 
     def encode(self, frame: Frame, image_hw3: np.ndarray, live: Camera) -> Encoded:
         self.encoded.append(frame.name)
@@ -80,7 +80,7 @@ class Counting(Simulated):
         self, ones: Sequence[Encoded], others: Sequence[Encoded]
     ) -> tuple[PairPointmaps, PairPointmaps]:
         self.batches.append(len(ones))
-        if len(ones) > self.most:
+        if len(ones) > self.max_batch:
             raise torch.cuda.OutOfMemoryError
         for some in (ones, others):
             assert len({(one.camera.width, one.camera.height) for one in some}) == 1
@@ -101,7 +101,7 @@ def predictions(folder: Path, frames: list[Photo], predictor=None, batch: int = 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files but the hidden ones, which a killed run leaves."""
+    """Return all files except hidden ones, which a killed run leaves."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -118,16 +118,16 @@ def finished(tmp_path: Path) -> Predictions:
     return made
 
 
-def test_what_is_read_is_what_the_predictor_said_at_the_students_stride(finished: Predictions):
-    """For each pair of landscape, portrait and another lens, in both orders."""
+def test_stored_predictions_are_those_of_the_predictor_reduced_to_cells(finished: Predictions):
+    """For all pairs of landscape, portrait and another lens, in both orders."""
     frames = photos([LANDSCAPE, PORTRAIT, ZOOMED, LANDSCAPE])
     predictor = Counting()
     encoded = [predictor.encode(f, f.image(), f.camera) for f in frames]
     for i, j in complete_pairs(4):
-        said = predictor.decode([encoded[i]], [encoded[j]])
+        direct = predictor.decode([encoded[i]], [encoded[j]])
         read = finished.read(i, j)
         assert [(pair.i, pair.j) for pair in read] == [(i, j), (j, i)]
-        for pair, maps in zip(read, said, strict=True):
+        for pair, maps in zip(read, direct, strict=True):
             for k, pointmap, points_hw3, confidence_hw in (
                 (pair.i, maps.first, pair.own_hw3, pair.own_confidence_hw),
                 (pair.j, maps.second, pair.other_hw3, pair.other_confidence_hw),
@@ -139,13 +139,13 @@ def test_what_is_read_is_what_the_predictor_said_at_the_students_stride(finished
                 assert points_hw3.dtype == confidence_hw.dtype == np.float32
 
 
-def test_the_order_asked_for_is_the_order_given(finished: Predictions):
+def test_a_pair_is_read_in_the_requested_order(finished: Predictions):
     one, other = finished.read(3, 1)
     assert (one.i, one.j, other.i, other.j) == (3, 1, 1, 3)
     np.testing.assert_array_equal(one.own_hw3, finished.read(1, 3)[1].own_hw3)
 
 
-def test_each_image_and_each_pair_is_looked_at_once(tmp_path: Path):
+def test_each_image_and_each_pair_is_predicted_once(tmp_path: Path):
     frames = photos([LANDSCAPE] * 5)
     for pairs, encoded, batches in (
         ([(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)], 5, [4, 1]),
@@ -159,16 +159,16 @@ def test_each_image_and_each_pair_is_looked_at_once(tmp_path: Path):
         assert (len(predictor.encoded), predictor.batches) == (encoded, batches)
 
 
-def test_descriptors_are_kept(finished: Predictions):
+def test_descriptors_are_stored(finished: Predictions):
     predictor = Counting()
     frames = photos([LANDSCAPE, PORTRAIT, ZOOMED, LANDSCAPE])
     expected = [predictor.descriptor(predictor.encode(f, f.image(), f.camera)) for f in frames]
     np.testing.assert_array_equal(finished.descriptors([2, 0]), [expected[2], expected[0]])
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path):
+def test_out_of_memory_halves_the_batch(tmp_path: Path):
     frames = photos([LANDSCAPE] * 6)
-    tight, ample = Counting(most=2), Counting()
+    tight, ample = Counting(max_batch=2), Counting()
     for name, predictor in (("tight", tight), ("ample", ample)):
         made = predictions(tmp_path / name, frames, predictor, batch=8)
         made.encode(frames)
@@ -178,9 +178,9 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path):
     assert contents(tmp_path / "tight") == contents(tmp_path / "ample")
 
 
-def test_a_pair_that_does_not_fit_is_one_clear_error(tmp_path: Path):
+def test_a_pair_that_does_not_fit_into_memory_is_an_error(tmp_path: Path):
     frames = photos([LANDSCAPE] * 3)
-    made = predictions(tmp_path / "work", frames, Counting(most=0))
+    made = predictions(tmp_path / "work", frames, Counting(max_batch=0))
     made.encode(frames)
     with pytest.raises(ReconstructionError, match="a pair of images does not fit into the memory"):
         made.decode(complete_pairs(3))
@@ -189,7 +189,7 @@ def test_a_pair_that_does_not_fit_is_one_clear_error(tmp_path: Path):
 def test_an_unreadable_image_is_named_and_left_out(tmp_path: Path, caplog):
     frames = photos([LANDSCAPE] * 4)
     frames[1].readable = False
-    frames[2].T_map_cam = None  # the simulated network needs it
+    frames[2].T_map_cam = None  # required by the simulated network
     made = predictions(tmp_path / "work", frames)
     assert list(made.encode(frames)) == [1, 2]
     assert "frame photo1 is left out: photo1.jpg: is damaged" in caplog.text
@@ -199,43 +199,43 @@ def test_an_unreadable_image_is_named_and_left_out(tmp_path: Path, caplog):
         made.decode([(0, 1)])
 
 
-def test_an_image_that_is_not_of_its_cameras_size_is_left_out(tmp_path: Path, caplog):
+def test_an_image_of_another_size_than_its_camera_is_left_out(tmp_path: Path, caplog):
     frames = photos([LANDSCAPE, LANDSCAPE])
     made = predictions(tmp_path / "work", frames)
     assert list(made.encode([photos([PORTRAIT])[0], frames[1]])) == [0]
     assert "is 48x64 px, expected 64x48 px" in caplog.text
 
 
-def test_no_usable_image_at_all_is_an_error(tmp_path: Path):
+def test_without_a_usable_image_there_is_an_error(tmp_path: Path):
     frames = photos([LANDSCAPE] * 2)
     frames[0].readable = frames[1].readable = False
     with pytest.raises(SceneError, match="none of 2 images can be used.*photo1.jpg: is damaged"):
         predictions(tmp_path / "work", frames).encode(frames)
 
 
-def test_the_predictor_sees_undistorted_images(tmp_path: Path):
-    seen = {}
+def test_the_predictor_gets_undistorted_images(tmp_path: Path):
+    images = {}
 
-    class Watching(Counting):
+    class Recording(Counting):
         def encode(self, frame: Frame, image_hw3: np.ndarray, live: Camera) -> Encoded:
-            seen[live] = image_hw3
+            images[live] = image_hw3
             return super().encode(replace(frame, camera=live), image_hw3, live)
 
-    bent = replace(LANDSCAPE, distortion=(-0.3, 0.1, 0.0, 0.0, 0.0))
-    frames = photos([bent])
-    predictions(tmp_path / "work", frames, Watching()).encode(frames)
-    expected = CanonicalView(bent, LANDSCAPE, STRIDE).warp(frames[0].image())
-    np.testing.assert_array_equal(seen[LANDSCAPE], expected)
+    distorted = replace(LANDSCAPE, distortion=(-0.3, 0.1, 0.0, 0.0, 0.0))
+    frames = photos([distorted])
+    predictions(tmp_path / "work", frames, Recording()).encode(frames)
+    expected = CanonicalView(distorted, LANDSCAPE, STRIDE).warp(frames[0].image())
+    np.testing.assert_array_equal(images[LANDSCAPE], expected)
 
 
 @dataclass
-class Sure:
-    """A predictor of few answers: a plane at a depth, with a confidence."""
+class ConstantPredictor:
+    """Predicts a plane at a constant depth with a constant confidence."""
 
     depth: float = 1.0
     confidence: float = 1.0
-    values: int = 8  # of the features
-    name: str = "sure"
+    values: int = 8  # number of features
+    name: str = "constant"
     licence: str = ""
     settings: dict = field(default_factory=dict)
 
@@ -260,9 +260,9 @@ class Sure:
 
 
 @pytest.mark.parametrize("depth", [7e4, np.inf, np.nan])
-def test_points_beyond_half_precision_are_unseen(tmp_path: Path, depth: float):
+def test_points_beyond_half_precision_become_none(tmp_path: Path, depth: float):
     frames = photos([LANDSCAPE] * 2)
-    made = predictions(tmp_path / "work", frames, Sure(depth, confidence=1e9))
+    made = predictions(tmp_path / "work", frames, ConstantPredictor(depth, confidence=1e9))
     made.encode(frames)
     made.decode([(0, 1)])
     for pair in made.read(0, 1):
@@ -274,7 +274,7 @@ def test_points_beyond_half_precision_are_unseen(tmp_path: Path, depth: float):
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path):
     def peak(n: int) -> int:
         frames = photos([LANDSCAPE] * n)
-        made = predictions(tmp_path / str(n), frames, Sure(values=50_000))
+        made = predictions(tmp_path / str(n), frames, ConstantPredictor(values=50_000))
         tracemalloc.reset_peak()
         made.encode(frames)
         made.decode((i, i + 1) for i in range(n - 1))
@@ -283,7 +283,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path):
     tracemalloc.start()
     few, many = peak(70), peak(140)
     tracemalloc.stop()
-    assert few > 64 * 100_000  # what is kept in memory of 100 kB an image
+    assert few > 64 * 100_000  # cached features, 100 kB per image
     assert many - few < 70 * 10_000
 
 
@@ -295,10 +295,10 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path):
         {"grids": [LANDSCAPE, ZOOMED]},
         {"stride": 16},
         {"predictor": Simulated(SimulatedConfig(width=16))},
-        {"predictor": Sure()},
+        {"predictor": ConstantPredictor()},
     ],
 )
-def test_a_folder_of_other_predictions_is_not_mixed_in(tmp_path: Path, change: dict):
+def test_a_folder_with_other_predictions_is_rejected(tmp_path: Path, change: dict):
     same = {
         "predictor": Simulated(SimulatedConfig(width=32)),
         "names": ["photo0", "photo1"],
@@ -312,7 +312,7 @@ def test_a_folder_of_other_predictions_is_not_mixed_in(tmp_path: Path, change: d
         Predictions(tmp_path / "work", **same | change)
 
 
-def test_a_batch_of_nothing_is_refused(tmp_path: Path):
+def test_an_empty_batch_is_rejected(tmp_path: Path):
     with pytest.raises(ReconstructionError, match="batch of 0"):
         predictions(tmp_path / "work", photos([LANDSCAPE]), batch=0)
 
@@ -333,21 +333,21 @@ def pair_arrays(rows: int = 6, columns: int = 8, kind: type = np.float16) -> dic
         ({**pair_arrays(), "own_ji": np.zeros((6, 8, 4), np.float16)}, "points without confidence"),
     ],
 )
-def test_a_foreign_file_is_refused(finished: Predictions, arrays: dict, message: str):
+def test_a_foreign_file_is_rejected(finished: Predictions, arrays: dict, message: str):
     np.savez_compressed(finished.folder / "pairs/000000-000003.npz", **arrays)
     with pytest.raises(ReconstructionError, match=message):
         finished.read(0, 3)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:300], lambda b: b[:500] + b"xx" + b[502:]])
-def test_a_damaged_file_is_refused(finished: Predictions, damage):
+def test_a_damaged_file_is_rejected(finished: Predictions, damage):
     path = finished.folder / "pairs/000000-000003.npz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ReconstructionError, match="missing or damaged"):
         finished.read(0, 3)
 
 
-def test_only_what_was_made_is_removed(finished: Predictions):
+def test_only_stored_predictions_are_removed(finished: Predictions):
     foreign = finished.folder / "notes.txt"
     foreign.touch()
     finished.remove()
@@ -365,7 +365,7 @@ def run_whole(folder: Path) -> None:
 
 
 def run_killed(folder: Path) -> None:
-    """Run in children that are killed: while a file is written, before it is named, any time."""
+    """Run in child processes that are killed while writing, before renaming, and at any time."""
     rng = np.random.default_rng(0)
     for call, count in (("fsync", 1), ("fsync", 5), ("replace", 6), ("fsync", 9), *[("", 0)] * 3):
         child = os.fork()
@@ -389,8 +389,8 @@ def run_killed(folder: Path) -> None:
         assert os.waitpid(child, 0)[1] == signal.SIGKILL or not call
 
 
-def test_killed_at_any_moment_and_started_again_it_ends_the_same(tmp_path: Path):
-    """Forks where no thread runs yet: in a process of its own."""
+def test_a_killed_and_resumed_run_has_the_same_result(tmp_path: Path):
+    """In a separate process, because forking needs a process without threads."""
     subprocess.run(
         [
             sys.executable,

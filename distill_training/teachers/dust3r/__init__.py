@@ -1,7 +1,7 @@
-"""DUSt3R, the network that looks at pairs of photographs, and what stands around it.
+"""DUSt3R: a network that predicts the pointmaps of an image pair.
 
-Wang et al., "DUSt3R: Geometric 3D Vision Made Easy", CVPR 2024. Written from the paper and from
-reference outputs; takes the published checkpoints as they are.
+Wang et al., "DUSt3R: Geometric 3D Vision Made Easy", CVPR 2024. Implemented from the paper and from
+reference outputs; reads the published checkpoints.
 """
 
 from distill_training.teachers.dust3r.dust3r_predictor import Dust3r

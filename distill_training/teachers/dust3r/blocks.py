@@ -34,11 +34,8 @@ class Rope:
         """Return the queries or keys (b, h, n, d) with their position encoded."""
         # d = (row or column) x (first or second element of a rotated pair) x frequency
         first, second = x_bhnd.unflatten(-1, (2, 2, -1)).unbind(-2)
-        rotated = (
-            first * self._cos - second * self._sin,
-            second * self._cos + first * self._sin,
-        )
-        return torch.stack(rotated, dim=-2).flatten(-3).to(x_bhnd.dtype)
+        x, y = first * self._cos - second * self._sin, second * self._cos + first * self._sin
+        return torch.stack((x, y), dim=-2).flatten(-3).to(x_bhnd.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -109,14 +106,7 @@ class DecoderBlock(nn.Module):
         self.norm_y = LayerNorm(channels)
 
     def forward(self, x_bnc: Tensor, rope: Rope, y_bmc: Tensor, y_rope: Rope) -> Tensor:
-        """Return the tokens x (b, n, c) after the block.
-
-        Args:
-            x_bnc: Tokens of this image.
-            rope: Position embedding of this image's grid.
-            y_bmc: Tokens of the other image at the input of the block.
-            y_rope: Position embedding of the other image's grid.
-        """
+        """Return the tokens x (b, n, c) after the block; y are the inputs of the other image."""
         x_bnc = x_bnc + self.attn(self.norm1(x_bnc), rope)
         x_bnc = x_bnc + self.cross_attn(self.norm2(x_bnc), rope, self.norm_y(y_bmc), y_rope)
         return x_bnc + self.mlp(self.norm3(x_bnc))

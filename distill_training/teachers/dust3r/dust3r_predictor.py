@@ -1,4 +1,4 @@
-"""DUSt3R as a pair predictor: each image encoded once, pairs decoded in both orders together."""
+"""DUSt3R as a pair predictor: encodes each image once, decodes both orders of a pair together."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -23,7 +23,7 @@ from mote_localization.scenes import Frame
 
 
 class Dust3r:
-    """A DUSt3R network that looks at pairs of photographs.
+    """Pair predictor with a DUSt3R network.
 
     The features of an `Encoded` are its tokens (rows, columns, channels).
     """
@@ -38,16 +38,16 @@ class Dust3r:
         device: str = "auto",
         load: Callable[[], DUSt3R] | None = None,
     ) -> None:
-        """Look with a network.
+        """Create a predictor.
 
         Args:
-            network: Moves to the device when it is first used.
-            checkpoint_sha256: Fingerprint of the file that it came from.
-            device: As torch names it; auto: the GPU where there is one.
-            load: Gives the network with its parameters, where those of `network` have no values.
+            network: Moved to the device when it is first used.
+            checkpoint_sha256: SHA-256 of the checkpoint file.
+            device: Name of a torch device; auto: the GPU if there is one, else the CPU.
+            load: Returns the network with its parameters, if those of `network` have no values.
 
         Raises:
-            MoteError: There is no such device.
+            MoteError: The device does not exist.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,7 +57,8 @@ class Dust3r:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition("\n")[0]
             raise MoteError(
-                f"found device '{device}' ({reason}), expected auto, cpu, or a GPU that torch sees"
+                f"found device '{device[:40]}' ({reason[:120]}), expected auto, cpu, or a GPU that "
+                "torch can use"
             ) from error
         self._load = load or (lambda: network)
         self._size, self._patch = max(network.img_size), network.patch_size
@@ -65,16 +66,16 @@ class Dust3r:
             "checkpoint_sha256": checkpoint_sha256,
             "head": network.head_type,
             "input_px": self._size,
-            "precision": _precision(self._device),  # other precisions give other features
+            "precision": _precision(self._device),  # it changes the features
         }
 
     @classmethod
     def open(cls, path: Path | str, device: str = "auto") -> "Dust3r":
-        """Check a published checkpoint; its parameters are read when an image is looked at.
+        """Check a published checkpoint; its parameters are read when the first image is encoded.
 
         Raises:
-            CheckpointError: As `load_checkpoint`, which reads them, and may then raise it again.
-            MoteError: There is no such device.
+            CheckpointError: As `load_checkpoint`; encoding the first image may raise it, too.
+            MoteError: The device does not exist.
         """
         network = describe_checkpoint(path)
         return cls(network, file_sha256(path), device, lambda: load_checkpoint(path))
@@ -84,16 +85,16 @@ class Dust3r:
         return self._load().to(self._device).eval()
 
     def camera(self, live: Camera) -> Camera:
-        """Return the camera of the network's images of an undistorted camera.
+        """Return the camera of the network's input for an undistorted camera.
 
         Raises:
-            CameraError: The image is so long and narrow that nothing of it would be left.
+            CameraError: The image is too long and narrow: its short side is less than one patch.
         """
         return prepared_camera(live, self._size, self._patch)
 
     @torch.inference_mode()
     def encode(self, frame: Frame, image_hw3: np.ndarray, live: Camera) -> Encoded:
-        """Encode one image, RGB uint8, undistorted, of the live camera's size.
+        """Return the features of an image, RGB uint8, undistorted, with the size of its camera.
 
         Raises:
             SceneError: The image cannot be prepared for the network.
@@ -101,7 +102,7 @@ class Dust3r:
         if image_hw3.shape != (live.height, live.width, 3) or image_hw3.dtype != np.uint8:
             raise SceneError(
                 f"frame {frame.name}: found an image of shape {image_hw3.shape} "
-                f"{image_hw3.dtype}, expected {(live.height, live.width, 3)} uint8 by its camera"
+                f"{image_hw3.dtype}, expected {(live.height, live.width, 3)} uint8 as its camera"
             )
         try:
             camera = self.camera(live)
@@ -120,17 +121,17 @@ class Dust3r:
     def decode(
         self, ones: Sequence[Encoded], others: Sequence[Encoded]
     ) -> tuple[PairPointmaps, PairPointmaps]:
-        """Look at pairs (one, other) and (other, one); see `PairPredictor`."""
+        """Predict the directed pairs (one, other) and (other, one); see `PairPredictor`."""
         one, grid = self._tokens(ones)
         other, other_grid = self._tokens(others)
         if grid != other_grid:
             return (
-                _answers(self._network.decode(one, grid, other, other_grid)),
-                _answers(self._network.decode(other, other_grid, one, grid)),
+                _pair_pointmaps(self._network.decode(one, grid, other, other_grid)),
+                _pair_pointmaps(self._network.decode(other, other_grid, one, grid)),
             )
         both = self._network.decode(torch.cat([one, other]), grid, torch.cat([other, one]), grid)
-        forth, back = zip(*(values.chunk(2) for values in both), strict=True)
-        return _answers(forth), _answers(back)
+        forward, backward = zip(*(values.chunk(2) for values in both), strict=True)
+        return _pair_pointmaps(forward), _pair_pointmaps(backward)
 
     def _tokens(self, images: Sequence[Encoded]) -> tuple[Tensor, Grid]:
         """Return the tokens (b, n, c) of a batch of images, float32, and their grid."""
@@ -139,8 +140,8 @@ class Dust3r:
         return features_bhwc.to(self._device).float().flatten(1, 2), (rows, columns)
 
 
-def _answers(values: Sequence[Tensor]) -> PairPointmaps:
-    """Return the network's answers; it says 1 + exp(x), 1 where it knows nothing."""
+def _pair_pointmaps(values: Sequence[Tensor]) -> PairPointmaps:
+    """Return the predictions of the network, whose confidence 1 + exp(x) becomes its logarithm."""
     points1_bhw3, conf1_bhw, points2_bhw3, conf2_bhw = values
     return PairPointmaps(
         Pointmap(points1_bhw3, conf1_bhw.log()), Pointmap(points2_bhw3, conf2_bhw.log())
@@ -148,7 +149,7 @@ def _answers(values: Sequence[Tensor]) -> PairPointmaps:
 
 
 def _precision(device: torch.device) -> str:
-    """Return in which precision the network's blocks compute on a device."""
+    """Return the precision of the network's blocks on a device: fp32, bf16 or fp16."""
     with half_precision(device):
         if not torch.is_autocast_enabled("cuda"):
             return "fp32"

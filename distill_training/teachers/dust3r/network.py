@@ -1,4 +1,4 @@
-"""The network: two images in, a point of each of their pixels in the first one's frame out."""
+"""The DUSt3R network: predicts the pointmaps of two images in the camera frame of the first."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -11,14 +11,14 @@ from distill_training.common.transformer import LayerNorm
 from distill_training.teachers.dust3r.blocks import DecoderBlock, EncoderBlock, Rope
 from distill_training.teachers.dust3r.heads import DPT_PATCH, DptHead, LinearHead, pointmap
 
-Grid = tuple[int, int]  # rows and columns of an image's tokens
+Grid = tuple[int, int]  # rows and columns of the tokens of an image
 
 
 class DUSt3R(nn.Module):
-    """A ViT that encodes each image, two decoders that look at each other, and a head for each.
+    """A ViT encoder, two decoders with cross-attention to each other, and a head for each.
 
-    Parameters have the names and shapes of the published checkpoints. On a GPU encoder and decoder
-    compute in half precision, with tokens and heads in float32; on a CPU all is float32.
+    Parameters have the names and shapes of the published checkpoints. On a GPU, the blocks compute
+    in half precision, tokens and heads are float32. On a CPU everything is float32.
     """
 
     def __init__(
@@ -33,16 +33,16 @@ class DUSt3R(nn.Module):
         dec_depth: int = 12,
         dec_num_heads: int = 12,
     ) -> None:
-        """Make the untrained network; without arguments, of the sizes of ViT-L 512 dpt.
+        """Create the untrained network, by default with the sizes of ViT-L 512 dpt.
 
         Raises:
-            ValueError: The sizes do not go together.
+            ValueError: The sizes are not compatible.
         """
         super().__init__()
         for channels, heads in ((enc_embed_dim, enc_num_heads), (dec_embed_dim, dec_num_heads)):
-            if channels % (4 * heads):  # two directions, two blocks each
+            if channels % (4 * heads):  # for rows and columns, pairs of channels
                 raise ValueError(
-                    f"{channels} channels in {heads} heads, expected a multiple of 4 a head"
+                    f"{channels} channels in {heads} heads, expected a multiple of 4 per head"
                 )
         if head_type not in ("dpt", "linear"):
             raise ValueError(f"head '{head_type}', expected dpt or linear")
@@ -54,7 +54,9 @@ class DUSt3R(nn.Module):
         self.head_type, self.img_size, self.patch_size = head_type, tuple(img_size), patch_size
         self._enc_head_channels = enc_embed_dim // enc_num_heads
         self._dec_head_channels = dec_embed_dim // dec_num_heads
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dec_embed_dim))  # of the pre-training
+        self.mask_token = nn.Parameter(
+            torch.zeros(1, 1, dec_embed_dim)
+        )  # used in the pre-training only
         self.patch_embed = _PatchEmbed(patch_size, enc_embed_dim)
         self.enc_blocks = _blocks(EncoderBlock, enc_embed_dim, enc_num_heads, enc_depth)
         self.enc_norm = LayerNorm(enc_embed_dim)
@@ -74,11 +76,11 @@ class DUSt3R(nn.Module):
     def forward(
         self, view1_b3hw: Tensor, view2_b3hw: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Look at a batch of pairs of images in [-1, 1].
+        """Predict the pointmaps of a batch of image pairs (b, 3, h, w), values in [-1, 1].
 
         Returns:
-            points1_bhw3, conf1_bhw, points2_bhw3, conf2_bhw: both point sets in the first views'
-            camera frames, at one unknown scale a pair; confidences above 1.
+            points1_bhw3, conf1_bhw, points2_bhw3, conf2_bhw. Points of both views are in the camera
+            frame of the first view, in an unknown unit per pair. Confidences are above 1.
         """
         return self.decode(*self.encode(view1_b3hw), *self.encode(view2_b3hw))
 
@@ -86,7 +88,7 @@ class DUSt3R(nn.Module):
         """Return the tokens (b, n, c) float32 of images in [-1, 1], row by row, and their grid.
 
         Raises:
-            ValueError: The sides are no multiples of the patch size.
+            ValueError: Height or width is no multiple of the patch size.
         """
         height, width = image_b3hw.shape[2:]
         if height % self.patch_size or width % self.patch_size:
@@ -96,7 +98,7 @@ class DUSt3R(nn.Module):
         grid = (height // self.patch_size, width // self.patch_size)
         rope = Rope(grid, self._enc_head_channels, image_b3hw.device)
         with half_precision(image_b3hw.device):
-            # Tokens stay float32 between blocks: half precision would add up its rounding.
+            # Tokens stay float32 between blocks: in half precision, rounding errors accumulate.
             tokens_bnc = self.patch_embed(image_b3hw).float()
             for block in self.enc_blocks:
                 tokens_bnc = block(tokens_bnc, rope)
@@ -105,7 +107,7 @@ class DUSt3R(nn.Module):
     def decode(
         self, tokens1_bnc: Tensor, grid1: Grid, tokens2_bmc: Tensor, grid2: Grid
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Look at pairs of images as `encode` gives them; returns what `forward` does."""
+        """Predict pairs from outputs of `encode`; returns what `forward` returns."""
         device = tokens1_bnc.device
         rope1, rope2 = (Rope(g, self._dec_head_channels, device) for g in (grid1, grid2))
         layers = self.downstream_head1.layers
@@ -128,12 +130,12 @@ class DUSt3R(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Take parameters; where there are none of a second decoder, it is the first again."""
+        """Load parameters; without those of the second decoder, it gets those of the first."""
         return super().load_state_dict(with_second_decoder(state_dict), strict, assign)
 
 
 def with_second_decoder(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters, with `dec_blocks` as `dec_blocks2` where these are missing."""
+    """Return the parameters; if `dec_blocks2` is missing, it gets those of `dec_blocks`."""
     if any(name.startswith("dec_blocks2.") for name in state):
         return dict(state)
     second = {
@@ -160,15 +162,15 @@ def _blocks(kind: type[nn.Module], channels: int, heads: int, depth: int) -> nn.
 def _pointmap(
     head: DptHead | LinearHead, kept_bnc: list[Tensor], grid: Grid
 ) -> tuple[Tensor, Tensor]:
-    """Return points_bhw3 and conf_bhw of the encoder's tokens and those after `head.layers`."""
+    """Return points_bhw3 and conf_bhw from the tokens of the encoder and of `head.layers`."""
     with torch.autocast(kept_bnc[0].device.type, enabled=False):
-        # Only the dpt head looks at the encoder's output; tokens as maps are channels-last.
+        # Only the dpt head takes the tokens of the encoder. The maps have channels-last layout.
         maps = [t.float().transpose(1, 2).unflatten(2, grid) for t in kept_bnc]
         return pointmap(head(maps[-len(head.layers) :]))
 
 
 def half_precision(device: torch.device) -> AbstractContextManager:
-    """Return the context in which the blocks compute: bf16 or, on older GPUs, fp16."""
+    """Return the autocast context of the blocks: bf16, on older GPUs fp16, on a CPU none."""
     if device.type != "cuda":
         return nullcontext()
     return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.half)

@@ -1,8 +1,8 @@
-"""Images as the published networks were trained on them, and what that does to their camera.
+"""Input images of the published networks, and the cameras of these images.
 
-A network of 512 px takes the long side at 512 and the middle of the short side, both multiples of
-the patch size; a square image is cut to 4:3. A network of 224 px takes the middle square, 224 px
-wide.
+A network of 512 px takes an image with a long side of 512 px. The short side is cropped to a
+multiple of the patch size, and a square image is cropped to 4:3. A network of 224 px takes the
+central square, resized to 224 px.
 """
 
 from dataclasses import replace
@@ -16,46 +16,46 @@ from torch import Tensor
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError
 
-_SQUARE_SIZE = 224  # px, of the network that was trained on squares alone
+_SQUARE_SIZE = 224  # px, input of the network that was trained on squares only
 
 
 class _Plan(NamedTuple):
-    """Resize to (width, height), then cut; all in px."""
+    """Size to resize to, then the rectangle to crop, px."""
 
     width: int
     height: int
     left: int
     top: int
-    cut_width: int
-    cut_height: int
+    crop_width: int
+    crop_height: int
 
 
 def prepared_camera(live: Camera, size: int, patch: int = 16) -> Camera:
-    """Return the camera of the prepared images of an undistorted camera.
+    """Return the camera of the prepared image for an undistorted camera.
 
     Args:
         live: Camera of the images.
-        size: Side of the network's images, px.
-        patch: Side of the network's patches, px.
+        size: Input size of the network, px.
+        patch: Side of a patch, px.
 
     Raises:
-        CameraError: The image is so long and narrow that nothing of it would be left.
+        CameraError: The image is too long and narrow: its short side is less than one patch.
     """
     plan = _plan(live.width, live.height, size, patch)
     resized = live.resized(plan.width, plan.height)
     return replace(
         resized,
-        width=plan.cut_width,
-        height=plan.cut_height,
+        width=plan.crop_width,
+        height=plan.crop_height,
         cx=resized.cx - plan.left,
         cy=resized.cy - plan.top,
     )
 
 
 def prepare(image_hw3: np.ndarray, size: int, patch: int = 16) -> Tensor:
-    """Return the prepared image (3, H, W), float32 in [-1, 1], of an image RGB uint8.
+    """Return the prepared image (3, H, W), float32 in [-1, 1], from an image (h, w, 3) RGB uint8.
 
-    Lanczos where it shrinks and bicubic where it grows, both antialiased.
+    Downsampled with Lanczos or upsampled bicubically, both antialiased.
 
     Raises:
         CameraError: As `prepared_camera`.
@@ -70,25 +70,33 @@ def prepare(image_hw3: np.ndarray, size: int, patch: int = 16) -> Tensor:
             mode="lanczos" if plan.width < width else "bicubic",
             antialias=True,
         )
-    rows = slice(plan.top, plan.top + plan.cut_height)
-    columns = slice(plan.left, plan.left + plan.cut_width)
+    rows = slice(plan.top, plan.top + plan.crop_height)
+    columns = slice(plan.left, plan.left + plan.crop_width)
     return image_13hw[0, :, rows, columns].float() / 127.5 - 1
 
 
 def _plan(width: int, height: int, size: int, patch: int) -> _Plan:
-    short, long = sorted((width, height))
-    if long * patch > short * size:
+    """Return how an image is resized and cropped."""
+    short_side, long_side = sorted((width, height))
+    if long_side * patch > short_side * size:
         raise CameraError(
             f"found an image of {width}x{height} px, expected a long side of at most "
             f"{size / patch:g} times the short one; crop it"
         )
-    scale = size / (short if size == _SQUARE_SIZE else long)
+    scale = size / (short_side if size == _SQUARE_SIZE else long_side)
     width, height = round(width * scale), round(height * scale)
-    x, y = width // 2, height // 2
+    center_x, center_y = width // 2, height // 2
     if size == _SQUARE_SIZE:
-        cut_width = cut_height = size
+        crop_width = crop_height = size
     else:
-        # A square is cut to 4:3; the published networks never saw one.
-        most_height = 3 * width // 4 if width == height else height
-        cut_width, cut_height = (2 * (s // 2) // patch * patch for s in (width, most_height))
-    return _Plan(width, height, x - cut_width // 2, y - cut_height // 2, cut_width, cut_height)
+        # A square is cropped to 4:3: the published networks were not trained on squares.
+        max_height = 3 * width // 4 if width == height else height
+        crop_width, crop_height = (2 * (s // 2) // patch * patch for s in (width, max_height))
+    return _Plan(
+        width,
+        height,
+        center_x - crop_width // 2,
+        center_y - crop_height // 2,
+        crop_width,
+        crop_height,
+    )

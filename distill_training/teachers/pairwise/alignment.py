@@ -33,11 +33,9 @@ _OUTLIER = 3.0  # pairs with an error above this many medians are rejected
 # Lower and upper bound of the rejection threshold.
 _RESIDUAL_BOUNDS = (0.05, 0.2)  # fraction of the depth
 _ANGLE_BOUNDS = (np.radians(5.0), np.radians(20.0))
-# Another pose convention is reported if more pairs agree with it than with the expected one, by
-# this number and by this factor.
+# Another pose convention is reported if more pairs agree with it, by this number and this factor.
 _CONVENTION_MARGIN = 3
-# Fractions of the pairs.
-_FEW, _MANY, _MOST = 0.15, 0.35, 0.65
+_FEW, _MANY, _MOST = 0.15, 0.35, 0.65  # fractions of the pairs
 _MIN_BASELINE = 1e-4  # fraction of the depth; shorter baselines do not determine the scale
 _MAX_UNIT_SIGMA = 0.1  # of the log unit; images with a larger value are not aligned
 
@@ -56,15 +54,7 @@ class Alignment:
     def pair_estimate(
         self, pair: int, first: int, image: int, points: np.ndarray, confidence: np.ndarray
     ) -> PairEstimate:
-        """Return the prediction of a directed pair for an image, as input of `fuse`.
-
-        Args:
-            pair: Index of the directed pair.
-            first: First image of the pair.
-            image: Image of the points: the first or the second image of the pair.
-            points: In the camera frame of the first image, pair units.
-            confidence: Of the points.
-        """
+        """Return the points that a directed pair from `first` on predicts for one of its images."""
         unit = float(np.exp(self.log_scales_e[pair] + self.cameras.log_unit_i[first]))
         T_image_first = invert(self.cameras.pose(image)) @ self.cameras.pose(first)
         return PairEstimate(points, confidence, unit, T_image_first)

@@ -208,12 +208,10 @@ class _Problem:
         self._per_image = 1 if poses_known else _POSE_AND_UNIT
 
     def linearize(self, cameras: Cameras, initial_l: np.ndarray, median: float) -> _System:
-        """Return the normal equations.
+        """Return the normal equations at some cameras.
 
-        Args:
-            cameras: Where to linearize.
-            initial_l: Initial log focal ratios, the mean of their prior.
-            median: Median relative residual, which scales the robust weights; inf = no weights.
+        `initial_l` is the mean of the prior of the log focal ratios. `median`, the median relative
+        residual, scales the robust weights; inf = no robust weights.
         """
         parts = [
             self._linearize(cameras, slice(start, start + _CHUNK), median)

@@ -138,11 +138,6 @@ def fit_scales(
 
 
 def pairs_by_image(image_e: np.ndarray, images: int) -> list[np.ndarray]:
-    """Return the indices of the directed pairs of each image.
-
-    Args:
-        image_e: Image at one end of each directed pair.
-        images: Number of images.
-    """
+    """Return the indices of the directed pairs that have each image at one end, `image_e`."""
     order = np.argsort(image_e, kind="stable")
     return np.split(order, np.searchsorted(image_e[order], np.arange(1, images)))

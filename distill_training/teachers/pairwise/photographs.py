@@ -16,11 +16,7 @@ from distill_training.common.renamed_options import first_names
 from distill_training.poses.gauge import Gauge, find_gauge
 from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth, parse_known_length
-from distill_training.reconstruction import (
-    ReconstructedFrame,
-    Reconstruction,
-    begun_reconstruction,
-)
+from distill_training.reconstruction import ReconstructedFrame, Reconstruction, begun_reconstruction
 from distill_training.teachers.pairwise.agreement import Agreement, measure_agreement
 from distill_training.teachers.pairwise.alignment import Alignment, align
 from distill_training.teachers.pairwise.depth_map import DepthMap
@@ -96,9 +92,7 @@ def reconstruct(
         cells.stride,
         config.pair_batch,
     )
-    images, unreadable = _encode(scene, photos, predictions)
-    pairs = _choose_pairs(scene, photos, images, predictions, config, poses_known)
-    predictions.decode(pairs)
+    images, pairs, unreadable = _predict_pairs(scene, photos, predictions, config, poses_known)
     alignment = _align(photos, predictions, pairs, poses_known, cells.stride)
     directed = [(i, j) for pair in pairs for i, j in (pair, pair[::-1])]
     unaligned = explain_unaligned(photos, images, directed, alignment, poses_known)
@@ -106,25 +100,30 @@ def reconstruct(
     factors = alignment.cameras.focal_factors()
     photos = [photo.with_focal_factor(f) for photo, f in zip(photos, factors, strict=True)]
     maps = fuse_photos(photos, predictions, directed, alignment, cells.stride)
-    gauge = Gauge(1.0, np.eye(4)) if poses_known else _find_gauge(photos, maps, lengths)
-    maps = _in_map_frame(maps, gauge, poses_known)
+    if poses_known:
+        gauge = Gauge(1.0, np.eye(4))
+        _check_unit(maps)
+    else:
+        gauge = _find_gauge(photos, maps, lengths)
+        maps = {i: one.in_gauge(gauge) for i, one in maps.items()}
     used = select_pairs(directed, alignment.used_e)
     agreement = _measure_agreement(maps, used)
     canonical = Counter(one.grid for one in maps.values()).most_common(1)[0][0]
-    reconstruction = _begin(
-        Reconstruction(
-            folder,
-            scene.name,
-            predictor.name,
-            predictor.licence,
-            canonical,
-            cells.stride,
-            settings,
-            {photos[i].frame.name: one.T_map_cam for i, one in maps.items()},
-            gauge.metric,
-        ),
-        begun,
+    reconstruction = Reconstruction(
+        folder,
+        scene.name,
+        predictor.name,
+        predictor.licence,
+        canonical,
+        cells.stride,
+        settings,
+        {photos[i].frame.name: one.T_map_cam for i, one in maps.items()},
+        gauge.metric,
     )
+    if begun and _same_result(begun, reconstruction):
+        reconstruction = begun
+    else:
+        reconstruction.restart()
     _write_frames(reconstruction, photos, maps, agreement.sigma_factor)
     predictions.remove()
     return reconstruction, Summary(
@@ -175,10 +174,7 @@ def _check_lengths(
 
 
 def _settings(
-    photos: Sequence[Photo],
-    predictor: PairPredictor,
-    config: PhotographsConfig,
-    cells: CellsConfig,
+    photos: Sequence[Photo], predictor: PairPredictor, config: PhotographsConfig, cells: CellsConfig
 ) -> dict[str, float | int | str]:
     """Return what decides the result; a reconstruction resumes only where it is equal."""
     given = [
@@ -223,33 +219,28 @@ def _open_begun(
     return begun
 
 
-def _encode(
-    scene: Scene, photos: Sequence[Photo], predictions: Predictions
-) -> tuple[list[int], dict[str, str]]:
-    """Encode all images; return the images that were encoded, and why the others were not.
+def _predict_pairs(
+    scene: Scene,
+    photos: Sequence[Photo],
+    predictions: Predictions,
+    config: PhotographsConfig,
+    poses_known: bool,
+) -> tuple[list[int], list[Pair], dict[str, str]]:
+    """Encode all images, choose pairs of them and predict these.
+
+    Returns:
+        The encoded images, the pairs, and the reason for each frame that cannot be used.
 
     Raises:
         ReconstructionError: Fewer than two images can be used.
     """
     failed = predictions.encode([photo.frame for photo in photos])
-    images = sorted(set(range(len(photos))) - set(failed))
+    images = [i for i in range(len(photos)) if i not in failed]
     if len(images) < 2:
         raise ReconstructionError(
             f"scene {scene.name}: {len(images)} of {scene.count('train')} images can be used, "
             "expected two or more that show the same things"
         )
-    return images, {photos[i].frame.name: reason for i, reason in failed.items()}
-
-
-def _choose_pairs(
-    scene: Scene,
-    photos: Sequence[Photo],
-    images: Sequence[int],
-    predictions: Predictions,
-    config: PhotographsConfig,
-    poses_known: bool,
-) -> list[Pair]:
-    """Return the pairs of encoded images to predict."""
     chosen = choose_pairs(
         config.pairs,
         predictions.descriptors(images),
@@ -257,7 +248,9 @@ def _choose_pairs(
         [photos[i].frame.T_map_cam if poses_known else None for i in images],
         scene.sequential,
     )
-    return [(images[i], images[j]) for i, j in chosen]
+    pairs = [(images[i], images[j]) for i, j in chosen]
+    predictions.decode(pairs)
+    return images, pairs, {photos[i].frame.name: reason for i, reason in failed.items()}
 
 
 def _align(
@@ -303,15 +296,8 @@ def _find_gauge(
     )
 
 
-def _in_map_frame(
-    maps: dict[int, DepthMap], gauge: Gauge, poses_known: bool
-) -> dict[int, DepthMap]:
-    """Return the depth maps in the frame and unit of the map.
-
-    With given poses they are there already; a warning is logged if these are hardly in metres.
-    """
-    if not poses_known:
-        return {i: one.in_gauge(gauge) for i, one in maps.items()}
+def _check_unit(maps: dict[int, DepthMap]) -> None:
+    """Warn if the given poses are hardly in metres."""
     median_m = _median_depth(maps)
     if not _PLAUSIBLE_DEPTHS_M[0] < median_m < _PLAUSIBLE_DEPTHS_M[1]:
         _log.warning(
@@ -320,7 +306,6 @@ def _in_map_frame(
             median_m,
             *_PLAUSIBLE_DEPTHS_M,
         )
-    return maps
 
 
 def _median_depth(maps: dict[int, DepthMap]) -> float:
@@ -340,27 +325,17 @@ def _measure_agreement(maps: dict[int, DepthMap], used: Sequence[tuple[int, int]
     return agreement
 
 
-def _begin(reconstruction: Reconstruction, begun: Reconstruction | None) -> Reconstruction:
-    """Return the reconstruction to write frames to: the one begun before, or a new one."""
-    if begun and _same_result(begun, reconstruction):
-        return begun
-    reconstruction.restart()
-    return reconstruction
-
-
 def _same_result(begun: Reconstruction, computed: Reconstruction) -> bool:
     """Return whether two results are equal up to rounding, which depends on the processor."""
+    first, second = (
+        np.concatenate([one.camera.K_33, *one.poses.values()], axis=None)
+        for one in (begun, computed)
+    )
     return (
         list(begun.poses) == list(computed.poses)
         and begun.metric == computed.metric
         and replace(begun.camera, fx=1, fy=1) == replace(computed.camera, fx=1, fy=1)
-        and np.allclose(begun.camera.K_33, computed.camera.K_33, rtol=_TOLERANCE, atol=_TOLERANCE)
-        and np.allclose(
-            list(begun.poses.values()),
-            list(computed.poses.values()),
-            rtol=_TOLERANCE,
-            atol=_TOLERANCE,
-        )
+        and np.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE)
     )
 
 
@@ -373,10 +348,10 @@ def _write_frames(
     """Write the frames that are not written yet."""
     missing = set(reconstruction.missing())
     for i, one in track(maps.items(), "write pointmaps", len(maps)):
-        photo = photos[i]
-        if photo.frame.name in missing:
-            frame = _canonical_frame(photo, one, reconstruction.camera, sigma_factor)
-            reconstruction.write_frame(photo.frame.name, frame)
+        name = photos[i].frame.name
+        if name in missing:
+            frame = _canonical_frame(photos[i], one, reconstruction.camera, sigma_factor)
+            reconstruction.write_frame(name, frame)
 
 
 def _canonical_frame(

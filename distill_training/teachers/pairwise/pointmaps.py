@@ -22,20 +22,13 @@ def fuse_photos(
     alignment: Alignment,
     stride: int,
 ) -> dict[int, DepthMap]:
-    """Return the fused depth map of each aligned image.
+    """Return the fused depth map of each aligned image; one pair is in memory at a time.
 
-    The pairs of one image are in memory at a time.
-
-    Args:
-        photos: All photographs.
-        predictions: Stored pair predictions.
-        directed: Directed pairs, in the order of the alignment.
-        alignment: Cameras and pair scales.
-        stride: Side of a cell, px.
+    `directed` are the directed pairs in the order of the alignment.
     """
-    number = {ends: e for e, ends in enumerate(directed) if alignment.used_e[e]}
+    index_of = {ends: e for e, ends in enumerate(directed) if alignment.used_e[e]}
     partners: dict[int, list[int]] = {}
-    for i, j in number:
+    for i, j in index_of:
         partners.setdefault(i, []).append(j)
     maps = {}
     aligned = np.flatnonzero(alignment.aligned_i).tolist()
@@ -47,10 +40,10 @@ def fuse_photos(
             forward, backward = predictions.read(i, j)
             estimates += [
                 alignment.pair_estimate(
-                    number[i, j], i, i, forward.own_hw3, forward.own_confidence_hw
+                    index_of[i, j], i, i, forward.own_hw3, forward.own_confidence_hw
                 ),
                 alignment.pair_estimate(
-                    number[j, i], j, i, backward.other_hw3, backward.other_confidence_hw
+                    index_of[j, i], j, i, backward.other_hw3, backward.other_confidence_hw
                 ),
             ]
         depth_hw, sigma_hw = fuse(estimates, rays_hw3)

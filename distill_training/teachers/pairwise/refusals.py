@@ -33,12 +33,7 @@ def explain_unaligned(
 ) -> dict[str, str]:
     """Return the reason for each frame that is not aligned, by name.
 
-    Args:
-        photos: All photographs.
-        images: Those that were encoded.
-        directed: Directed pairs, in the order of the alignment.
-        alignment: Which pairs are used, and which images are aligned.
-        poses_known: Poses are given.
+    `images` are those that were encoded; `directed` are in the order of the alignment.
     """
     paired = {i for ends in select_pairs(directed, alignment.used_e) for i in ends}
     groups = components(len(photos), select_pairs(directed, alignment.consistent_e))
