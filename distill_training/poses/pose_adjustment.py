@@ -98,7 +98,7 @@ def _gauss_newton_step(
     robust_m = cauchy_weight(distance_m[kept], _TUNING * median_px)
     weight_m = robust_m / (_CORRELATED * median_px**2)
 
-    # A camera moved by d and rotated by w, in its own axes, sees a point q at q - d - w x q.
+    # A camera moved by d and rotated by w, in camera axes, sees a point q at q - d - w x q.
     x, y, z = points_m3.T
     project_m23 = np.zeros((len(kept), 2, 3))
     project_m23[:, 0, 0] = project_m23[:, 1, 1] = focal_px / z
