@@ -1,1 +1,1 @@
-"""`mote-distill ablate`: many trainings, alike but for what is asked, told apart in one table."""
+"""`mote-distill ablate`: trains students with different settings and compares them."""

@@ -1,4 +1,4 @@
-"""One table of an ablation's finished trainings: CSV to compute with, Markdown to read."""
+"""Table of the finished trainings of an ablation: CSV for programs, Markdown for readers."""
 
 import csv
 import io
@@ -17,14 +17,14 @@ from mote_localization.files import atomic_write
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of every training."""
+    """A column with a figure of each training."""
 
-    key: str  # in an outcome's figures, and in the CSV
+    key: str  # in the figures of an outcome, and in the CSV
     title: str  # in Markdown
-    form: str = ".2f"
-    scale: float = 1.0  # of the figure, in Markdown
-    best: Literal["least", "most"] | None = None  # printed bold
-    name: str = ""  # in the CSV, where the key is a setting's too
+    form: str = ".2f"  # format of the figure in Markdown
+    scale: float = 1.0  # factor of the figure in Markdown
+    best: Literal["least", "most"] | None = None  # which figure is printed bold
+    name: str = ""  # in the CSV, where a setting has the same key
 
 
 COLUMNS = (
@@ -44,11 +44,11 @@ COLUMNS = (
     Column("held_out_spearman", "Spearman", ".2f", best="most"),
 )
 _LEGEND = (
-    "Cells: median distance of the points to the teacher's, of a sample of training frames and of "
-    "the frames held out. Poses and what follows: of the frames held out. In 2 σ: cells whose "
-    "distance is below twice the σ that the student expects; Spearman: how well σ ranks them. "
-    "Network, ms: ONNX Runtime on the CPU, median, without the solving of the pose, {threads} "
-    "threads. Bold: the best."
+    "Cells: median distance of the points to the teacher's points, on a sample of training frames "
+    "and on the held-out frames. Poses and all columns after them: on the held-out frames. In 2 σ: "
+    "fraction of the cells whose distance is below 2 σ, where σ is the student's expected error. "
+    "Spearman: rank correlation of σ and distance. Network, ms: median time of ONNX Runtime on the "
+    "CPU without the pose solver, {threads} threads. Bold: the best."
 )
 
 
@@ -58,21 +58,21 @@ def write_table(
     """Write `table.csv` and `table.md`.
 
     Args:
-        outcomes: The finished trainings, a row each.
+        outcomes: The finished trainings, one row each.
         runs: All trainings.
-        folder: Where the tables go.
-        command: What makes them, for the reader.
+        folder: Output folder.
+        command: Command that writes the table, for the reader.
 
     Raises:
         MoteError: A file cannot be written.
     """
-    keys = list(dict.fromkeys(key for run in runs for key in run.said))
+    keys = list(dict.fromkeys(key for run in runs for key in run.given))
     _write(folder / "table.csv", _csv(outcomes, keys))
     _write(folder / "table.md", _markdown(outcomes, runs, keys, command))
 
 
 def _csv(rows: Sequence[Outcome], keys: list[str]) -> str:
-    """Return all settings said and all figures, as they are."""
+    """Return the given settings and all figures, not rounded."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", *keys, *(column.name or column.key for column in COLUMNS)])
@@ -86,7 +86,7 @@ def _csv(rows: Sequence[Outcome], keys: list[str]) -> str:
 
 
 def _markdown(rows: Sequence[Outcome], runs: Sequence[Run], keys: list[str], command: str) -> str:
-    """Return the table with a column for each setting that differs, the others above it."""
+    """Return a table with a column for each setting that differs; the others are above it."""
     differing = [key for key in keys if len({repr(run.value(key)) for run in runs}) > 1]
     common = [f"{key} {_text(runs[0].value(key))}" for key in keys if key not in differing]
     best = {column.key: _best(column, rows) for column in COLUMNS}
@@ -110,7 +110,7 @@ def _markdown(rows: Sequence[Outcome], runs: Sequence[Run], keys: list[str], com
 
 
 def _best(column: Column, rows: Sequence[Outcome]) -> float | None:
-    """Return the best figure of several, where one can be better."""
+    """Return the best figure of a column; None if it has no best one."""
     figures = [row.figures.get(column.key, math.nan) for row in rows]
     finite = [figure for figure in figures if math.isfinite(figure)]
     if not column.best or len(set(figures)) < 2 or not finite:
@@ -128,7 +128,7 @@ def _figure(column: Column, value: float, best: float | None) -> str:
 
 
 def _text(value: Value) -> str:
-    """Return a setting as the file says it."""
+    """Return a setting as text."""
     if isinstance(value, bool):
         return str(value).lower()
     return (

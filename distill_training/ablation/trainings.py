@@ -1,8 +1,8 @@
-"""The trainings of an ablation, each in a folder of its own; a finished one is not repeated.
+"""Runs the trainings of an ablation, each in its folder; a finished one is not repeated.
 
 NAME-KEY/checkpoint.pt, history.csv    see `distill_training.training.trainer`
-NAME-KEY/map.onnx                      what it learned
-NAME-KEY/result.json                   what that costs; written last: the training is finished
+NAME-KEY/map.onnx                      the map
+NAME-KEY/result.json                   cost of the map; written last, when the training is finished
 """
 
 import json
@@ -26,20 +26,20 @@ from mote_localization.map_file import read_map
 
 _RESULT, _MAP = "result.json", "map.onnx"
 _COSTS = ("parameters", "trained", "macs", "file_bytes", "milliseconds")
-_MEASURED = {"step", "epoch", "minutes", "train_cell_cm", "held_out_cell_cm"}
-_MOST_RESULT_BYTES = 1 << 20
-_WARM_UP, _TIMED = 5, 50  # predictions before the network's time is taken, and of which
-_ANYWHERE = SceneNormalization((0.0, 0.0, 0.0), 1.0)
+_REQUIRED_COLUMNS = {"step", "epoch", "minutes", "train_cell_cm", "held_out_cell_cm"}
+_MAX_RESULT_BYTES = 1 << 20
+_WARM_UP, _TIMED = 5, 50  # number of predictions before the time is measured, and measured
+_ANY_PLACE = SceneNormalization((0.0, 0.0, 0.0), 1.0)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished training gave."""
+    """Results of a finished training."""
 
     run: Run
     folder: Path
     costs: dict[str, float]  # parameters, trained, macs, file_bytes, milliseconds
-    history: list[dict[str, float]]  # a row a check, in the order of training
+    history: list[dict[str, float]]  # measurements, one row per check, in order
 
     @property
     def map(self) -> Path:
@@ -48,45 +48,45 @@ class Outcome:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Costs, and the last check's measurements."""
+        """Costs and the measurements of the last check."""
         return {**self.costs, **self.history[-1]}
 
 
 def folder_of(run: Run, output: Path) -> Path:
-    """Return where a training is, whatever its name was when it was begun, or will be."""
-    begun = sorted(output.glob(f"*-{run.key}/"))
-    return begun[0] if begun else output / run.folder_name
+    """Return the folder of a training; an existing one is found by its key under any name."""
+    existing = sorted(output.glob(f"*-{run.key}/"))
+    return existing[0] if existing else output / run.folder_name
 
 
-def state(run: Run, output: Path) -> str:
-    """Return how far a training is: finished, begun, or an empty text."""
+def training_state(run: Run, output: Path) -> str:
+    """Return the state of a training: "finished", "begun", or an empty text."""
     folder = folder_of(run, output)
     return "finished" if (folder / _RESULT).exists() else "begun" if folder.exists() else ""
 
 
-def check(runs: list[Run], output: Path) -> None:
-    """Build every student that is still to be trained.
+def check_students(runs: list[Run], output: Path) -> None:
+    """Create each student that is not trained yet.
 
     Raises:
-        MoteError: One cannot be built, as of a pretrained file that is none; the message names it.
+        MoteError: One cannot be created, for example because its pretrained file is unusable.
     """
-    built = set()
+    created = set()
     for run in runs:
         cells = _cells(run)
-        which = (run.student, json.dumps(run.settings), cells)
-        if which not in built and not (folder_of(run, output) / _RESULT).exists():
-            built.add(which)
+        student = (run.student, json.dumps(run.settings), cells)
+        if student not in created and training_state(run, output) != "finished":
+            created.add(student)
             try:
-                create_student(run.student, _ANYWHERE, cells, **run.settings)
+                create_student(run.student, _ANY_PLACE, cells, **run.settings)
             except MoteError as error:
-                raise type(error)(f"{run.name}: {error}") from error
+                raise type(error)(f"{run.name[:60]}: {error}") from error
 
 
-def finished(runs: list[Run], output: Path) -> dict[str, Outcome]:
-    """Return what the finished trainings gave, by key.
+def finished_outcomes(runs: list[Run], output: Path) -> dict[str, Outcome]:
+    """Return the results of the finished trainings, by key.
 
     Raises:
-        MoteError: Files of one are missing or damaged.
+        MoteError: A file of a finished training is missing or damaged.
     """
     folders = {run.key: (run, folder_of(run, output)) for run in runs}
     return {
@@ -96,16 +96,15 @@ def finished(runs: list[Run], output: Path) -> dict[str, Outcome]:
     }
 
 
-def do(run: Run, output: Path) -> Outcome:
-    """Train, or go on with a training; write its map, and take its time.
+def run_training(run: Run, output: Path) -> Outcome:
+    """Start or resume a training, write its map, and measure the map's cost.
 
     Raises:
-        MoteError: It diverged, its folder holds something else, or a file cannot be written.
+        MoteError: The training diverges, its folder contains something else, or a file cannot be
+            written.
     """
     folder = folder_of(run, output)
-    network, info = train_student(
-        run.reconstruction, folder, run.student, run.settings, run.config
-    )
+    network, info = train_student(run.reconstruction, folder, run.student, run.settings, run.config)
     images_bhw3 = sample_images(run.reconstruction)
     export_map(network, info, images_bhw3, folder / _MAP)
     size = describe(network, run.reconstruction.camera)
@@ -116,8 +115,7 @@ def do(run: Run, output: Path) -> Outcome:
         "file_bytes": (folder / _MAP).stat().st_size,
         "milliseconds": round(_milliseconds(folder / _MAP, images_bhw3), 3),
     }
-    # What a folder is of is told beside it, though only its costs are read again.
-    told = {
+    description = {  # for users; only the costs are read again
         "name": run.name,
         "reconstruction": str(run.reconstruction.folder),
         "student": run.student,
@@ -126,14 +124,14 @@ def do(run: Run, output: Path) -> Outcome:
     }
     try:
         with atomic_write(folder / _RESULT) as file:
-            file.write(json.dumps({**told, "costs": costs}, indent=1).encode())
+            file.write(json.dumps({**description, "costs": costs}, indent=1).encode())
     except OSError as error:
         raise MoteError(f"{folder / _RESULT}: cannot be written ({error.strerror})") from error
     return Outcome(run, folder, costs, _read_history(folder))
 
 
 def held_out_names(run: Run) -> list[str]:
-    """Return the frames that a training is measured on."""
+    """Return the names of the held-out frames of a training."""
     return split_frames(run.reconstruction.poses, run.config).held_out
 
 
@@ -143,7 +141,7 @@ def _cells(run: Run) -> CellGrid:
 
 
 def _milliseconds(path: Path, images_bhw3: np.ndarray) -> float:
-    """Return the median time, ms, of a map's network on an image, with a thread per core."""
+    """Return the median time, ms, of a map's network per image, with one thread per core."""
     backend = create_backend(read_map(path))
     seconds = []
     for i in range(_WARM_UP + _TIMED):
@@ -154,24 +152,24 @@ def _milliseconds(path: Path, images_bhw3: np.ndarray) -> float:
 
 
 def _read_history(folder: Path) -> list[dict[str, float]]:
-    """Return a finished training's history."""
+    """Return the history of a finished training."""
     rows = read_history(folder)
-    if not rows or not _MEASURED <= rows[0].keys():
+    if not rows or not _REQUIRED_COLUMNS <= rows[0].keys():
         raise MoteError(
-            f"{folder}: its history lacks figures, expected rows with "
-            f"{', '.join(sorted(_MEASURED))}; delete the folder to train anew"
+            f"{folder}: found a history without figures, expected the columns "
+            f"{', '.join(sorted(_REQUIRED_COLUMNS))}; delete the folder to train again"
         )
     return rows
 
 
 def _read_costs(path: Path) -> dict[str, float]:
-    """Return the costs in a result."""
+    """Return the costs of a result file."""
     try:
-        if path.stat().st_size > _MOST_RESULT_BYTES:
+        if path.stat().st_size > _MAX_RESULT_BYTES:
             raise ValueError("it is too large")
         costs = json.loads(path.read_bytes())["costs"]
         return {key: float(costs[key]) for key in _COSTS}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MoteError(
-            f"{path}: is damaged ({error!r}); delete it, and the training's map is measured anew"
+            f"{path}: is damaged ({str(error)[:60]!r}); delete it to measure the map again"
         ) from error

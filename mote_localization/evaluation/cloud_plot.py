@@ -26,7 +26,7 @@ def surface_tiles(points_hw3: np.ndarray, cell_angle: float) -> np.ndarray:
 def cloud_collection(
     points_hw3: np.ndarray, shown_hw: np.ndarray, image_hw3: np.ndarray, stride: int, **options: Any
 ) -> PolyCollection:
-    """Return a drawing of tiles, farthest first, in orthographic projection along z.
+    """Return the tiles, farthest first, in orthographic projection along z.
 
     Args:
         points_hw3: Points of the cells, finite, in axes with x to the right, y down, z forward.

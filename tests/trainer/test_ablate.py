@@ -1,4 +1,4 @@
-"""Ablations: what a file asks for, trainings that are not repeated, the table, the pictures."""
+"""Ablations: reading the file, running and resuming trainings, table, plots and pictures."""
 
 import csv
 import json
@@ -16,12 +16,16 @@ pytest.importorskip("torch", reason="torch is not installed")
 from make_wall import CAMERA, SMALL  # noqa: E402
 
 import distill_training.ablation.trainings  # noqa: E402
-from distill_training.ablation import grid as grid_module  # noqa: E402
 from distill_training.ablation.ablate_command import Ablate  # noqa: E402
-from distill_training.ablation.grid import read_grid  # noqa: E402
-from distill_training.ablation.plots import apart  # noqa: E402
+from distill_training.ablation.grid import read_grid, training_option_types  # noqa: E402
+from distill_training.ablation.plots import spread_out  # noqa: E402
 from distill_training.ablation.table import COLUMNS  # noqa: E402
-from distill_training.ablation.trainings import do, finished, folder_of, state  # noqa: E402
+from distill_training.ablation.trainings import (  # noqa: E402
+    finished_outcomes,
+    folder_of,
+    run_training,
+    training_state,
+)
 from distill_training.cli import main  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.students import FAMILIES, create_student  # noqa: E402
@@ -39,7 +43,7 @@ COMMON = {"steps": 4, "batch": 2, "held_out": 0.2, "precision": "fp32"}
 
 
 def write_reconstruction(folder: Path) -> Reconstruction:
-    """Frames of a slanted wall with a picture on it, a tenth of whose cells the teacher lacks."""
+    """Write frames of a slanted wall with an image on it; the first column has no points."""
     poses = {
         f"f{i:02}": pose_from(np.array([0.05 * i, 0, 0]), np.array([0, 0, 0, 1.0]))
         for i in range(FRAMES)
@@ -59,20 +63,18 @@ def write_reconstruction(folder: Path) -> Reconstruction:
 
 @pytest.fixture(scope="module")
 def wall(tmp_path_factory) -> Path:
-    """The folder of a tiny reconstruction."""
+    """Return the folder of a tiny reconstruction."""
     return write_reconstruction(tmp_path_factory.mktemp("wall") / "r").folder
 
 
 @pytest.fixture
 def write(tmp_path: Path, wall: Path):
-    """Write a file of an ablation of the tiny reconstruction; return its path."""
+    """Return a function that writes an ablation file and returns its path."""
 
     def write(**content: object) -> Path:
-        path, asked = (
-            tmp_path / "ablation.yaml",
-            {"reconstructions": {"wall": str(wall)}, **content},
-        )
-        path.write_text(yaml.safe_dump(asked, sort_keys=False))
+        path = tmp_path / "ablation.yaml"
+        content = {"reconstructions": {"wall": str(wall)}, **content}
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
         return path
 
     return write
@@ -80,7 +82,7 @@ def write(tmp_path: Path, wall: Path):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, wall: Path) -> Path:
-    """A finished ablation: its file; what it made lies beside it."""
+    """Return the file of a finished ablation; its output is beside it."""
     path = tmp_path_factory.mktemp("ablation") / "students.yaml"
     content = {
         "reconstructions": {"wall": str(wall)},
@@ -96,10 +98,10 @@ def done(tmp_path_factory, wall: Path) -> Path:
     return path
 
 
-# What a file asks for
+# Reading the file
 
 
-def test_grids_and_rows_become_trainings_with_telling_names(write):
+def test_names_of_trainings_contain_the_settings_that_differ(write):
     runs = read_grid(
         write(
             common={"steps": 30, "batch": 2},
@@ -118,31 +120,31 @@ def test_grids_and_rows_become_trainings_with_telling_names(write):
         "long",
     ]
     assert [run.student for run in runs] == ["cnn", "cnn", "vit", "vit", "cnn"]
-    # m and 16 are what the families take anyway
+    # m and 16 are the defaults of the families
     assert [run.settings for run in runs] == [{"size": "s"}, {}, {"patch": 8}, {}, {}]
     assert [run.config.augment.zoom for run in runs] == [1.5, 1.5, 1.25, 1.25, 1.5]
-    # 16 of 20 frames are trained with, two a step
+    # 16 of the 20 frames are training frames, two per step
     assert [run.config.steps for run in runs] == [30] * 4 + [3 * 16 // 2]
     assert runs[4].config.reprojection_bound_px == (50.0, 1.0)
     assert len({run.key for run in runs}) == 5
 
 
-def test_another_budget_takes_the_place_of_the_common_one(write):
+def test_a_training_s_budget_replaces_the_common_budget(write):
     common = {"steps": 30, "learning-rate": "3e-3"}
     first, second = read_grid(write(common=common, rows=[{}, {"minutes": 2}]))
     assert (first.config.steps, second.config.steps, second.config.minutes) == (30, 0, 2.0)
     assert first.config.learning_rate == 3e-3
 
 
-def test_keys_tell_trainings_apart_and_not_their_names(write):
+def test_the_key_depends_on_the_settings_and_not_on_the_name(write):
     plain = read_grid(write(rows=[{"name": "a", "steps": 5}]))[0]
     named = read_grid(write(rows=[{"name": "b", "steps": 5, "size": "m"}]))[0]
     assert plain.key == named.key
     assert read_grid(write(rows=[{"steps": 6}]))[0].key != plain.key
 
 
-def test_no_option_of_a_training_is_a_setting_of_a_student():
-    options = {*grid_module._train_kinds(), "epochs", "student", "reconstruction", "name"}
+def test_training_options_and_student_settings_have_different_names():
+    options = {*training_option_types(), "epochs", "student", "reconstruction", "name"}
     for _, config in FAMILIES.values():
         assert not options & set(config.__dataclass_fields__)
     assert {"seed", "margin", "augment.rotation_deg"} <= options
@@ -163,18 +165,18 @@ BAD = {
     "another's setting": ({"rows": [{"patch": 8}]}, "found 'patch', expected an option"),
     "setting": ({"rows": [{"size": "xl"}]}, "found size = 'xl', expected s or m or l"),
     "freeze": ({"rows": [{"student": "vit", "freeze": "all"}]}, "without a pretrained file"),
-    "option's type": ({"rows": [{"batch": 2.5}]}, "batch: found 2.5, expected a whole number"),
+    "option's type": ({"rows": [{"batch": 2.5}]}, "found batch = 2.5, expected a whole number"),
     "option's value": ({"rows": [{"batch": 0}]}, "found --batch 0"),
-    "true": ({"rows": [{"learning_rate": True}]}, "found True, expected a number"),
-    "infinite": ({"rows": [{"minutes": math.inf}]}, "minutes: found inf, expected a number"),
-    "loss": ({"rows": [{"loss": "l2"}]}, "loss: found 'l2', expected distill or distill+repro"),
-    "pair": ({"rows": [{"reprojection_bound_px": [3]}]}, "found a list (1), expected 2 numbers"),
+    "true": ({"rows": [{"learning_rate": True}]}, "found learning_rate = True, expected a number"),
+    "infinite": ({"rows": [{"minutes": math.inf}]}, "found minutes = inf, expected a number"),
+    "loss": ({"rows": [{"loss": "l2"}]}, "found loss = 'l2', expected distill or distill+repro"),
+    "pair": ({"rows": [{"reprojection_bound_px": [3]}]}, "= a list (1), expected 2 numbers"),
     "two budgets": ({"rows": [{"steps": 3, "epochs": 2}]}, "found epochs and steps, expected one"),
-    "no step": ({"rows": [{"epochs": 0.01}]}, "epochs: found 0.01, expected enough"),
+    "no step": ({"rows": [{"epochs": 0.01}]}, "found epochs = 0.01, expected at least one"),
     "many epochs": ({"rows": [{"epochs": 1e308}]}, "and less than 1e+09 steps"),
     "hardly any held out": ({"rows": [{"held_out": 0.001}]}, "found held_out 0.001, expected a"),
-    "held out": ({"rows": [{"held_out": 0}]}, "found held_out 0, expected a share"),
-    "two shares": ({"grid": {"held_out": [0.1, 0.2]}}, "found held_out 0.1 of"),
+    "held out": ({"rows": [{"held_out": 0}]}, "found held_out 0, expected a fraction"),
+    "two fractions": ({"grid": {"held_out": [0.1, 0.2]}}, "found held_out 0.1 of"),
     "vast number": ({"rows": [{"seed": 1 << 70}]}, "seed: found a value that is too long"),
     "nested": ({"grid": {"seed": [[[1]]]}}, "seed: found a list (1), expected text, a number"),
     "too many": ({"grid": {"seed": [*range(200)], "batch": [*range(1, 200)]}}, "39800 combinatio"),
@@ -186,22 +188,22 @@ BAD = {
 
 
 @pytest.mark.parametrize("which", BAD)
-def test_what_cannot_be_trained_or_compared_is_refused(write, which: str):
+def test_invalid_and_incomparable_trainings_are_rejected(write, tmp_path: Path, which: str):
     content, message = BAD[which]
-    with pytest.raises(MoteError) as refused:
+    with pytest.raises(MoteError) as caught:
         read_grid(write(**content))
-    assert message in str(refused.value) and "ablation.yaml" in str(refused.value)
-    assert "\n" not in str(refused.value) and len(str(refused.value)) < 700
+    assert message in str(caught.value) and "ablation.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) <= 300 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "line 1: is no YAML text"),
+        ("a: [1", "line 1: is not valid YAML"),
         ("- 1", "found a list (1), expected keys and values"),
-        ("x: !!python/object/apply:os.system [exit]", "is no YAML text"),
+        ("x: !!python/object/apply:os.system [exit]", "is not valid YAML"),
         ("a: &a [1, 2]\nb: [*a, *a]", "found an alias"),
-        ("a: " + "9" * 5000, "is no YAML text"),
+        ("a: " + "9" * 5000, "is not valid YAML"),
         ("[" * 100_000, "found an alias (*name) or more than 8 levels"),
         ("rows: []", "reconstructions: found nothing"),
         ("reconstructions: {}", "found none, expected NAME: FOLDER"),
@@ -209,15 +211,15 @@ def test_what_cannot_be_trained_or_compared_is_refused(write, which: str):
         ("#" * (1 << 21), "is larger than 1 MiB"),
     ],
 )
-def test_what_is_no_such_file_is_refused(tmp_path: Path, text: str, message: str):
+def test_invalid_files_are_rejected(tmp_path: Path, text: str, message: str):
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    with pytest.raises(MoteError) as refused:
+    with pytest.raises(MoteError) as caught:
         read_grid(path)
-    assert message in str(refused.value) and "\n" not in str(refused.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_missing_files_are_refused(tmp_path: Path, write):
+def test_missing_files_are_rejected(tmp_path: Path, write):
     with pytest.raises(MoteError, match="none.yaml: cannot be read"):
         read_grid(tmp_path / "none.yaml")
     with pytest.raises(ReconstructionError, match="nowhere"):
@@ -228,16 +230,16 @@ def test_missing_files_are_refused(tmp_path: Path, write):
     assert not absent.with_suffix(".training").exists()
 
 
-def test_a_pretrained_file_lies_beside_the_ablation_s(write, tmp_path: Path):
-    (tmp_path / "trunk.pth").write_bytes(b"weights")
-    (run,) = read_grid(write(rows=[{"student": "vit", "pretrained": "trunk.pth"}]))
-    assert run.settings == {"pretrained": str(tmp_path.resolve() / "trunk.pth")}
+def test_a_pretrained_file_is_relative_to_the_ablation_s_folder(write, tmp_path: Path):
+    (tmp_path / "backbone.pth").write_bytes(b"weights")
+    (run,) = read_grid(write(rows=[{"student": "vit", "pretrained": "backbone.pth"}]))
+    assert run.settings == {"pretrained": str(tmp_path.resolve() / "backbone.pth")}
 
 
-# Trainings
+# Running
 
 
-def test_the_table_holds_what_histories_and_maps_say(done: Path):
+def test_the_table_contains_the_values_of_histories_and_maps(done: Path):
     output = done.with_suffix(".training")
     runs = read_grid(done)
     with open(output / "table.csv", newline="") as file:
@@ -261,7 +263,9 @@ def test_the_table_holds_what_histories_and_maps_say(done: Path):
         assert float(row["milliseconds"]) > 0 and float(row["macs"]) > 1e5
 
 
-def test_the_markdown_table_tells_settings_apart_and_says_what_is_common(done: Path):
+def test_the_markdown_table_has_a_column_for_each_setting_that_differs(
+    done: Path,
+):
     text = (done.with_suffix(".training") / "table.md").read_text()
     assert f"mote-distill ablate {done}" in text and "4 of 4 trainings are finished." in text
     assert "batch 2" in text and "reconstruction wall" in text
@@ -270,14 +274,14 @@ def test_the_markdown_table_tells_settings_apart_and_says_what_is_common(done: P
     header = [cell.strip("| ") for cell in lines[0]]
     assert {"student", "seed", "width", "loss"} <= set(header) and "steps" in header
     assert "stride" not in header
-    # the best of a column is bold, where one is better
+    # the best value of a column is bold if the column has one
     column = [line[header.index("cells, cm")] for line in lines[2:]]
     values = [float(cell.strip("*")) for cell in column]
     assert [float(cell.strip("*")) for cell in column if "**" in cell] == [min(values)]
     assert not any("**" in line[header.index("network, ms")] for line in lines)
 
 
-def test_plots_and_pictures_are_drawn(done: Path):
+def test_plots_and_pictures_are_written(done: Path):
     output = done.with_suffix(".training")
     for name in ("error_over_epochs.svg", "error_against_cost.svg"):
         text = (output / name).read_text()
@@ -285,38 +289,38 @@ def test_plots_and_pictures_are_drawn(done: Path):
         assert all(run.name in text for run in read_grid(done))
     (picture,) = (output / "pictures").iterdir()
     image = cv2.imread(str(picture))
-    # six columns: photo, teacher, four students
+    # six columns: image, teacher, four students
     assert picture.name.startswith("wall-f") and image.shape[1] > 1.5 * image.shape[0]
 
 
-def test_what_is_finished_is_not_trained_again(done: Path, monkeypatch):
+def test_finished_trainings_are_not_repeated(done: Path, monkeypatch):
     output = done.with_suffix(".training")
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/*") if path.suffix != ".png"}
     assert len(before) == 4 * 5  # checkpoint, history, curves, map, result
-    monkeypatch.setattr(distill_training.ablation.trainings, "train", None)
+    monkeypatch.setattr(distill_training.ablation.trainings, "train_student", None)
     Ablate(done, pictures=0).run()
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_a_finished_training_is_found_under_another_name(write, tmp_path: Path):
+def test_a_finished_training_is_found_after_its_name_changed(write, tmp_path: Path):
     output = tmp_path / "out"
     (run,) = read_grid(write(common=COMMON, rows=[{"name": "first", **SMALL}]))
-    do(run, output)
+    run_training(run, output)
     again, new = read_grid(write(common=COMMON, grid={"seed": [0, 1], **SMALL}))
     assert again.name == "cnn seed 0"
-    assert [state(one, output) for one in (again, new)] == ["finished", ""]
-    assert list(finished([again, new], output)) == [run.key]
+    assert [training_state(run, output) for run in (again, new)] == ["finished", ""]
+    assert list(finished_outcomes([again, new], output)) == [again.key]
 
 
-def test_an_interrupted_ablation_goes_on_where_it_stopped(write, tmp_path: Path, monkeypatch):
+def test_an_interrupted_ablation_resumes_where_it_stopped(write, tmp_path: Path, monkeypatch):
     import distill_training.training.journal as journal
 
     path = write(common=COMMON, grid={"seed": [0, 1], **SMALL})
-    saved = journal.save_checkpoint
+    save_checkpoint = journal.save_checkpoint
     first, second = read_grid(path)
 
     def save_then_stop(folder, fingerprint, state, *rest):
-        saved(folder, fingerprint, state, *rest)
+        save_checkpoint(folder, fingerprint, state, *rest)
         if folder.name.startswith("cnn-seed-1") and state.step == 2:
             raise KeyboardInterrupt
 
@@ -324,21 +328,21 @@ def test_an_interrupted_ablation_goes_on_where_it_stopped(write, tmp_path: Path,
     output = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         Ablate(path, output, pictures=0).run()
-    assert [state(run, output) for run in (first, second)] == ["finished", "begun"]
+    assert [training_state(run, output) for run in (first, second)] == ["finished", "begun"]
     assert "1 of 2 trainings are finished" in (output / "table.md").read_text()
-    monkeypatch.setattr(journal, "save_checkpoint", saved)
+    monkeypatch.setattr(journal, "save_checkpoint", save_checkpoint)
     Ablate(path, output, pictures=0).run()
     assert "2 of 2 trainings are finished" in (output / "table.md").read_text()
     steps = [row["step"] for row in read_history(folder_of(second, output))]
     assert steps == [0, 1, 2, 3, 4]
-    whole = do(second, tmp_path / "whole")
-    resumed = finished([second], output)[second.key]
+    whole = run_training(second, tmp_path / "whole")
+    resumed = finished_outcomes([second], output)[second.key]
     assert resumed.figures["held_out_cell_cm"] == pytest.approx(
         whole.figures["held_out_cell_cm"], abs=1e-3
     )
 
 
-def test_a_training_that_fails_does_not_hold_up_the_others(write, tmp_path: Path):
+def test_a_failed_training_does_not_stop_the_others(write, tmp_path: Path):
     path = write(
         common={**COMMON, **SMALL},
         rows=[{"name": "wild", "learning_rate": 1e38}, {"name": "tame"}],
@@ -349,31 +353,31 @@ def test_a_training_that_fails_does_not_hold_up_the_others(write, tmp_path: Path
     assert "1 of 2 trainings are finished" in text and "| tame |" in text
 
 
-def test_a_damaged_result_is_refused(write, tmp_path: Path):
+def test_a_damaged_result_is_rejected(write, tmp_path: Path):
     (run,) = read_grid(write(common=COMMON, rows=[{**SMALL}]))
-    outcome = do(run, tmp_path)
+    outcome = run_training(run, tmp_path)
     result = outcome.folder / "result.json"
     for text in ("", "[]", '{"costs": {"macs": 1}}', "[" * 100_000):
         result.write_text(text)
         with pytest.raises(MoteError, match="result.json: is damaged"):
-            finished([run], tmp_path)
+            finished_outcomes([run], tmp_path)
     result.write_text(json.dumps({"costs": outcome.costs}))
     (outcome.folder / "history.csv").write_text("step,epoch\n1,2\n")
-    with pytest.raises(MoteError, match="its history lacks figures"):
-        finished([run], tmp_path)
+    with pytest.raises(MoteError, match="found a history without figures"):
+        finished_outcomes([run], tmp_path)
 
 
-def test_labels_are_moved_apart_as_little_as_it_takes():
-    assert apart([0.0, 1.0, 5.0], 1.0) == [0.0, 1.0, 5.0]
-    np.testing.assert_allclose(apart([2.0, 2.0, 2.0], 1.0), [1.0, 2.0, 3.0])
-    np.testing.assert_allclose(apart([0.0, 2.0, 2.2, 3.0], 1.0), [0.0, 1.4, 2.4, 3.4])
-    assert apart([], 1.0) == []
+def test_labels_are_spread_out_with_the_least_motion():
+    assert spread_out([0.0, 1.0, 5.0], 1.0) == [0.0, 1.0, 5.0]
+    np.testing.assert_allclose(spread_out([2.0, 2.0, 2.0], 1.0), [1.0, 2.0, 3.0])
+    np.testing.assert_allclose(spread_out([0.0, 2.0, 2.2, 3.0], 1.0), [0.0, 1.4, 2.4, 3.4])
+    assert spread_out([], 1.0) == []
 
 
 # The command
 
 
-def test_the_command_lists_without_training_and_refuses_in_a_line(write, monkeypatch, capsys):
+def test_the_command_lists_trainings_and_reports_errors_in_one_line(write, monkeypatch, capsys):
     path = write(common=COMMON, grid={"student": ["cnn", "vit"]})
     monkeypatch.setattr(sys, "argv", ["mote-distill", "ablate", str(path), "--list"])
     main()
