@@ -1,6 +1,7 @@
-"""The programs in `examples/` and the Python lines of the README run on tiny data."""
+"""The programs in `examples/` and the Python lines of the README run; documented commands parse."""
 
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,15 +11,19 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import tyro
 import yaml
 from conftest import ROOT, python_path
 from make_map import CAMERA, ROOM_M, T_MAP_CAM, room_points, write_constant_map
 
+from distill_training import cli as trainer_cli
+from mote_localization import cli as runtime_cli
 from mote_localization.backends import create_backend
 from mote_localization.keyframes import Keyframe
 from mote_localization.map_file import read_map, write_map
 from mote_localization.self_test import SelfTest
 
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GREY_HW3 = np.full((CAMERA.height, CAMERA.width, 3), 100, np.uint8)
 
 
@@ -128,3 +133,52 @@ def test_custom_student_writes_a_map_of_its_own_class(reconstruction, tmp_path):
     assert printed.startswith("equal to the student within")
     info = read_map(tmp_path / "plain.onnx").info
     assert (info.student, info.training["steps"]) == ("plain", 3)
+
+
+@pytest.fixture
+def commands(monkeypatch) -> dict[str, dict]:
+    """The subcommands of `mote` and `mote-distill`, by program."""
+    found: dict[str, dict] = {}
+    monkeypatch.setattr(sys, "argv", ["mote"])
+    for module in (runtime_cli, trainer_cli):
+        monkeypatch.setattr(module, "run_command", lambda c, program, _: found.update({program: c}))
+        module.main()
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_commands_have_options_that_exist(page, commands):
+    text = page.read_text().replace("\\\n", " ").replace(" OPTIONS\n", "\n")
+    for line in re.findall(r"^ {4}(mote(?:-distill)? .*)$", text, re.MULTILINE):
+        program, *arguments = shlex.split(line, comments=True)
+        try:
+            tyro.extras.subcommand_cli_from_dict(commands[program], prog=program, args=arguments)
+        except SystemExit:
+            pytest.fail(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\((?!https?:)([^)]*)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE) if anchor else []
+        anchors = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+        assert not anchor or anchor in anchors, target
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 90
+
+
+def test_the_architecture_page_names_files_and_definitions_that_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    found = re.findall(r"`([\w/]+/[\w.]+\.\w+)`(?::((?: ?`[\w.]+`,?)+))?", text)
+    assert len(found) > 100
+    for name, definitions in found:
+        assert (ROOT / name).is_file(), name
+        content = (ROOT / name).read_text()
+        for part in re.findall(r"\w+", definitions):
+            defined = rf"^\s*(class|def) {part}\b|^{part}\b.*="
+            assert re.search(defined, content, re.MULTILINE), f"{name}: {part}"
