@@ -10,7 +10,7 @@ nothing else. Where the scale is unknown, lengths are in arbitrary units.
 """
 
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,37 @@ from mote_localization.geometry import check_pose, invert, transform
 
 FORMAT_VERSION = 2
 _INDEX = "reconstruction.json"
+
+
+_Row = tuple[float, float, float, float]
+_Pose = tuple[_Row, _Row, _Row, _Row]
+
+
+class _Frame(msgspec.Struct):
+    """A frame in `reconstruction.json`."""
+
+    name: str
+    T_map_cam: _Pose
+    T_map_cam_given: _Pose | msgspec.UnsetType = msgspec.UNSET  # set where poses are adjusted
+
+
+class _Version(msgspec.Struct):
+    """What `reconstruction.json` holds in every format version."""
+
+    format_version: int
+
+
+class _Index(_Version, kw_only=True, omit_defaults=True):
+    """Content of `reconstruction.json`; further keys are ignored."""
+
+    scene: str
+    teacher: str
+    teacher_licence: str
+    camera: Camera
+    stride: Annotated[int, msgspec.Meta(ge=1)]
+    metric: bool = True  # stored only if false, so that indices of older versions stay equal
+    settings: dict[str, bool | int | float | str]
+    frames: list[_Frame]
 
 
 @dataclass(frozen=True)
@@ -119,57 +150,25 @@ class Reconstruction:
 
     def index(self) -> dict:
         """Return the content of `reconstruction.json`: everything but the pointmaps."""
-        return {
+        given = {name: T.tolist() for name, T in self.given_poses.items()}
+        index = _Index(
             # Version 2 only where version 1 readers would misread the poses.
-            "format_version": FORMAT_VERSION if self.given_poses else 1,
-            "scene": self.scene,
-            "teacher": self.teacher,
-            "teacher_licence": self.teacher_licence,
-            "camera": {**asdict(self.camera), "distortion": list(self.camera.distortion)},
-            "stride": self.stride,
-            # Stored only if false, so that indices of older versions stay equal.
-            **({} if self.metric else {"metric": False}),
-            "settings": self.settings,
-            "frames": [self._frame_entry(name) for name in self.poses],
-        }
-
-    def _frame_entry(self, name: str) -> dict:
-        """Return the index entry of a frame."""
-        frame = {"name": name, "T_map_cam": self.poses[name].tolist()}
-        if name in self.given_poses:
-            frame["T_map_cam_given"] = self.given_poses[name].tolist()
-        return frame
-
-
-_Row = tuple[float, float, float, float]
-_Pose = tuple[_Row, _Row, _Row, _Row]
-
-
-class _FrameEntry(msgspec.Struct):
-    """A frame in `reconstruction.json`."""
-
-    name: str
-    T_map_cam: _Pose
-    T_map_cam_given: _Pose | msgspec.UnsetType = msgspec.UNSET
-
-
-class _Version(msgspec.Struct):
-    """What `reconstruction.json` holds in every format version."""
-
-    format_version: int
-
-
-class _Index(_Version):
-    """Content of `reconstruction.json`, see `Reconstruction.index`; further keys are ignored."""
-
-    scene: str
-    teacher: str
-    teacher_licence: str
-    camera: Camera
-    stride: Annotated[int, msgspec.Meta(ge=1)]
-    settings: dict[str, bool | int | float | str]
-    frames: list[_FrameEntry]
-    metric: bool = True
+            format_version=FORMAT_VERSION if given else 1,
+            scene=self.scene,
+            teacher=self.teacher,
+            teacher_licence=self.teacher_licence,
+            camera=self.camera,
+            stride=self.stride,
+            metric=self.metric,
+            settings=self.settings,
+            frames=[
+                _Frame(name, T.tolist(), given.get(name, msgspec.UNSET))
+                for name, T in self.poses.items()
+            ],
+        )
+        content = msgspec.to_builtins(index)
+        content["camera"]["distortion"] = list(self.camera.distortion)  # msgspec keeps the tuple
+        return content
 
 
 def open_reconstruction(folder: Path | str) -> Reconstruction:

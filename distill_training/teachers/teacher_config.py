@@ -18,14 +18,10 @@ class CellsConfig:
 
     def __post_init__(self) -> None:
         """Reject invalid settings."""
-        if min(self.width, self.stride) < 1:
+        if min(self.width, self.stride) < 1 or self.width % self.stride:
             raise ReconstructionError(
-                f"found width {self.width}, stride {self.stride} px, expected 1 or more"
-            )
-        if self.width % self.stride:
-            raise ReconstructionError(
-                f"found a map width of {self.width} px, expected a multiple of the stride, "
-                f"{self.stride} px"
+                f"found width {self.width}, stride {self.stride} px, expected 1 or more, and a "
+                "width that is a multiple of the stride"
             )
 
 
