@@ -1,4 +1,4 @@
-"""`mote bench`: where the time of a query goes, beside the matrix products of this machine."""
+"""`mote bench`: times of the stages of a query, and the speed of this machine."""
 
 import resource
 import time
@@ -31,61 +31,63 @@ from mote_localization.map_file import MapFile, read_map
 from mote_localization.progress import track
 from mote_localization.scenes import open_scene
 
-_BESIDE = "all but the network"
-_WARM_UP = 10  # images localized before times count
-_KEPT = 100  # images of a scene, the first ones, that are kept in memory
+_ALL_BUT_NETWORK = "all but the network"
+_WARM_UP = 10  # images localized before the timed ones
+_MAX_SCENE_IMAGES = 100  # kept in memory
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure where the time of a query goes, beside the matrix products of this machine.
+    """Measure the times of the stages of a query, and the speed of this machine.
 
-    The map is shown its own photograph, or the test images of a scene, again and again.
+    Localizes the self-test image of the map, or the test images of a scene, again and again.
     """
 
     map: Path  # map file (.onnx), made by `mote-distill map`
-    scene: Annotated[Path | None, tyro.conf.arg(metavar="SCENE")] = None  # whose images to show
-    # what runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda;
-    # auto: the GPU where one can
+    scene: Annotated[Path | None, tyro.conf.arg(metavar="SCENE")] = None  # test images to localize
+    # backend that runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda;
+    # auto: the GPU if there is one that can
     backend: str = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
-    images: int = 300  # that are timed, after a few to warm up
-    size: tuple[int, int] = (640, 480)  # px, at which a camera shows the map's own photograph
-    # tell it about where each image was taken, as the node does: at the pose of the one before
+    images: int = 300  # images to time, after a few to warm up
+    size: tuple[int, int] = (640, 480)  # px, size of the live camera for the self-test image
+    # give the localizer the pose of the image before, as the node does
     prior: tyro.conf.FlagCreatePairsOff[bool] = False
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None  # write the figures there
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = (
+        None  # write the figures to this file
+    )
 
     def run(self) -> None:
         """Measure, print the tables, write the file.
 
         Raises:
-            MoteError: The map, the backend or the scene cannot be used, the map has no photograph
-                and no scene is given, or the file cannot be written.
+            MoteError: The map, the backend or the scene cannot be used, the map has no self-test
+                image and no scene is given, or the file cannot be written.
         """
         if self.images < 1 or min(self.size) < 1:
             raise MoteError(
                 f"found --images {self.images} --size {self.size[0]} {self.size[1]}, expected 1 or "
-                "more each"
+                "more for each"
             )
         started = time.perf_counter()
         map_file = read_map(self.map)
         backend, name, _ = choose_backend(map_file, self.backend, self.threads)
         localizer = Localizer(map_file, backend)
         loaded_s = time.perf_counter() - started
-        shown = _scene_images(self.scene) if self.scene else _own_photograph(map_file, self.size)
-        times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "all", _BESIDE)}
+        images = _scene_images(self.scene) if self.scene else _self_test_image(map_file, self.size)
+        times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "all", _ALL_BUT_NETWORK)}
         localized, count, last = 0, _WARM_UP + self.images, None
-        for image_hw3, camera in track(islice(cycle(shown), count), "localizing", count):
+        for image_hw3, camera in track(islice(cycle(images), count), "localizing", count):
             found = localizer.localize(image_hw3, camera, last if self.prior else None)
             last = found.T_map_cam
             localized += found.status is Status.LOCALIZED
-            whole = sum(found.seconds.values())
-            sums = {"all": whole, _BESIDE: whole - found.seconds["network"]}
+            total = sum(found.seconds.values())
+            sums = {"all": total, _ALL_BUT_NETWORK: total - found.seconds["network"]}
             for stage, seconds in {**found.seconds, **sums}.items():
                 times[stage].append(seconds)
-        memory_mb = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # given in KiB
-        shown_mb = sum(image_hw3.nbytes for image_hw3, _ in shown) / 1e6
-        product = max(matrix_product_macs_per_s(self.threads) for _ in range(2))
+        memory_mb = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # from KiB
+        images_mb = sum(image_hw3.nbytes for image_hw3, _ in images) / 1e6
+        product_macs_per_s = max(matrix_product_macs_per_s(self.threads) for _ in range(2))
         stages = {stage: percentiles_ms(seconds[_WARM_UP:]) for stage, seconds in times.items()}
         macs = graph_macs(onnx.load_model_from_string(map_file.model))
         macs_per_s = 1000 * macs / stages["network"]["p50"]
@@ -93,13 +95,16 @@ class Bench:
         console.print(times_table(stages))
         print_table(
             {
-                "images": f"{self.images} of {shown[0][1].width}x{shown[0][1].height} px, "
+                "images": f"{self.images} of {images[0][1].width}x{images[0][1].height} px, "
                 f"{percent(localized / count)} localized" + (", with the prior" * self.prior),
                 "network": f"{macs / 1e9:.2f} GMAC, {macs_per_s / 1e9:.0f} GMAC/s",
-                "matrix product": f"{product / 1e9:.0f} GMAC/s, float32, on the processor"
-                + (f"; the network reaches {percent(macs_per_s / product)}" * on_processor(name)),
+                "matrix product": f"{product_macs_per_s / 1e9:.0f} GMAC/s, float32, on the CPU"
+                + (
+                    f"; the network reaches {percent(macs_per_s / product_macs_per_s)}"
+                    * on_processor(name)
+                ),
                 "map": f"{len(map_file.model) / 2**20:.1f} MiB, loaded in {loaded_s:.2f} s",
-                "memory, peak": f"{memory_mb:.0f} MB, {shown_mb:.0f} of them the images shown",
+                "memory, peak": f"{memory_mb:.0f} MB, {images_mb:.0f} MB of it input images",
                 "machine": machine(),
                 "backend": f"{name}, {self.threads or 'all'} threads",
             },
@@ -121,31 +126,33 @@ class Bench:
                     "milliseconds": stages,
                     "network_macs": macs,
                     "network_macs_per_s": macs_per_s,
-                    "matrix_product_macs_per_s": product,
+                    "matrix_product_macs_per_s": product_macs_per_s,
                     "map_bytes": len(map_file.model),
                     "load_s": loaded_s,
                     "peak_memory_mb": memory_mb,
-                    "shown_images_mb": shown_mb,
+                    "shown_images_mb": images_mb,
                 },
             )
             console.print(f"figures: {self.json}")
 
 
 def _scene_images(path: Path) -> list[tuple[np.ndarray, Camera]]:
-    """Return the first test images of a scene, and their cameras."""
-    frames = islice(open_scene(path).frames("test"), _KEPT)
+    """Return the first test images of a scene and their cameras."""
+    frames = islice(open_scene(path).frames("test"), _MAX_SCENE_IMAGES)
     images = [(frame.image(), frame.known_camera()) for frame in frames]
     if not images:
-        raise SceneError(f"{path}: has no test frames, expected some to show the map")
+        raise SceneError(
+            f"{path}: has no test frames, expected at least one; choose another --scene"
+        )
     return images
 
 
-def _own_photograph(map_file: MapFile, size: tuple[int, int]) -> list[tuple[np.ndarray, Camera]]:
-    """Return the photograph that a map carries as a camera of another size shows it."""
+def _self_test_image(map_file: MapFile, size: tuple[int, int]) -> list[tuple[np.ndarray, Camera]]:
+    """Return the self-test image of a map, resized for a camera of another size."""
     if not map_file.info.self_test:
         raise MoteError(
-            f"{map_file.path}: carries no photograph, as maps of older versions; give --scene, or "
-            "make the map anew"
+            f"{map_file.path}: has no self-test image, like maps of older versions; give --scene, "
+            "or make the map again"
         )
     image_hw3 = cv2.resize(map_file.info.self_test.image_hw3(), size, interpolation=cv2.INTER_CUBIC)
     return [(image_hw3, map_file.info.camera.resized(*size))]

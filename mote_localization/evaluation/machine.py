@@ -1,4 +1,4 @@
-"""What a measurement ran on, and the most that it computes."""
+"""The machine of a measurement: name, library versions and speed of matrix products."""
 
 import os
 import platform
@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-_SIDE = 2048  # of the matrices that are multiplied
-_SECONDS = 1.0  # of products
+_SIDE = 2048  # rows and columns of the matrices that are multiplied
+_SECONDS = 1.0  # duration of the measurement
 _LIBRARIES = (
     "numpy",
     "onnxruntime",
@@ -25,7 +25,7 @@ _LIBRARIES = (
 
 
 def machine() -> str:
-    """Return the processor and system of this machine."""
+    """Return the processor, its cores and the Python version of this machine."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -38,7 +38,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes, as far as it is installed as a Python package."""
+    """Return the versions of the installed Python packages that affect the speed."""
     found = {}
     for name in _LIBRARIES:
         with suppress(PackageNotFoundError):
@@ -47,12 +47,12 @@ def versions() -> dict[str, str]:
 
 
 def matrix_product_macs_per_s(threads: int = 0) -> float:
-    """Return the multiply-adds a second of a large product by ONNX Runtime, float32.
+    """Return the multiply-adds per second of a large float32 matrix product by ONNX Runtime.
 
     Args:
         threads: CPU threads; 0: one per core.
     """
-    import onnxruntime  # not for the machine's name alone
+    import onnxruntime  # slow to import
 
     square = [_SIDE, _SIDE]
     a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, square) for name in "abc")
@@ -73,7 +73,7 @@ def matrix_product_macs_per_s(threads: int = 0) -> float:
 
 
 def graph_macs(model: onnx.ModelProto) -> int:
-    """Return the multiply-adds of a graph's convolutions and matrix products, once through."""
+    """Return the multiply-adds of all convolutions and matrix products of one inference."""
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
@@ -82,7 +82,7 @@ def graph_macs(model: onnx.ModelProto) -> int:
     for node in inferred.node:
         if node.op_type in ("Conv", "MatMul", "Gemm"):
             outputs = int(np.prod(shapes[node.output[0]]))
-            if node.op_type == "Conv":  # channels of a group, kernel
+            if node.op_type == "Conv":  # weights of one output: channels of a group x kernel
                 total += outputs * int(np.prod(shapes[node.input[1]][1:]))
             elif node.op_type == "MatMul":
                 total += outputs * shapes[node.input[0]][-1]

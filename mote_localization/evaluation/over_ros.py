@@ -1,6 +1,6 @@
-"""An evaluation over ROS 2: a node, a player and a recorder, each its own process, over real DDS.
+"""Evaluation over ROS 2: a localizer node, a player and a recorder, three processes over DDS.
 
-This process only starts them and reads what they wrote; it imports no ROS.
+This process starts them and reads the files that they write; it does not import ROS.
 """
 
 from __future__ import annotations
@@ -33,22 +33,23 @@ from mote_localization.scenes.bag import BagFrame, BagScene, BagWriter
 from mote_localization.share import share_file
 from mote_localization.stamps import stamp_seconds
 
-_FOLDER_RATE_HZ = 30.0  # at which the frames of a scene folder are played
-_READY_S = 60.0  # s, for the processes to start, load the map and find each other
-_QUIET_S = 2.0  # s without an answer after which the node is taken to be done
-_END_S = 15.0  # s, for a process to end after SIGINT
+_FOLDER_RATE_HZ = 30.0  # frame rate of the replay of a scene folder
+_START_TIMEOUT_S = 60.0  # for processes to start, load the map and discover each other
+_ANSWER_TIMEOUT_S = 2.0  # after so long without an answer, the node has finished
+_END_TIMEOUT_S = 15.0  # for a process to end after SIGINT
 _POLL_S = 0.1
-_TAIL_LINES = 12  # of a failed process's log, shown in the error
+_LOG_LINES = 12  # last lines of the log of a failed process in the error message
+_LOG_LINE_LENGTH = 200  # characters
 
 
 @dataclass(frozen=True)
-class _Played:
-    """What the player is given: a recording, and the frames in it."""
+class _Recording:
+    """The recording to play, and its frames."""
 
     bag: Path
     image_topic: str
     info_topic: str
-    frames: list[tuple[float, Frame]]  # stamp in the recording, s; its image is not kept
+    frames: list[tuple[float, Frame]]  # stamp in the recording (s), frame without its image
 
 
 def replay(
@@ -60,26 +61,26 @@ def replay(
     rate: float = 1.0,
     repeat: int = 1,
 ) -> tuple[list[Answer], Transport]:
-    """Play frames to a localizer node and collect what it publishes.
+    """Play frames to a localizer node and collect the poses that it publishes.
 
-    DDS stays on the loopback, in a domain of its own. The frames of a scene folder, and those to be
-    repeated, are first written to a temporary recording, one after the other at 30 Hz.
+    DDS uses only the loopback interface and a ROS domain that no other process here uses. Frames of
+    a scene folder, and repeated frames, are first written to a temporary recording at 30 Hz.
 
     Args:
-        scene: where the frames come from.
-        split: which frames.
-        map_path: the node's map.
-        backend: what runs the network in the node.
+        scene: Scene of the frames.
+        split: Split of the frames.
+        map_path: Map of the node.
+        backend: Backend that runs the network in the node.
         threads: CPU threads of the network; 0: one per core.
-        rate: speed of the replay; 1: as recorded.
-        repeat: how many times over the frames are played.
+        rate: Speed of the replay; 1: as recorded.
+        repeat: Number of times that the frames are played.
 
     Returns:
-        An answer for each frame played, and what the transport showed.
+        An answer for each frame played, and the measurements of the run.
 
     Raises:
-        ReplayError: a process failed; the end of its log is in the message.
-        BagError: the temporary recording cannot be written.
+        ReplayError: A process failed; the end of its log is in the message.
+        BagError: The temporary recording cannot be written.
     """
     if not 0 < rate < float("inf"):
         raise ReplayError(f"--rate {rate:g}: expected a number above 0")
@@ -87,58 +88,60 @@ def replay(
         raise ReplayError(f"--repeat {repeat}: expected 1 or more")
     with tempfile.TemporaryDirectory(prefix="mote-") as name:
         folder = Path(name)
-        played = _recording(scene, split, repeat, folder)
+        recording = _make_recording(scene, split, repeat, folder)
         published = folder / "published.jsonl"
         answered = folder / "answered.jsonl"
         parameters = {"map": str(map_path.resolve()), "backend": backend, "threads": threads}
-        with _ended_by_sigterm(), ExitStack() as stack:
-            start = _Starter(folder, stack)
+        with _system_exit_on_sigterm(), ExitStack() as stack:
+            start = _ProcessStarter(folder, stack)
             node = start(
                 "localizer_main",
-                ["--ros-args", "-r", f"image:={played.image_topic}"]
-                + ["-r", f"camera_info:={played.info_topic}"]
-                # JSON strings are YAML strings, whatever a path holds.
-                + [w for k, v in parameters.items() for w in ("-p", f"{k}:={json.dumps(v)}")],
+                ["--ros-args", "-r", f"image:={recording.image_topic}"]
+                + ["-r", f"camera_info:={recording.info_topic}"]
+                # ROS reads values as YAML; JSON strings are YAML strings with any characters.
+                + [word for k, v in parameters.items() for word in ("-p", f"{k}:={json.dumps(v)}")],
             )
             recorder = start("recorder", [str(answered)])
             _wait_until_recording(recorder, node)
             player = start(
                 "player",
-                [str(played.bag), "--rate", f"{rate:g}", "--wait", f"{_READY_S:g}"]
+                [str(recording.bag), "--rate", f"{rate:g}", "--wait", f"{_START_TIMEOUT_S:g}"]
                 + ["--log", str(published)],
             )
-            _wait_until_played(player, [node, recorder], published, len(played.frames))
-            _wait_until_quiet(answered, len(played.frames))
+            _wait_until_played(player, [node, recorder], published, len(recording.frames))
+            _wait_for_last_answers(answered, len(recording.frames))
             peak_mb = node.peak_mb()
             for process in (node, recorder):
                 process.end()
-        return _answers(played, _lines(published), _lines(answered), peak_mb, rate)
+        return _join_answers(
+            recording, _read_jsonl(published), _read_jsonl(answered), peak_mb, rate
+        )
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end this process as an exception does, so that its children end first."""
+def _system_exit_on_sigterm() -> Iterator[None]:
+    """Raise SystemExit on SIGTERM, so that the child processes are ended before this one."""
 
-    def end(number: int, _: object) -> None:
+    def raise_system_exit(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, raise_system_exit)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _Played:
-    """Return the scene as a recording; images of a folder, or to be repeated, are written first."""
+def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _Recording:
+    """Return the recording of a scene; write it first for a folder or for repeated frames."""
     if isinstance(scene, BagScene) and repeat == 1:
-        found: list[tuple[float, Frame]] = [
+        recorded: list[tuple[float, Frame]] = [
             (f.stamp_s, replace(f, message=None)) for f in scene.frames(split)
         ]
-        return _Played(scene.path, scene.image_topic, scene.info_topic, found)
+        return _Recording(scene.path, scene.image_topic, scene.info_topic, recorded)
     frames = []
     bag = folder / "recording"
     with BagWriter(bag) as writer:
@@ -148,14 +151,14 @@ def _recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _Played
             stamp_ns = round((index + 1) / _FOLDER_RATE_HZ * 1e9)
             writer.write(stamp_ns, frame.image(), frame.known_camera())
             if isinstance(frame, BagFrame):
-                frame = replace(frame, message=None)  # the image, which would fill the memory
+                frame = replace(frame, message=None)  # images would fill the memory
             frames.append((stamp_seconds(stamp_ns), frame))
     written = BagScene(bag)
-    return _Played(bag, written.image_topic, written.info_topic, frames)
+    return _Recording(bag, written.image_topic, written.info_topic, frames)
 
 
-class _Process:
-    """A child of ours, and its log."""
+class _ChildProcess:
+    """A child process and its log file."""
 
     def __init__(self, name: str, arguments: Sequence[str], env: dict[str, str], log: Path) -> None:
         """Start a module of `mote_localization.nodes`."""
@@ -167,20 +170,20 @@ class _Process:
             )
 
     def finished(self) -> bool:
-        """Return whether it ended well; what ended otherwise is an error."""
+        """Return whether the process has ended with exit code 0; any other code is an error."""
         code = self._child.poll()
         if code:
-            raise self.failure(f"ended with exit code {code}")
+            raise self.error(f"ended with exit code {code}")
         return code == 0
 
-    def failure(self, what: str) -> ReplayError:
-        """Return an error that shows the end of the log."""
+    def error(self, event: str) -> ReplayError:
+        """Return an error with the end of the log in its message."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        tail = "\n  ".join(lines[-_TAIL_LINES:]) or "(its log is empty)"
-        return ReplayError(f"the {self.name} {what}; its log ends:\n  {tail}")
+        tail = "\n  ".join(line[:_LOG_LINE_LENGTH] for line in lines[-_LOG_LINES:])
+        return ReplayError(f"the {self.name} {event}; its log ends:\n  {tail or '(empty)'}")
 
     def peak_mb(self) -> float:
-        """Return the peak resident memory in 10^6 bytes; NaN where the system does not tell."""
+        """Return the peak resident memory in 10^6 bytes; NaN if the system does not report it."""
         try:
             status = Path(f"/proc/{self._child.pid}/status").read_text()
         except OSError:
@@ -189,17 +192,17 @@ class _Process:
         return int(peaks[0][1]) * 1024 / 1e6 if peaks else float("nan")
 
     def end(self) -> None:
-        """Interrupt it and expect a clean end."""
+        """Interrupt the process and wait for its end; an exit code other than 0 is an error."""
         if not self.finished():
             self._child.send_signal(signal.SIGINT)
         try:
-            self._child.wait(_END_S)
+            self._child.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            raise self.failure(f"did not end within {_END_S:g} s of SIGINT") from None
+            raise self.error(f"did not end within {_END_TIMEOUT_S:g} s of SIGINT") from None
         self.finished()
 
     def kill(self) -> None:
-        """Make sure that it is gone: interrupted, and killed if that does not help."""
+        """Interrupt the process, and kill it if it does not end."""
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGINT)
             try:
@@ -209,11 +212,11 @@ class _Process:
         self._child.wait()
 
 
-class _Starter:
-    """Starts processes in one DDS domain; all are gone when the stack closes."""
+class _ProcessStarter:
+    """Starts child processes in one ROS domain; all are ended when the stack closes."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        """Choose the domain."""
+        """Choose the ROS domain and the environment of the processes."""
         self._folder, self._stack = folder, stack
         self._env = os.environ | loopback_environment() | {"PYTHONUNBUFFERED": "1"}
         source = Path(__file__).resolve().parents[2]
@@ -221,17 +224,17 @@ class _Starter:
             inherited = os.environ.get("PYTHONPATH")
             self._env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), inherited]))
 
-    def __call__(self, name: str, arguments: Sequence[str]) -> _Process:
-        """Start a process."""
-        process = _Process(name, arguments, self._env, self._folder / f"{name}.log")
+    def __call__(self, name: str, arguments: Sequence[str]) -> _ChildProcess:
+        """Start a module of `mote_localization.nodes`."""
+        process = _ChildProcess(name, arguments, self._env, self._folder / f"{name}.log")
         self._stack.callback(process.kill)
         return process
 
 
 def loopback_environment() -> dict[str, str]:
-    """Return what keeps DDS on this machine, in a domain that nobody else here uses.
+    """Return environment variables that keep DDS on this machine, in a free ROS domain.
 
-    Fast DDS gets shared memory that holds whole images.
+    The Fast DDS profile has a shared memory segment that is large enough for images.
     """
     profile = str(share_file("config/fastdds_loopback.xml"))
     return {
@@ -243,13 +246,13 @@ def loopback_environment() -> dict[str, str]:
 
 
 def _free_domain() -> int:
-    """Return a ROS domain whose first participant's port nobody on this machine holds."""
+    """Return a ROS domain that no process on this machine uses: its first port is free."""
     domains = list(range(1, 102))
     random.SystemRandom().shuffle(domains)
     for domain in domains:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
-                # DDSI-RTPS 9.6.1: 7400 + 250 a domain, + 10 for the first participant
+                # DDSI-RTPS 9.6.1: 7400 + 250 per domain, + 10 for the first participant
                 probe.bind(("", 7410 + 250 * domain))
             except OSError:
                 continue
@@ -257,69 +260,69 @@ def _free_domain() -> int:
     return domains[0]
 
 
-def _wait_until_recording(recorder: _Process, node: _Process) -> None:
-    """Wait until the recorder has found the node's topics."""
-    deadline = time.monotonic() + _READY_S
+def _wait_until_recording(recorder: _ChildProcess, node: _ChildProcess) -> None:
+    """Wait until the recorder has discovered the topics of the node."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
     while "recording" not in recorder.log.read_text(encoding="utf-8", errors="replace"):
         for process in (node, recorder):
             if process.finished():
-                raise process.failure("ended before the replay began")
+                raise process.error("ended before the replay began")
         if time.monotonic() > deadline:
-            raise node.failure(f"was not found over DDS within {_READY_S:g} s")
+            raise node.error(f"was not discovered over DDS within {_START_TIMEOUT_S:g} s")
         time.sleep(_POLL_S)
 
 
 def _wait_until_played(
-    player: _Process, others: Sequence[_Process], published: Path, count: int
+    player: _ChildProcess, others: Sequence[_ChildProcess], published: Path, count: int
 ) -> None:
-    """Wait for the player's end, watching the others."""
+    """Wait until the player ends; an end of another process is an error."""
     with progress_bar() as bar:
         task = bar.add_task("replaying over ROS 2", total=count)
         while not player.finished():
             for process in others:
                 if process.finished():
-                    raise process.failure("ended during the replay")
-            bar.update(task, completed=_count(published))
+                    raise process.error("ended during the replay")
+            bar.update(task, completed=_count_lines(published))
             time.sleep(_POLL_S)
-        bar.update(task, completed=_count(published))
+        bar.update(task, completed=_count_lines(published))
 
 
-def _wait_until_quiet(answered: Path, count: int) -> None:
-    """Wait until every frame has its answer, or no more answers come."""
-    have, since = _count(answered), time.monotonic()
-    while have < count and time.monotonic() - since < _QUIET_S:
+def _wait_for_last_answers(answered: Path, count: int) -> None:
+    """Wait until every frame has its answer, or until no answer arrives for a while."""
+    received, since = _count_lines(answered), time.monotonic()
+    while received < count and time.monotonic() - since < _ANSWER_TIMEOUT_S:
         time.sleep(_POLL_S)
-        now = _count(answered)
-        if now > have:
-            have, since = now, time.monotonic()
+        now = _count_lines(answered)
+        if now > received:
+            received, since = now, time.monotonic()
 
 
-def _count(path: Path) -> int:
+def _count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _answers(
-    played: _Played,
+def _join_answers(
+    recording: _Recording,
     published: list[dict[str, Any]],
     answered: list[dict[str, Any]],
     peak_mb: float,
     rate: float,
 ) -> tuple[list[Answer], Transport]:
-    """Join what was played and what came back by the images' stamps."""
+    """Join the frames played and the recorded answers by the stamps of the images."""
     sent_ns = {
         stamp_seconds(line["stamp_ns"]): line["published_ns"]
         for line in published
-        if line["topic"] == played.image_topic
+        if line["topic"] == recording.image_topic
     }
-    came = {stamp_seconds(line["stamp_ns"]): line for line in answered}
+    received = {stamp_seconds(line["stamp_ns"]): line for line in answered}
     answers = []
-    for stamp_s, frame in played.frames:
-        line = came.get(stamp_s, {})
+    for stamp_s, frame in recording.frames:
+        line = received.get(stamp_s, {})
         values = line.get("values", {})
         localized = "position" in line
         answers.append(

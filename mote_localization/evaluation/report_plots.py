@@ -1,4 +1,4 @@
-"""The report's figures, as SVG text that takes the page's colours, light or dark."""
+"""Figures of the report as SVG text, in the colours of the page (light or dark)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mote_localization.evaluation.metrics import PERCENTILES, Answer, Evaluation
 from mote_localization.geometry import invert, transform
 from mote_localization.localizer import Localization
 
-# Stand-ins that `_svg` turns into the page's CSS variables.
+# Placeholder colours; `_svg` replaces them by the CSS variables of the page.
 _INK, _MUTED, _RULE = "#010203", "#020304", "#030405"
 _VARIABLES = {_INK: "var(--ink)", _MUTED: "var(--muted)", _RULE: "var(--rule)"}
 _STYLE: Any = {
@@ -42,7 +42,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "savefig.facecolor": "none",
 }
-# Okabe and Ito's colours, told apart with any colour vision; bounds are those of the table.
+# Colours of Okabe and Ito, distinct for all kinds of colour vision; cm bounds as in the table.
 _BINS = (
     (2.0, "under 2 cm", "#009E73"),
     (5.0, "2 to 5 cm", "#56B4E9"),
@@ -52,22 +52,22 @@ _BINS = (
 _LOST = "#D55E00"
 _MARK = "#2F8FD0"
 _WIDTH_IN = 7.2
-_BREAK = 5.0  # a surface breaks where neighbours are that many cell widths apart
-_FINE = 4  # parts a cell's side is cut into for drawing
-_MANY = 2000  # marks beyond which a figure holds them as pixels
+_MAX_GAP = 5.0  # cell widths between neighbours of one surface
+_SUBDIVISIONS = 4  # of a side of a cell in the figure of the cloud
+_MAX_VECTOR_MARKS = 2000  # figures with more marks contain them as pixels
 
 
 def trajectory(evaluation: Evaluation) -> tuple[str, str]:
-    """Draw the positions from above.
+    """Draw the camera positions from above.
 
     Returns:
-        The SVG, and in words: how it was projected, and what lies outside it.
+        The SVG, and a description of the view: projection and estimates outside the figure.
     """
     answers = evaluation.answers
     known = [a for a in answers if a.T_map_cam_true is not None]
     found = [a.T_map_cam for a in answers if a.T_map_cam is not None]
     poses = np.array([a.T_map_cam_true for a in known] or found)
-    axes_23, labels, words = _from_above(poses)
+    axes_23, labels, view = _view_from_above(poses)
     truth = poses[:, :3, 3] @ axes_23.T
     with rc_context(_STYLE):
         low, high = truth.min(0), truth.max(0)
@@ -79,18 +79,20 @@ def trajectory(evaluation: Evaluation) -> tuple[str, str]:
             stamps = np.array([a.stamp_s for a in known])
             axes.add_collection(
                 LineCollection(
-                    [truth[run] for run in _runs(stamps)],
+                    [truth[run] for run in _continuous_runs(stamps)],
                     colors=_MUTED,
                     linewidths=1.0,
                     zorder=1,
                 )
             )
             axes.plot([], [], color=_MUTED, linewidth=1.0, label="ground truth")
-        _scatter(axes, answers, evaluation.errors_m, axes_23)
-        missing = [a.T_map_cam_true for a in known if a.T_map_cam is None]
-        if missing:
-            where = np.array(missing)[:, :3, 3] @ axes_23.T
-            axes.plot(*where.T, "x", color=_LOST, ms=5, mew=1.1, label="no pose (true place)")
+        _plot_estimates(axes, answers, evaluation.errors_m, axes_23)
+        lost = [a.T_map_cam_true for a in known if a.T_map_cam is None]
+        if lost:
+            positions = np.array(lost)[:, :3, 3] @ axes_23.T
+            axes.plot(
+                *positions.T, "x", color=_LOST, ms=5, mew=1.1, label="no pose (true position)"
+            )
         axes.set_aspect("equal", adjustable="box")
         axes.set_xlim(low[0] - margin, high[0] + margin)
         axes.set_ylim(low[1] - margin, high[1] + margin)
@@ -106,14 +108,14 @@ def trajectory(evaluation: Evaluation) -> tuple[str, str]:
         estimates = np.array(found).reshape(-1, 4, 4)[:, :3, 3] @ axes_23.T
         outside = int(((estimates < low - margin) | (estimates > high + margin)).any(-1).sum())
         if outside:
-            words += f"; {outside} estimate{'s' * (outside > 1)} outside the figure"
-        return _svg(figure, "trajectory", "Trajectory from above"), words
+            view += f"; {outside} estimate{'s' * (outside > 1)} outside the figure"
+        return _svg(figure, "trajectory", "Trajectory from above"), view
 
 
-def _scatter(
+def _plot_estimates(
     axes: Axes, answers: Sequence[Answer], metres: np.ndarray, axes_23: np.ndarray
 ) -> None:
-    """Draw the estimates, coloured by their error where it is known, and joined to the truth."""
+    """Plot the estimates, coloured by their error, and lines to their true positions."""
     pairs = [
         (a.T_map_cam_true[:3, 3] @ axes_23.T, a.T_map_cam[:3, 3] @ axes_23.T)
         for a in answers
@@ -130,7 +132,7 @@ def _scatter(
         if chosen:
             x, y = np.array(chosen).T
             axes.scatter(x, y, s=9, c=colour, label=label, zorder=3, linewidths=0,
-                         rasterized=len(answers) > _MANY)  # fmt: skip
+                         rasterized=len(answers) > _MAX_VECTOR_MARKS)  # fmt: skip
         lower = upper
     unknown = [
         a.T_map_cam[:3, 3] @ axes_23.T
@@ -140,21 +142,21 @@ def _scatter(
     if unknown:
         x, y = np.array(unknown).T
         axes.scatter(x, y, s=9, c=_BINS[1][2], label="estimate", zorder=3, linewidths=0,
-                     rasterized=len(answers) > _MANY)  # fmt: skip
+                     rasterized=len(answers) > _MAX_VECTOR_MARKS)  # fmt: skip
 
 
-def _from_above(poses: np.ndarray) -> tuple[np.ndarray, tuple[str, str], str]:
-    """Choose the plane seen from above.
+def _view_from_above(poses: np.ndarray) -> tuple[np.ndarray, tuple[str, str], str]:
+    """Choose the projection of a view from above.
 
-    No map says which way is up. Cameras are held upright, so the mean of their upward axes tells;
-    the nearest axis of the map frame is taken where one is within 35 degrees, otherwise the plane
-    in which the camera moved most.
+    Maps do not store the vertical. Cameras are usually held upright, so the mean of their upward
+    axes estimates it. The view is along the map axis within 35 degrees of it, if there is one.
+    Otherwise it shows the plane of most camera motion.
 
     Args:
         poses: (n, 4, 4).
 
     Returns:
-        Rows (2, 3): map directions to the right and upward in the figure; their labels; in words.
+        Map directions (2, 3) to the right and upward in the figure; their labels; a description.
     """
     up = -poses[:, :3, 1].mean(0)
     axis = int(np.abs(up).argmax())
@@ -164,30 +166,36 @@ def _from_above(poses: np.ndarray) -> tuple[np.ndarray, tuple[str, str], str]:
         rows = np.stack([right, np.cross(upward, right)])
         names = [("-" if row.sum() < 0 else "") + "xyz"[np.abs(row).argmax()] for row in rows]
         sign = "+" if up[axis] > 0 else "−"
-        words = f"seen from above, the map's {sign}{'xyz'[axis]} axis towards the reader"
+        view = f"seen from above, the map's {sign}{'xyz'[axis]} axis towards the reader"
         labels = [f"{name.replace('-', '−')} (m)" for name in names]
-        return rows, (labels[0], labels[1]), words
+        return rows, (labels[0], labels[1]), view
     centred = poses[:, :3, 3] - poses[:, :3, 3].mean(0)
     rows = np.linalg.svd(centred, full_matrices=True)[2][:2]
-    words = "seen across the plane of most motion (its principal axes), no map axis being upright"
-    return rows, ("first principal axis (m)", "second principal axis (m)"), words
+    view = (
+        "seen across the plane of most motion (its principal axes), because no map axis is vertical"
+    )
+    return rows, ("first principal axis (m)", "second principal axis (m)"), view
 
 
-def _runs(stamps: np.ndarray) -> list[np.ndarray]:
-    """Return the indices of frames in runs, cut where time jumps: nothing joins across a gap."""
+def _continuous_runs(stamps: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of frames in runs without gaps in time."""
     steps = np.diff(stamps)
-    usual = np.median(steps) if len(steps) else 0.0
-    return np.split(np.arange(len(stamps)), np.flatnonzero(steps > 5 * usual) + 1)
+    typical = np.median(steps) if len(steps) else 0.0
+    return np.split(np.arange(len(stamps)), np.flatnonzero(steps > 5 * typical) + 1)
 
 
 def error_over_time(evaluation: Evaluation) -> str:
-    """Draw position (cm) and rotation (deg) errors over time, with bands where no pose came."""
+    """Draw position (cm) and rotation (deg) errors over time, with bands for lost frames."""
     answers = evaluation.answers
     stamps = np.array([a.stamp_s for a in answers])
     seconds = stamps - stamps[0]
     step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
     lost = np.array([a.T_map_cam is None for a in answers])
-    bands = [seconds[list(span)] for run in _runs(stamps) for span in _spans(lost, run)]
+    bands = [
+        seconds[list(span)]
+        for run in _continuous_runs(stamps)
+        for span in _flagged_spans(lost, run)
+    ]
     with rc_context(_STYLE):
         figure = Figure((_WIDTH_IN, 3.6))
         panels = figure.subplots(2, sharex=True)
@@ -199,10 +207,10 @@ def error_over_time(evaluation: Evaluation) -> str:
             strict=True,
         ):
             shown = np.where(lost, np.nan, values)
-            usual = np.nanpercentile(shown, 97) if np.isfinite(shown).any() else bound
-            top = max(1.5 * float(usual), 1.2 * bound if usual > bound / 3 else 0.0, 0.1)
+            high = np.nanpercentile(shown, 97) if np.isfinite(shown).any() else bound
+            top = max(1.5 * float(high), 1.2 * bound if high > bound / 3 else 0.0, 0.1)
             over = shown > top
-            few = len(answers) <= _MANY
+            few = len(answers) <= _MAX_VECTOR_MARKS
             axes.plot(
                 seconds, np.where(over, np.nan, shown), ".", ms=4.5, color=_MARK,
                 mew=0, rasterized=not few,
@@ -232,19 +240,19 @@ def error_over_time(evaluation: Evaluation) -> str:
         return _svg(figure, "errors", "Errors over time")
 
 
-def _spans(flags: np.ndarray, run: np.ndarray) -> list[tuple[int, int]]:
+def _flagged_spans(flags: np.ndarray, run: np.ndarray) -> list[tuple[int, int]]:
     """Return the first and last index of each stretch of flagged frames within a run of indices."""
     edges = np.flatnonzero(np.diff(np.r_[0, flags[run].astype(int), 0]))
     return [(int(run[a]), int(run[b - 1])) for a, b in edges.reshape(-1, 2)]
 
 
 def times(milliseconds: np.ndarray, label: str, period_ms: float | None) -> str:
-    """Draw how the times of all frames are distributed.
+    """Draw the histogram of the times of all frames.
 
     Args:
         milliseconds: (n,).
-        label: of the axis.
-        period_ms: time between images, drawn where it is in view; None: unknown.
+        label: Label of the axis.
+        period_ms: Time between images, drawn if it is in the figure; None: not known.
     """
     top = float(np.percentile(milliseconds, 99.5)) * 1.15
     if period_ms is not None and period_ms < 3 * top:
@@ -263,7 +271,7 @@ def times(milliseconds: np.ndarray, label: str, period_ms: float | None) -> str:
         marks = [(np.percentile(milliseconds, p), f"p{p}", _INK) for p in PERCENTILES]
         if period_ms is not None and period_ms <= top:
             marks.append((period_ms, "next image", _LOST))
-        # Levels descend to the right, so that no mark crosses the label of one before it.
+        # Lower levels to the right, so that no line crosses another label.
         for i, (value, name, colour) in enumerate(sorted(marks, reverse=True)):
             level = (1.02 + 0.1 * i) * height
             axes.plot([value, value], [0, level], color=colour, linewidth=0.8)
@@ -280,65 +288,67 @@ def times(milliseconds: np.ndarray, label: str, period_ms: float | None) -> str:
 
 
 def prediction(found: Localization, camera: Camera) -> str:
-    """Draw one image, the expected error of its cells, and the cloud the network predicts for it.
+    """Draw one image, the predicted sigma of its cells, and the predicted cloud.
 
     Args:
-        found: a localized answer.
-        camera: the map's canonical camera.
+        found: Result with a pose.
+        camera: Canonical camera of the map.
     """
     sigma_cm = np.where(found.covered_hw, 100 * found.sigma_hw, np.nan)
     with rc_context(_STYLE):
         figure = Figure((_WIDTH_IN, 6.9))
         grid = figure.add_gridspec(2, 3, height_ratios=(1, 1.6), width_ratios=(1, 1, 0.04))
-        picture, certainty, scale = (figure.add_subplot(grid[0, i]) for i in range(3))
-        picture.imshow(found.image_hw3)
-        picture.set_title("image, as the network sees it", fontsize=9)
-        shown = certainty.imshow(
+        image_axes, sigma_axes, scale_axes = (figure.add_subplot(grid[0, i]) for i in range(3))
+        image_axes.imshow(found.image_hw3)
+        image_axes.set_title("canonical image, the network's input", fontsize=9)
+        shown = sigma_axes.imshow(
             sigma_cm, cmap="viridis", interpolation="nearest", vmin=0,
             vmax=float(np.nanpercentile(sigma_cm, 98)),
             extent=(-0.5, camera.width - 0.5, camera.height - 0.5, -0.5),
         )  # fmt: skip
-        certainty.set_title("expected error of each cell", fontsize=9)
-        bar = figure.colorbar(shown, cax=scale)
+        sigma_axes.set_title("predicted error of each cell", fontsize=9)
+        bar = figure.colorbar(shown, cax=scale_axes)
         bar.set_label("σ (cm)")
         bar.outline.set_linewidth(0)
-        scale.set_box_aspect(17)
-        for axes in (picture, certainty):
+        scale_axes.set_box_aspect(17)
+        for axes in (image_axes, sigma_axes):
             axes.set_xlabel("column (px)")
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.yaxis.set_major_locator(MaxNLocator(4))
-        picture.set_ylabel("row (px)")
-        certainty.set_yticklabels([])
-        _cloud(figure.add_subplot(grid[1, :]), found, camera)
+        image_axes.set_ylabel("row (px)")
+        sigma_axes.set_yticklabels([])
+        _plot_cloud(figure.add_subplot(grid[1, :]), found, camera)
         figure.set_layout_engine("constrained")
         return _svg(figure, "prediction", "An image and its predicted cloud")
 
 
-def _cloud(axes: Axes, found: Localization, camera: Camera) -> None:
+def _plot_cloud(axes: Axes, found: Localization, camera: Camera) -> None:
     """Draw the cloud and the camera from behind and above, in orthographic projection."""
     assert found.T_map_cam is not None
     points_hw3 = transform(invert(found.T_map_cam), found.points_hw3.astype(float))
-    certain = found.covered_hw & np.isfinite(points_hw3).all(-1)
-    certain &= found.sigma_hw <= np.percentile(found.sigma_hw[certain], 90)
-    depth = float(np.median(points_hw3[certain][:, 2]))
+    reliable = found.covered_hw & np.isfinite(points_hw3).all(-1)
+    reliable &= found.sigma_hw <= np.percentile(found.sigma_hw[reliable], 90)
+    depth = float(np.median(points_hw3[reliable][:, 2]))
     yaw, pitch = np.radians(30), np.radians(28)
-    turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
-    tilt = np.array(
+    R_yaw = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
+    R_pitch = np.array(
         [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
     )
-    view = tilt @ turn
-    # Four cells span a tile, unless the surface breaks there; it is cut for the image's colours.
+    view = R_pitch @ R_yaw
+    # A tile spans four cells of one surface; it is subdivided to show the colours of the image.
     corners_4 = [np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, 1:], np.s_[1:, :-1]]
     tiles_hw43 = np.stack([points_hw3[c] for c in corners_4], axis=2)
     edges = np.linalg.norm(tiles_hw43 - np.roll(tiles_hw43, 1, axis=2), axis=-1).max(-1)
     stride = camera.width // found.sigma_hw.shape[1]
-    whole = np.logical_and.reduce([certain[c] for c in corners_4])
-    whole &= edges < _BREAK * stride / camera.fx * tiles_hw43[..., 2].mean(-1)
-    whole = whole.repeat(_FINE, 0).repeat(_FINE, 1)
-    rows, columns = np.mgrid[: whole.shape[0] + 1, : whole.shape[1] + 1].astype(np.float32) / _FINE
+    whole = np.logical_and.reduce([reliable[c] for c in corners_4])
+    whole &= edges < _MAX_GAP * stride / camera.fx * tiles_hw43[..., 2].mean(-1)
+    whole = whole.repeat(_SUBDIVISIONS, 0).repeat(_SUBDIVISIONS, 1)
+    rows, columns = (
+        np.mgrid[: whole.shape[0] + 1, : whole.shape[1] + 1].astype(np.float32) / _SUBDIVISIONS
+    )
     seen_hw3 = cv2.remap((points_hw3 @ view.T).astype(np.float32), columns, rows, cv2.INTER_LINEAR)
     tiles = np.stack([seen_hw3[c] for c in corners_4], axis=2)[whole]
-    middle = stride * 0.5 / _FINE + (stride - 1) / 2
+    middle = stride * 0.5 / _SUBDIVISIONS + (stride - 1) / 2
     colours_hw3 = cv2.remap(
         found.image_hw3, stride * columns[:-1, :-1] + middle, stride * rows[:-1, :-1] + middle,
         cv2.INTER_LINEAR,
@@ -350,7 +360,7 @@ def _cloud(axes: Axes, found: Localization, camera: Camera) -> None:
             linewidths=0, antialiased=False, rasterized=True,
         )
     )  # fmt: skip
-    seen = points_hw3[certain] @ view.T
+    seen = points_hw3[reliable] @ view.T
     corners = camera.rays(
         np.array([[0, 0], [camera.width, 0], [camera.width, camera.height], [0, camera.height]])
         - 0.5
@@ -375,15 +385,15 @@ def _cloud(axes: Axes, found: Localization, camera: Camera) -> None:
 
 
 def _svg(figure: Figure, name: str, title: str) -> str:
-    """Return a figure as SVG for inlining: page colours, ids of its own, no metadata."""
+    """Return a figure as SVG text for the page: CSS colours, unique ids, no metadata."""
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    for stand_in, variable in _VARIABLES.items():
-        text = text.replace(stand_in, variable)
+    for placeholder, variable in _VARIABLES.items():
+        text = text.replace(placeholder, variable)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")

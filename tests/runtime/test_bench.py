@@ -1,4 +1,4 @@
-"""`mote bench`: what it counts is known, what it measures is there."""
+"""`mote bench`: counts equal those computed by hand, and all figures are written."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from mote_localization.map_file import read_map, write_map
 from mote_localization.self_test import SelfTest
 
 
-def test_multiply_adds_of_a_graph_are_those_counted_by_hand():
+def test_multiply_adds_of_a_graph_equal_the_count_by_hand():
     weights = {
         "spatial": np.zeros((8, 3, 3, 3), np.float32),
         "each": np.zeros((8, 1, 5, 5), np.float32),  # depthwise
@@ -43,7 +43,7 @@ def test_multiply_adds_of_a_graph_are_those_counted_by_hand():
     assert graph_macs(model) == pixels * (8 * 27 + 8 * 25 + 8 * 8) + 8 * 8 * 8
 
 
-def test_the_machine_multiplies():
+def test_the_speed_of_matrix_products_is_plausible():
     assert 1e8 < matrix_product_macs_per_s(1) < 1e15
 
 
@@ -56,10 +56,10 @@ def map_path(tmp_path):
     return tmp_path / "room.onnx"
 
 
-def test_stages_and_figures_are_told(map_path, tmp_path, capsys):
+def test_bench_prints_and_writes_the_times_of_all_stages(map_path, tmp_path, capsys):
     Bench(map_path, images=20, json=tmp_path / "figures.json").run()
-    said = capsys.readouterr().out
-    assert "all but the network" in said and "20 of 640x480 px, 100.0 % localized" in said
+    printed = capsys.readouterr().out
+    assert "all but the network" in printed and "20 of 640x480 px, 100.0 % localized" in printed
     figures = json.loads((tmp_path / "figures.json").read_text())
     times = figures["milliseconds"]
     assert list(times) == ["remap", "network", "pose", "all", "all but the network"]
@@ -71,11 +71,11 @@ def test_stages_and_figures_are_told(map_path, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("wrong", [{"images": 0}, {"size": (640, 0)}])
-def test_what_cannot_be_measured_is_refused(map_path, wrong):
+def test_numbers_below_1_are_errors(map_path, wrong):
     with pytest.raises(MoteError, match="expected 1 or more"):
         Bench(map_path, **wrong).run()
 
 
-def test_a_map_without_a_photograph_needs_a_scene(tmp_path):
-    with pytest.raises(MoteError, match="carries no photograph.* give --scene"):
+def test_a_map_without_a_self_test_image_needs_a_scene(tmp_path):
+    with pytest.raises(MoteError, match="has no self-test image.* give --scene"):
         Bench(write_constant_map(tmp_path / "old.onnx")).run()

@@ -1,4 +1,4 @@
-"""Metrics, evaluations without and over ROS, the report."""
+"""Metrics, evaluation with and without ROS, and the report."""
 
 import json
 import os
@@ -47,11 +47,11 @@ from mote_localization.scenes import Frame, open_scene
 from mote_localization.scenes.bag import BagWriter
 
 BIN = str(Path(sys.executable).parent)  # where programs of this environment are
-SHIFT_M = 0.5  # how far the tiny map's answer moves with the image's colour
-DARK = {3, 4}  # frames that show nothing
+SHIFT_M = 0.5  # shift of the tiny map's position from black to white images
+DARK = {3, 4}  # black frames, in which the map is lost
 
 
-def retract(T_44, metres=(0, 0, 0), degrees=0.0):
+def moved(T_44, metres=(0, 0, 0), degrees=0.0):
     T = T_44.copy()
     T[:3, 3] += metres
     T[:3, :3] = exp_rotation(np.radians([0, 0, degrees])) @ T[:3, :3]
@@ -59,8 +59,8 @@ def retract(T_44, metres=(0, 0, 0), degrees=0.0):
 
 
 def answer(index=0, metres=None, degrees=0.0, **fields):
-    """An answer off by so much along x; None: lost."""
-    estimate = None if metres is None else retract(T_MAP_CAM, (metres, 0, 0), degrees)
+    """An answer with a position error along x and a rotation error about z; None: lost."""
+    estimate = None if metres is None else moved(T_MAP_CAM, (metres, 0, 0), degrees)
     default = dict(
         name=f"{index}", stamp_s=index / 30, T_map_cam_true=T_MAP_CAM, T_map_cam=estimate,
         reason="" if estimate is not None else "12 inliers, expected 40", inliers=100,
@@ -82,8 +82,8 @@ def image(index):
 
 
 def truth(index):
-    """The true pose: 1 cm beside what the tiny map answers."""
-    return retract(T_MAP_CAM, SHIFT_M * colour(index) / 255 + (0, 0.01, 0))
+    """The true pose, 1 cm from the pose that the tiny map gives."""
+    return moved(T_MAP_CAM, SHIFT_M * colour(index) / 255 + (0, 0.01, 0))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def folder(tmp_path_factory):
     return write_scene(path, CAMERA, views, test=list(views)[1:])
 
 
-def test_errors_of_a_known_offset():
+def test_errors_equal_a_known_offset():
     metres, degrees = pose_errors([answer(metres=0.03, degrees=4.0), answer(metres=0.0)])
     np.testing.assert_allclose(metres, [0.03, 0], atol=1e-9)
     np.testing.assert_allclose(degrees, [4, 0], atol=1e-5)
@@ -127,20 +127,20 @@ def test_errors_equal_values_computed_by_hand():
 
 
 def test_position_error_is_that_of_the_camera_centre():
-    turned = answer(T_map_cam=retract(T_MAP_CAM, degrees=170.0))
-    metres, degrees = pose_errors([turned])
+    rotated = answer(T_map_cam=moved(T_MAP_CAM, degrees=170.0))
+    metres, degrees = pose_errors([rotated])
     assert metres[0] == pytest.approx(0, abs=1e-12)
     assert degrees[0] == pytest.approx(170)
 
 
-def test_a_lost_frame_is_infinitely_wrong_and_an_unknown_truth_no_error():
+def test_a_lost_frame_has_infinite_error_and_a_frame_without_truth_has_nan():
     metres, degrees = pose_errors([answer(), answer(metres=0.0, T_map_cam_true=None)])
     assert metres[0] == np.inf
     assert degrees[0] == 180
     assert np.isnan([metres[1], degrees[1]]).all()
 
 
-def test_shares_count_lost_frames_against():
+def test_lost_frames_count_in_every_fraction():
     offsets = (0.005, 0.015, 0.04, 0.08, 0.3)
     found = [answer(i, metres=m, degrees=0.5) for i, m in enumerate(offsets)]
     summary = summarize([*found, answer(5), answer(6), answer(7)])
@@ -151,19 +151,21 @@ def test_shares_count_lost_frames_against():
     assert summary.median_cm == pytest.approx((8 + 30) / 2)
 
 
-def test_both_bounds_must_hold():
+def test_position_and_rotation_must_both_be_within_a_bound():
     summary = summarize([answer(metres=0.01, degrees=6.0)])
     assert summary.within["10 cm, 5 deg"] == 0
 
 
-def test_truth_in_the_ellipsoids_of_covariances():
-    sure = np.diag([0.01**2] * 3 + [np.radians(1) ** 2] * 3)
+def test_fraction_of_true_poses_inside_the_covariance_ellipsoids():
+    covariance_66 = np.diag([0.01**2] * 3 + [np.radians(1) ** 2] * 3)
     found = [
-        answer(metres=0.027, covariance_66=sure),  # 2.7 sigma: inside, both
-        answer(metres=0.029, covariance_66=sure),  # 2.9: inside with six axes, not with three
-        answer(metres=0.029, degrees=2.9, covariance_66=sure),  # outside, both
-        answer(metres=0.0, degrees=3.4, covariance_66=sure),
-        answer(metres=0.0, degrees=3.6, covariance_66=sure),  # the position is right
+        answer(metres=0.027, covariance_66=covariance_66),  # 2.7 sigma: inside both
+        answer(
+            metres=0.029, covariance_66=covariance_66
+        ),  # 2.9 sigma: inside with six axes, not with three
+        answer(metres=0.029, degrees=2.9, covariance_66=covariance_66),  # outside both
+        answer(metres=0.0, degrees=3.4, covariance_66=covariance_66),
+        answer(metres=0.0, degrees=3.6, covariance_66=covariance_66),  # the position is exact
     ]
     unknown = [answer(), answer(metres=9.0), answer(T_map_cam=T_MAP_CAM, T_map_cam_true=None)]
     summary = summarize(found + unknown)
@@ -172,13 +174,13 @@ def test_truth_in_the_ellipsoids_of_covariances():
     assert not summarize(unknown).within_95
 
 
-def test_covariances_are_of_the_map_frames_axes():
-    turned = answer(T_map_cam=retract(T_MAP_CAM, (0.02, 0, 0), 5.0))
-    error_6 = local_coordinates(turned.T_map_cam_true, turned.T_map_cam)
+def test_the_errors_for_covariances_are_along_the_axes_of_the_map():
+    rotated = answer(T_map_cam=moved(T_MAP_CAM, (0.02, 0, 0), 5.0))
+    error_6 = local_coordinates(rotated.T_map_cam_true, rotated.T_map_cam)
     np.testing.assert_allclose(error_6, [0.02, 0, 0, 0, 0, np.radians(5)], atol=1e-12)
 
 
-def test_more_lost_than_found_has_no_median():
+def test_the_median_is_lost_if_most_frames_are_lost():
     summary = summarize([answer(metres=0.01), answer(), answer()])
     assert summary.median_cm == np.inf
     assert ("median error", "lost") in accuracy_rows(summary)
@@ -191,7 +193,7 @@ def test_times_are_percentiles_of_the_frames():
     assert "image to pose" not in summary.milliseconds
 
 
-def test_unanswered_frames_are_not_lost_but_count_against():
+def test_unanswered_frames_are_not_lost_but_count_in_every_fraction():
     transport = Transport(pose_rate_hz=30.0, node_peak_mb=200.0, rate=1.0)
     dropped = answer(1, answered=False, reason="", seconds={})
     summary = summarize([answer(metres=0.0, latency_s=0.02), dropped], transport)
@@ -201,7 +203,7 @@ def test_unanswered_frames_are_not_lost_but_count_against():
     assert summary.milliseconds["image to pose"]["p50"] == pytest.approx(20)
 
 
-def test_alike_reasons_are_counted_together():
+def test_reasons_that_differ_in_numbers_are_counted_together():
     reasons = [
         "3 inliers, expected 40",
         "17 inliers, expected 40",
@@ -211,7 +213,7 @@ def test_alike_reasons_are_counted_together():
     assert list(summary.lost_reasons.values()) == [2, 1]
 
 
-def test_without_ground_truth_only_times_and_losses_are_told():
+def test_without_ground_truth_the_table_has_no_errors():
     summary = summarize([answer(metres=0.0, T_map_cam_true=None), answer(T_map_cam_true=None)])
     rows = dict(accuracy_rows(summary))
     assert rows["median error"] == "no ground truth"
@@ -219,7 +221,7 @@ def test_without_ground_truth_only_times_and_losses_are_told():
     assert not any(name.startswith("within") for name in rows)
 
 
-def test_where_some_truth_is_missing_the_others_are_counted():
+def test_the_table_counts_the_frames_with_ground_truth_if_some_have_none():
     summary = summarize([answer(metres=0.01), answer(metres=0.0, T_map_cam_true=None)])
     assert ("frames with ground truth", "1") in accuracy_rows(summary)
     assert ("median error", "1.00 cm, 0.00°") in accuracy_rows(summary)
@@ -227,7 +229,7 @@ def test_where_some_truth_is_missing_the_others_are_counted():
     assert "frames with ground truth" not in names
 
 
-def test_nothing_to_evaluate():
+def test_an_evaluation_without_frames_is_an_error():
     with pytest.raises(MoteError, match="no frames"):
         evaluate_answers([])
 
@@ -256,12 +258,14 @@ def test_evo_reads_the_tum_file(tmp_path):
     assert re.search(r"quaternions\s+ok\n", done.stdout)
 
 
-def test_tum_file_of_nothing(tmp_path):
+def test_tum_file_without_poses_is_empty(tmp_path):
     write_tum(tmp_path / "poses.tum", [answer()])
     assert (tmp_path / "poses.tum").read_text() == ""
 
 
-def test_evaluation_of_a_recording(tmp_path, tiny_map, drive, capsys):
+def test_evaluation_of_a_recording_prints_tables_and_writes_files(
+    tmp_path, tiny_map, drive, capsys
+):
     figures = tmp_path / "figures.json"
     Evaluate(drive, tiny_map, json=figures, output=tmp_path / "poses.tum").run()
     printed = capsys.readouterr().out
@@ -277,25 +281,27 @@ def test_evaluation_of_a_recording(tmp_path, tiny_map, drive, capsys):
     assert len((tmp_path / "poses.tum").read_text().splitlines()) == 6
 
 
-def test_evaluation_takes_the_split_asked_for(tiny_map, folder, capsys):
+def test_evaluation_uses_the_chosen_split(tiny_map, folder, capsys):
     Evaluate(folder, tiny_map, split="train").run()
     assert re.search(r"frames\s*│\s*1 ", capsys.readouterr().out)
 
 
-def test_neither_depth_nor_truth_is_used(tiny_map, folder):
-    class Blind(Named):
+def test_depth_and_true_poses_are_not_used(tiny_map, folder):
+    class FrameWithoutDepth(Named):
         def depth(self):
             raise AssertionError("depth was read")
 
     localizer = Localizer.open(tiny_map)
     frames = list(open_scene(folder).frames("test"))
-    seen = list(localize_frames(localizer, frames))
-    blind = list(localize_frames(localizer, [Blind(frame, frame.name) for frame in frames]))
-    for one, other in zip(seen, blind, strict=True):
+    full = list(localize_frames(localizer, frames))
+    image_only = list(
+        localize_frames(localizer, [FrameWithoutDepth(frame, frame.name) for frame in frames])
+    )
+    for one, other in zip(full, image_only, strict=True):
         np.testing.assert_array_equal(one.T_map_cam, other.T_map_cam)
 
 
-def test_what_cannot_be_evaluated(tmp_path, tiny_map, folder, drive):
+def test_missing_maps_scenes_splits_and_topics_are_errors(tmp_path, tiny_map, folder, drive):
     with pytest.raises(MapFileError):
         Evaluate(folder, tmp_path / "none.onnx").run()
     with pytest.raises(SceneError, match="does not exist"):
@@ -313,7 +319,7 @@ def test_frames_without_intrinsics_cannot_be_evaluated(tmp_path, tiny_map, folde
         Evaluate(scene, tiny_map).run()
 
 
-def test_an_unknown_scale_is_said(tmp_path, folder, caplog):
+def test_an_unknown_scale_is_reported(tmp_path, folder, caplog):
     found = write_constant_map(tmp_path / "map.onnx", colour_shift_m=SHIFT_M, metric=False)
     Evaluate(folder, found, report=tmp_path / "report.html").run()
     assert "map.onnx: the map's scale is unknown" in caplog.text
@@ -321,24 +327,26 @@ def test_an_unknown_scale_is_said(tmp_path, folder, caplog):
 
 
 @pytest.mark.parametrize("option", [{"rate": 0.5}, {"repeat": 2}], ids=str)
-def test_options_of_a_replay_without_one_are_refused(tiny_map, drive, option):
+def test_replay_options_without_a_replay_are_an_error(tiny_map, drive, option):
     with pytest.raises(ReplayError, match="add --ros"):
         Evaluate(drive, tiny_map, **option).run()
 
 
-def test_a_frame_that_cannot_be_localized_is_named(tiny_map, folder):
+def test_the_error_for_an_unusable_frame_names_it(tiny_map, folder):
     frame = next(open_scene(folder).frames("test"))
     frames = [
         replace(frame, camera=replace(frame.camera, cx=9000.0)),
-        Named(frame, "aside"),
+        Named(frame, "other size"),
     ]
     frames[1].camera = CAMERA.resized(160, 120)
-    for one, fault, name in zip(frames, (CameraError, ImageError), ("f1", "aside"), strict=True):
+    for one, fault, name in zip(
+        frames, (CameraError, ImageError), ("f1", "other size"), strict=True
+    ):
         with pytest.raises(fault, match=f"^frame {name}: "):
             list(localize_frames(Localizer.open(tiny_map), [one]))
 
 
-def test_tables_fit_a_terminal():
+def test_tables_fit_an_80_column_terminal():
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     summary = summarize([answer(metres=0.01), answer()])
     console.print(accuracy_table(summary, "kitchen"))
@@ -353,7 +361,7 @@ def report(tmp_path_factory, tiny_map, drive):
     return path
 
 
-def test_report_is_one_file_without_references(report):
+def test_report_is_self_contained(report):
     page = report.read_text()
     assert len(page) < 3e6
     assert not re.search(r"<script|<iframe|@import|<link(?! rel=\"icon\" href=\"data:,\")", page)
@@ -364,7 +372,7 @@ def test_report_is_one_file_without_references(report):
     assert all(r.startswith(("#", "data:")) for r in references)
 
 
-def test_report_shows_the_figures(report):
+def test_report_contains_the_figures(report):
     page = report.read_text()
     assert page.count("<figure>") == 4
     for words in ("75.0 %", "25.0 %", "x (m)", "y (m)", "position error (cm)", "σ (cm)", "1 m"):
@@ -372,7 +380,7 @@ def test_report_shows_the_figures(report):
     assert "0 cells seen with sigma under 0.5 m" in page
 
 
-def test_report_figures_are_well_formed_and_share_no_ids(report):
+def test_report_figures_are_well_formed_with_distinct_ids(report):
     page = report.read_text()
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(svg)
@@ -407,9 +415,9 @@ def test_text_in_the_report_is_escaped(tmp_path, tiny_map, drive):
         [answer(0, T_map_cam_true=None)],
         [answer(i, metres=50.0 * (i == 1)) for i in range(30)],
     ],
-    ids=["all lost", "one frame", "no truth", "nothing known", "one far off"],
+    ids=["all lost", "one frame", "no truth", "no pose, no truth", "one far off"],
 )
-def test_report_of_poor_runs(tmp_path, tiny_map, drive, answers):
+def test_report_of_runs_with_few_poses_or_no_truth(tmp_path, tiny_map, drive, answers):
     first = next(open_scene(drive).frames("test"))
     frames = [Named(first, a.name) for a in answers]
     subject = dict(scene="s", split="test", map="m.onnx", backend="b", date="today")
@@ -422,7 +430,7 @@ def test_report_of_poor_runs(tmp_path, tiny_map, drive, answers):
 
 
 class Named(Frame):
-    """A frame under another name, without its pose."""
+    """A frame with another name and without its pose."""
 
     def __init__(self, frame, name):
         self.name, self.stamp_s, self.camera = name, frame.stamp_s, frame.camera
@@ -435,9 +443,9 @@ class Named(Frame):
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.slow
-def test_a_browser_shows_the_report(tmp_path, report):
+def test_a_browser_renders_the_report(tmp_path, report):
     picture = tmp_path / "report.png"
     done = subprocess.run(
         [
@@ -481,7 +489,7 @@ def test_over_ros_gives_the_same_poses(tmp_path, tiny_map, folder, capsys):
 
 
 @pytest.mark.ros
-def test_over_ros_of_a_recording_with_topics_of_its_own(tiny_map, drive):
+def test_a_recording_is_replayed_with_its_own_topics(tiny_map, drive):
     scene = open_scene(drive)
     answers, transport = over_ros.replay(scene, "test", tiny_map, "onnxruntime", 1, 0.125)
     assert [a.T_map_cam is not None for a in answers] == [i not in DARK for i in range(8)]
@@ -489,7 +497,7 @@ def test_over_ros_of_a_recording_with_topics_of_its_own(tiny_map, drive):
 
 
 @pytest.mark.ros
-def test_a_node_that_dies_is_told_with_its_log(tmp_path, drive):
+def test_the_error_for_a_failed_node_contains_its_log(tmp_path, drive):
     scene = open_scene(drive)
     (tmp_path / "broken.onnx").write_bytes(b"no map")
     with pytest.raises(ReplayError, match=r"(?s)the localizer ended.*code 1.*broken.onnx"):
@@ -498,7 +506,7 @@ def test_a_node_that_dies_is_told_with_its_log(tmp_path, drive):
 
 
 @pytest.mark.ros
-def test_nothing_is_left_running_after_sigterm(tmp_path, tiny_map, drive):
+def test_no_process_is_left_after_sigterm(tmp_path, tiny_map, drive):
     code = (
         "from pathlib import Path; from mote_localization.evaluation.evaluate import Evaluate; "
         f"Evaluate(Path({str(drive)!r}), Path({str(tiny_map)!r}), ros=True, rate=0.01).run()"
@@ -519,19 +527,19 @@ def test_nothing_is_left_running_after_sigterm(tmp_path, tiny_map, drive):
 
 
 def children_of(parent, words):
-    """Ids of a process's children whose command line holds these words."""
+    """Ids of the children of a process whose command line contains `words`."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            its_parent = process.joinpath("stat").read_text().rpartition(")")[2].split()[1]
+            parent_id = process.joinpath("stat").read_text().rpartition(")")[2].split()[1]
             command = process.joinpath("cmdline").read_text()
         except OSError:
             continue
-        if its_parent == str(parent) and words in command:
+        if parent_id == str(parent) and words in command:
             found.append(process.name)
     return found
 
 
-def test_a_speed_that_is_none(tiny_map, drive):
+def test_a_replay_rate_of_0_is_an_error(tiny_map, drive):
     with pytest.raises(ReplayError, match="--rate 0"):
         over_ros.replay(open_scene(drive), "test", tiny_map, "onnxruntime", 1, 0.0)
