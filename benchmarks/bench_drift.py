@@ -90,14 +90,7 @@ class Bench:
 def _localize(
     matches: Matches, image: int, T_map_cam_n44: np.ndarray, camera: Camera
 ) -> np.ndarray | None:
-    """Return the pose (4, 4) of an image by PnP, from points of the first n images.
-
-    Args:
-        matches: Matches of the image with others.
-        image: Index of the image.
-        T_map_cam_n44: Poses of the first n images, which place their measured points in the map.
-        camera: Camera of all images.
-    """
+    """Return the pose (4, 4) of an image by PnP, from points that the first n images measured."""
     chosen = (matches.seen_m == image) & (matches.measured_m < len(T_map_cam_n44))
     measured = zip(matches.measured_m[chosen], matches.points_m3[chosen], strict=True)
     points = np.array([transform(T_map_cam_n44[i], point) for i, point in measured])

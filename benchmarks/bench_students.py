@@ -66,6 +66,16 @@ _PRINTED = re.compile(
     r"  within 1 cm 1 deg: (?P<at_1>[\d.]+) %\n"
     r"  query (?P<ms>\d+) ms median; mapping \d+ s; map (?P<mib>[\d.]+) MiB \(.*\)\n"
 )
+# The baseline's column, by the groups of _PRINTED.
+_BASELINE_ROWS = {
+    "median error": "{cm:.2f} cm, {deg:.2f}°",
+    "within 10 cm, 5°": "{at_10:.1f} %",
+    "within 5 cm, 5°": "{at_5:.1f} %",
+    "within 2 cm, 2°": "{at_2:.1f} %",
+    "within 1 cm, 1°": "{at_1:.1f} %",
+    "query with the image read, p50": "{ms:.0f} ms",
+    "map": "{mib:.1f} MiB",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ class Bench:
             for name, run, sigma_rows in zip(self._names(), runs, sigmas, strict=True)
         }
         if baseline:
-            columns["baseline"] = baseline.rows()
+            columns["baseline"] = {k: v.format(**baseline) for k, v in _BASELINE_ROWS.items()}
         title = f"{scene.name}, {scene.count('test')} test frames"
         text = "\n".join([*self._conditions(peak), "", *_table(title, columns)])
         if self.write:
@@ -146,8 +156,8 @@ class Bench:
             f"{self.threads} threads, {peak / 1e9:.0f} GMAC/s of float32 products; {libraries}.",
         ]
 
-    def _measure_baseline(self, scene: Scene) -> "_Baseline | None":
-        """Run the baseline script on the test frames; None where there is none.
+    def _measure_baseline(self, scene: Scene) -> dict[str, float] | None:
+        """Run the baseline script; return the groups of _PRINTED, None without a script.
 
         Raises:
             MoteError: The script failed, or its output does not have the expected form.
@@ -172,33 +182,7 @@ class Bench:
                 f"{scene.count('test')} queries, the fractions within four bounds, times and the "
                 f"size of the map; see _PRINTED in {Path(__file__).name}"
             )
-        return _Baseline(**{k: float(v) for k, v in printed.groupdict().items() if k != "frames"})
-
-
-@dataclass(frozen=True)
-class _Baseline:
-    """The figures of a baseline: medians in cm and degrees, percent, milliseconds, MiB."""
-
-    cm: float
-    deg: float
-    at_10: float
-    at_5: float
-    at_2: float
-    at_1: float
-    ms: float
-    mib: float
-
-    def rows(self) -> dict[str, str]:
-        """Return the column of the table."""
-        return {
-            "median error": f"{self.cm:.2f} cm, {self.deg:.2f}°",
-            "within 10 cm, 5°": f"{self.at_10:.1f} %",
-            "within 5 cm, 5°": f"{self.at_5:.1f} %",
-            "within 2 cm, 2°": f"{self.at_2:.1f} %",
-            "within 1 cm, 1°": f"{self.at_1:.1f} %",
-            "query with the image read, p50": f"{self.ms:.0f} ms",
-            "map": f"{self.mib:.1f} MiB",
-        }
+        return {name: float(value) for name, value in printed.groupdict().items()}
 
 
 class _ReadFrame(Frame):
@@ -253,7 +237,7 @@ class _Run:
         fraction = 1e3 * self.macs / network_ms / peak
         return {"network, of the machine's matrix products": percent(fraction)}
 
-    def rows(self, baseline: _Baseline | None, peak: float) -> dict[str, str]:
+    def rows(self, baseline: dict[str, float] | None, peak: float) -> dict[str, str]:
         """Return the column of the table, without the rows about sigmas.
 
         Args:
@@ -293,10 +277,10 @@ class _Run:
             "map, bytes": f"{size:,}",
         }
         if baseline:
-            faster, smaller = baseline.ms / query_ms, baseline.mib / (size / 2**20)
+            faster, smaller = baseline["ms"] / query_ms, baseline["mib"] / (size / 2**20)
             better = (
-                100 * summary.within["5 cm, 5 deg"] > baseline.at_5
-                and 100 * summary.within["10 cm, 5 deg"] > baseline.at_10
+                100 * summary.within["5 cm, 5 deg"] > baseline["at_5"]
+                and 100 * summary.within["10 cm, 5 deg"] > baseline["at_10"]
             )
             rows |= {
                 "query faster than the baseline's": f"{faster:.1f} times",

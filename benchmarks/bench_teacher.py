@@ -344,10 +344,8 @@ def _cost(path: Path, count: int, poses_known: bool) -> _Cost:
 
 
 def _peak_mb() -> float:
-    """Return the peak resident memory of this process, MB.
-
-    `getrusage` is not used: it counts the memory of the process that this one was forked from.
-    """
+    """Return the peak resident memory of this process, MB."""
+    # not from getrusage, which includes the memory of the parent process before the fork
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 

@@ -249,9 +249,7 @@ def _parse(student: str) -> tuple[str, dict[str, Any]]:
     try:
         return family, {name: yaml.safe_load(value) for name, _, value in pairs}
     except yaml.YAMLError as error:
-        raise MoteError(
-            f"found student '{student[:60]}', expected as cnn:size=l,stem=24"
-        ) from error
+        raise MoteError(f"found '{student[:60]}', expected as cnn:size=l,stem=24") from error
 
 
 @contextmanager

@@ -152,14 +152,9 @@ class FrameViews:
     def _augment(self, rng: np.random.Generator, config: AugmentConfig) -> View:
         """Return a view with random changes of geometry, sharpness, colour and noise."""
         A_23 = _random_affine(rng, config, self._camera)
-        image_hw3 = cv2.warpAffine(
-            self.image_hw3,
-            A_23,
-            (self._camera.width, self._camera.height),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=rng.integers(0, 256, 3).tolist(),
-        )
+        size, fill = (self._camera.width, self._camera.height), rng.integers(0, 256, 3).tolist()
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        image_hw3 = cv2.warpAffine(self.image_hw3, A_23, size, flags=flags, borderValue=fill)
         hidden_n = self._cut_out(image_hw3, rng, config.cutout) if config.cutout else None
         image_hw3 = _blur(image_hw3, rng, config.blur)
         image_hw3 = _change_colours(image_hw3, rng, config)
@@ -240,9 +235,8 @@ def _inverse_depth_patches(depth_hw: np.ndarray) -> np.ndarray:
         (a, b, c, d) ((h - 1) (w - 1), 4) float32, 1/m; NaN where the four cells are not on one
         surface.
     """
-    corners = np.stack(
-        [depth_hw[i : i - 1 or None, j : j - 1 or None] for i in (0, 1) for j in (0, 1)]
-    )
+    here, after = slice(None, -1), slice(1, None)
+    corners = np.stack([depth_hw[i, j] for i in (here, after) for j in (here, after)])
     one_surface = novel_views.same_surface(corners.min(axis=0), corners.max(axis=0))
     q00, q01, q10, q11 = 1 / np.where(one_surface, corners, np.nan)
     patches_hw4 = np.stack([q00, q01 - q00, q10 - q00, q11 - q10 - q01 + q00], axis=-1)

@@ -75,9 +75,8 @@ def one_cycle(done: float, warm_up: float) -> float:
     """
     if done < warm_up:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * done / warm_up)) / 2
-    return (
-        1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (min(done, 1) - warm_up) / (1 - warm_up))) / 2
-    )
+    cosine = math.cos(math.pi * (min(done, 1) - warm_up) / (1 - warm_up))
+    return 1e-4 + (1 - 1e-4) * (1 + cosine) / 2
 
 
 def _train_mode(network: nn.Module, freeze_batch_norm: bool) -> None:
@@ -105,17 +104,10 @@ def _losses(
         first, last = config.reprojection_bound_px
         # The bound decreases along a quarter circle, slowly at first (ACE, CVPR 2023, section 3.3).
         bound_px = last + (first - last) * math.sqrt(1 - done**2)
-        own = reprojection_loss(
-            points_bhw3,
-            batch["pixels_hw2"],
-            batch["T_cam_map"],
-            optics,
-            batch["inside_hw"],
-            bound_px,
-        )
-        near = neighbour_loss(
-            points_bhw3, target_bhw3, batch["T_near_map"], optics, valid_bhw, bound_px
-        )
+        pixels_bhw2, inside_bhw = batch["pixels_hw2"], batch["inside_hw"]
+        T_cam_map, T_near_map = batch["T_cam_map"], batch["T_near_map"]
+        own = reprojection_loss(points_bhw3, pixels_bhw2, T_cam_map, optics, inside_bhw, bound_px)
+        near = neighbour_loss(points_bhw3, target_bhw3, T_near_map, optics, valid_bhw, bound_px)
         losses |= {"reprojection_px": own, "neighbour_px": near}
         total = total + config.reprojection_weight * (own + near)
     return {**losses, "total": total}

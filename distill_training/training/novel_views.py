@@ -81,14 +81,7 @@ class NovelViewRenderer:
         x_hw, y_hw, z_hw = _reproject(dense_hw, self._K_33, T_cam_novel)
         seen_hw = (dense_hw > 0) & (z_hw > 0)
         x_hw[~seen_hw] = y_hw[~seen_hw] = _OFF_IMAGE_PX
-        image_hw3 = cv2.remap(
-            self._image_hw3,
-            x_hw,
-            y_hw,
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=fill,
-        )
+        image_hw3 = cv2.remap(self._image_hw3, x_hw, y_hw, cv2.INTER_LINEAR, borderValue=fill)
         # A cell's centre is the common corner of its four samples; 1/depth is linear on planes.
         # A cell that shows two surfaces gets no depth.
         rows, columns = (n // _SAMPLES for n in fine_hw.shape)
@@ -98,14 +91,9 @@ class NovelViewRenderer:
         mean_hw = 1 / (1 / np.where(one_surface[..., None], samples_hw4, 1)).mean(axis=-1)
         centre = slice(self._stride // 2, None, self._stride)
         x_cells_hw, y_cells_hw = (at[centre, centre] / self._stride - 0.5 for at in (x_hw, y_hw))
+        at_cells = x_cells_hw, y_cells_hw, cv2.INTER_NEAREST
         known_hw, sigma_hw = (
-            cv2.remap(
-                values_hw,
-                x_cells_hw,
-                y_cells_hw,
-                cv2.INTER_NEAREST,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
+            cv2.remap(values_hw, *at_cells, borderMode=cv2.BORDER_REPLICATE)
             for values_hw in (self._known_hw, self._sigma_hw)
         )
         # Beyond the centres of the outermost cells depth is extrapolated, so it is not used.
@@ -127,9 +115,8 @@ class NovelViewRenderer:
         depth_hw = np.zeros(self._fine_hw.shape, np.float32)
         depth_hw[i[order], j[order]] = z[order]
         # Rounding leaves holes of one sample; closing fills them with the farther depth.
-        return np.where(
-            depth_hw > 0, depth_hw, cv2.morphologyEx(depth_hw, cv2.MORPH_CLOSE, _SQUARE)
-        )
+        closed_hw = cv2.morphologyEx(depth_hw, cv2.MORPH_CLOSE, _SQUARE)
+        return np.where(depth_hw > 0, depth_hw, closed_hw)
 
     def _correct_rounding(self, depth_hw: np.ndarray, T_cam_novel: np.ndarray) -> np.ndarray:
         """Return depths on the samples' own rays, interpolated in the photograph's depth.
@@ -140,13 +127,8 @@ class NovelViewRenderer:
         x_hw, y_hw, _ = _reproject(depth_hw, self._fine_K_33, T_cam_novel)
         x_hw[depth_hw == 0] = y_hw[depth_hw == 0] = _OFF_IMAGE_PX
         surface_hw = cv2.remap(self._surface_hw, x_hw, y_hw, cv2.INTER_NEAREST)
-        inverse_hw = cv2.remap(
-            1 / np.maximum(self._fine_hw, 1e-3),
-            x_hw,
-            y_hw,
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        inverse_hw, at = 1 / np.maximum(self._fine_hw, 1e-3), (x_hw, y_hw, cv2.INTER_LINEAR)
+        inverse_hw = cv2.remap(inverse_hw, *at, borderMode=cv2.BORDER_REPLICATE)
         (_, _, (a, b, c)), (_, _, d) = _reprojection_terms(self._fine_K_33, invert(T_cam_novel))
         exact_hw = (a * x_hw + b * y_hw + c) / inverse_hw + d
         ratio_hw = exact_hw / np.maximum(depth_hw, 1e-3)
@@ -163,11 +145,11 @@ def _reproject(
     d K R K^-1 (u, v, 1) + K t, homogeneous. It is written out, because a matrix product would use
     threads that the training needs.
     """
-    H_33, h_3 = _reprojection_terms(K_33, T_to_from)
+    H_33, t_3 = _reprojection_terms(K_33, T_to_from)
     u = np.arange(depth_hw.shape[1], dtype=np.float32)
     v = np.arange(depth_hw.shape[0], dtype=np.float32)[:, None]
     x_hw, y_hw, z_hw = (
-        (a * u + (b * v + c)) * depth_hw + d for (a, b, c), d in zip(H_33, h_3, strict=True)
+        (a * u + (b * v + c)) * depth_hw + d for (a, b, c), d in zip(H_33, t_3, strict=True)
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         return x_hw / z_hw, y_hw / z_hw, z_hw
@@ -190,9 +172,8 @@ def _upsample_depth(depth_hw: np.ndarray, factor: int) -> np.ndarray:
     inverse_hw = 1 / np.maximum(depth_hw, 1e-3)
     smooth_hw = 1 / cv2.resize(inverse_hw, size, interpolation=cv2.INTER_LINEAR)
     nearest_hw = cv2.resize(depth_hw, size, interpolation=cv2.INTER_NEAREST)
-    on_surface = cv2.resize(
-        _is_surface(depth_hw).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST
-    )
+    surface_hw = _is_surface(depth_hw).astype(np.uint8)
+    on_surface = cv2.resize(surface_hw, size, interpolation=cv2.INTER_NEAREST)
     return np.where(on_surface, smooth_hw, nearest_hw)
 
 
@@ -214,12 +195,9 @@ def _pull_push(weighted_hw: np.ndarray, weight_hw: np.ndarray) -> np.ndarray:
     if weight_hw.all():
         return mean_hw
     half = ((columns + 1) // 2, (rows + 1) // 2)
-    coarse_hw = _pull_push(
-        *(
-            cv2.resize(image_hw, half, interpolation=cv2.INTER_AREA)
-            for image_hw in (weighted_hw, weight_hw)
-        )
-    )
+    images = weighted_hw, weight_hw
+    halved = (cv2.resize(image_hw, half, interpolation=cv2.INTER_AREA) for image_hw in images)
+    coarse_hw = _pull_push(*halved)
     smooth_hw = cv2.resize(coarse_hw, (columns, rows), interpolation=cv2.INTER_LINEAR)
     return np.where(weight_hw > 0, mean_hw, smooth_hw)
 
