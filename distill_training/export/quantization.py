@@ -1,7 +1,7 @@
-"""Networks that compute in 8-bit integers, for processors without a GPU: a third of the time.
+"""Quantizes networks to 8-bit integers: on a CPU they take a third of the time.
 
-Quantization is explicit, by nodes in the graph, so that every backend computes the same. The head
-stays in single precision: coordinates are finer than 8 bits.
+Quantization is explicit, by nodes of the graph, so that every backend computes the same. The head
+stays in single precision: coordinates need more than 8 bits.
 """
 
 import logging
@@ -14,22 +14,23 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from mote_localization.backends.precision import SINGLE
+from mote_localization.backends.precision import single_precision_nodes
 
 _LAYERS = ["Conv", "Add", "Relu", "Resize", "Concat"]
 
 
 def quantized(model: onnx.ModelProto, images_bhw3: np.ndarray) -> onnx.ModelProto:
-    """Return a graph that computes in 8-bit integers, but for its first and last layers.
+    """Return a graph that computes in 8-bit integers, except in its first and last layers.
 
-    Weights keep 7 bits: processors without 8-bit dot products would overflow otherwise.
+    Weights have 7 bits: CPUs without 8-bit dot products would overflow otherwise.
 
     Args:
         model: A student in single precision.
-        images_bhw3: Canonical images, uint8, of the place: their ranges become the integers'.
+        images_bhw3: Canonical images, uint8, of the place; the ranges of their activations set the
+            scales of the integers.
     """
-    kept = [node.name for node in model.graph.node if node.name.startswith(SINGLE)]
-    with tempfile.TemporaryDirectory() as folder, _quietly():
+    kept = [node.name for node in single_precision_nodes(model.graph)]
+    with tempfile.TemporaryDirectory() as folder, _without_logging():
         path = Path(folder) / "quantized.onnx"
         quantize_static(
             model,
@@ -42,7 +43,7 @@ def quantized(model: onnx.ModelProto, images_bhw3: np.ndarray) -> onnx.ModelProt
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=kept,
-            extra_options={"QuantizeBias": False},  # TensorRT knows no 32-bit ones
+            extra_options={"QuantizeBias": False},  # TensorRT has no 32-bit biases
         )
         made = onnx.load(path)
     standard = [entry for entry in made.opset_import if not entry.domain]
@@ -52,7 +53,7 @@ def quantized(model: onnx.ModelProto, images_bhw3: np.ndarray) -> onnx.ModelProt
 
 
 class _Images(CalibrationDataReader):
-    """Shows images one by one."""
+    """Yields images as the inputs of the network."""
 
     def __init__(self, images_bhw3: np.ndarray) -> None:
         self._images = iter(images_bhw3)
@@ -63,8 +64,8 @@ class _Images(CalibrationDataReader):
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep the library's advice on graphs from the user, who makes none."""
+def _without_logging() -> Iterator[None]:
+    """Suppress the library's log: its advice on the graph does not concern users."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""What students compute in: their points stay, and engines take all of it."""
+"""Float16 and 8-bit integers: points change little, and engines can be built."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 from make_student import SMALL, as_if_trained, images, student  # noqa: E402
 from make_wall import CAMERA  # noqa: E402
-from onnx import TensorProto  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
 
 import distill_training.export.onnx_export  # noqa: E402
 from distill_training.export.onnx_export import export_int8_map, export_map  # noqa: E402
@@ -20,6 +20,7 @@ from mote_localization.backends.engine_builder import Gpu, engine_for  # noqa: E
 from mote_localization.backends.precision import (  # noqa: E402
     in_half_precision,
     is_quantized,
+    single_precision_nodes,
     with_signed_integers,
 )
 from mote_localization.errors import MapFileError  # noqa: E402
@@ -41,11 +42,11 @@ def exported(family: str, settings: dict, path: Path) -> MapFile:
 
 
 @pytest.mark.parametrize(("family", "settings"), STUDENTS)
-def test_points_stay_where_they_were(family: str, settings: dict, tmp_path: Path):
+def test_points_change_little_in_half_precision(family: str, settings: dict, tmp_path: Path):
     whole = exported(family, settings, tmp_path / "m.onnx")
     model = in_half_precision(onnx.load_model_from_string(whole.model))
     onnx.checker.check_model(model, full_check=True)
-    write_map(tmp_path / "half.onnx", model, whole.info)  # it still passes its self-test
+    write_map(tmp_path / "half.onnx", model, whole.info)  # passes the self-test when loaded
     image_hw3 = images().numpy()[0]
     points_hw3, sigma_hw = create_backend(whole).predict(image_hw3)
     half = create_backend(read_map(tmp_path / "half.onnx"))
@@ -54,21 +55,41 @@ def test_points_stay_where_they_were(family: str, settings: dict, tmp_path: Path
     np.testing.assert_allclose(half_sigma_hw, sigma_hw, rtol=0.05)
 
 
-def test_points_and_sigma_are_made_in_single_precision(tmp_path: Path):
-    """Every weight of the trunk is half, none of the head's."""
+def test_points_and_sigma_are_computed_in_single_precision(tmp_path: Path):
+    """All weights of the backbone are float16, those of the head are float32."""
     model = in_half_precision(
         onnx.load_model_from_string(exported("cnn", {}, tmp_path / "m.onnx").model)
     )
-    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    of_head = {name for name in kinds if name.startswith("head.")}
-    assert {kinds[name] for name in of_head} == {TensorProto.FLOAT}
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    of_head = {name for name in types if name.startswith("head.")}
+    assert {types[name] for name in of_head} == {TensorProto.FLOAT}
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
-    made = {value.name: value.type.tensor_type.elem_type for value in inferred}
+    computed = {value.name: value.type.tensor_type.elem_type for value in inferred}
     layers = [node for node in model.graph.node if node.op_type == "Conv"]
-    assert {made[n.output[0]] for n in layers if not n.name.startswith("/head/")} == {
+    assert {computed[n.output[0]] for n in layers if not n.name.startswith("/head/")} == {
         TensorProto.FLOAT16
     }
-    assert {made[n.output[0]] for n in layers if n.name.startswith("/head/")} == {TensorProto.FLOAT}
+    assert {computed[n.output[0]] for n in layers if n.name.startswith("/head/")} == {
+        TensorProto.FLOAT
+    }
+
+
+def test_single_precision_nodes_are_found_without_names():
+    """Before the first layer, and from the last one on; a cast before the last one is included."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Identity", ["bias"], ["bias2"]),
+        helper.make_node("Conv", ["float", "weight", "bias2"], ["features"]),
+        helper.make_node("Relu", ["features"], ["active"]),
+        helper.make_node("Cast", ["active"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["wide", "weight"], ["raw"]),
+        helper.make_node("Add", ["features", "active"], ["unused"]),
+        helper.make_node("Mul", ["raw", "scale"], ["points"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1])
+    graph = helper.make_graph(nodes, "graph", [image], [])
+    found = [node.output[0] for node in single_precision_nodes(graph)]
+    assert found == ["float", "wide", "raw", "points"]
 
 
 def exported_int8(family: str, settings: dict, path: Path) -> MapFile:
@@ -83,7 +104,7 @@ OF_INTEGERS = [(family, settings) for family, settings in STUDENTS if family != 
 
 
 @pytest.mark.parametrize(("family", "settings"), OF_INTEGERS)
-def test_a_map_of_8_bit_integers_is_small_and_says_about_the_same(
+def test_map_of_8_bit_integers_predicts_about_the_same_points(
     family: str, settings: dict, tmp_path: Path
 ):
     whole, small = (
@@ -101,13 +122,13 @@ def test_a_map_of_8_bit_integers_is_small_and_says_about_the_same(
     assert 0 < np.median(away_hw / sigma_hw) < 0.25
 
 
-def test_signed_integers_reach_as_far(tmp_path: Path):
+def test_signed_integers_cover_the_same_range(tmp_path: Path):
     small = exported_int8("cnn", {}, tmp_path / "m.onnx")
     model = with_signed_integers(onnx.load_model_from_string(small.model))
     onnx.checker.check_model(model, full_check=True)
-    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    types = {t.name: t.data_type for t in model.graph.initializer}
     zeros = {n.input[2] for n in model.graph.node if n.op_type == "QuantizeLinear"}
-    assert {kinds[name] for name in zeros} == {TensorProto.INT8}
+    assert {types[name] for name in zeros} == {TensorProto.INT8}
     image_hw3 = images().numpy()[0]
     points_hw3, sigma_hw = create_backend(small).predict(image_hw3)
     signed = replace(small, model=model.SerializeToString())
@@ -116,9 +137,9 @@ def test_signed_integers_reach_as_far(tmp_path: Path):
     assert 0 < np.median(away_hw / sigma_hw) < 0.25
 
 
-def test_integers_that_move_points_too_far_make_no_map(tmp_path: Path, monkeypatch):
+def test_too_large_quantization_error_is_refused(tmp_path: Path, monkeypatch):
     network = as_if_trained(student("cnn"))
-    monkeypatch.setattr(distill_training.export.onnx_export, "_INT8_MOVES", 1e-6)
+    monkeypatch.setattr(distill_training.export.onnx_export, "_MAX_INT8_DIFFERENCE", 1e-6)
     info = MapInfo("s", CAMERA, 8, (0, 0, 0), (1, 1, 1), "rgbd", "", "cnn")
     with pytest.raises(MapFileError, match="move the points by .*% of their sigma .* --int8 out"):
         export_int8_map(network, info, images(4).numpy(), tmp_path / "m.onnx")
@@ -126,7 +147,7 @@ def test_integers_that_move_points_too_far_make_no_map(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(("family", "settings"), OF_INTEGERS)
-def test_engines_take_8_bit_integers(
+def test_engines_of_8_bit_integers_are_built(
     family: str, settings: dict, tmp_path: Path, monkeypatch, caplog
 ):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
@@ -138,7 +159,7 @@ def test_engines_take_8_bit_integers(
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(("family", "settings"), STUDENTS)
-def test_engines_take_every_student(
+def test_engines_of_every_student_are_built(
     family: str, settings: dict, precision, tmp_path: Path, monkeypatch, caplog
 ):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
