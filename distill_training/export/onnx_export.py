@@ -1,8 +1,8 @@
-"""From a trained student to the map file, checked to predict the same.
+"""Exports a trained student as a map file, and checks that both predict the same.
 
-The map computes in single precision but holds its weights in half, where that changes no point by
-more than 2 mm: engines widen them once, when the map is loaded. Some tensors may stay in single:
-thin layers pass all that is seen, and their rounding moves every point.
+A map computes in single precision and stores weights in half precision where that changes no point
+by more than 2 mm; backends convert them once, when they load the map. Some tensors may stay in
+single precision: the rounding of a layer with few channels moves every point.
 """
 
 import io
@@ -30,10 +30,10 @@ from mote_localization.self_test import SelfTest
 
 _OPSET = 17
 _INT8_SAMPLES = 64  # images whose activation ranges set the scales of the 8-bit integers
-# largest differences allowed between student and map: of points, m; of sigma, as a share
-_PARITY = (2e-3, 1e-2)
-_LEAST_HALVED = 1 << 10  # numbers of a tensor that may be stored in half; the head's are fewer
-_INT8_MOVES = 0.25  # of sigma: what 8-bit integers may move a point by, median
+_MAX_POINT_DIFFERENCE_M = 2e-3  # between student and map
+_MAX_SIGMA_DIFFERENCE = 1e-2  # between student and map, as a fraction of sigma
+_MIN_HALF_VALUES = 1 << 10  # of a tensor; smaller tensors, as the head's, stay in single precision
+_MAX_INT8_DIFFERENCE = 0.25  # of points, as a fraction of sigma, median
 
 
 def write_student(
@@ -69,14 +69,14 @@ def sample_images(reconstruction: Reconstruction, at_most: int = 4) -> np.ndarra
 
 
 def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path: Path) -> float:
-    """Write a student as a map, after ONNX Runtime has given the same points.
+    """Write a student as a map if ONNX Runtime predicts the same points from it.
 
     Args:
         network: The student, float32, in evaluation mode, on the CPU.
-        info: The map's description.
-        images_bhw3: A few canonical images, uint8, to compare on; the map carries the first one,
-            for its self-test.
-        path: Where the map goes; an older map survives a failure.
+        info: The map's metadata.
+        images_bhw3: A few canonical images, uint8, to compare on; the map stores the first one for
+            its self-test.
+        path: Path of the map; an older map survives a failure.
 
     Returns:
         The largest difference of a point, metres.
@@ -86,19 +86,20 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
     """
     single, student = to_onnx(network, info), TorchBackend(network)
 
-    def stored(halved: set[str]) -> _Stored:
-        model = _halved(single, halved)
+    def candidate(halved: set[str]) -> _Candidate:
+        model = _with_half_weights(single, halved)
         backend = _backend(model, info)
-        return _Stored(model, backend, *_differences(student, backend, images_bhw3))
+        return _Candidate(model, backend, *_differences(student, backend, images_bhw3))
 
-    best = _with_most_halved(single, stored)
-    if best.is_alike:
+    best = _smallest_equal(single, candidate)
+    if best.is_equal:
         _write(best.model, best.backend, info, images_bhw3, path)
         return best.worst_m
     raise MapFileError(
         f"{path}: not written: ONNX Runtime's points differ from the student's by "
         f"{best.worst_m * 1000:.2f} mm and sigma by {best.worst_sigma:.1%}, expected at most "
-        f"{_PARITY[0] * 1000:g} mm and {_PARITY[1]:.0%} (nan: the training has diverged)"
+        f"{_MAX_POINT_DIFFERENCE_M * 1000:g} mm and {_MAX_SIGMA_DIFFERENCE:.0%} (nan: the training "
+        "has diverged)"
     )
 
 
@@ -109,34 +110,34 @@ def export_int8_map(
 
     Args:
         network: The student, float32, in evaluation mode, on the CPU.
-        info: The map's description.
-        images_bhw3: Canonical images, uint8, as many and as different as the place has.
-        path: Where the map goes; an older map survives a failure.
+        info: The map's metadata.
+        images_bhw3: Canonical images, uint8, of all parts of the place.
+        path: Path of the map; an older map survives a failure.
 
     Returns:
-        How far points move, median, as a share of the error that the student expects of them.
+        How far 8-bit integers move the points, as a fraction of their sigma, median.
 
     Raises:
-        MapFileError: They move by more than a quarter of it, or the file cannot be written.
+        MapFileError: They move by more than a quarter, or the file cannot be written.
     """
     model = quantized(to_onnx(network, info), images_bhw3)
     student, backend = TorchBackend(network), _backend(model, info)
     moved = float(np.median([_moved(student, backend, image) for image in images_bhw3]))
-    if not moved <= _INT8_MOVES:  # nor a number
+    if not moved <= _MAX_INT8_DIFFERENCE:  # NaN too
         raise MapFileError(
             f"{path}: not written: 8-bit integers move the points by {moved:.0%} of their sigma "
-            f"(median), expected at most {_INT8_MOVES:.0%}; leave --int8 out"
+            f"(median), expected at most {_MAX_INT8_DIFFERENCE:.0%}; leave --int8 out"
         )
-    told = replace(info, training={**info.training, "computes_in": "int8"})
-    _write(model, backend, told, images_bhw3, path)
+    info = replace(info, training={**info.training, "computes_in": "int8"})
+    _write(model, backend, info, images_bhw3, path)
     return moved
 
 
 def _moved(student: Backend, backend: Backend, image_hw3: np.ndarray) -> float:
-    """Return how far a backend's points are from the student's, median, as a share of sigma."""
+    """Return the distance of a backend's points to the student's over sigma, median."""
     points_hw3, sigma_hw = student.predict(image_hw3)
-    away_hw = np.linalg.norm(backend.predict(image_hw3)[0] - points_hw3, axis=-1)
-    return float(np.median(away_hw / sigma_hw))
+    distance_hw = np.linalg.norm(backend.predict(image_hw3)[0] - points_hw3, axis=-1)
+    return float(np.median(distance_hw / sigma_hw))
 
 
 def _backend(model: onnx.ModelProto, info: MapInfo) -> Backend:
@@ -152,36 +153,41 @@ def _write(
     )
 
 
-class _Stored(NamedTuple):
-    """A student's graph with some of its weights in half precision, and what that changes."""
+class _Candidate(NamedTuple):
+    """A student's graph with some of its weights in half precision, compared with the student."""
 
     model: onnx.ModelProto
     backend: Backend
     worst_m: float  # largest difference of a point, metres
-    worst_sigma: float  # likewise of sigma, as a share of it
+    worst_sigma: float  # largest difference of sigma, as a fraction of it
 
     @property
-    def is_alike(self) -> bool:
-        """Whether differences are as small as a map's must be; NaN is not."""
-        return self.worst_m <= _PARITY[0] and self.worst_sigma <= _PARITY[1]
+    def difference(self) -> float:
+        """The larger of the two differences, over what is allowed."""
+        return max(self.worst_m / _MAX_POINT_DIFFERENCE_M, self.worst_sigma / _MAX_SIGMA_DIFFERENCE)
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both differences are allowed; NaN is not."""
+        return self.worst_m <= _MAX_POINT_DIFFERENCE_M and self.worst_sigma <= _MAX_SIGMA_DIFFERENCE
 
 
 def _differences(
     student: Backend, backend: Backend, images_bhw3: np.ndarray
 ) -> tuple[float, float]:
-    """Return by how much a backend differs: points at most, m, and sigma at most, as a share."""
+    """Return the largest differences of points (m) and of sigma (as a fraction of it)."""
     worst_m, worst_sigma = np.float32(0), np.float32(0)
     for image_hw3 in images_bhw3:
         points_hw3, sigma_hw = student.predict(image_hw3)
         exported_hw3, exported_sigma_hw = backend.predict(image_hw3)
-        # np.maximum keeps NaN, which a diverged student predicts
+        # np.maximum propagates the NaN of a diverged student
         worst_m = np.maximum(worst_m, np.linalg.norm(points_hw3 - exported_hw3, axis=-1).max())
         worst_sigma = np.maximum(worst_sigma, np.abs(exported_sigma_hw / sigma_hw - 1).max())
     return float(worst_m), float(worst_sigma)
 
 
 def to_onnx(network: nn.Module, info: MapInfo) -> onnx.ModelProto:
-    """Return the student as a fixed-size ONNX graph of a map's form."""
+    """Return the student as an ONNX graph with the fixed shapes of a map."""
     buffer = io.BytesIO()
     image_bhw3 = torch.zeros((1, info.camera.height, info.camera.width, 3), dtype=torch.uint8)
     torch.onnx.export(
@@ -196,48 +202,49 @@ def to_onnx(network: nn.Module, info: MapInfo) -> onnx.ModelProto:
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _with_most_halved(model: onnx.ModelProto, stored: Callable[[set[str]], _Stored]) -> _Stored:
-    """Return a student with as many tensors stored in half as leave the points alike.
+def _smallest_equal(
+    model: onnx.ModelProto, candidate: Callable[[set[str]], _Candidate]
+) -> _Candidate:
+    """Return the candidate with the most tensors in half precision that equals the student.
 
-    Where not all of them do, those go first that alone move the points least. Where even none do,
-    that is returned.
+    If not all tensors can be halved, they are ordered by the difference each one makes alone, and
+    the number of halved tensors is found by bisection. If even the candidate without any differs,
+    it is returned.
     """
     names = [
         tensor.name
         for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) >= _LEAST_HALVED
+        if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) >= _MIN_HALF_VALUES
     ]
-    everything = stored(set(names))
-    if everything.is_alike:
-        return everything
-    best = stored(set())
-    if not best.is_alike:
+    smallest = candidate(set(names))
+    if smallest.is_equal:
+        return smallest
+    best = candidate(set())
+    if not best.is_equal:
         return best
-    alone = {}
-    for name in track(names, "weights", len(names)):
-        _, _, worst_m, worst_sigma = stored({name})
-        alone[name] = max(worst_m / _PARITY[0], worst_sigma / _PARITY[1])
+    tracked = track(names, "weights", len(names))
+    alone = {name: candidate({name}).difference for name in tracked}
     ordered = sorted(names, key=lambda name: alone[name])
-    alike, unlike = 0, len(ordered)
-    while unlike - alike > 1:
-        count = (alike + unlike) // 2
-        tried = stored(set(ordered[:count]))
-        if tried.is_alike:
-            best, alike = tried, count
+    equal, different = 0, len(ordered)
+    while different - equal > 1:
+        count = (equal + different) // 2
+        tried = candidate(set(ordered[:count]))
+        if tried.is_equal:
+            best, equal = tried, count
         else:
-            unlike = count
+            different = count
     return best
 
 
-def _halved(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
-    """Return a model some of whose tensors are stored as float16, and cast."""
+def _with_half_weights(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
+    """Return a model that stores the named tensors as float16 and casts them to float32."""
     halved = onnx.ModelProto()
     halved.CopyFrom(model)
     casts = []
     for tensor in halved.graph.initializer:
         if tensor.name in names:
             name, stored = tensor.name, f"{tensor.name}{STORED_HALF}"
-            with np.errstate(over="ignore"):  # an overflow is seen when the points are compared
+            with np.errstate(over="ignore"):  # the comparison of the points finds an overflow
                 half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
             tensor.CopyFrom(onnx.numpy_helper.from_array(half, stored))
             casts.append(onnx.helper.make_node("Cast", [stored], [name], to=onnx.TensorProto.FLOAT))
