@@ -1,1 +1,1 @@
-"""The ROS 2 side of Mote, and the only room that imports rclpy."""
+"""ROS 2 nodes and message conversion; the only package that imports rclpy."""

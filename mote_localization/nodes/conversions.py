@@ -1,4 +1,4 @@
-"""ROS 2 messages to what the runtime takes, and what it gives to messages. No state, no topics."""
+"""Conversion between ROS 2 messages and the arrays and values of the runtime."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ CLOUD_FIELDS = [
 ]
 
 
-def image_array(image: Image) -> np.ndarray:
-    """Return an image message as image_hw3, RGB uint8; of `rgb8` it is a view.
+def image_from_message(image: Image) -> np.ndarray:
+    """Return image_hw3, RGB uint8, of an image message; for `rgb8` a view of its data.
 
     Raises:
-        ImageError: unknown encoding, empty image, or a size, step and data that disagree.
+        ImageError: The encoding is not supported, the image is empty, or size, step and data
+            disagree.
     """
     if image.encoding not in ENCODINGS:
-        converted = _by_cv_bridge(image)
+        converted = _convert_by_cv_bridge(image)
         if converted is not None:
             return converted
     return decode(
@@ -48,33 +49,33 @@ def image_array(image: Image) -> np.ndarray:
 
 @cache
 def _cv_bridge() -> Any | None:
-    """Return a bridge, or None where it is not installed; to look for it takes a while."""
+    """Return a CvBridge, or None if cv_bridge is not installed; the search is slow."""
     try:
         from cv_bridge import CvBridge
-    except Exception:  # one built for another numpy fails with AttributeError
+    except Exception:  # AttributeError if it was built for another numpy
         return None
     return CvBridge()
 
 
-def _by_cv_bridge(image: Image) -> np.ndarray | None:
-    """Return what cv_bridge makes of a rarer encoding; None where it is not installed."""
+def _convert_by_cv_bridge(image: Image) -> np.ndarray | None:
+    """Return the image (h, w, 3) as cv_bridge converts it; None if it is not installed."""
     bridge = _cv_bridge()
     if bridge is None:
         return None
     try:
         return np.asarray(bridge.imgmsg_to_cv2(image, "rgb8"))
-    except Exception as error:  # CvBridgeError and cv2.error, by what is wrong
+    except Exception as error:  # CvBridgeError or cv2.error
         raise ImageError(
             f"image: encoding '{image.encoding[:40]}' cannot be converted to rgb8 "
             f"({str(error).strip()[:200]})"
         ) from error
 
 
-def camera(info: CameraInfo) -> Camera:
-    """Return the camera that a CameraInfo describes.
+def camera_from_message(info: CameraInfo) -> Camera:
+    """Return the camera of a CameraInfo.
 
     Raises:
-        CameraError: it is not calibrated (K all zero), or its distortion model is unknown.
+        CameraError: The camera is not calibrated (K is zero), or its distortion model is unknown.
     """
     return Camera.from_K(info.width, info.height, info.k, info.distortion_model, tuple(info.d))
 
@@ -82,33 +83,33 @@ def camera(info: CameraInfo) -> Camera:
 def pose_message(
     header: Header, T_map_cam: np.ndarray, covariance_66: np.ndarray
 ) -> PoseWithCovarianceStamped:
-    """Return a pose (4, 4) and its covariance (6, 6; x y z rotX rotY rotZ) as a message."""
+    """Return a message of a pose (4, 4) and its covariance (6, 6; x y z rotX rotY rotZ)."""
     message = PoseWithCovarianceStamped(header=header)
     pose: Pose = message.pose.pose
     pose.position.x, pose.position.y, pose.position.z = T_map_cam[:3, 3].tolist()
-    turn = pose.orientation
-    turn.x, turn.y, turn.z, turn.w = quaternion_xyzw(T_map_cam[:3, :3]).tolist()
+    q = pose.orientation
+    q.x, q.y, q.z, q.w = quaternion_xyzw(T_map_cam[:3, :3]).tolist()
     message.pose.covariance = covariance_66.reshape(36)
     return message
 
 
 def transform_message(pose: PoseWithCovarianceStamped, child_frame: str) -> TransformStamped:
-    """Return the transform from the pose's frame to `child_frame`, which stands there."""
-    place = pose.pose.pose
+    """Return the transform of `child_frame` in the frame of the pose."""
+    position, rotation = pose.pose.pose.position, pose.pose.pose.orientation
     message = TransformStamped(header=pose.header, child_frame_id=child_frame)
     transform: Transform = message.transform
-    transform.translation.x = place.position.x
-    transform.translation.y = place.position.y
-    transform.translation.z = place.position.z
-    transform.rotation = place.orientation
+    transform.translation.x = position.x
+    transform.translation.y = position.y
+    transform.translation.z = position.z
+    transform.rotation = rotation
     return message
 
 
 def cloud_message(header: Header, found: Localization) -> PointCloud2:
-    """Return the pointmap as an organized cloud with colours, cells in their places.
+    """Return the pointmap as an organized cloud with colours, one point per cell.
 
-    Fields x, y, z (m) and rgb (0x00RRGGBB in a FLOAT32, as PCL and RViz read it). Cells that the
-    camera does not see are NaN.
+    Fields: x, y, z (m) and rgb (0x00RRGGBB in a FLOAT32, the format of PCL and RViz). Points of
+    cells that the live camera does not see are NaN.
     """
     rows, columns = found.covered_hw.shape
     stride = found.image_hw3.shape[0] // rows
@@ -118,7 +119,9 @@ def cloud_message(header: Header, found: Localization) -> PointCloud2:
     cells_hw4[..., :3] = np.where(found.covered_hw[..., None], found.points_hw3, np.nan)
     cells_hw4.view(np.uint32)[..., 3] = (red << 16 | green << 8 | blue).T
     data = array("B")
-    data.frombytes(cells_hw4.data.cast("B"))  # assigning the numpy array copies it byte by byte
+    data.frombytes(
+        cells_hw4.data.cast("B")
+    )  # assigning a numpy array to `data` copies it byte by byte
     return PointCloud2(
         header=header,
         height=rows,
@@ -135,14 +138,14 @@ def cloud_message(header: Header, found: Localization) -> PointCloud2:
 def status_message(
     stamp: Time, name: str, hardware: str, found: Localization | None, fault: str = ""
 ) -> DiagnosticArray:
-    """Return what became of one image.
+    """Return the status of one image.
 
     Args:
-        stamp: the image's.
-        name: who reports.
-        hardware: what it depends on: the map.
-        found: the answer; None where the image could not be used at all.
-        fault: why not.
+        stamp: Stamp of the image.
+        name: Name of the status.
+        hardware: Hardware id of the status: the scene of the map.
+        found: Result of the localizer; None if the image cannot be used.
+        fault: Why the image cannot be used.
     """
     status = DiagnosticStatus(
         level=DiagnosticStatus.ERROR, name=name, hardware_id=hardware, message=fault
@@ -164,11 +167,11 @@ def status_message(
 
 
 def backend_status(name: str, hardware: str, chosen: Chosen) -> DiagnosticStatus:
-    """Return what runs the network, an error where a faster one was refused."""
-    refused = "; ".join(chosen.refusals)
+    """Return the status of the backend; it is an error if another backend was rejected."""
+    rejected = "; ".join(chosen.refusals)
     return DiagnosticStatus(
-        level=DiagnosticStatus.ERROR if refused else DiagnosticStatus.OK,
+        level=DiagnosticStatus.ERROR if rejected else DiagnosticStatus.OK,
         name=name,
         hardware_id=hardware,
-        message=f"{chosen.name}, for {refused}" if refused else chosen.name,
+        message=f"{chosen.name}; rejected: {rejected}" if rejected else chosen.name,
     )

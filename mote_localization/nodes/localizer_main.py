@@ -1,4 +1,4 @@
-"""The executable: `ros2 run mote_localization localizer --ros-args -p map:=kitchen.onnx`."""
+"""Executable of the node: `ros2 run mote_localization localizer --ros-args -p map:=FILE`."""
 
 import sys
 from importlib.util import find_spec
@@ -8,16 +8,16 @@ from mote_localization.nodes import process
 
 def main() -> int:
     """Run the localizer node until SIGINT or SIGTERM; return the exit code."""
-    process.hold_signals()
-    # Imported after the signals are held: it takes a second.
+    process.block_signals()
+    # This import takes a second, so signals are blocked before it.
     try:
         from mote_localization.nodes.localizer_node import LocalizerNode
     except ImportError as error:
         if find_spec("rclpy"):
             raise
-        process.report(process.ros_not_found(error))
+        process.print_error(process.ros_import_error(error))
         return 1
-    return process.run(LocalizerNode, sys.argv[1:])
+    return process.run_node(LocalizerNode, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The localizer node: images and their CameraInfo in; pose, cloud, status and transform out."""
+"""The localizer node: subscribes to images and CameraInfo; publishes pose, cloud, status, TF."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ from mote_localization.stamps import nanoseconds
 
 try:
     from tf2_msgs.msg import TFMessage
-except ImportError:  # it has no wheel on PyPI
+except ImportError:  # PyPI has no wheel of it
     TFMessage = None
 
-_PRIOR_NS = 1_000_000_000  # from a pose to the image that is first tried to be near it
-_SEARCH_NS = 1_000_000_000  # for so long images are tried to be near the ones before
-_REPEAT_S = 5.0  # s, a complaint is not repeated before
+_MAX_PRIOR_AGE_NS = 1_000_000_000  # older poses are not used as prior
+_SEARCH_PERIOD_NS = 1_000_000_000  # after so long with priors, one image is localized without
+_WARNING_PERIOD_S = 5.0  # a warning is logged at most once per period
 _NEVER_S = -1e9
-_MAX_REASON = 200  # characters of an error that nobody wrote for users
+_MAX_FAULT_LENGTH = 200  # characters of an unexpected exception in the status
+_MAX_WARNING_KEYS = 100  # warnings whose times are stored
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Parameter:
     read_only: bool = True
 
     def descriptor(self) -> ParameterDescriptor:
-        """Return it as ROS 2 describes parameters."""
+        """Return the descriptor of ROS 2 for this parameter."""
         described = ParameterDescriptor(description=self.description, read_only=self.read_only)
         if self.range is not None and isinstance(self.default, int):
             low, high = (int(end) for end in self.range)
@@ -73,11 +74,12 @@ _DEFAULTS = LocalizerConfig()
 # fmt: off
 PARAMETERS = (
     Parameter("map", "", "map file (.onnx), made by `mote-distill map`"),
-    Parameter("map_frame", "map", "frame of the map: of poses and clouds"),
+    Parameter("map_frame", "map", "frame of poses and clouds"),
     Parameter("camera_frame", "", "child frame of the transform; empty: the image's frame_id"),
     Parameter("publish_tf", False, "publish the transform map_frame -> camera_frame on /tf"),
     Parameter("backend", "onnxruntime",
-              "what runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda, auto"),
+              "runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda; "
+              "auto: a GPU backend if one works"),
     Parameter("threads", 0, "CPU threads of the network; 0: one per core", (0, 256)),
     # The others belong to LocalizerConfig and may change while the node runs.
     Parameter("max_cells", _DEFAULTS.max_cells,
@@ -106,13 +108,13 @@ PARAMETERS = (
 
 
 class LocalizerNode(Node):
-    """Localizes the newest image there is, in one worker thread; the others are dropped."""
+    """Localizes the newest image in a worker thread; older images are dropped."""
 
     def __init__(self) -> None:
         """Declare parameters, load the map, subscribe.
 
         Raises:
-            MoteError: the map or the backend cannot be used.
+            MoteError: The map or the backend cannot be used.
         """
         super().__init__("localizer")
         for parameter in PARAMETERS:
@@ -129,46 +131,46 @@ class LocalizerNode(Node):
         self._backend_status = conversions.backend_status(
             f"{self.get_fully_qualified_name()}: backend", map_file.info.scene, chosen
         )
-        seen = self._localizer.info.camera
-        # The first image of all is slow: let it be none of the robot's.
-        self._localizer.localize(np.zeros((seen.height, seen.width, 3), np.uint8), seen)
+        camera = self._localizer.info.camera
+        # The first inference is slow, so it runs before the first image of the robot arrives.
+        self._localizer.localize(np.zeros((camera.height, camera.width, 3), np.uint8), camera)
         self._map_frame = values["map_frame"]
         self._camera_frame = values["camera_frame"]
         self.add_on_set_parameters_callback(self._on_parameters)
 
-        # Reliable, as RViz subscribes to clouds and most others to poses.
+        # Reliable QoS: the displays of RViz subscribe reliably.
         self._pose = self.create_publisher(PoseWithCovarianceStamped, "~/pose", 10)
         self._points = self.create_publisher(PointCloud2, "~/points", 2)
         self._status = self.create_publisher(DiagnosticArray, "~/status", 10)
         self._tf = None
         if values["publish_tf"] and TFMessage is None:
             self.get_logger().error(
-                "publish_tf: tf2_msgs is not installed, no transform is published"
+                "publish_tf: tf2_msgs is not installed; no transform is published"
             )
         elif values["publish_tf"]:
             self._tf = self.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
 
         self._last: tuple[int, np.ndarray] | None = None  # stamp, ns, and T_map_cam
-        self._searched_ns = 0  # stamp of the last image that was tried to be anywhere
-        self._complained: dict[str, float] = {}  # when, monotonic s, by subject
+        self._searched_ns = 0  # stamp of the last image that was localized without a prior
+        self._warned_s: dict[str, float] = {}  # monotonic time of the last warning, by key
         self._wake = threading.Condition()
-        self._slot: tuple[Image, CameraInfo] | None = None  # the newest frame not yet taken
+        self._newest: tuple[Image, CameraInfo] | None = None  # waits for the worker
         self._closing = False
 
         self._matcher: StampMatcher[Image, CameraInfo] = StampMatcher()
-        self._received = {"image": 0, "camera_info": 0}  # since the last look
-        self._trouble = ""  # what the last look found missing
+        self._received = {"image": 0, "camera_info": 0}  # since the last check
+        self._input_warning = ""  # of the last check; empty: input is complete
         self._image = self.create_subscription(
             Image, "image", self._on_image, qos_profile_sensor_data
         )
         self._info = self.create_subscription(
             CameraInfo, "camera_info", self._on_info, qos_profile_sensor_data
         )
-        self.create_timer(_REPEAT_S, self._look_for_input)
+        self.create_timer(_WARNING_PERIOD_S, self._check_input)
         if not self._localizer.info.metric:
             self.get_logger().warning(
-                f"{values['map']}: the map's scale is {UNKNOWN_SCALE}; so are poses, clouds and "
-                "the parameters that end in _m: to fuse the poses with odometry would be wrong"
+                f"{values['map']}: the map's scale is {UNKNOWN_SCALE}; poses, clouds and the "
+                "parameters that end in _m are not in metres: do not fuse the poses with odometry"
             )
         self.get_logger().info(
             f"localizing {self._image.topic_name} in '{self._localizer.info.scene}' "
@@ -178,7 +180,7 @@ class LocalizerNode(Node):
         self._worker.start()
 
     def close(self) -> None:
-        """End the worker; call it before the node is destroyed, when no callback runs any more."""
+        """End the worker thread; call it after the last callback, before destroying the node."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -192,79 +194,81 @@ class LocalizerNode(Node):
     def _on_image(self, image: Image) -> None:
         self._received["image"] += 1
         stamp = nanoseconds(image.header.stamp)
-        self._offer(self._matcher.add_image(stamp, image))
+        self._give_to_worker(self._matcher.add_image(stamp, image))
 
     def _on_info(self, info: CameraInfo) -> None:
         self._received["camera_info"] += 1
         stamp = nanoseconds(info.header.stamp)
-        self._offer(self._matcher.add_info(stamp, info))
+        self._give_to_worker(self._matcher.add_info(stamp, info))
 
-    def _offer(self, frame: tuple[Image, CameraInfo] | None) -> None:
-        """Put a frame in the worker's slot, in place of one that still waits there."""
+    def _give_to_worker(self, frame: tuple[Image, CameraInfo] | None) -> None:
+        """Give a frame to the worker; it replaces a frame that still waits."""
         if frame is not None:
             with self._wake:
-                self._slot = frame
+                self._newest = frame
                 self._wake.notify()
 
-    def _look_for_input(self) -> None:
-        """Say what is missing where the node has nothing to work on."""
+    def _check_input(self) -> None:
+        """Log a warning if images or CameraInfo are missing or do not match."""
         images, infos = self._received["image"], self._received["camera_info"]
         unmatched = self._matcher.take_unmatched()
         self._received = {"image": 0, "camera_info": 0}
         image_topic, info_topic = self._image.topic_name, self._info.topic_name
-        trouble = ""
+        warning = ""
         if images == 0:
-            senders = self.count_publishers(image_topic)
+            publishers = self.count_publishers(image_topic)
             hint = (
-                f"{senders} publish it: they may have stopped, or the middleware loses large "
+                f"it has {publishers} publisher(s), which may have stopped, or DDS loses large "
                 "messages (set FASTDDS_DEFAULT_PROFILES_FILE to config/fastdds.xml on both sides)"
-                if senders
-                else "nobody publishes it (remap it: -r image:=/camera/image_raw)"
+                if publishers
+                else "it has no publisher (remap it: -r image:=/camera/image_raw)"
             )
-            trouble = f"no image on {image_topic} for {_REPEAT_S:g} s; {hint}"
+            warning = f"no image on {image_topic} for {_WARNING_PERIOD_S:g} s; {hint}"
         elif infos == 0:
-            trouble = (
+            warning = (
                 f"images on {image_topic}, but no camera_info on {info_topic} for "
-                f"{_REPEAT_S:g} s (remap it: -r camera_info:=/camera/camera_info)"
+                f"{_WARNING_PERIOD_S:g} s (remap it: -r camera_info:=/camera/camera_info)"
             )
         elif unmatched:
-            trouble = (
+            warning = (
                 f"{unmatched} of {images} images on {image_topic} dropped: no message on "
-                f"{info_topic} had their stamp: the driver stamps them differently, or DDS lost it"
+                f"{info_topic} has their stamp; the driver stamps them differently, or DDS lost it"
             )
-        if trouble and trouble != self._trouble:  # said once, not every few seconds
-            self.get_logger().warning(trouble)
-        self._trouble = trouble
+        if warning and warning != self._input_warning:
+            self.get_logger().warning(warning)
+        self._input_warning = warning
 
     def _work(self) -> None:
-        """Localize the newest frame, again and again, until the node closes."""
+        """Localize the newest frame repeatedly until the node closes."""
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._slot is not None or self._closing)
-                if self._closing or self._slot is None:
+                self._wake.wait_for(lambda: self._newest is not None or self._closing)
+                if self._closing or self._newest is None:
                     return
-                (image, info), self._slot = self._slot, None
+                (image, info), self._newest = self._newest, None
             try:
-                self._answer(image, info)
-            except Exception as error:  # whatever a message holds, the node lives on
-                self._complain("worker", f"an image failed:\n{traceback.format_exc()}")
+                self._localize_and_publish(image, info)
+            except Exception as error:  # no message may end the node
+                self._warn("worker", f"an image failed:\n{traceback.format_exc()}")
                 fault = f"internal error: {type(error).__name__}: {error}"
-                with suppress(Exception):  # to publish may be what failed
-                    self._report(image.header.stamp, None, fault.splitlines()[0][:_MAX_REASON])
+                with suppress(Exception):  # publishing may be the cause
+                    self._publish_status(
+                        image.header.stamp, None, fault.splitlines()[0][:_MAX_FAULT_LENGTH]
+                    )
 
-    def _answer(self, image: Image, info: CameraInfo) -> None:
-        """Localize one image and publish what was found, under the image's stamp."""
+    def _localize_and_publish(self, image: Image, info: CameraInfo) -> None:
+        """Localize one image and publish the results with the stamp of the image."""
         stamp = image.header.stamp
         try:
             topic = self._info.topic_name
-            camera = conversions.camera(info)
+            camera = conversions.camera_from_message(info)
             topic = self._image.topic_name
             prior = self._prior(nanoseconds(stamp))
-            found = self._localizer.localize(conversions.image_array(image), camera, prior)
+            found = self._localizer.localize(conversions.image_from_message(image), camera, prior)
         except MoteError as error:
             fault = f"{topic}: {error}"
-            self._complain(fault, fault)
-            self._report(stamp, None, fault)
+            self._warn(fault, fault)
+            self._publish_status(stamp, None, fault)
             return
         if found.T_map_cam is not None and found.covariance_66 is not None:
             self._last = nanoseconds(stamp), found.T_map_cam
@@ -275,13 +279,13 @@ class LocalizerNode(Node):
             if self._points.get_subscription_count():
                 self._points.publish(conversions.cloud_message(header, found))
         else:
-            self._complain("lost", f"lost: {found.reason}")
-        self._report(stamp, found)
+            self._warn("lost", f"lost: {found.reason}")
+        self._publish_status(stamp, found)
 
     def _prior(self, stamp_ns: int) -> np.ndarray | None:
-        """Return the last pose where it was not long before; none now and then: it may be wrong."""
-        due = abs(stamp_ns - self._searched_ns) > _SEARCH_NS
-        if due or self._last is None or abs(stamp_ns - self._last[0]) > _PRIOR_NS:
+        """Return the last pose if it is recent; None once per period, as the pose may be wrong."""
+        due = abs(stamp_ns - self._searched_ns) > _SEARCH_PERIOD_NS
+        if due or self._last is None or abs(stamp_ns - self._last[0]) > _MAX_PRIOR_AGE_NS:
             self._searched_ns = stamp_ns
             return None
         return self._last[1]
@@ -290,24 +294,25 @@ class LocalizerNode(Node):
         if self._tf is None:
             return
         if not child_frame or child_frame == self._map_frame:
-            self._complain(
-                "tf", f"no transform: the image's frame_id is '{child_frame}'; set camera_frame"
+            self._warn(
+                "tf",
+                f"no transform: the image's frame_id is '{child_frame[:60]}'; set camera_frame",
             )
             return
         self._tf.publish(TFMessage(transforms=[conversions.transform_message(pose, child_frame)]))
 
-    def _report(self, stamp: Any, found: Localization | None, fault: str = "") -> None:
+    def _publish_status(self, stamp: Any, found: Localization | None, fault: str = "") -> None:
         name = f"{self.get_fully_qualified_name()}: localization"
         message = conversions.status_message(stamp, name, self._localizer.info.scene, found, fault)
         message.status.append(self._backend_status)
         self._status.publish(message)
 
-    def _complain(self, subject: str, text: str) -> None:
-        """Log a warning, at most every few seconds a subject."""
+    def _warn(self, key: str, text: str) -> None:
+        """Log a warning, at most once per period and key."""
         now = time.monotonic()
-        if now - self._complained.get(subject, _NEVER_S) < _REPEAT_S:
+        if now - self._warned_s.get(key, _NEVER_S) < _WARNING_PERIOD_S:
             return
-        if len(self._complained) >= 100:  # subjects come from messages
-            self._complained.clear()
-        self._complained[subject] = now
+        if len(self._warned_s) >= _MAX_WARNING_KEYS:  # some keys come from messages
+            self._warned_s.clear()
+        self._warned_s[key] = now
         self.get_logger().warning(text)

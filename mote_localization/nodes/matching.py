@@ -1,4 +1,4 @@
-"""Images and their CameraInfo, paired by equal stamps."""
+"""Pairs images with the CameraInfo of equal stamp."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ InfoT = TypeVar("InfoT")
 
 
 class StampMatcher(Generic[ImageT, InfoT]):
-    """Pairs each image with the CameraInfo of exactly its stamp, whichever comes first.
+    """Pairs each image with the CameraInfo of exactly its stamp, in any order of arrival.
 
-    Few of either are kept: an image that meets its CameraInfo makes all older ones stale.
+    Few messages wait for their partner. A pair discards all older images.
     """
 
-    def __init__(self, images: int = 4, infos: int = 30) -> None:
-        """Keep at most so many of either that wait for their partner."""
-        self._limits = images, infos
+    def __init__(self, max_images: int = 4, max_infos: int = 30) -> None:
+        """Set how many images and CameraInfos can wait; beyond, the oldest is dropped."""
+        self._max_images, self._max_infos = max_images, max_infos
         self._images: dict[int, ImageT] = {}  # by stamp, ns; oldest arrival first
         self._infos: dict[int, InfoT] = {}
-        self._given_up: set[int] = set()  # stamps of images whose CameraInfo has not come
+        self._dropped: set[int] = set()  # stamps of dropped images without a CameraInfo so far
 
     def add_image(self, stamp_ns: int, image: ImageT) -> tuple[ImageT, InfoT] | None:
-        """Take an image; return it with its CameraInfo where that is here already."""
+        """Add an image; return it with its CameraInfo if that has arrived."""
         info = self._infos.pop(stamp_ns, None)
         if info is not None:
-            self._given_up.update(self._images)
+            self._dropped.update(self._images)
             self._images.clear()
             return image, info
         self._images.pop(stamp_ns, None)
         self._images[stamp_ns] = image
-        if len(self._images) > self._limits[0]:
-            self._give_up_oldest()
+        if len(self._images) > self._max_images:
+            self._drop_oldest_image()
         return None
 
     def add_info(self, stamp_ns: int, info: InfoT) -> tuple[ImageT, InfoT] | None:
-        """Take a CameraInfo; return it with its image where that is here already."""
-        self._given_up.discard(stamp_ns)
+        """Add a CameraInfo; return it with its image if that has arrived."""
+        self._dropped.discard(stamp_ns)
         image = self._images.get(stamp_ns)
         if image is not None:
             while next(iter(self._images)) != stamp_ns:
-                self._give_up_oldest()
+                self._drop_oldest_image()
             del self._images[stamp_ns]
             return image, info
         self._infos.pop(stamp_ns, None)
         self._infos[stamp_ns] = info
-        if len(self._infos) > self._limits[1]:
+        if len(self._infos) > self._max_infos:
             del self._infos[next(iter(self._infos))]
         return None
 
     def take_unmatched(self) -> int:
-        """Return how many images were given up since the last call and never got a CameraInfo."""
-        unmatched = len(self._given_up)
-        self._given_up.clear()
+        """Return the number of images dropped without a CameraInfo since the last call."""
+        unmatched = len(self._dropped)
+        self._dropped.clear()
         return unmatched
 
-    def _give_up_oldest(self) -> None:
+    def _drop_oldest_image(self) -> None:
         stamp_ns = next(iter(self._images))
         del self._images[stamp_ns]
-        self._given_up.add(stamp_ns)
+        self._dropped.add(stamp_ns)

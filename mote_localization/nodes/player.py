@@ -1,4 +1,4 @@
-"""`mote replay`: plays a rosbag2 recording through ROS 2, also where there is no `ros2 bag`."""
+"""`mote replay`: plays a rosbag2 recording through ROS 2, without `ros2 bag`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rich.console import Console
 from mote_localization.errors import BagError, ReplayError
 from mote_localization.nodes import process
 from mote_localization.progress import progress_bar
-from mote_localization.scenes.bag import open_bag
+from mote_localization.scenes.bag import join_names, open_bag
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -29,65 +29,70 @@ if TYPE_CHECKING:
     from rosbags.interfaces import Connection
 
 _IMAGE = "sensor_msgs/msg/Image"
-_AHEAD = 16  # messages read before they are due
-_SETTLE_S = 0.5  # s, from the first match of an image topic to that of the others
-_LINGER_S = 0.5  # s, for messages on their way before the publishers go
-_LEAST_GAP_S = 0.001  # s, between the passes of a loop: of one image they take no time
+_READ_AHEAD = 16  # messages read before they are published
+_DISCOVERY_S = 0.5  # from the first subscriber of an image topic to those of other topics
+_FLUSH_S = 0.5  # for the delivery of the last messages before the publishers are destroyed
+_MIN_PASS_GAP_S = 0.001  # between the passes of a loop: a pass of one image has no duration
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Play a rosbag2 recording through ROS 2, message by message as it was recorded."""
+    """Play a rosbag2 recording through ROS 2, with the timing of the recording."""
 
-    bag: tyro.conf.Positional[Path]  # the recording: its folder, or one .mcap or .db3 file
+    bag: tyro.conf.Positional[Path]  # folder of the recording, or one .mcap or .db3 file
     rate: float = 1.0  # speed; 2 is twice as fast as recorded
-    loop: tyro.conf.FlagCreatePairsOff[bool] = False  # begin again at the end, until interrupted
-    start_delay: float = 0.0  # s, pause before the first message
-    wait: float = 10.0  # s, how long to wait for a subscriber of an image topic; 0: do not wait
+    loop: tyro.conf.FlagCreatePairsOff[bool] = False  # repeat until interrupted
+    start_delay: float = 0.0  # s, delay before the first message
+    wait: float = 10.0  # s, maximum wait for a subscriber of an image topic; 0: do not wait
     remap: tuple[str, ...] = ()  # topics to rename, each as from:=to
-    log: Path | None = None  # write when each image was published there, as JSON lines
+    log: Path | None = None  # write the time of publishing of each image to this file, JSON lines
 
     def run(self) -> None:
         """Play the recording until its end, SIGINT or SIGTERM.
 
         Raises:
-            BagError: the recording is missing, damaged or has no images.
-            ReplayError: nobody subscribes to them, the rate is none, or the log cannot be written.
-            RosError: ROS 2 is missing or refuses the remapping.
+            BagError: The recording is missing, damaged or has no images.
+            ReplayError: The images have no subscriber, the rate is invalid, or the log cannot be
+                written.
+            RosError: ROS 2 is missing or rejects the remapping.
         """
         if not 0 < self.rate < float("inf"):
             raise ReplayError(f"--rate {self.rate:g}: expected a number above 0")
-        process.hold_signals()
+        process.block_signals()
         connections = self._connections()
         arguments = [word for rule in self.remap for word in ("--remap", rule)]
         with ExitStack() as stack:
             log = stack.enter_context(_open_log(self.log)) if self.log else None
-            stack.enter_context(process.ros(["--ros-args", *arguments] if arguments else []))
+            stack.enter_context(
+                process.ros_context(["--ros-args", *arguments] if arguments else [])
+            )
 
             import rclpy
 
             node = rclpy.create_node("player")
             stack.callback(node.destroy_node)
             publishers = _publishers(node, connections)
-            if not self._wait(publishers) or process.stopped(self.start_delay):
+            if not self._wait_for_subscriber(publishers) or process.stop_requested(
+                self.start_delay
+            ):
                 return
             played, seconds = self._play(publishers, connections, log)
-            process.stopped(_LINGER_S)
+            process.stop_requested(_FLUSH_S)
         Console(stderr=True).print(f"played {played} messages in {seconds:.1f} s", highlight=False)
 
     def _connections(self) -> list[Connection]:
-        """Return what is in the recording."""
+        """Return the topics of the recording; a recording without images is an error."""
         with open_bag(self.bag) as reader:
             connections = list(reader.connections)
         if not any(c.msgtype == _IMAGE and c.msgcount for c in connections):
-            topics = ", ".join(sorted({f"{c.topic} ({c.msgtype})" for c in connections}))
-            raise BagError(f"{self.bag}: no images ({_IMAGE}), it has {topics or 'no topics'}")
+            topics = join_names(f"{c.topic} ({c.msgtype})" for c in connections)
+            raise BagError(f"{self.bag}: no images ({_IMAGE}); it has {topics or 'no topics'}")
         return connections
 
-    def _wait(self, publishers: dict[str, Publisher]) -> bool:
-        """Wait until somebody subscribes to an image topic; False when interrupted."""
+    def _wait_for_subscriber(self, publishers: dict[str, Publisher]) -> bool:
+        """Wait until an image topic has a subscriber; return False if interrupted."""
         if self.wait <= 0:
             return True
         images = {p.topic_name: p for p in publishers.values() if p.msg_type.__name__ == "Image"}
@@ -95,47 +100,46 @@ class Replay:
         while not any(publisher.get_subscription_count() for publisher in images.values()):
             if time.monotonic() > deadline:
                 raise ReplayError(
-                    f"{self.bag}: nobody subscribed to {', '.join(images)} for {self.wait:g} s; "
-                    "start the localizer, rename topics (--remap from:=to), or play without "
-                    "waiting (--wait 0)"
+                    f"{self.bag}: {join_names(images)} had no subscriber for {self.wait:g} s; "
+                    "start the localizer, rename topics (--remap from:=to) or use --wait 0"
                 )
-            if process.stopped(0.05):
+            if process.stop_requested(0.05):
                 return False
-        return not process.stopped(_SETTLE_S)
+        return not process.stop_requested(_DISCOVERY_S)
 
     def _play(
         self, publishers: dict[str, Publisher], connections: list[Connection], log: TextIO | None
     ) -> tuple[int, float]:
-        """Publish every message when it is due; return how many, and the seconds it took."""
+        """Publish every message at its time; return the number of messages and the duration (s)."""
         images = {c.topic for c in connections if c.msgtype == _IMAGE}
         total = sum(c.msgcount for c in connections if c.topic in publishers)
         played = 0
-        began = time.monotonic()
+        started = time.monotonic()
         with progress_bar() as bar:
             task = bar.add_task("playing", total=None if self.loop else total)
             while True:
-                # Every message has its place on one schedule, so that delays do not add up.
-                first_ns, pass_began, photographed = None, time.monotonic(), 0
+                # All times are relative to the start of the pass, so delays do not accumulate.
+                first_ns, pass_started, image_count = None, time.monotonic(), 0
                 for topic, recorded_ns, raw in _read_ahead(self._messages(set(publishers))):
                     first_ns = recorded_ns if first_ns is None else first_ns
-                    due = pass_began + (recorded_ns - first_ns) * 1e-9 / self.rate
-                    if process.stopped(due - time.monotonic()):
-                        return played, time.monotonic() - began
+                    due = pass_started + (recorded_ns - first_ns) * 1e-9 / self.rate
+                    if process.stop_requested(due - time.monotonic()):
+                        return played, time.monotonic() - started
                     published_ns = time.monotonic_ns()
                     publishers[topic].publish(raw)
-                    photographed += topic in images
+                    image_count += topic in images
                     if log and topic in images:
                         line = {"topic": topic, "stamp_ns": _stamp_ns(raw)}
                         log.write(json.dumps({**line, "published_ns": published_ns}) + "\n")
                     played += 1
                     bar.update(task, completed=played)
-                # From a pass to the next as long as from an image to the next.
-                gap_s = (due - pass_began) / (photographed - 1) if photographed > 1 else 0
-                if not self.loop or process.stopped(max(gap_s, _LEAST_GAP_S)):
-                    return played, time.monotonic() - began
+                # The time between passes is the mean time between images.
+                gap_s = (due - pass_started) / (image_count - 1) if image_count > 1 else 0
+                if not self.loop or process.stop_requested(max(gap_s, _MIN_PASS_GAP_S)):
+                    return played, time.monotonic() - started
 
     def _messages(self, topics: set[str]) -> Iterator[tuple[str, int, bytes]]:
-        """Yield (topic, time of recording in ns, serialized message)."""
+        """Yield (topic, recording time in ns, serialized message)."""
         with open_bag(self.bag) as reader:
             chosen = [c for c in reader.connections if c.topic in topics]
             for connection, recorded_ns, raw in reader.messages(chosen):
@@ -143,9 +147,9 @@ class Replay:
 
 
 def _publishers(node: Node, connections: list[Connection]) -> dict[str, Publisher]:
-    """Make a publisher for each topic whose type is installed.
+    """Create a publisher for each topic with an installed message type.
 
-    All are reliable: they match reliable subscribers and best-effort ones alike.
+    All are reliable: they match reliable and best-effort subscribers.
     """
     from rclpy.qos import DurabilityPolicy, QoSProfile
 
@@ -154,13 +158,13 @@ def _publishers(node: Node, connections: list[Connection]) -> dict[str, Publishe
         message_class = _message_class(connection.msgtype)
         if message_class is None:
             node.get_logger().warning(
-                f"{connection.topic} is not played: {connection.msgtype} is not installed"
+                f"{connection.topic[:60]} is not played: {connection.msgtype[:60]} is not installed"
             )
         elif connection.topic not in publishers:
             qos = QoSProfile(depth=10)
             recorded = getattr(connection.ext, "offered_qos_profiles", ())
             if any(q.durability.name == "TRANSIENT_LOCAL" for q in recorded):
-                qos.durability = DurabilityPolicy.TRANSIENT_LOCAL  # as /tf_static and /map are
+                qos.durability = DurabilityPolicy.TRANSIENT_LOCAL  # such as /tf_static and /map
             publishers[connection.topic] = node.create_publisher(
                 message_class, connection.topic, qos
             )
@@ -168,7 +172,7 @@ def _publishers(node: Node, connections: list[Connection]) -> dict[str, Publishe
 
 
 def _message_class(msgtype: str) -> type | None:
-    """Return the class of a type such as sensor_msgs/msg/Image; None where it is not installed."""
+    """Return the class of a type such as sensor_msgs/msg/Image; None: not installed."""
     try:
         package, kind, name = msgtype.split("/")
         return getattr(import_module(f"{package}.{kind}"), name)
@@ -177,17 +181,17 @@ def _message_class(msgtype: str) -> type | None:
 
 
 def _stamp_ns(raw: bytes) -> int:
-    """Return the stamp of a serialized message that begins with a Header, nanoseconds."""
-    # CDR: 4 bytes of encapsulation, the second says the byte order; then sec and nanosec
+    """Return the stamp (ns) of a serialized message that begins with a Header."""
+    # CDR: 4 bytes of encapsulation, the second is the byte order; then sec and nanosec
     seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
     return seconds * 1_000_000_000 + nanoseconds
 
 
 def _read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield the items of an iterator that runs some items ahead, in a thread of its own."""
+    """Yield the items of an iterator; a thread reads some items ahead."""
     end: Any = object()
     with ThreadPoolExecutor(1) as pool:
-        ahead = deque(pool.submit(next, items, end) for _ in range(_AHEAD))
+        ahead = deque(pool.submit(next, items, end) for _ in range(_READ_AHEAD))
         try:
             while (item := ahead.popleft().result()) is not end:
                 ahead.append(pool.submit(next, items, end))
@@ -207,4 +211,4 @@ def _open_log(path: Path) -> Iterator[TextIO]:
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(Replay))
+    sys.exit(process.run_command(Replay))

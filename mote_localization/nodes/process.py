@@ -1,6 +1,6 @@
-"""How a ROS process of Mote starts, waits and ends: SIGINT and SIGTERM end it well at any time.
+"""Start and end of a ROS process: SIGINT and SIGTERM end it with exit code 0 at any time.
 
-Imports no ROS, so that a process holds its signals before the slow imports begin.
+This module does not import ROS, so that a process can block its signals before slow imports.
 """
 
 from __future__ import annotations
@@ -20,45 +20,47 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_MAX_LINE = 280  # characters of a message of rclpy
 
 
-def hold_signals() -> None:
-    """Keep SIGINT and SIGTERM pending until `stopped` asks for them, in later threads too."""
+def block_signals() -> None:
+    """Block SIGINT and SIGTERM, also in later threads; `stop_requested` receives them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
-def stopped(wait_s: float = 0.0) -> bool:
-    """Sleep at most `wait_s` seconds and return whether a signal asked the process to end."""
+def stop_requested(wait_s: float = 0.0) -> bool:
+    """Wait at most `wait_s` seconds; return whether SIGINT or SIGTERM arrived."""
     return signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0)) is not None
 
 
-def ros_not_found(error: ImportError) -> RosError:
-    """Return the error of a process that cannot import a module of ROS 2."""
+def ros_import_error(error: ImportError) -> RosError:
+    """Return the error for a module of ROS 2 that cannot be imported."""
     return RosError(
-        f"ROS 2 is not found ({error}); source it (source /opt/ros/<distro>/setup.bash), or "
-        "install it from PyPI: pip install 'ros-rclpy[fastrtps]' ros-common-interfaces"
+        f"ROS 2 is not found ({str(error)[:100]}); source it "
+        "(source /opt/ros/<distro>/setup.bash), or install it from PyPI: "
+        "pip install 'ros-rclpy[fastrtps]' ros-common-interfaces"
     )
 
 
 @contextmanager
-def ros(arguments: Sequence[str] = ()) -> Iterator[None]:
-    """Start ROS 2 in this process and shut it down again.
+def ros_context(arguments: Sequence[str] = ()) -> Iterator[None]:
+    """Initialize ROS 2 in this process, and shut it down at the end of the block.
 
     Args:
-        arguments: command line whose `--ros-args` ROS 2 reads.
+        arguments: Command line with `--ros-args` for ROS 2.
 
     Raises:
-        RosError: ROS 2 is not installed, or does not understand its arguments.
+        RosError: ROS 2 is not installed, or does not accept its arguments.
     """
     try:
         import rclpy
         from rclpy.signals import SignalHandlerOptions
     except ImportError as error:
-        raise ros_not_found(error) from error
+        raise ros_import_error(error) from error
     try:
-        # The first argument is the program's name to rclpy.
+        # rclpy takes the first argument as the name of the program.
         rclpy.init(args=["mote", *arguments], signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # rclpy's own exceptions have no public names
+    except Exception as error:  # the exceptions of rclpy have no public names
         raise RosError(f"ROS 2 does not start: {_first_line(error)}") from error
     try:
         yield
@@ -67,17 +69,17 @@ def ros(arguments: Sequence[str] = ()) -> Iterator[None]:
 
 
 @contextmanager
-def spinning(node: Node) -> Iterator[Future[None]]:
-    """Run a node's callbacks in a thread, which is joined before the node may be destroyed.
+def spin_in_thread(node: Node) -> Iterator[Future[None]]:
+    """Run the callbacks of a node in a thread, which is joined at the end of the block.
 
-    The future given is done where a callback has failed, and holds its exception.
+    Yields a future. It is done if a callback failed, and holds the exception.
     """
     from rclpy.executors import SingleThreadedExecutor
 
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     ending = threading.Event()
-    # A callback of its own wakes the executor: to shut it down while it waits is a race.
+    # A guard condition wakes the executor: shutting it down while it waits is a race.
     wake = node.create_guard_condition(lambda: None)
 
     def spin() -> None:
@@ -95,25 +97,25 @@ def spinning(node: Node) -> Iterator[Future[None]]:
         executor.shutdown()
 
 
-def run(make_node: Callable[[], Node], arguments: Sequence[str]) -> int:
+def run_node(create_node: Callable[[], Node], arguments: Sequence[str]) -> int:
     """Run a node until SIGINT or SIGTERM.
 
     Args:
-        make_node: makes the node; its `close()`, if any, is called before it is destroyed.
-        arguments: command line without the program's name.
+        create_node: Returns the node; its `close()`, if any, is called before it is destroyed.
+        arguments: Command line without the name of the program.
 
     Returns:
-        The exit code: 0 after a signal, 1 where the node cannot start.
+        The exit code: 0 after a signal, 1 if the node cannot start.
     """
     logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] [%(name)s]: %(message)s")
     try:
-        with ros(arguments):
-            if stopped():  # while it was importing
+        with ros_context(arguments):
+            if stop_requested():  # during the imports
                 return 0
-            node = _make(make_node)
+            node = _create(create_node)
             try:
-                with spinning(node) as callbacks:
-                    while not stopped(0.5):
+                with spin_in_thread(node) as callbacks:
+                    while not stop_requested(0.5):
                         if callbacks.done():
                             callbacks.result()  # raises what a callback raised
                 return 0
@@ -123,37 +125,37 @@ def run(make_node: Callable[[], Node], arguments: Sequence[str]) -> int:
                     close()
                 node.destroy_node()
     except MoteError as error:
-        report(error)
+        print_error(error)
         return 1
 
 
-def main(command: type[Any]) -> int:
-    """Run the command that a dataclass with `run()` describes; return the exit code."""
+def run_command(command: type[Any]) -> int:
+    """Parse the command line of a dataclass and call its `run()`; return the exit code."""
     import tyro
 
     try:
         tyro.cli(command).run()
     except MoteError as error:
-        report(error)
+        print_error(error)
         return 1
     return 0
 
 
-def report(error: MoteError) -> None:
-    """Write an error where the user sees it, whether or not ROS 2 runs."""
+def print_error(error: MoteError) -> None:
+    """Print an error on stderr; this also works without ROS 2."""
     with suppress(BrokenPipeError):
         print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def _make(make_node: Callable[[], Node]) -> Node:
-    """Make the node; parameters that rclpy refuses become one clear error."""
+def _create(create_node: Callable[[], Node]) -> Node:
+    """Return the node; a parameter that rclpy rejects is a `RosError`."""
     from rclpy.exceptions import ParameterException
 
     try:
-        return make_node()
+        return create_node()
     except ParameterException as error:
         raise RosError(_first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_LINE]

@@ -1,4 +1,4 @@
-"""Writes what a localizer node answers as JSON lines; `mote evaluate --ros` reads them."""
+"""Records poses and statuses of a localizer node as JSON lines for `mote evaluate --ros`."""
 
 from __future__ import annotations
 
@@ -21,31 +21,29 @@ if TYPE_CHECKING:
     from geometry_msgs.msg import PoseWithCovarianceStamped
 
 _STATUS = {b"\x00": "localized", b"\x01": "lost", b"\x02": "refused"}  # by DiagnosticStatus level
-_MOST_INCOMPLETE = (
-    1000  # images of which one half is awaited; beyond, the oldest is written as it is
-)
+_MAX_INCOMPLETE = 1000  # images that wait for pose or status; beyond, the oldest is written
 
 
 @dataclass(frozen=True)
 class Record:
-    """Record poses and status of a localizer node until interrupted.
+    """Record poses and statuses of a localizer node until interrupted.
 
-    One line an image: stamp_ns, received_ns (CLOCK_MONOTONIC, of the pose where there is one),
-    status (localized, lost, refused), reason, values (inliers, times ...), and of a localized one
-    frame_id, position, orientation (x y z w) and covariance.
+    Writes one line per image: stamp_ns, received_ns (CLOCK_MONOTONIC, of the pose if there is one),
+    status (localized, lost, refused), reason, values (inliers, times, ...). Lines of localized
+    images also contain frame_id, position, orientation (x y z w) and covariance.
     """
 
     output: tyro.conf.Positional[Path]  # lines are appended to this file
-    node: str = "/localizer"  # the node to listen to
+    node: str = "/localizer"  # name of the localizer node
 
     def run(self) -> None:
         """Record until SIGINT or SIGTERM.
 
         Raises:
             RosError: ROS 2 is missing.
-            ReplayError: the file cannot be written, or an answer cannot be read.
+            ReplayError: The file cannot be written, or a status cannot be read.
         """
-        process.hold_signals()
+        process.block_signals()
         try:
             self._record()
         except OSError as error:
@@ -54,7 +52,7 @@ class Record:
     def _record(self) -> None:
         with ExitStack() as stack:
             file = stack.enter_context(self.output.open("a", encoding="utf-8", buffering=1))
-            stack.enter_context(process.ros())
+            stack.enter_context(process.ros_context())
 
             import rclpy
             from diagnostic_msgs.msg import DiagnosticArray
@@ -62,26 +60,26 @@ class Record:
 
             node = rclpy.create_node("recorder")
             stack.callback(node.destroy_node)
-            answers = _Answers(file)
+            answers = _AnswerWriter(file)
             stack.callback(answers.close)
             topics = {"pose": f"{self.node}/pose", "status": f"{self.node}/status"}
             node.create_subscription(
                 PoseWithCovarianceStamped, topics["pose"], answers.add_pose, 100
             )
             node.create_subscription(DiagnosticArray, topics["status"], answers.add_status, 100)
-            callbacks = stack.enter_context(process.spinning(node))
+            callbacks = stack.enter_context(process.spin_in_thread(node))
             waiting = True
-            while not process.stopped(0.1):
+            while not process.stop_requested(0.1):
                 if callbacks.done():
-                    callbacks.result()  # raises what a callback raised
+                    callbacks.result()  # raises the exception of the callback
                 if waiting and all(node.count_publishers(topic) for topic in topics.values()):
                     node.get_logger().info(f"recording {self.node} to {self.output}")
                     waiting = False
 
 
 @dataclass
-class _Answers:
-    """Joins the pose and the status of each image, which come in either order."""
+class _AnswerWriter:
+    """Joins the pose and the status of each image, in any order of arrival, and writes them."""
 
     file: TextIO
     incomplete: dict[int, dict[str, Any]] = field(default_factory=dict)  # by stamp, ns
@@ -97,7 +95,7 @@ class _Answers:
         )
 
     def add_status(self, diagnostics: DiagnosticArray) -> None:
-        for status in diagnostics.status[:1]:  # of the image; what follows is of the node
+        for status in diagnostics.status[:1]:  # the first is of the image, others are of the node
             self._add(
                 diagnostics.header.stamp,
                 status=_STATUS.get(status.level, "refused"),
@@ -106,21 +104,21 @@ class _Answers:
             )
 
     def close(self) -> None:
-        """Write the images of which one half never came."""
+        """Write the images that still wait for a pose or a status."""
         for stamp_ns, answer in self.incomplete.items():
             self._write(stamp_ns, answer)
         self.incomplete.clear()
 
-    def _add(self, stamp: Any, **half: Any) -> None:
+    def _add(self, stamp: Any, **part: Any) -> None:
         received_ns = time.monotonic_ns()
         stamp_ns = nanoseconds(stamp)
         answer = self.incomplete.setdefault(stamp_ns, {})
-        if "position" in half or "received_ns" not in answer:
+        if "position" in part or "received_ns" not in answer:
             answer["received_ns"] = received_ns
-        answer.update(half)
+        answer.update(part)
         if "status" in answer and (answer["status"] != "localized" or "position" in answer):
             self._write(stamp_ns, self.incomplete.pop(stamp_ns))
-        elif len(self.incomplete) > _MOST_INCOMPLETE:
+        elif len(self.incomplete) > _MAX_INCOMPLETE:
             oldest_ns = next(iter(self.incomplete))
             self._write(oldest_ns, self.incomplete.pop(oldest_ns))
 
@@ -134,9 +132,9 @@ def _number(key: str, text: str) -> float:
     except ValueError as error:
         raise ReplayError(
             f"found '{text[:40]}' as value of {key[:40]} in a status, expected a number; "
-            "is another node's status on that topic?"
+            "is the publisher another node?"
         ) from error
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(Record))
+    sys.exit(process.run_command(Record))

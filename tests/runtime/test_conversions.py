@@ -1,4 +1,4 @@
-"""Messages to arrays and back, without a node."""
+"""Conversion of messages to arrays and back, without a node."""
 
 from array import array
 from dataclasses import replace
@@ -25,7 +25,7 @@ RGB_HW3 = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
 
 def message(encoding: str, pixels: np.ndarray, padding: int = 0) -> Image:
-    """Return an image message of pixels (h, w) or (h, w, channels), rows padded by some bytes."""
+    """Return an image message of pixels (h, w) or (h, w, channels), with padded rows."""
     height, width = pixels.shape[:2]
     rows = np.pad(pixels.reshape(height, -1), ((0, 0), (0, padding)), constant_values=99)
     data = array("B", rows.tobytes())
@@ -36,7 +36,7 @@ def message(encoding: str, pixels: np.ndarray, padding: int = 0) -> Image:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """A localization whose camera covers only the middle of the map's view."""
+    """A localization by a camera that covers only the middle of the canonical image."""
     path = write_constant_map(tmp_path_factory.mktemp("map") / "room.onnx")
     narrow = CAMERA.from_K(
         320, 240, CAMERA.K_33 * [[1.5], [1.5], [1]] - [[0, 0, 79.75], [0, 0, 59.75], [0, 0, 0]]
@@ -47,7 +47,9 @@ def found(tmp_path_factory):
 
 def test_an_rgb_image_is_not_copied():
     image = message("rgb8", RGB_HW3)
-    assert np.shares_memory(conversions.image_array(image), np.frombuffer(image.data, np.uint8))
+    assert np.shares_memory(
+        conversions.image_from_message(image), np.frombuffer(image.data, np.uint8)
+    )
 
 
 @pytest.mark.parametrize("padding", [0, 5])
@@ -55,21 +57,21 @@ def test_an_rgb_image_is_not_copied():
     ("encoding", "channels"),
     [("rgb8", [0, 1, 2]), ("bgr8", [2, 1, 0]), ("rgba8", [0, 1, 2, 0]), ("bgra8", [2, 1, 0, 0])],
 )
-def test_channels_and_padding(encoding, channels, padding):
+def test_channels_are_reordered_and_padding_is_removed(encoding, channels, padding):
     image = message(encoding, RGB_HW3[..., channels], padding)
-    np.testing.assert_array_equal(conversions.image_array(image), RGB_HW3)
+    np.testing.assert_array_equal(conversions.image_from_message(image), RGB_HW3)
 
 
 @pytest.mark.parametrize("encoding", ["", "rgb9", "32FC1", "x" * 1000])
-def test_an_unknown_encoding_is_named(encoding):
+def test_the_error_for_an_unknown_encoding_names_it(encoding):
     with pytest.raises(ImageError, match=f"encoding '{encoding[:10]}"):
-        conversions.image_array(message(encoding, RGB_HW3))
+        conversions.image_from_message(message(encoding, RGB_HW3))
 
 
 @pytest.mark.parametrize(
     "encoding", ["bgr8", "bgra8", "mono8", "mono16", "bayer_rggb8", "bayer_gbrg8"]
 )
-def test_cv_bridge_agrees(encoding):
+def test_cv_bridge_gives_the_same_image(encoding):
     cv_bridge = pytest.importorskip("cv_bridge", reason="cv_bridge comes with a ROS 2 installation")
     channels = {"bgr8": 3, "bgra8": 4}.get(encoding, 1)
     kind = np.uint16 if encoding.endswith("16") else np.uint8
@@ -77,7 +79,7 @@ def test_cv_bridge_agrees(encoding):
     image = message(encoding, pixels.view(np.uint8))
     image.width = 8
     expected = cv_bridge.CvBridge().imgmsg_to_cv2(image, "rgb8")
-    np.testing.assert_allclose(conversions.image_array(image), expected, atol=1)
+    np.testing.assert_allclose(conversions.image_from_message(image), expected, atol=1)
 
 
 def test_camera_info_keeps_every_coefficient():
@@ -86,31 +88,31 @@ def test_camera_info_keeps_every_coefficient():
         width=320, height=240, k=CAMERA.K_33.reshape(9), d=coefficients,
         distortion_model="rational_polynomial",
     )  # fmt: skip
-    camera = conversions.camera(info)
+    camera = conversions.camera_from_message(info)
     assert camera.distortion == tuple(coefficients)
     assert (camera.width, camera.height, camera.fx, camera.cx) == (320, 240, CAMERA.fx, CAMERA.cx)
 
 
-def test_camera_info_without_calibration_is_refused():
+def test_camera_info_without_calibration_is_an_error():
     with pytest.raises(CameraError, match="not calibrated"):
-        conversions.camera(CameraInfo(width=320, height=240))
+        conversions.camera_from_message(CameraInfo(width=320, height=240))
 
 
-def test_pose_and_transform_say_the_same():
+def test_pose_and_transform_are_equal():
     covariance_66 = np.arange(36.0).reshape(6, 6)
     pose = conversions.pose_message(HEADER, T_MAP_CAM, covariance_66)
-    moved = conversions.transform_message(pose, "camera")
+    transform = conversions.transform_message(pose, "camera")
     p, q = pose.pose.pose.position, pose.pose.pose.orientation
     np.testing.assert_allclose(
         pose_from([p.x, p.y, p.z], [q.x, q.y, q.z, q.w]), T_MAP_CAM, atol=1e-12
     )
-    assert moved.transform.rotation == q
-    assert (moved.transform.translation.x, moved.transform.translation.z) == (p.x, p.z)
-    assert (moved.header, moved.child_frame_id) == (HEADER, "camera")
+    assert transform.transform.rotation == q
+    assert (transform.transform.translation.x, transform.transform.translation.z) == (p.x, p.z)
+    assert (transform.header, transform.child_frame_id) == (HEADER, "camera")
     np.testing.assert_array_equal(pose.pose.covariance, covariance_66.reshape(36))
 
 
-def test_the_cloud_is_organized_and_marks_what_is_not_seen(found):
+def test_the_cloud_is_organized_and_has_nan_for_cells_that_are_not_seen(found):
     cloud = conversions.cloud_message(HEADER, found)
     rows, columns = found.covered_hw.shape
     assert (cloud.height, cloud.width, cloud.row_step, cloud.is_dense) == (
@@ -129,7 +131,7 @@ def test_the_cloud_is_organized_and_marks_what_is_not_seen(found):
     assert colours.tolist() == [200 << 16 | 100 << 8 | 50]
 
 
-def test_colours_lie_in_the_cells_they_were_seen_in(found):
+def test_points_have_the_colours_of_their_cells(found):
     rows, columns = found.covered_hw.shape
     image_hw3 = np.zeros_like(found.image_hw3)
     image_hw3[: image_hw3.shape[0] // 2, :, 0] = 255  # upper half red
@@ -141,7 +143,7 @@ def test_colours_lie_in_the_cells_they_were_seen_in(found):
     assert corners == (0xFF00FF, 0xFF0000, 0x0000FF, 0)
 
 
-def test_points_that_are_not_finite_make_a_cloud_that_is_not_dense(found):
+def test_a_cloud_with_points_that_are_not_finite_is_not_dense(found):
     covered_hw = np.ones_like(found.covered_hw)
     points_hw3 = np.ones_like(found.points_hw3)
     dense = replace(found, covered_hw=covered_hw, points_hw3=points_hw3)
@@ -159,7 +161,7 @@ def test_sensor_msgs_py_reads_the_cloud(found):
     np.testing.assert_array_equal(points.reshape(-1, 3), expected.reshape(-1, 3))
 
 
-def test_status_of_a_localized_and_of_a_refused_image(found):
+def test_status_of_a_localized_and_of_a_rejected_image(found):
     good = conversions.status_message(HEADER.stamp, "localizer", "room", found)
     assert good.header.stamp == HEADER.stamp
     assert (good.status[0].level, good.status[0].message) == (DiagnosticStatus.OK, "localized")
@@ -169,12 +171,12 @@ def test_status_of_a_localized_and_of_a_refused_image(found):
     assert (bad.status[0].level, bad.status[0].message) == (DiagnosticStatus.ERROR, "it is empty")
 
 
-def test_status_of_a_backend_in_place_of_a_faster_one():
+def test_status_of_a_backend_that_replaces_a_rejected_one():
     def status(*refusals):
         chosen = Chosen(None, "onnxruntime", refusals)
         return conversions.backend_status("localizer: backend", "room", chosen)
 
     assert (status().level, status().message) == (DiagnosticStatus.OK, "onnxruntime")
-    refused = status("backend tensorrt: there is no GPU")
-    assert refused.level == DiagnosticStatus.ERROR
-    assert refused.message == "onnxruntime, for backend tensorrt: there is no GPU"
+    rejected = status("backend tensorrt: there is no GPU")
+    assert rejected.level == DiagnosticStatus.ERROR
+    assert rejected.message == "onnxruntime; rejected: backend tensorrt: there is no GPU"

@@ -51,7 +51,7 @@ SHIFT_M = 0.5  # shift of the tiny map's position from black to white images
 DARK = {3, 4}  # black frames, in which the map is lost
 
 
-def moved(T_44, metres=(0, 0, 0), degrees=0.0):
+def offset_pose(T_44, metres=(0, 0, 0), degrees=0.0):
     T = T_44.copy()
     T[:3, 3] += metres
     T[:3, :3] = exp_rotation(np.radians([0, 0, degrees])) @ T[:3, :3]
@@ -60,7 +60,7 @@ def moved(T_44, metres=(0, 0, 0), degrees=0.0):
 
 def answer(index=0, metres=None, degrees=0.0, **fields):
     """An answer with a position error along x and a rotation error about z; None: lost."""
-    estimate = None if metres is None else moved(T_MAP_CAM, (metres, 0, 0), degrees)
+    estimate = None if metres is None else offset_pose(T_MAP_CAM, (metres, 0, 0), degrees)
     default = dict(
         name=f"{index}", stamp_s=index / 30, T_map_cam_true=T_MAP_CAM, T_map_cam=estimate,
         reason="" if estimate is not None else "12 inliers, expected 40", inliers=100,
@@ -83,7 +83,7 @@ def image(index):
 
 def truth(index):
     """The true pose, 1 cm from the pose that the tiny map gives."""
-    return moved(T_MAP_CAM, SHIFT_M * colour(index) / 255 + (0, 0.01, 0))
+    return offset_pose(T_MAP_CAM, SHIFT_M * colour(index) / 255 + (0, 0.01, 0))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_errors_equal_values_computed_by_hand():
 
 
 def test_position_error_is_that_of_the_camera_centre():
-    rotated = answer(T_map_cam=moved(T_MAP_CAM, degrees=170.0))
+    rotated = answer(T_map_cam=offset_pose(T_MAP_CAM, degrees=170.0))
     metres, degrees = pose_errors([rotated])
     assert metres[0] == pytest.approx(0, abs=1e-12)
     assert degrees[0] == pytest.approx(170)
@@ -175,7 +175,7 @@ def test_fraction_of_true_poses_inside_the_covariance_ellipsoids():
 
 
 def test_the_errors_for_covariances_are_along_the_axes_of_the_map():
-    rotated = answer(T_map_cam=moved(T_MAP_CAM, (0.02, 0, 0), 5.0))
+    rotated = answer(T_map_cam=offset_pose(T_MAP_CAM, (0.02, 0, 0), 5.0))
     error_6 = local_coordinates(rotated.T_map_cam_true, rotated.T_map_cam)
     np.testing.assert_allclose(error_6, [0.02, 0, 0, 0, 0, np.radians(5)], atol=1e-12)
 

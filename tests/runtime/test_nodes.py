@@ -184,10 +184,10 @@ def wait_for(condition, seconds=TIMEOUT_S) -> bool:
 
 @pytest.fixture(scope="module")
 def robot(localizer):
-    with process.ros():
+    with process.ros_context():
         node = rclpy.create_node("robot")
         one = Robot(node)
-        with process.spinning(node):
+        with process.spin_in_thread(node):
             matched = wait_for(
                 lambda: (
                     one.images.get_subscription_count()
@@ -668,22 +668,22 @@ def test_a_recorder_that_cannot_go_on_ends_with_an_error(child, robot, tmp_path,
 
 
 def test_a_recorder_keeps_few_halves(tmp_path):
-    from mote_localization.nodes.recorder import _MOST_INCOMPLETE, _Answers
+    from mote_localization.nodes.recorder import _MAX_INCOMPLETE, _AnswerWriter
 
     with (tmp_path / "answers").open("w+") as file:
-        answers = _Answers(file)
-        for stamp in range(_MOST_INCOMPLETE + 5):
+        answers = _AnswerWriter(file)
+        for stamp in range(_MAX_INCOMPLETE + 5):
             pose = PoseWithCovarianceStamped()
             pose.header.stamp.sec = stamp
             answers.add_pose(pose)
-        assert len(answers.incomplete) == _MOST_INCOMPLETE
+        assert len(answers.incomplete) == _MAX_INCOMPLETE
     assert [line["stamp_ns"] // 10**9 for line in lines(tmp_path / "answers")] == [0, 1, 2, 3, 4]
 
 
 def test_nobody_listens_to_the_player(child, drive):
     player = child("player", drive, "--wait", 0.3, "--remap", "/camera/image_raw:=/nobody")
     assert player.code() == 1
-    assert "nobody subscribed to /nobody for 0.3 s" in player.text()
+    assert "/nobody had no subscriber for 0.3 s" in player.text()
     assert "Traceback" not in player.text()
 
 
@@ -767,7 +767,7 @@ def test_stale_images_whose_camera_info_never_came_are_counted():
 
 
 def test_few_are_kept_and_the_rest_is_counted():
-    matcher = StampMatcher(images=4, infos=30)
+    matcher = StampMatcher(max_images=4, max_infos=30)
     for stamp in range(10):
         matcher.add_image(stamp, stamp)
     assert matcher.take_unmatched() == 6
