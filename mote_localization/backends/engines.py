@@ -1,6 +1,5 @@
-"""Engines: networks compiled for one GPU, kept so that a machine builds each of them once."""
+"""Cache of TensorRT engines: each network is compiled once per GPU on a machine."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -10,82 +9,84 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+
 from mote_localization.files import atomic_write
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1
 _MAX_HEADER_BYTES = 4096
 _MAX_ENGINE_BYTES = 1 << 30
-_MOST = 32  # engines that are kept; those used longest ago make room
+_MAX_ENGINES = 32  # in the cache; the least recently used ones are removed
 
 
 @dataclass(frozen=True)
 class EngineKey:
-    """All that an engine depends on: where one of these differs, it is another engine."""
+    """Everything that an engine depends on."""
 
-    graph_sha256: str  # as it is built: the map's, in other types perhaps
+    graph_sha256: str  # of the graph that is compiled, after the conversion of its types
     builder: str  # library and version
-    gpu: str  # compute capability, and name where the engine is for that very GPU
+    gpu: str  # compute capability, and the name if the engine is for that model only
     precision: str
 
     def file_name(self) -> str:
-        """Return the name of the file that holds the engine."""
+        """Return the name of the engine's file in the cache."""
         return f"{hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:32]}.engine"
 
 
 def cache_folder() -> Path:
-    """Return where engines are kept: `$XDG_CACHE_HOME/mote`, by default `~/.cache/mote`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mote"
+    """Return the folder of the cache: `$XDG_CACHE_HOME/mote`, by default `~/.cache/mote`."""
+    return user_cache_path("mote", appauthor=False)
 
 
-def load_or_build(key: EngineKey, build: Callable[[], bytes], anew: bool = False) -> bytes:
-    """Return an engine: the kept one where it is sound, else one that is built now and kept.
+def load_or_build(key: EngineKey, build: Callable[[], bytes], rebuild: bool = False) -> bytes:
+    """Return an engine from the cache, or build it and store it there.
 
-    Processes that need the same engine at the same time build it once. Where it cannot be kept, a
-    warning says so, and it is built anew the next time.
+    Processes that need the same engine at the same time build it once. If the cache cannot be
+    written, a warning is logged and the engine is built each time.
 
     Args:
-        key: What is wanted.
-        build: Builds it.
-        anew: Build it even where one is kept.
+        key: Identifies the engine.
+        build: Builds the engine.
+        rebuild: Build the engine even if the cache has it.
 
     Raises:
-        Exception: Whatever `build` raises; nothing is kept then.
+        Exception: Any error of `build`; nothing is stored then.
     """
     path = cache_folder() / key.file_name()
-    engine = None if anew else _read(path, key)
+    engine = None if rebuild else _read(path, key)
     if engine is None:
-        with _alone(path.with_suffix(".lock")):
-            if not anew:
+        with _locked(path.with_suffix(".lock")):
+            if not rebuild:
                 engine = _read(path, key)  # another process may have built it meanwhile
             if engine is None:
                 engine = build()
-                _keep(path, key, engine)
+                _store(path, key, engine)
     return engine
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes out; where nothing can be written, nobody else writes either."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock between processes; without it where the file system does not allow locks."""
+    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "w")
-    except OSError:
-        yield
-        return
-    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(blocking=False)
+        except Timeout:
             _log.warning("another process builds the same engine; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # a file system without locks
-            _log.warning("%s: no lock (%s): others may build the engine too", path, error.strerror)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        _log.warning("%s: no lock (%s): other processes may build the engine too", path, error)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _read(path: Path, key: EngineKey) -> bytes | None:
-    """Return a kept engine; None where there is none, or it is torn or another."""
+    """Return an engine from the cache; None if it is missing, damaged, or has another key."""
     try:
         with open(path, "rb") as file:
             header = json.loads(file.readline(_MAX_HEADER_BYTES))
@@ -98,32 +99,34 @@ def _read(path: Path, key: EngineKey) -> bytes | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        _log.warning("%s: the kept engine cannot be used (%s); it is built anew", path, error)
+        _log.warning(
+            "%s: the cached engine cannot be used (%s); it is built again", path, str(error)[:120]
+        )
         return None
-    with suppress(OSError):  # as where another user put it
-        os.utime(path)  # it is in use
+    with suppress(OSError):  # the file may belong to another user
+        os.utime(path)  # marks it as recently used
     return engine
 
 
-def _keep(path: Path, key: EngineKey, engine: bytes) -> None:
-    """Write an engine, whole or not at all, and remove those used longest ago beyond the most."""
+def _store(path: Path, key: EngineKey, engine: bytes) -> None:
+    """Write an engine to the cache and remove the least recently used ones beyond the limit."""
     header = _header(key, hashlib.sha256(engine).hexdigest())
     try:
         with atomic_write(path) as file:
             file.write(json.dumps(header).encode() + b"\n" + engine)
     except OSError as error:
         _log.warning(
-            "%s: the engine cannot be kept (%s): it is built anew at every start; set "
-            "XDG_CACHE_HOME to a folder that can be written",
+            "%s: the engine cannot be stored (%s): it is built again at every start; set "
+            "XDG_CACHE_HOME to a writable folder",
             path.parent,
             error.strerror,
         )
-    with suppress(OSError):  # another process may do the same
-        kept = sorted(path.parent.glob("*.engine"), key=lambda p: p.stat().st_mtime, reverse=True)
-        for old in kept[_MOST:]:
-            old.unlink(missing_ok=True)  # its lock stays: another process may hold it
+    with suppress(OSError):  # another process may remove files at the same time
+        stored = sorted(path.parent.glob("*.engine"), key=lambda p: p.stat().st_mtime, reverse=True)
+        for old in stored[_MAX_ENGINES:]:
+            old.unlink(missing_ok=True)  # its lock file stays: another process may hold it
 
 
 def _header(key: EngineKey, sha256: str) -> dict[str, object]:
-    """Return what the first line of an engine's file says."""
+    """Return the first line of an engine's file, as a dictionary."""
     return {"mote_engine": _FORMAT, **asdict(key), "sha256": sha256}

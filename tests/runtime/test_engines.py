@@ -1,5 +1,7 @@
-"""TensorRT engines: built for real, kept, never trusted when stale, torn or another's."""
+"""TensorRT engines: really built, cached, and refused when outdated, damaged or another's."""
 
+import errno
+import fcntl
 import logging
 import os
 import stat
@@ -32,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Builder:
-    """Builds an engine of its own each time, and counts."""
+    """Returns a different engine each time, and counts the calls."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -55,13 +57,13 @@ def only_engine(cache: Path) -> Path:
 # The cache
 
 
-def test_an_engine_is_built_once(build: Builder, cache: Path):
+def test_engine_is_built_once(build: Builder, cache: Path):
     assert load_or_build(KEY, build) == load_or_build(KEY, build) == b"engine \n 1"
     assert only_engine(cache).stat().st_size < 500
 
 
 @pytest.mark.parametrize("part", ["graph_sha256", "builder", "gpu", "precision"])
-def test_where_anything_differs_it_is_another_engine(build: Builder, part: str):
+def test_engines_of_different_keys_are_different(build: Builder, part: str):
     load_or_build(KEY, build)
     assert load_or_build(replace(KEY, **{part: "other"}), build) == b"engine \n 2"
     assert load_or_build(KEY, build) == b"engine \n 1"
@@ -81,26 +83,24 @@ def test_where_anything_differs_it_is_another_engine(build: Builder, part: str):
         lambda content: np.random.default_rng(0).bytes(10_000),
     ],
 )
-def test_what_is_no_such_engine_is_built_anew(
+def test_damaged_or_other_engine_is_built_again(
     build: Builder, cache: Path, spoil, caplog: pytest.LogCaptureFixture
 ):
     load_or_build(KEY, build)
     path = only_engine(cache)
     path.write_bytes(spoil(path.read_bytes()))
     assert load_or_build(KEY, build) == b"engine \n 2"
-    assert f"{path}: the kept engine cannot be used" in caplog.text
+    assert f"{path}: the cached engine cannot be used" in caplog.text
     assert load_or_build(KEY, build) == b"engine \n 2"
 
 
-def test_an_engine_of_vast_size_is_not_read(
-    build: Builder, cache: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_too_large_engine_is_not_read(build: Builder, cache: Path, monkeypatch: pytest.MonkeyPatch):
     load_or_build(KEY, build)
     monkeypatch.setattr(engines, "_MAX_ENGINE_BYTES", 5)
     assert load_or_build(KEY, build) == b"engine \n 2"
 
 
-def test_a_build_that_fails_leaves_nothing(cache: Path):
+def test_failed_build_stores_nothing(cache: Path):
     def fail() -> bytes:
         raise BackendError("no")
 
@@ -109,19 +109,19 @@ def test_a_build_that_fails_leaves_nothing(cache: Path):
     assert not list(cache.glob("*.engine"))
 
 
-def test_a_folder_that_cannot_be_written_costs_a_warning(
+def test_unwritable_folder_only_logs_a_warning(
     build: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ):
-    (tmp_path / "file").write_bytes(b"")  # also refuses root
+    (tmp_path / "file").write_bytes(b"")  # a file in place of a folder stops root, too
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     for count in (1, 2):
         assert load_or_build(KEY, build) == b"engine \n %d" % count
-    assert caplog.text.count("the engine cannot be kept") == 2
+    assert caplog.text.count("the engine cannot be stored") == 2
     assert "set XDG_CACHE_HOME" in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_cache_is_read(build: Builder, cache: Path):
+def test_read_only_cache_is_read(build: Builder, cache: Path):
     load_or_build(KEY, build)
     cache.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
@@ -131,7 +131,7 @@ def test_a_read_only_cache_is_read(build: Builder, cache: Path):
         cache.chmod(stat.S_IRWXU)
 
 
-def test_a_cache_of_another_user_is_read(build: Builder, monkeypatch: pytest.MonkeyPatch, caplog):
+def test_cache_of_another_user_is_read(build: Builder, monkeypatch: pytest.MonkeyPatch, caplog):
     load_or_build(KEY, build)
 
     def refuse(path: Path) -> None:
@@ -142,10 +142,10 @@ def test_a_cache_of_another_user_is_read(build: Builder, monkeypatch: pytest.Mon
     assert not caplog.text
 
 
-def test_engines_used_longest_ago_make_room(
+def test_least_recently_used_engines_are_removed(
     build: Builder, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(engines, "_MOST", 2)
+    monkeypatch.setattr(engines, "_MAX_ENGINES", 2)
     for i in range(4):
         key = replace(KEY, precision=f"{i}")
         load_or_build(key, build)
@@ -177,13 +177,13 @@ def test_two_processes_build_once(cache: Path, tmp_path: Path):
         )
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=60) for process in started]
-    assert [out for out, _ in said] == ["b'built'\n"] * 2
+    outputs = [process.communicate(timeout=60) for process in started]
+    assert [out for out, _ in outputs] == ["b'built'\n"] * 2
     assert (tmp_path / "builds").read_text() == "x"
-    assert sum("another process builds the same engine" in err for _, err in said) == 1
+    assert sum("another process builds the same engine" in err for _, err in outputs) == 1
 
 
-def test_a_builder_that_was_killed_locks_nobody_out(build: Builder, cache: Path):
+def test_killed_builder_releases_the_lock(build: Builder, cache: Path):
     script = (
         "import os\n"
         "from mote_localization.backends.engines import EngineKey, load_or_build\n"
@@ -198,6 +198,22 @@ def test_a_builder_that_was_killed_locks_nobody_out(build: Builder, cache: Path)
     assert cache_folder() == cache
 
 
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_file_system_without_locks_is_no_error(build: Builder, monkeypatch, error: int):
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert load_or_build(KEY, build) == load_or_build(KEY, build) == b"engine \n 1"
+
+
+def test_cache_is_in_the_home_folder_by_default(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/robot")
+    assert cache_folder() == Path("/home/robot/.cache/mote")
+
+
 # The builder
 
 SM_86 = Gpu((8, 6))
@@ -210,7 +226,7 @@ def room(tmp_path: Path) -> MapFile:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_engine_is_built_and_kept(room: MapFile, cache: Path, precision, caplog):
+def test_engine_is_built_and_cached(room: MapFile, cache: Path, precision, caplog):
     engine = engine_for(room, "tensorrt_rtx", SM_86, precision)
     assert len(engine) > 1000 and engine in only_engine(cache).read_bytes()
     assert engine_for(room, "tensorrt_rtx", Gpu((8, 6), "some card"), precision) == engine
@@ -219,12 +235,12 @@ def test_an_engine_is_built_and_kept(room: MapFile, cache: Path, precision, capl
     assert len(list(cache.glob("*.engine"))) == 2
 
 
-def test_a_capability_that_nothing_is_built_for_is_refused(room: MapFile):
+def test_unsupported_capability_is_refused(room: MapFile):
     with pytest.raises(BackendError, match="builds no engines for sm_35, only for sm_75, .*sm_86"):
         engine_for(room, "tensorrt_rtx", Gpu((3, 5)), "fp32")
 
 
-def test_a_layer_that_no_engine_has_is_named(room: MapFile):
+def test_message_names_an_unsupported_layer(room: MapFile):
     model = onnx.load_model_from_string(room.model)
     nodes = [
         helper.make_node("Cast", ["image"], ["whole"], to=onnx.TensorProto.INT32),
@@ -240,20 +256,20 @@ def test_a_layer_that_no_engine_has_is_named(room: MapFile):
         engine_for(odd, "tensorrt_rtx", SM_86, "fp32")
 
 
-def test_a_graph_that_writes_more_than_it_says_is_refused(room: MapFile):
+def test_graph_with_other_output_shapes_than_declared_is_refused(room: MapFile):
     odd = replace(room, model=with_doubled_points(room.model))
     with pytest.raises(BackendError, match=r"makes of its graph .*'points': \(1, 60, 40, 3, "):
         engine_for(odd, "tensorrt_rtx", SM_86, "fp32")
 
 
 @pytest.mark.parametrize("text", ["86", "sm_8", "sm_8600", "sm_x6", "SM_86", ""])
-def test_a_gpu_is_named_by_its_capability(text: str):
+def test_gpu_is_parsed_from_its_capability(text: str):
     with pytest.raises(BackendError, match="expected its compute capability, as in sm_86"):
         Gpu.parse(text)
     assert Gpu.parse("sm_120") == Gpu((12, 0)) and str(Gpu((8, 6), "RTX")) == "sm_86 RTX"
 
 
-def test_a_library_that_is_not_there_says_how_to_get_it(room: MapFile, monkeypatch):
+def test_message_about_a_missing_library_explains_how_to_install_it(room: MapFile, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BackendError, match="backend tensorrt: .*JetPack"):
         engine_for(room, "tensorrt", SM_86, "fp16")
