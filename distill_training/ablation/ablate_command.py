@@ -51,26 +51,20 @@ class Ablate:
         if processes() > 1:
             raise MoteError(f"found {processes()} processes, expected one; run it without torchrun")
         with training_packages():
+            from distill_training.ablation import trainings
             from distill_training.ablation.cloud_pictures import write_pictures
             from distill_training.ablation.grid import read_grid
             from distill_training.ablation.plots import write_plots
             from distill_training.ablation.table import write_table
-            from distill_training.ablation.trainings import (
-                Outcome,
-                check_students,
-                finished_outcomes,
-                run_training,
-                training_state,
-            )
         runs = read_grid(self.config)
         if self.list:
-            _print_list({run.name: training_state(run, output) for run in runs})
+            _print_list({run.name: trainings.training_state(run, output) for run in runs})
             return
-        check_students(runs, output)  # report errors before hours of training
-        found = finished_outcomes(runs, output)
+        trainings.check_students(runs, output)  # report errors before hours of training
+        found = trainings.finished_outcomes(runs, output)
         failed: dict[str, Exception] = {}
 
-        def write_report() -> list[Outcome]:
+        def write_report() -> list[trainings.Outcome]:
             outcomes = [found[run.key] for run in runs if run.key in found]
             command = f"mote-distill ablate {self.config}"
             write_table(outcomes, runs, output, command)
@@ -81,7 +75,7 @@ class Ablate:
             if run.key not in found:
                 say(f"{i} of {len(runs)}: {run.name}")
                 try:
-                    found[run.key] = run_training(run, output)
+                    found[run.key] = trainings.run_training(run, output)
                 except (MoteError, RuntimeError, ValueError) as error:  # from torch: out of memory
                     say(f"failed: {error}")
                     failed[run.name] = error

@@ -2,13 +2,16 @@
 
 import math
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import msgspec
-from msgspec import inspect
+from msgspec import Meta, inspect
 
 from mote_localization.errors import MoteError
 
+PositiveInt = Annotated[int, Meta(ge=1)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
+NonNegativeFloat = Annotated[float, Meta(ge=0)]
 _SHOWN_LETTERS = 40
 _SHOWN_BITS = 63  # longer whole numbers are not written out in messages
 

@@ -5,15 +5,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from distill_training.common.typed_values import NonNegativeInt, PositiveInt
 from distill_training.students.head import CoordinateHead, ImageInput, SceneNormalization
 from distill_training.students.layers import Residual, Stem, TopDown, conv, pointwise_convs
-from distill_training.students.student import (
-    CellGrid,
-    NonNegativeInt,
-    PositiveInt,
-    Student,
-    StudentConfig,
-)
+from distill_training.students.student import CellGrid, Student, StudentConfig
 
 
 @dataclass(frozen=True)

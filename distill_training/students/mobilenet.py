@@ -5,17 +5,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from distill_training.common.typed_values import NonNegativeInt, PositiveInt
 from distill_training.students.head import CoordinateHead, ImageNetInput, SceneNormalization
 from distill_training.students.layers import TopDown, conv, pointwise_convs
 from distill_training.students.mobilenet_backbone import Variant, feature_levels, mobilenet_features
 from distill_training.students.pretrained import load_weights, read_weights
-from distill_training.students.student import (
-    CellGrid,
-    NonNegativeInt,
-    PositiveInt,
-    PretrainedConfig,
-    Student,
-)
+from distill_training.students.student import CellGrid, PretrainedConfig, Student
 
 _PREFIX = "features."  # of the backbone's weights in torchvision's files
 

@@ -4,19 +4,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from msgspec import Meta
 from torch import nn
 
-from distill_training.common.typed_values import convert_value, shown
+from distill_training.common.typed_values import NonNegativeFloat, convert_value, shown
 from distill_training.students.head import CoordinateHead
 from mote_localization.errors import MoteError
 
 STRIDES = (4, 8, 16)  # px
-PositiveInt = Annotated[int, Meta(ge=1)]
-NonNegativeInt = Annotated[int, Meta(ge=0)]
-NonNegativeFloat = Annotated[float, Meta(ge=0)]
 _FREEZE = re.compile(r"all-but-last-(\d{1,4})")
 
 

@@ -7,15 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from distill_training.common.transformer import LayerNorm
+from distill_training.common.typed_values import NonNegativeInt, PositiveInt
 from distill_training.students.head import CoordinateHead, ImageInput, SceneNormalization
 from distill_training.students.layers import Stem, TopDown, pointwise_convs
-from distill_training.students.student import (
-    CellGrid,
-    NonNegativeInt,
-    PositiveInt,
-    PretrainedConfig,
-    Student,
-)
+from distill_training.students.student import CellGrid, PretrainedConfig, Student
 from distill_training.students.vit_encoder import Block, Encoder
 from distill_training.students.vit_published import load_encoder
 from mote_localization.errors import MoteError
