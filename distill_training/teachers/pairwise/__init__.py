@@ -1,1 +1,1 @@
-"""Photographs to a reconstruction by a network that predicts pointmaps of image pairs."""
+"""Reconstruction from photographs, with a network that predicts the pointmaps of image pairs."""

@@ -104,13 +104,9 @@ def align(
             o, log_scales_e, depth_in, cameras, used_e, poses_known, log_ratio_sigma_l
         )
         cameras = adjusted.cameras
+        aligned_i = _aligned(adjusted, relative, good_p, poses_known)
         alignment = Alignment(
-            cameras,
-            log_scales_e,
-            consistent_e,
-            used_e,
-            _aligned(adjusted, relative, good_p, poses_known),
-            adjusted.unit_sigma_i,
+            cameras, log_scales_e, consistent_e, used_e, aligned_i, adjusted.unit_sigma_i
         )
         if round_ == _ROUNDS:
             break

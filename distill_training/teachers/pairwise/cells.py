@@ -33,12 +33,12 @@ def reduce_to_cells(
     """
     pixels_hwk2 = _sample_pixels(network, grid, stride)
     size = np.array([network.width, network.height])
-    seen_hwk = torch.from_numpy(((pixels_hwk2 >= 0) & (pixels_hwk2 < size)).all(axis=-1))
+    inside_hwk = torch.from_numpy(((pixels_hwk2 >= 0) & (pixels_hwk2 < size)).all(axis=-1))
     columns, rows = torch.from_numpy(pixels_hwk2.clip(0, size - 1)).unbind(-1)
     points_bhwk3 = pointmap.points_bhw3[:, rows, columns]
-    seen_bhwk = seen_hwk.to(points_bhwk3.device) & points_bhwk3.isfinite().all(dim=-1)
-    weight_bhwk = torch.where(seen_bhwk, pointmap.confidence_bhw[:, rows, columns], 0)
-    distance_bhwk = torch.where(seen_bhwk, points_bhwk3.norm(dim=-1), torch.inf)
+    valid_bhwk = inside_hwk.to(points_bhwk3.device) & points_bhwk3.isfinite().all(dim=-1)
+    weight_bhwk = torch.where(valid_bhwk, pointmap.confidence_bhw[:, rows, columns], 0)
+    distance_bhwk = torch.where(valid_bhwk, points_bhwk3.norm(dim=-1), torch.inf)
     median_bhw1 = _weighted_median(distance_bhwk, weight_bhwk)
     on_surface_bhwk = on_same_surface(distance_bhwk, median_bhw1, _SAME_SURFACE)
     weight_bhwk = torch.where(on_surface_bhwk, weight_bhwk, 0)

@@ -16,12 +16,10 @@ _MIN_CONFIDENCE = 0.2  # mean of a cell's predictions; below it are sky and plai
 class PairEstimate:
     """Prediction of one directed pair for the cells of an image."""
 
-    points_n3: (
-        np.ndarray
-    )  # (..., 3), camera frame of the pair's first image, pair units, NaN = none
+    points_n3: np.ndarray  # (..., 3), first camera of the pair, pair units, NaN = none
     confidence_n: np.ndarray  # (...), 0 = no information
     unit: float  # map units per pair unit
-    T_cam_first: np.ndarray  # (4, 4), camera of the first image to that of the image, map units
+    T_cam_first: np.ndarray  # (4, 4), from the first camera to that of the image, map units
 
 
 def fuse(estimates: Sequence[PairEstimate], rays_n3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,9 +39,9 @@ def fuse(estimates: Sequence[PairEstimate], rays_n3: np.ndarray) -> tuple[np.nda
     for one in estimates:
         points = transform(one.T_cam_first, one.unit * one.points_n3)
         with np.errstate(invalid="ignore"):
-            seen = (points * rays_n3).sum(axis=-1) > 0
-        logs.append(np.log(depth_along(rays_n3, np.where(seen[..., None], points, 1))))
-        weights.append(np.where(seen, one.confidence_n, 0))
+            in_front = (points * rays_n3).sum(axis=-1) > 0
+        logs.append(np.log(depth_along(rays_n3, np.where(in_front[..., None], points, 1))))
+        weights.append(np.where(in_front, one.confidence_n, 0))
     weight = np.stack(weights)
     known = weight.sum(axis=0) >= _MIN_CONFIDENCE * np.maximum((weight > 0).sum(axis=0), 1)
     log_depth, deviation = robust_mean(np.stack(logs), np.where(known, weight, 0))

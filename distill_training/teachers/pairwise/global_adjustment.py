@@ -197,10 +197,10 @@ class _Problem:
         self._first, self._second = o.first_e[used_e], o.second_e[used_e]
         self._predicted_en3 = o.other_en3[used_e] * np.exp(log_scales_e[used_e])[:, None, None]
         depth_en = depth_in[self._second]
-        seen_en = np.isfinite(depth_en) & (o.other_weight_en[used_e] > 0)
-        self._depth_en = np.where(seen_en, depth_en, 0)
+        valid_en = np.isfinite(depth_en) & (o.other_weight_en[used_e] > 0)
+        self._depth_en = np.where(valid_en, depth_en, 0)
         self._distance_en = np.maximum(np.linalg.norm(self._predicted_en3, axis=-1), 1e-6)
-        confidence_en = np.where(seen_en, o.other_weight_en[used_e], np.nan)
+        confidence_en = np.where(valid_en, o.other_weight_en[used_e], np.nan)
         self._weight_en = np.nan_to_num(confidence_en / np.nanmean(confidence_en))
         self._poses_known = poses_known
         self._free_l = log_focal_ratio_sigma_l > 0
@@ -243,11 +243,11 @@ class _Problem:
         R_first, R_second = cameras.R_i33[first], cameras.R_i33[second]
         ratio = np.exp(cameras.log_unit_i[second] - cameras.log_unit_i[first])
         into_first = np.swapaxes(R_first, 1, 2) * np.exp(-cameras.log_unit_i[first])[:, None, None]
-        R_relative = ratio[:, None, None] * np.swapaxes(R_first, 1, 2) @ R_second
+        scaled_R = ratio[:, None, None] * np.swapaxes(R_first, 1, 2) @ R_second
         own_en3 = cameras.rays(self._rays_in3)[second] * self._depth_en[chunk][..., None]
-        seen_en3 = own_en3 @ np.swapaxes(R_relative, 1, 2)
+        rotated_en3 = own_en3 @ np.swapaxes(scaled_R, 1, 2)
         offset_e3 = (into_first @ (cameras.t_i3[second] - cameras.t_i3[first])[..., None])[..., 0]
-        expected_en3 = seen_en3 + offset_e3[:, None]
+        expected_en3 = rotated_en3 + offset_e3[:, None]
         error_en3 = self._predicted_en3[chunk] - expected_en3
         relative_en = np.linalg.norm(error_en3, axis=-1) / self._distance_en[chunk]
         if np.isfinite(median):
@@ -258,29 +258,20 @@ class _Problem:
         weight_en = self._weight_en[chunk] * robust_en / self._distance_en[chunk] ** 2
 
         lateral_en3 = own_en3 * (1, 1, 0)  # derivative with respect to the log focal ratio
-        units = [-expected_en3[..., None], seen_en3[..., None]]
-        lens = (lateral_en3 @ np.swapaxes(R_relative, 1, 2))[..., None]
+        units = [-expected_en3[..., None], rotated_en3[..., None]]
+        lens = (lateral_en3 @ np.swapaxes(scaled_R, 1, 2))[..., None]
         if self._poses_known:
             J = np.concatenate([*units, lens], axis=-1)
         else:
             to_first = np.broadcast_to(into_first[:, None], (*own_en3.shape, 3))
-            J = np.concatenate(
-                [
-                    skew(expected_en3),
-                    -to_first,
-                    units[0],
-                    -R_relative[:, None] @ skew(own_en3),
-                    to_first,
-                    units[1],
-                    lens,
-                ],
-                axis=-1,
-            )
+            own_rotation = -scaled_R[:, None] @ skew(own_en3)
+            first_image = [skew(expected_en3), -to_first, units[0]]
+            J = np.concatenate([*first_image, own_rotation, to_first, units[1], lens], axis=-1)
         J_emk = J.reshape(len(J), -1, J.shape[-1])
         weighted = np.swapaxes((J * weight_en[..., None, None]).reshape(J_emk.shape), 1, 2)
         b_ek = (weighted @ error_en3.reshape(len(J), -1, 1))[..., 0]
-        seen = np.where(self._weight_en[chunk] > 0, relative_en, np.nan)
-        return weighted @ J_emk, b_ek, row_medians(seen)
+        valid_en = np.where(self._weight_en[chunk] > 0, relative_en, np.nan)
+        return weighted @ J_emk, b_ek, row_medians(valid_en)
 
     def retract(self, cameras: Cameras, change: np.ndarray) -> Cameras:
         """Return the cameras after a change of the unknowns."""

@@ -60,31 +60,18 @@ def observe(pairs: Iterable[DirectedPair], grids: list[Camera], stride: int) -> 
     ends, maps = [], []
     for pair in pairs:
         ends.append((pair.i, pair.j))
-        own, other = cells[pair.i], cells[pair.j]
-        maps.append(
-            np.concatenate(
-                [
-                    pair.own_hw3[own],
-                    pair.own_confidence_hw[own][:, None],
-                    pair.other_hw3[other],
-                    pair.other_confidence_hw[other][:, None],
-                ],
-                axis=1,
-                dtype=np.float32,
-            )
-        )
+        i, j = cells[pair.i], cells[pair.j]
+        own = pair.own_hw3[i], pair.own_confidence_hw[i]
+        other = pair.other_hw3[j], pair.other_confidence_hw[j]
+        maps.append(np.column_stack([*own, *other]))
     ends_e2 = np.array(ends, int).reshape(-1, 2)
     maps_en8 = np.array(maps, np.float32).reshape(len(ends_e2), _SIDE**2, 8)
-    seen_en = np.all(np.isfinite(maps_en8), axis=-1, keepdims=True)
-    maps_en8 = np.where(seen_en, maps_en8, 0)
+    valid_en = np.all(np.isfinite(maps_en8), axis=-1, keepdims=True)
+    maps_en8 = np.where(valid_en, maps_en8, 0)
+    first_e, second_e = ends_e2.T
+    own_en3, other_en3 = maps_en8[..., :3], maps_en8[..., 4:7]
     return Observations(
-        rays_in3,
-        ends_e2[:, 0],
-        ends_e2[:, 1],
-        maps_en8[..., :3],
-        maps_en8[..., 3],
-        maps_en8[..., 4:7],
-        maps_en8[..., 7],
+        rays_in3, first_e, second_e, own_en3, maps_en8[..., 3], other_en3, maps_en8[..., 7]
     )
 
 

@@ -76,7 +76,7 @@ def reconstruct(
     poses_known = _poses_known(photos, config)
     _check_lengths(lengths, photos, poses_known)
     settings = _settings(photos, predictor, config, cells)
-    begun = _open_begun(folder, scene, predictor, cells, settings)
+    begun = _open_begun(folder, (scene.name, predictor.name, cells.stride, settings))
     work = folder / "work"
     if begun and not begun.missing():
         if work.exists():
@@ -166,8 +166,8 @@ def _check_lengths(
         for end in (length.one, length.other):
             if end.frame not in names:
                 raise ReconstructionError(
-                    f"--scale-from {length}: '{end.frame}' is none of the {len(names)} "
-                    f"photographs, such as '{min(names)}'"
+                    f"--scale-from {str(length)[:80]}: '{end.frame[:40]}' is none of the "
+                    f"{len(names)} photographs, such as '{min(names)[:40]}'"
                 )
     if poses_known and lengths:
         _log.warning("--scale-from is not used: the given poses define the scale")
@@ -193,25 +193,16 @@ def _settings(
     }
 
 
-def _open_begun(
-    folder: Path,
-    scene: Scene,
-    predictor: PairPredictor,
-    cells: CellsConfig,
-    settings: dict[str, float | int | str],
-) -> Reconstruction | None:
+def _open_begun(folder: Path, expected: tuple) -> Reconstruction | None:
     """Return the reconstruction that the folder holds, perhaps unfinished; None where it is empty.
+
+    `expected` is its scene, teacher, stride and settings.
 
     Raises:
         ReconstructionError: It was made from other frames or with other settings.
     """
     begun = begun_reconstruction(folder)
-    if begun and (begun.scene, begun.teacher, begun.stride, begun.settings) != (
-        scene.name,
-        predictor.name,
-        cells.stride,
-        settings,
-    ):
+    if begun and (begun.scene, begun.teacher, begun.stride, begun.settings) != expected:
         raise ReconstructionError(
             f"{folder}: holds a reconstruction made with other frames or settings; delete the "
             "folder or choose another"

@@ -190,8 +190,8 @@ class Predictions:
         arrays = read_arrays(path, {key: (s, np.float16) for key, s in shapes.items()}, "pair")
         maps = {key: packed_hw4.astype(np.float32) for key, packed_hw4 in arrays.items()}
         for key, packed_hw4 in maps.items():
-            seen_hw = packed_hw4[..., 3] > 0
-            if not (np.isfinite(packed_hw4).all(axis=-1) == seen_hw).all():
+            valid_hw = packed_hw4[..., 3] > 0
+            if not (np.isfinite(packed_hw4).all(axis=-1) == valid_hw).all():
                 raise ReconstructionError(
                     f"{path}: {key} has points without confidence or the reverse; delete it and "
                     "run `mote-distill reconstruct` again"
@@ -298,9 +298,9 @@ def _packed(points_bhw3: Tensor, confidence_bhw: Tensor) -> np.ndarray:
     """Return points and confidence (b, h, w, 4) in half precision; overflowing cells get none."""
     confidence_bhw1 = confidence_bhw.clamp(max=_FLOAT16_MAX)[..., None]
     packed_bhw4 = torch.cat([points_bhw3, confidence_bhw1], dim=-1).half()
-    seen_bhw = packed_bhw4.isfinite().all(dim=-1) & (packed_bhw4[..., 3] > 0)
-    unseen_4 = packed_bhw4.new_tensor([torch.nan, torch.nan, torch.nan, 0])
-    return torch.where(seen_bhw[..., None], packed_bhw4, unseen_4).cpu().numpy()
+    valid_bhw = packed_bhw4.isfinite().all(dim=-1) & (packed_bhw4[..., 3] > 0)
+    none_4 = packed_bhw4.new_tensor([torch.nan, torch.nan, torch.nan, 0])
+    return torch.where(valid_bhw[..., None], packed_bhw4, none_4).cpu().numpy()
 
 
 def _out_of_memory(what: str) -> ReconstructionError:

@@ -72,16 +72,10 @@ def estimate_relative_poses(
         np.concatenate([other_en3[forward], own_in3[i_p]], axis=1, dtype=np.float64),
         weight_pn.astype(np.float64),
     )
+    residual_p = np.where(unknown_e[forward] | unknown_e[backward], np.inf, residual_p)
+    confidence_p = weight_pn.mean(axis=1)
     return RelativePoses(
-        i_p,
-        j_p,
-        forward,
-        backward,
-        scale_p,
-        R_p33,
-        t_p3,
-        np.where(unknown_e[forward] | unknown_e[backward], np.inf, residual_p),
-        weight_pn.mean(axis=1),
+        i_p, j_p, forward, backward, scale_p, R_p33, t_p3, residual_p, confidence_p
     )
 
 
@@ -116,8 +110,8 @@ def _similarities(
         rotated = scale_b[:, None, None] * source_bn3 @ np.swapaxes(R_b33, 1, 2)
         t_b13 = target_mean - (weight_bn1 * rotated).sum(axis=1, keepdims=True)
         relative_bn = np.linalg.norm(target_bn3 - rotated - t_b13, axis=-1) / distance_bn
-        seen_bn = np.where(weight_bn > 0, relative_bn, np.nan)
-        residual_b = np.nan_to_num(row_medians(seen_bn), nan=np.inf)
+        valid_bn = np.where(weight_bn > 0, relative_bn, np.nan)
+        residual_b = np.nan_to_num(row_medians(valid_bn), nan=np.inf)
         scale_bn = _TUNING * np.clip(residual_b, 1e-9, 1e9)[:, None]
         robust_bn = initial_bn * cauchy_weight(relative_bn, scale_bn)
     return scale_b, R_b33, t_b13[:, 0], residual_b
