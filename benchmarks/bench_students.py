@@ -31,7 +31,7 @@ from distill_training.poses.scene_poses import find_poses
 from distill_training.reconstruction import Reconstruction
 from distill_training.teachers import rgbd
 from distill_training.teachers.teacher_config import CellsConfig, RgbdConfig
-from mote_localization.backends import create_backend, on_processor
+from mote_localization.backends import create_backend, runs_on_cpu
 from mote_localization.command_line import one_line_errors
 from mote_localization.errors import MoteError
 from mote_localization.evaluation.localize_frames import localize_frames
@@ -232,7 +232,7 @@ class _Run:
 
     def _utilization(self, network_ms: float, peak: float) -> dict[str, str]:
         """Return the row with the network's speed over that of matrix products; empty on a GPU."""
-        if not on_processor(self.backend):
+        if not runs_on_cpu(self.backend):
             return {}
         fraction = 1e3 * self.macs / network_ms / peak
         return {"network, of the machine's matrix products": percent(fraction)}

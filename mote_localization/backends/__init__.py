@@ -1,4 +1,4 @@
-"""Inference backends: each runs a map's network on this machine, all behind one interface."""
+"""Inference backends: each runs a map's network, all with the same interface."""
 
 import logging
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from mote_localization.map_file import MapFile
 _LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
 _CUDA = "onnxruntime_cuda"
 BACKENDS = ("onnxruntime", *_LIBRARIES, _CUDA, "auto")
-_SELF_TEST_M = 5e-3  # m
+_MAX_SELF_TEST_M = 5e-3  # largest median distance of predicted from expected points
 _log = logging.getLogger(__name__)
 
 
-def on_processor(name: str) -> bool:
-    """Return whether a backend needs no GPU."""
+def runs_on_cpu(name: str) -> bool:
+    """Return whether the backend of that name runs on the CPU."""
     return name == "onnxruntime"
 
 
@@ -33,31 +33,32 @@ class Backend(Protocol):
             image_hw3: RGB uint8, the canonical camera's size.
 
         Returns:
-            points_hw3 float32, metres in the map frame, and sigma_hw float32, metres; one entry per
-            cell.
+            points_hw3 float32, metres in the map frame, and sigma_hw float32, metres: one point and
+            one sigma per cell.
         """
         ...
 
 
 class Chosen(NamedTuple):
-    """A backend that runs a map."""
+    """A backend with a map, and why others were not chosen."""
 
     backend: Backend
-    name: str  # one of `BACKENDS` but auto
-    refusals: tuple[str, ...]  # why those that auto tried before do not run it
+    name: str  # one of `BACKENDS` except auto
+    refusals: tuple[str, ...]  # errors of the backends that auto tried before
 
 
 def create_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 0) -> Backend:
-    """Return the backend that `choose_backend` chooses."""
+    """Load a map into a backend; see `choose_backend`."""
     return choose_backend(map_file, name, threads).backend
 
 
 def choose_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 0) -> Chosen:
-    """Load a map into the backend of that name, and let it pass the map's self-test.
+    """Load a map into a backend and run the map's self-test.
 
     Args:
         map_file: The map.
-        name: One of `BACKENDS`; `auto`: the first of those installed that can, fastest first.
+        name: One of `BACKENDS`. `auto` tries the installed GPU backends, fastest first, and then
+            the CPU.
         threads: CPU threads; 0: one per core.
 
     Raises:
@@ -65,35 +66,35 @@ def choose_backend(map_file: MapFile, name: str = "onnxruntime", threads: int = 
             self-test.
     """
     if name not in BACKENDS:
-        raise BackendError(f"found backend '{name}', expected one of {', '.join(BACKENDS)}")
+        raise BackendError(f"found backend '{name[:40]}', expected one of {', '.join(BACKENDS)}")
     if name != "auto":
-        return Chosen(_tested(_load(map_file, name, threads), name, map_file), name, ())
+        return Chosen(_self_tested(_load(map_file, name, threads), name, map_file), name, ())
     refusals: list[str] = []
-    for one in _installed_for_gpu():
+    for candidate in _installed_gpu_backends():
         try:
-            chosen = choose_backend(map_file, one, threads)
+            chosen = choose_backend(map_file, candidate, threads)
             break
         except BackendError as error:
             refusals.append(str(error))
     else:
         chosen = choose_backend(map_file, "onnxruntime", threads)
     for refusal in refusals:
-        _log.warning("%s; %s takes its place", refusal, chosen.name)
+        _log.warning("%s; using %s instead", refusal, chosen.name)
     return chosen._replace(refusals=tuple(refusals))
 
 
-def _installed_for_gpu() -> Iterator[str]:
-    """Give the backends that run on a GPU, if there is one, fastest first."""
+def _installed_gpu_backends() -> Iterator[str]:
+    """Yield the names of the installed GPU backends, fastest first."""
     yield from filter(find_spec, _LIBRARIES)
     if find_spec("onnxruntime"):
-        from mote_localization.backends.onnx_runtime import knows_cuda
+        from mote_localization.backends.onnx_runtime import supports_cuda
 
-        if knows_cuda():
+        if supports_cuda():
             yield _CUDA
 
 
 def _load(map_file: MapFile, name: str, threads: int) -> Backend:
-    """Load a map into a backend."""
+    """Return the backend of that name with a map."""
     if name in _LIBRARIES:
         from mote_localization.backends.tensorrt_backend import TensorRtBackend
 
@@ -107,15 +108,18 @@ def _load(map_file: MapFile, name: str, threads: int) -> Backend:
     return OnnxRuntimeBackend(map_file, threads, cuda=name == _CUDA)
 
 
-def _tested(backend: Backend, name: str, map_file: MapFile) -> Backend:
-    """Return a backend that says what the map's self-test expects."""
+def _self_tested(backend: Backend, name: str, map_file: MapFile) -> Backend:
+    """Return the backend if it passes the map's self-test.
+
+    Raises:
+        BackendError: Its points differ from those recorded when the map was made.
+    """
     if map_file.info.self_test:
         difference_m = map_file.info.self_test.difference_m(backend.predict)
-        if not difference_m <= _SELF_TEST_M:  # nor a number
+        if not difference_m <= _MAX_SELF_TEST_M:  # true for NaN
             raise BackendError(
-                f"{map_file.path}: backend {name} puts the points of the map's own photograph "
-                f"{1000 * difference_m:.1f} mm from where they were when the map was made (median)"
-                f", expected at most {1000 * _SELF_TEST_M:g}: copy the map again, or take another "
-                "backend"
+                f"{map_file.path}: backend {name} fails the map's self-test: its points are "
+                f"{1000 * difference_m:.1f} mm (median) from the recorded ones, expected at most "
+                f"{1000 * _MAX_SELF_TEST_M:g}: copy the map again, or choose another backend"
             )
     return backend

@@ -1,4 +1,4 @@
-"""TensorRT: from a map to an engine for one GPU. `tensorrt` and `tensorrt_rtx` are used alike."""
+"""Builds TensorRT engines of maps, with the library `tensorrt` or `tensorrt_rtx`."""
 
 import hashlib
 import importlib
@@ -27,37 +27,39 @@ _INSTALL = {
     "tensorrt": "it comes with JetPack; elsewhere pip install tensorrt",
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
 }
-_PROGRESS_S = 3.0  # between two words on a build
-_MOST_ERRORS = 20  # of a library that are kept
+_PROGRESS_S = 3.0  # between two log messages on a build
+_MAX_ERRORS = 20  # last errors of a library that messages show
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that an engine is for."""
+    """A GPU model."""
 
     capability: tuple[int, int]  # compute capability, major and minor
-    name: str = ""  # empty: any of that capability
+    name: str = ""  # empty: any model of that capability
 
     @classmethod
     def parse(cls, text: str) -> "Gpu":
-        """Read a capability written as sm_86.
+        """Return the GPU of a compute capability written like sm_86.
 
         Raises:
-            BackendError: It is written otherwise.
+            BackendError: The text has another form.
         """
         digits = text.removeprefix("sm_")
         if digits == text or not digits.isdecimal() or not 2 <= len(digits) <= 3:
-            raise BackendError(f"found GPU '{text}', expected its compute capability, as in sm_86")
+            raise BackendError(
+                f"found GPU '{text[:40]}', expected its compute capability, as in sm_86"
+            )
         return cls((int(digits[:-1]), int(digits[-1])))
 
     def __str__(self) -> str:
-        """Return capability and name, for people and as a key."""
+        """Return capability and name, for messages and as part of a cache key."""
         return "sm_{}{}".format(*self.capability) + (f" {self.name}" if self.name else "")
 
 
 def load_library(library: Library) -> Any:
-    """Return the module of a library.
+    """Import a library.
 
     Raises:
         BackendError: It is not installed.
@@ -69,19 +71,19 @@ def load_library(library: Library) -> Any:
 
 
 def engine_for(
-    map_file: MapFile, library: Library, gpu: Gpu, precision: Precision, anew: bool = False
+    map_file: MapFile, library: Library, gpu: Gpu, precision: Precision, rebuild: bool = False
 ) -> bytes:
-    """Return the engine of a map for a GPU, the kept one or one built now.
+    """Return the engine of a map for a GPU, from the cache or newly built.
 
     Args:
         map_file: The map.
-        library: What builds it.
-        gpu: What it is for.
-        precision: What the trunk computes in, unless the map itself says 8-bit integers.
-        anew: Build it even where one is kept, and keep the new one.
+        library: Builds the engine.
+        gpu: Runs the engine.
+        precision: Precision of the backbone; ignored if the map computes in 8-bit integers.
+        rebuild: Build the engine even if the cache has it, and replace it there.
 
     Raises:
-        BackendError: The library is not installed, or cannot build it for that GPU.
+        BackendError: The library is not installed, or cannot build the engine for that GPU.
     """
     trt = load_library(library)
     model = onnx.load_model_from_string(map_file.model)
@@ -90,25 +92,25 @@ def engine_for(
         typed = with_signed_integers(model)
     else:
         typed = in_half_precision(model) if precision == "fp16" else model
-    # what tensorrt_rtx builds is finished on the GPU, and serves all of a capability
-    of_gpu = f"{Gpu(gpu.capability)}" if library == "tensorrt_rtx" else f"{gpu}"
+    # tensorrt_rtx completes an engine on the GPU: one engine serves all GPUs of a capability
+    target = Gpu(gpu.capability) if library == "tensorrt_rtx" else gpu
     key = EngineKey(
         hashlib.sha256(typed.SerializeToString(deterministic=True)).hexdigest(),
         f"{library} {trt.__version__}",
-        of_gpu,
+        f"{target}",
         "int8" if integers else precision,
     )
 
     def build() -> bytes:
         return _build(trt, library, typed, gpu, map_file)
 
-    return load_or_build(key, build, anew)
+    return load_or_build(key, build, rebuild)
 
 
 def _build(
     trt: Any, library: Library, model: onnx.ModelProto, gpu: Gpu, map_file: MapFile
 ) -> bytes:
-    """Build an engine of a graph whose types are what is computed in; see `engine_for`."""
+    """Build the engine of a graph with explicit types; see `engine_for`."""
     path = map_file.path
     logger = library_log(trt)
     logger.errors.clear()
@@ -117,10 +119,11 @@ def _build(
     network = builder.create_network(typed)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
-        wrong = parser.get_error(0)
+        error = parser.get_error(0)
+        layer = str(error.node_name() or error.node())
         raise BackendError(
-            f"{path}: {library} cannot take its graph: {wrong.desc()} (layer "
-            f"{wrong.node_name() or wrong.node()}, {wrong.node_operator()}); take another backend"
+            f"{path}: {library} cannot take its graph: {error.desc()[:120]} (layer {layer[:40]}, "
+            f"{error.node_operator()[:40]}); choose another backend"
         )
     _check_tensors(trt, library, network, map_file)
     config = builder.create_builder_config()
@@ -130,15 +133,17 @@ def _build(
         config.set_compute_capability(_capability(trt, gpu), 0)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise BackendError(f"{path}: {library} cannot build an engine for {gpu}: {why(logger)}")
+        raise BackendError(
+            f"{path}: {library} cannot build an engine for {gpu}: {logged_errors(logger)}"
+        )
     return bytes(built)
 
 
 def _check_tensors(trt: Any, library: Library, network: Any, map_file: MapFile) -> None:
-    """Refuse a network that reads or writes something else than the map says: buffers are sized so.
+    """Check that the network's inputs and outputs fit the buffers, which have the map's shapes.
 
     Raises:
-        BackendError: It does.
+        BackendError: A name, shape or type differs.
     """
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     tensors += [network.get_output(i) for i in range(network.num_outputs)]
@@ -150,27 +155,31 @@ def _check_tensors(trt: Any, library: Library, network: Any, map_file: MapFile) 
     }
     if found != expected:
         raise BackendError(
-            f"{map_file.path}: {library} makes of its graph {found}, expected {expected}"
+            f"{map_file.path}: {library} gives its graph the inputs and outputs "
+            f"{str(found)[:160]}, expected {expected}"
         )
 
 
 def _capability(trt: Any, gpu: Gpu) -> Any:
-    """Return the library's name of a capability.
+    """Return the library's constant of a compute capability.
 
     Raises:
-        BackendError: It builds for others only.
+        BackendError: The library does not support that capability.
     """
-    known = {name: value for name, value in trt.ComputeCapability.__members__.items()}
-    wanted = "SM{}{}".format(*gpu.capability)
-    if wanted not in known:
-        others = ", ".join(f"sm_{name[2:]}" for name in known if name.startswith("SM"))
+    supported = dict(trt.ComputeCapability.__members__.items())
+    name = "SM{}{}".format(*gpu.capability)
+    if name not in supported:
+        others = ", ".join(f"sm_{other[2:]}" for other in supported if other.startswith("SM"))
         raise BackendError(f"tensorrt_rtx builds no engines for {gpu}, only for {others}")
-    return known[wanted]
+    return supported[name]
 
 
 @cache
 def library_log(trt: Any) -> Any:
-    """Return the logger of a library, which takes one in a process: to Python's logging."""
+    """Return a logger that passes a library's messages to Python's logging.
+
+    A library accepts one logger per process.
+    """
     levels = {
         trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
         trt.ILogger.Severity.ERROR: logging.ERROR,
@@ -181,7 +190,7 @@ def library_log(trt: Any) -> Any:
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: deque[str] = deque(maxlen=_MOST_ERRORS)
+            self.errors: deque[str] = deque(maxlen=_MAX_ERRORS)
 
         def log(self, severity: Any, text: str) -> None:
             level = levels.get(severity)
@@ -193,29 +202,29 @@ def library_log(trt: Any) -> Any:
     return Logger()
 
 
-def why(logger: Any) -> str:
-    """Return what a library's logger has heard of errors, for people."""
-    return "; ".join(logger.errors) or "it does not say why"
+def logged_errors(logger: Any) -> str:
+    """Return the last errors that a library has logged, shortened for a message."""
+    return "; ".join(logger.errors)[:200] or "the library gives no reason"
 
 
 def _monitor(trt: Any, path: Path) -> Any:
-    """Return what tells every few seconds that a build goes on."""
+    """Return a progress monitor that logs every few seconds that a build is running."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self._started = self._said = time.monotonic()
+            self._started = self._logged = time.monotonic()
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             now = time.monotonic()
-            if now - self._said > _PROGRESS_S:
-                self._said = now
+            if now - self._logged > _PROGRESS_S:
+                self._logged = now
                 _log.warning(
                     "%s: building its engine for %.0f s: %s", path, now - self._started, name
                 )
 
         def step_complete(self, name: str, step: int) -> bool:
-            return True  # go on
+            return True  # continue
 
         def phase_finish(self, name: str) -> None:
             pass

@@ -1,4 +1,4 @@
-"""ONNX Runtime: on the CPU everywhere, on an NVIDIA GPU where its package for CUDA is installed."""
+"""The ONNX Runtime backend: on the CPU, and on NVIDIA GPUs if onnxruntime-gpu is installed."""
 
 import numpy as np
 import onnxruntime
@@ -9,8 +9,8 @@ from mote_localization.map_file import MapFile
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
-def knows_cuda() -> bool:
-    """Return whether the installed package can use a GPU, if there is one."""
+def supports_cuda() -> bool:
+    """Return whether the installed package can use an NVIDIA GPU."""
     return _CUDA in onnxruntime.get_available_providers()
 
 
@@ -23,53 +23,63 @@ class OnnxRuntimeBackend:
         Args:
             map_file: The map.
             threads: CPU threads; 0: one per core.
-            cuda: On the GPU.
+            cuda: Run on the GPU.
 
         Raises:
-            BackendError: ONNX Runtime cannot run the map's graph, there is no GPU for it, or
-                threads is negative.
+            BackendError: ONNX Runtime cannot run the map's graph, finds no GPU, or threads is
+                negative.
         """
         if threads < 0:
             raise BackendError(f"found {threads} threads, expected a number, or 0 for one per core")
-        if cuda and not knows_cuda():
+        if cuda and not supports_cuda():
             raise BackendError(
-                "backend onnxruntime_cuda: this onnxruntime is the one for the CPU; pip install "
+                "backend onnxruntime_cuda: found the onnxruntime package for the CPU; pip install "
                 "onnxruntime-gpu in its place"
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Spinning workers burn a core between images: 42 ms of CPU an image against 12.
+        # Without spinning of idle threads, an image costs 12 ms of CPU time instead of 42 ms.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._path = map_file.path
         try:
             self._session = onnxruntime.InferenceSession(
                 map_file.model, options, providers=[_CUDA, _CPU] if cuda else [_CPU]
             )
-        except Exception as error:  # its exceptions share no base class
-            raise BackendError(f"{map_file.path}: ONNX Runtime cannot load it ({error})") from error
-        # What a graph says of its outputs may not be what it computes.
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
+            raise BackendError(
+                f"{map_file.path}: ONNX Runtime cannot load it ({_short(error)})"
+            ) from error
+        # The declared output shapes may differ from the computed ones.
         found = {value.name: tuple(value.shape) for value in self._session.get_outputs()}
         if any(shape != map_file.info.tensors[name] for name, shape in found.items()):
             raise BackendError(
-                f"{map_file.path}: its graph computes {found}, expected {map_file.info.tensors}"
+                f"{map_file.path}: its graph computes {str(found)[:120]}, expected "
+                f"{map_file.info.tensors}"
             )
-        if cuda and _CUDA not in self._session.get_providers():  # it says so in its log alone
+        if cuda and _CUDA not in self._session.get_providers():  # it only logs the reason
             raise BackendError(
                 "backend onnxruntime_cuda: ONNX Runtime finds no GPU, or not the CUDA and cuDNN it "
-                "was built for; its log says which"
+                "was built for; see its log"
             )
 
     def predict(self, image_hw3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predict points_hw3 and sigma_hw of one canonical image; see `Backend.predict`.
 
         Raises:
-            BackendError: ONNX Runtime fails, as without memory.
+            BackendError: ONNX Runtime fails, for example for lack of memory.
         """
         try:
             points_bhw3, sigma_bhw = self._session.run(
                 ["points", "sigma"], {"image": image_hw3[None]}
             )
-        except Exception as error:  # its exceptions share no base class
-            raise BackendError(f"{self._path}: ONNX Runtime cannot run it ({error})") from error
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
+            raise BackendError(
+                f"{self._path}: ONNX Runtime cannot run it ({_short(error)})"
+            ) from error
         return points_bhw3[0], sigma_bhw[0]
+
+
+def _short(error: Exception) -> str:
+    """Return the text of an error, which may contain names from the graph, in one short line."""
+    return " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""TensorRT on an NVIDIA GPU: `tensorrt` and `tensorrt_rtx` alike."""
+"""The TensorRT backend for NVIDIA GPUs, with the library `tensorrt` or `tensorrt_rtx`."""
 
 import ctypes
 import math
@@ -14,49 +14,49 @@ from mote_localization.backends.engine_builder import (
     engine_for,
     library_log,
     load_library,
-    why,
+    logged_errors,
 )
 from mote_localization.errors import BackendError
 from mote_localization.map_file import MapFile
 
-_NUMPY = {"image": np.uint8, "points": np.float32, "sigma": np.float32}
+_DTYPES = {"image": np.uint8, "points": np.float32, "sigma": np.float32}
 
 
 class TensorRtBackend:
-    """A map's engine with its buffers on the GPU, allocated once, and one stream."""
+    """A map's engine, one CUDA stream, and buffers that are allocated once."""
 
     def __init__(self, map_file: MapFile, library: Library, precision: Precision = "fp16") -> None:
-        """Take the kept engine or build it, and load it.
+        """Load the cached engine, or build and load it.
 
         Raises:
-            BackendError: The library or CUDA's is not installed, there is no GPU, or the engine
-                cannot be built or loaded.
+            BackendError: The library or the CUDA bindings are not installed, there is no GPU, or
+                the engine cannot be built or loaded.
         """
         trt = load_library(library)
         cuda = _Cuda(library)
         gpu = cuda.gpu()
         self._path, self._cuda = map_file.path, cuda
         self._runtime = trt.Runtime(library_log(trt))
-        for anew in (False, True):  # a driver may refuse what an older one took
-            engine = engine_for(map_file, library, gpu, precision, anew)
+        for rebuild in (False, True):  # a new driver may refuse an engine of an older one
+            engine = engine_for(map_file, library, gpu, precision, rebuild)
             self._engine = self._runtime.deserialize_cuda_engine(engine)
             if self._engine is not None:
                 break
         else:
             raise BackendError(
                 f"{map_file.path}: {library} cannot load its engine on {gpu}: "
-                f"{why(library_log(trt))}"
+                f"{logged_errors(library_log(trt))}"
             )
         self._context = self._engine.create_execution_context()
-        if self._context is None:  # as without memory
+        if self._context is None:  # for example for lack of memory
             raise BackendError(
                 f"{map_file.path}: {library} cannot run its engine on {gpu}: "
-                f"{why(library_log(trt))}"
+                f"{logged_errors(library_log(trt))}"
             )
         self._stream = cuda.call("cudaStreamCreate")
-        cuda.call_when_gone(self, "cudaStreamDestroy", self._stream)
+        cuda.call_on_deletion(self, "cudaStreamDestroy", self._stream)
         self._buffers = {
-            name: _Buffer(cuda, shape, np.dtype(_NUMPY[name]))
+            name: _Buffer(cuda, shape, np.dtype(_DTYPES[name]))
             for name, shape in map_file.info.tensors.items()
         }
         for name, buffer in self._buffers.items():
@@ -66,13 +66,13 @@ class TensorRtBackend:
         """Predict points_hw3 and sigma_hw of one canonical image; see `Backend.predict`.
 
         Raises:
-            BackendError: The GPU fails.
+            BackendError: TensorRT or CUDA fails.
         """
         image, points, sigma = (self._buffers[name] for name in ("image", "points", "sigma"))
         image.host[0] = image_hw3
         image.upload(self._stream)
         if not self._context.execute_async_v3(int(self._stream)):
-            raise BackendError(f"{self._path}: TensorRT cannot run it; the log says why")
+            raise BackendError(f"{self._path}: TensorRT cannot run it; see the log")
         points.download(self._stream)
         sigma.download(self._stream)
         self._cuda.call("cudaStreamSynchronize", self._stream)
@@ -80,7 +80,7 @@ class TensorRtBackend:
 
 
 class _Cuda:
-    """CUDA's runtime, with its errors raised."""
+    """The CUDA runtime; errors become exceptions."""
 
     def __init__(self, library: Library) -> None:
         try:
@@ -92,52 +92,52 @@ class _Cuda:
         self.copy = runtime.cudaMemcpyKind
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a function; return what it gives.
+        """Call a function of the CUDA runtime and return its result.
 
         Raises:
-            BackendError: It fails.
+            BackendError: The function fails.
         """
-        error, *given = getattr(self._runtime, name)(*arguments)
+        error, *results = getattr(self._runtime, name)(*arguments)
         if int(error):
             _, text = self._runtime.cudaGetErrorString(error)
             raise BackendError(f"backend {self._library}: {name}: {text.decode()}")
-        return given[0] if given else None
+        return results[0] if results else None
 
-    def call_when_gone(self, owner: object, name: str, *arguments: Any) -> None:
-        """Call a function when its owner is gone; not at exit, when CUDA may be gone before."""
+    def call_on_deletion(self, owner: object, name: str, *arguments: Any) -> None:
+        """Call a function when an object is deleted, but not at exit: CUDA may be unloaded then."""
         weakref.finalize(owner, self.call, name, *arguments).atexit = False
 
     def gpu(self) -> Gpu:
-        """Return the GPU that is used: the current one of CUDA.
+        """Return the current GPU of CUDA.
 
         Raises:
-            BackendError: There is none.
+            BackendError: There is no GPU.
         """
         properties = self.call("cudaGetDeviceProperties", self.call("cudaGetDevice"))
         return Gpu((properties.major, properties.minor), properties.name.decode())
 
 
 class _Buffer:
-    """A tensor on the GPU, and its pinned twin in the memory of the host."""
+    """Memory of a tensor on the GPU, and pinned memory of the same size on the host."""
 
     def __init__(self, cuda: _Cuda, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self._cuda, self._bytes = cuda, math.prod(shape) * dtype.itemsize
         self.device = cuda.call("cudaMalloc", self._bytes)
-        cuda.call_when_gone(self, "cudaFree", self.device)
+        cuda.call_on_deletion(self, "cudaFree", self.device)
         pinned = cuda.call("cudaMallocHost", self._bytes)
-        cuda.call_when_gone(self, "cudaFreeHost", pinned)
+        cuda.call_on_deletion(self, "cudaFreeHost", pinned)
         memory = (ctypes.c_uint8 * self._bytes).from_address(pinned)
         self.host = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
 
     def upload(self, stream: Any) -> None:
-        """Copy to the GPU, in turn with the stream."""
+        """Copy from host to GPU, in the order of the stream."""
         to_device = self._cuda.copy.cudaMemcpyHostToDevice
         self._cuda.call(
             "cudaMemcpyAsync", self.device, self.host.ctypes.data, self._bytes, to_device, stream
         )
 
     def download(self, stream: Any) -> None:
-        """Copy from the GPU, in turn with the stream."""
+        """Copy from GPU to host, in the order of the stream."""
         to_host = self._cuda.copy.cudaMemcpyDeviceToHost
         self._cuda.call(
             "cudaMemcpyAsync", self.host.ctypes.data, self.device, self._bytes, to_host, stream

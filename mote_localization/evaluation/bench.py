@@ -13,7 +13,7 @@ import onnx
 import tyro
 from rich.console import Console
 
-from mote_localization.backends import choose_backend, on_processor
+from mote_localization.backends import choose_backend, runs_on_cpu
 from mote_localization.camera import Camera
 from mote_localization.command_line import print_table
 from mote_localization.errors import MoteError, SceneError
@@ -101,7 +101,7 @@ class Bench:
                 "matrix product": f"{product_macs_per_s / 1e9:.0f} GMAC/s, float32, on the CPU"
                 + (
                     f"; the network reaches {percent(macs_per_s / product_macs_per_s)}"
-                    * on_processor(name)
+                    * runs_on_cpu(name)
                 ),
                 "map": f"{len(map_file.model) / 2**20:.1f} MiB, loaded in {loaded_s:.2f} s",
                 "memory, peak": f"{memory_mb:.0f} MB, {images_mb:.0f} MB of it input images",

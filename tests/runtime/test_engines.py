@@ -252,13 +252,17 @@ def test_message_names_an_unsupported_layer(room: MapFile):
     model.graph.node.extend([*nodes[1:], *kept])
     onnx.checker.check_model(model, full_check=True)
     odd = replace(room, model=model.SerializeToString())
-    with pytest.raises(BackendError, match="room.onnx: tensorrt_rtx cannot take .*BitShift"):
+    with pytest.raises(
+        BackendError, match="room.onnx: tensorrt_rtx cannot take its graph: .*BitShift"
+    ):
         engine_for(odd, "tensorrt_rtx", SM_86, "fp32")
 
 
 def test_graph_with_other_output_shapes_than_declared_is_refused(room: MapFile):
     odd = replace(room, model=with_doubled_points(room.model))
-    with pytest.raises(BackendError, match=r"makes of its graph .*'points': \(1, 60, 40, 3, "):
+    with pytest.raises(
+        BackendError, match=r"gives its graph the inputs and outputs .*'points': \(1, 60, 40, 3, "
+    ):
         engine_for(odd, "tensorrt_rtx", SM_86, "fp32")
 
 

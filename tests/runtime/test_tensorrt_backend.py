@@ -1,7 +1,7 @@
-"""The TensorRT backend, on a machine without a GPU: what it asks of CUDA and TensorRT, and in turn.
+"""The TensorRT backend without a GPU: its calls of CUDA and TensorRT, and their order.
 
-Both are played by the processor here: memory of the GPU is memory, an engine is a session of ONNX
-Runtime that reads and writes at the addresses it was given when the stream comes to it.
+The CPU simulates both libraries. GPU memory is host memory. An engine is a session of ONNX Runtime
+that reads and writes at the given addresses when the stream is synchronized.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ class Error(IntEnum):
 
 
 class Cuda(ModuleType):
-    """CUDA's runtime: what is asked of a stream happens when it is waited for."""
+    """The CUDA runtime: operations of a stream run when it is synchronized."""
 
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
 
@@ -93,7 +93,7 @@ class Cuda(ModuleType):
 
 
 class Context:
-    """An engine at work."""
+    """The execution context of an engine."""
 
     works = True
 
@@ -121,7 +121,7 @@ class Context:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
-    """CUDA and a library, installed for a test."""
+    """Install simulated CUDA bindings and a simulated TensorRT for a test."""
     made, library = Cuda(), ModuleType("tensorrt")
     library.__spec__ = importlib.util.spec_from_loader("tensorrt", loader=None)
     bindings = ModuleType("cuda.bindings")
@@ -167,17 +167,17 @@ def images() -> list[np.ndarray]:
     return [np.random.default_rng(i).integers(20 * i, 255, shape, np.uint8) for i in range(3)]
 
 
-def test_what_it_predicts_is_what_the_engine_says_of_each_image(room: MapFile, cuda: Cuda):
+def test_predictions_are_those_of_the_engine(room: MapFile, cuda: Cuda):
     backend, plain = create_backend(room, "tensorrt"), create_backend(room)
-    answers = [backend.predict(image) for image in images()]
-    for image, (points_hw3, sigma_hw) in zip(images(), answers, strict=True):
+    predictions = [backend.predict(image) for image in images()]
+    for image, (points_hw3, sigma_hw) in zip(images(), predictions, strict=True):
         expected_hw3, expected_hw = plain.predict(image)
         assert np.array_equal(points_hw3, expected_hw3) and np.array_equal(sigma_hw, expected_hw)
-    ((library, gpu, precision, anew),) = cuda.built
-    assert (library, str(gpu), precision, anew) == ("tensorrt", "sm_86 a card", "fp16", False)
+    ((library, gpu, precision, rebuild),) = cuda.built
+    assert (library, str(gpu), precision, rebuild) == ("tensorrt", "sm_86 a card", "fp16", False)
 
 
-def test_memory_is_allocated_once_and_given_back(room: MapFile, cuda: Cuda):
+def test_memory_is_allocated_once_and_freed(room: MapFile, cuda: Cuda):
     backend = create_backend(room, "tensorrt")
     assert len(cuda.device) == len(cuda.host) == 3 and len(cuda.streams) == 1
     for image in images():
@@ -188,45 +188,47 @@ def test_memory_is_allocated_once_and_given_back(room: MapFile, cuda: Cuda):
     assert not cuda.device and not cuda.host and not cuda.streams
 
 
-def test_an_engine_that_is_not_loaded_is_built_anew_once(room: MapFile, cuda: Cuda):
+def test_engine_that_cannot_be_loaded_is_built_again_once(room: MapFile, cuda: Cuda):
     cuda.library.refused = 1
     create_backend(room, "tensorrt").predict(images()[0])
-    assert [anew for *_, anew in cuda.built] == [False, True]
+    assert [rebuild for *_, rebuild in cuda.built] == [False, True]
     cuda.library.refused = 2
     with pytest.raises(BackendError, match="cannot load its engine on sm_86 a card: this driver"):
         create_backend(room, "tensorrt")
 
 
-def test_an_engine_without_memory_to_run_in_is_one_error(room: MapFile, cuda: Cuda):
+def test_lack_of_memory_is_one_error(room: MapFile, cuda: Cuda):
     cuda.library.contexts = None
     with pytest.raises(BackendError, match="cannot run its engine on sm_86 a card: this driver"):
         create_backend(room, "tensorrt")
 
 
 @pytest.mark.parametrize("what", ["cudaGetDevice", "cudaMalloc", "cudaStreamCreate"])
-def test_what_cuda_refuses_is_one_error(room: MapFile, cuda: Cuda, what: str):
+def test_error_of_cuda_is_one_error(room: MapFile, cuda: Cuda, what: str):
     cuda.fails = what
     with pytest.raises(BackendError, match=f"backend tensorrt: {what}: cudaErrorMemoryAllocation"):
         create_backend(room, "tensorrt")
 
 
-def test_an_image_that_cannot_be_run_is_one_error(room: MapFile, cuda: Cuda, monkeypatch):
+def test_failed_execution_is_one_error(room: MapFile, cuda: Cuda, monkeypatch):
     backend = create_backend(room, "tensorrt")
     monkeypatch.setattr(Context, "works", False)
     with pytest.raises(BackendError, match="room.onnx: TensorRT cannot run it"):
         backend.predict(images()[0])
 
 
-def test_cuda_that_is_not_installed_says_how_to_get_it(room: MapFile, cuda: Cuda, monkeypatch):
+def test_message_about_missing_cuda_bindings_explains_how_to_install_them(
+    room: MapFile, cuda: Cuda, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(BackendError, match="backend tensorrt: .*pip install cuda-bindings"):
         create_backend(room, "tensorrt")
 
 
-def test_auto_takes_the_gpu_where_there_is_one(room: MapFile, cuda: Cuda, caplog):
+def test_auto_chooses_the_gpu_if_there_is_one(room: MapFile, cuda: Cuda, caplog):
     assert type(create_backend(room, "auto")).__name__ == "TensorRtBackend"
     assert not caplog.text
     cuda.fails = "cudaGetDevice"
     assert type(create_backend(room, "auto")).__name__ == "OnnxRuntimeBackend"
     assert "backend tensorrt: cudaGetDevice: " in caplog.text
-    assert "onnxruntime takes its place" in caplog.text
+    assert "using onnxruntime instead" in caplog.text
