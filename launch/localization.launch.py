@@ -1,4 +1,4 @@
-"""Launches the localizer: `ros2 launch mote_localization localization.launch.py map:=FILE`."""
+"""Starts the localizer: `ros2 launch mote_localization localization.launch.py map:=FILE`."""
 
 import os
 from pathlib import Path
@@ -16,36 +16,36 @@ SHARE = Path(get_package_share_directory("mote_localization"))
 ARGUMENTS = (
     ("map", None, "map file (.onnx), made by `mote-distill map`"),
     ("image", "camera/image_raw", "topic of the images: raw, not rectified"),
-    ("camera_info", "camera/camera_info", "topic of the CameraInfo, stamped as its image"),
+    ("camera_info", "camera/camera_info", "topic of the CameraInfo, with the stamp of its image"),
     ("namespace", "", "namespace of the node"),
     ("params_file", str(SHARE / "config" / "localizer.yaml"), "YAML file with parameters"),
-    ("map_frame", "", "frame of the map; empty: as params_file says"),
-    ("camera_frame", "", "child frame of the transform; empty: as params_file says"),
+    ("map_frame", "", "frame of poses and clouds; empty: as in params_file"),
+    ("camera_frame", "", "child frame of the transform; empty: as in params_file"),
     (
         "publish_tf",
         "",
-        "true, false: publish map_frame -> camera_frame; empty: as params_file says",
+        "true or false: publish map_frame -> camera_frame; empty: as in params_file",
     ),
     ("log_level", "info", "debug, info, warn, error"),
     ("rviz", "false", "true: start RViz with cloud, pose and image"),
 )
-# parameters that an argument overrides, where it is given
+# parameters that an argument overrides if it is given
 OVERRIDES = {"map": str, "map_frame": str, "camera_frame": str, "publish_tf": bool}
 
 
 def middleware() -> list[LaunchDescriptionEntity]:
-    """Make room for images in Fast DDS's shared memory, unless the user has a profile already."""
+    """Set a Fast DDS profile with shared memory for images, unless the user has set one."""
     names = ["FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"]
     if any(name in os.environ for name in names):
         return []
     if os.environ.get("ROS_DISTRO") not in ("humble", "iron", "jazzy"):
-        del names[1]  # Fast DDS 3 warns of the old name
+        del names[1]  # Fast DDS 3 warns about the old name
     profile = str(SHARE / "config" / "fastdds.xml")
     return [SetEnvironmentVariable(name, profile) for name in names]
 
 
 def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """Return the nodes for the arguments given."""
+    """Return the nodes for the launch arguments."""
     given = context.launch_configurations
     overrides = {
         name: ParameterValue(LaunchConfiguration(name), value_type=kind)
@@ -78,7 +78,7 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe the launch."""
+    """Return the launch description."""
     arguments = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, default, description in ARGUMENTS

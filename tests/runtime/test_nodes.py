@@ -1,4 +1,4 @@
-"""The nodes as processes, over real DDS: fed, lied to, flooded and interrupted."""
+"""The nodes as processes over real DDS: results, invalid input, load, start and end."""
 
 import json
 import os
@@ -38,17 +38,17 @@ pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
 
 GREY = (100, 100, 100)
 TOPICS = ["-r", "image:=/camera/image_raw", "-r", "camera_info:=/camera/camera_info"]
-TIMEOUT_S = 30.0  # of what takes a second where nothing else runs
+TIMEOUT_S = 30.0  # for steps that take a second on an idle machine
 
 
 @pytest.fixture(scope="module")
 def room_map(tmp_path_factory) -> Path:
-    """A map whose answer moves with the image's colour."""
+    """A map whose position depends on the colour of the image."""
     return write_constant_map(tmp_path_factory.mktemp("map") / "room.onnx", colour_shift_m=1.0)
 
 
 class Child:
-    """A node as a process, its output in a file."""
+    """A node as a process with its output in a file."""
 
     def __init__(self, log: Path, name: str, *arguments: object, **env: str):
         self.log = log
@@ -71,7 +71,7 @@ class Child:
 
 @pytest.fixture
 def child(tmp_path):
-    """Start processes; those that still run at the end of the test are killed."""
+    """Start processes; those that still run after the test are killed."""
     started = []
 
     def start(name: str, *arguments: object, **env: str) -> Child:
@@ -86,7 +86,7 @@ def child(tmp_path):
 
 @pytest.fixture(scope="module")
 def localizer(ros_env, room_map, tmp_path_factory):
-    """The node under test: it serves all tests of this module and must end well after them."""
+    """The node under test, for all tests of this module; it must end with exit code 0."""
     log = tmp_path_factory.mktemp("node") / "localizer.log"
     one = Child(
         log,
@@ -108,7 +108,7 @@ def localizer(ros_env, room_map, tmp_path_factory):
 
 
 class Robot:
-    """The robot's side: publishes frames, keeps what comes back by stamp."""
+    """Publishes frames as a robot does, and stores the messages of the node by stamp."""
 
     def __init__(self, node):
         self.node = node
@@ -152,8 +152,8 @@ class Robot:
         self.infos.publish(info)
         self.images.publish(image)
 
-    def ask(self, image, info):
-        """Send a frame and return its status; up to thrice, as sensor data is best effort."""
+    def localize(self, image, info):
+        """Send a frame up to three times (sensor data is best effort) and return its status."""
         stamp = image.header.stamp.sec
         for _ in range(3):
             self.send(image, info)
@@ -165,10 +165,10 @@ class Robot:
         pytest.fail(f"no answer to image {stamp}")
 
     def position(self, colour=GREY, change=lambda image: None):
-        """Send a frame and return where the node says that it is."""
+        """Send a frame and return the position that the node publishes."""
         image, info = self.frame(colour)
         change(image)
-        assert self.ask(image, info).message == "localized"
+        assert self.localize(image, info).message == "localized"
         p = self.poses[self.stamp].pose.pose.position
         return np.array([p.x, p.y, p.z])
 
@@ -196,7 +196,7 @@ def robot(localizer):
                 )
             )
             assert matched, localizer.text()
-            time.sleep(0.3)  # the other direction may match later
+            time.sleep(0.3)  # discovery of the other direction may be later
             yield one
         node.destroy_node()
 
@@ -205,30 +205,30 @@ def expected_position(colour):
     return T_MAP_CAM[:3, 3] + np.array(colour) / 255
 
 
-# ---- what the node answers
+# ---- results of the node
 
 
-def test_the_last_pose_is_a_start_for_a_second_then_the_search_is_anew():
+def test_the_last_pose_is_a_prior_for_a_second_then_one_search_has_none():
     node = SimpleNamespace(_last=(10**9, T_MAP_CAM), _searched_ns=10**9)
-    ask = partial(LocalizerNode._prior, node)
-    assert ask(int(1.5e9)) is T_MAP_CAM
+    prior = partial(LocalizerNode._prior, node)
+    assert prior(int(1.5e9)) is T_MAP_CAM
     node._last = (int(1.9e9), T_MAP_CAM)
-    assert ask(int(2.1e9)) is None and ask(int(2.2e9)) is T_MAP_CAM
+    assert prior(int(2.1e9)) is None and prior(int(2.2e9)) is T_MAP_CAM
     node._last = None
-    assert ask(int(2.3e9)) is None
+    assert prior(int(2.3e9)) is None
 
 
-def test_what_runs_the_network_is_said_beside(robot):
+def test_a_second_status_names_the_backend(robot):
     image, info = robot.frame()
-    assert robot.ask(image, info).name == "/localizer: localization"
+    assert robot.localize(image, info).name == "/localizer: localization"
     assert (robot.backend.name, robot.backend.message) == ("/localizer: backend", "onnxruntime")
     assert robot.backend.level == DiagnosticStatus.OK
 
 
-def test_the_pose_is_exact_and_carries_the_stamp(robot):
+def test_the_pose_is_exact_and_has_the_stamp_of_the_image(robot):
     image, info = robot.frame((51, 102, 204))
     image.header.stamp.nanosec = info.header.stamp.nanosec = 123_456_789
-    robot.ask(image, info)
+    robot.localize(image, info)
     pose = robot.poses[robot.stamp]
     assert pose.header.stamp == image.header.stamp
     assert pose.header.frame_id == "map"
@@ -241,7 +241,7 @@ def test_the_pose_is_exact_and_carries_the_stamp(robot):
     assert (np.linalg.eigvalsh(covariance_66) > 0).all()
 
 
-ENCODED = {  # one pixel (two of yuv) of the colour (40, 120, 200), and how exact it is
+ENCODED = {  # bytes of one pixel (two for yuv) of colour (40, 120, 200), tolerance in m
     "bgr8": ([200, 120, 40], 1e-3),
     "rgba8": ([40, 120, 200, 255], 1e-3),
     "bgra8": ([200, 120, 40, 255], 1e-3),
@@ -253,7 +253,7 @@ ENCODED = {  # one pixel (two of yuv) of the colour (40, 120, 200), and how exac
 
 @pytest.mark.parametrize("encoding", ENCODED)
 @pytest.mark.parametrize("padding", [0, 12])
-def test_encodings_and_padded_rows(robot, encoding, padding):
+def test_encodings_and_padded_rows_give_the_right_position(robot, encoding, padding):
     values, tolerance = ENCODED[encoding]
     pixels = 2 if encoding.startswith("yuv") else 1
     row = bytes(values) * (CAMERA.width // pixels) + bytes(padding)
@@ -270,7 +270,7 @@ def test_encodings_and_padded_rows(robot, encoding, padding):
 GREY_120 = (120, 120, 120)
 
 
-def test_either_message_may_come_first(robot):
+def test_image_and_camera_info_may_arrive_in_any_order(robot):
     for first in ("infos", "images"):
         image, info = robot.frame()
         pair = {"infos": info, "images": image}
@@ -281,35 +281,35 @@ def test_either_message_may_come_first(robot):
         assert wait_for(lambda: robot.stamp in robot.poses), f"{first} first"
 
 
-def test_an_image_without_its_camera_info_waits(robot):
+def test_an_image_without_camera_info_is_not_localized(robot):
     image, info = robot.frame()
     info.header.stamp.nanosec = 1
     robot.send(image, info)
-    robot.position()  # a later frame is answered ...
-    assert robot.stamp - 1 not in robot.statuses  # ... that one is not
+    robot.position()  # a later frame has a pose
+    assert robot.stamp - 1 not in robot.statuses  # this one has none
 
 
 def test_a_lost_frame_gives_a_warning_and_no_pose(robot):
     black = robot.frame((0, 0, 0))
-    status = robot.ask(*black)
+    status = robot.localize(*black)
     assert status.level == DiagnosticStatus.WARN
     assert "cells" in status.message
     robot.position()
     assert robot.stamp - 1 not in robot.poses
 
 
-def test_transform_is_the_pose(robot):
+def test_the_transform_equals_the_pose(robot):
     tf2_msgs = pytest.importorskip("tf2_msgs.msg", reason="needs tf2_msgs")
     subscription = robot.node.create_subscription(tf2_msgs.TFMessage, "/tf", robot.on_tf, 100)
     assert wait_for(lambda: robot.position() is not None and robot.stamp in robot.transforms)
-    moved, pose = robot.transforms[robot.stamp], robot.poses[robot.stamp]
+    transform, pose = robot.transforms[robot.stamp], robot.poses[robot.stamp]
     robot.node.destroy_subscription(subscription)
-    assert (moved.header, moved.child_frame_id) == (pose.header, "camera_optical")
-    assert moved.transform.rotation == pose.pose.pose.orientation
-    assert moved.transform.translation.x == pose.pose.pose.position.x
+    assert (transform.header, transform.child_frame_id) == (pose.header, "camera_optical")
+    assert transform.transform.rotation == pose.pose.pose.orientation
+    assert transform.transform.translation.x == pose.pose.pose.position.x
 
 
-def test_the_cloud_is_what_the_map_predicts(robot):
+def test_the_cloud_contains_the_predicted_points(robot):
     colour = (50, 150, 250)
     subscription = robot.node.create_subscription(
         PointCloud2, "/localizer/points", robot.on_cloud, 10
@@ -325,7 +325,7 @@ def test_the_cloud_is_what_the_map_predicts(robot):
     assert (cells.view(np.uint32)[..., 3] == (50 << 16 | 150 << 8 | 250)).all()
 
 
-# ---- what it is sent by mistake
+# ---- invalid input
 
 
 def no_data(image, info):
@@ -381,7 +381,7 @@ def wrong_coefficients(image, info):
     info.distortion_model, info.d = "plumb_bob", [0.1, 0.2, 0.3]
 
 
-MISTAKES = {
+INVALID = {
     no_data: "0 bytes",
     short_data: "230399 bytes",
     no_pixels: "empty",
@@ -398,28 +398,28 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.__name__)
-def test_a_bad_message_is_refused_and_the_node_lives_on(robot, localizer, mistake):
+@pytest.mark.parametrize("change", INVALID, ids=lambda m: m.__name__)
+def test_an_invalid_message_has_an_error_status_and_the_node_goes_on(robot, localizer, change):
     image, info = robot.frame()
-    mistake(image, info)
-    status = robot.ask(image, info)
+    change(image, info)
+    status = robot.localize(image, info)
     assert status.level == DiagnosticStatus.ERROR
-    assert MISTAKES[mistake] in status.message
+    assert INVALID[change] in status.message
     assert status.message.startswith(("/camera/image_raw: ", "/camera/camera_info: "))
     assert status.message in localizer.text()
     np.testing.assert_allclose(robot.position(), expected_position(GREY), atol=1e-3)
     assert robot.stamp - 1 not in robot.poses
 
 
-def test_the_same_fault_is_not_logged_for_every_frame(robot, localizer):
+def test_the_same_error_is_not_logged_for_every_frame(robot, localizer):
     for _ in range(20):
         image, info = robot.frame()
         image.encoding = "rgb10"
-        robot.ask(image, info)
+        robot.localize(image, info)
     assert localizer.text().count("rgb10") == 1
 
 
-def test_an_unforeseen_fault_has_its_status_too(child, robot, room_map, tmp_path):
+def test_an_unexpected_exception_has_an_error_status(child, robot, room_map, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "from mote_localization.localizer import Localizer\n"
         "localize = Localizer.localize\n"
@@ -450,33 +450,33 @@ def test_an_unforeseen_fault_has_its_status_too(child, robot, room_map, tmp_path
     assert node.end() == 0
 
 
-def test_missing_camera_info_is_said(robot, localizer):
-    def send_and_look():
+def test_missing_camera_info_is_reported(robot, localizer):
+    def is_reported():
         robot.images.publish(robot.frame()[0])
         time.sleep(0.05)
         return "but no camera_info on /camera/camera_info" in localizer.text()
 
-    assert wait_for(send_and_look)
+    assert wait_for(is_reported)
 
 
 # ---- load, parameters, memory
 
 
-def test_the_newest_frame_wins(robot):
+def test_the_newest_frame_is_localized_and_older_ones_are_dropped(robot):
     frames = [robot.frame((10 + i % 200, 100, 100)) for i in range(300)]
     first, last = frames[0][0].header.stamp.sec, frames[-1][0].header.stamp.sec
     for frame in frames[:-1]:
         robot.send(*frame)
-    status = robot.ask(*frames[-1])
+    status = robot.localize(*frames[-1])
     assert status.message == "localized"
     answered = [stamp for stamp in robot.poses if first <= stamp <= last]
     assert answered == sorted(answered)
-    assert len(answered) < 300  # nothing queued up
+    assert len(answered) < 300  # frames do not queue up
     red = frames[-1][0].data[0]
     assert robot.poses[last].pose.pose.position.x == pytest.approx(1 + red / 255, abs=1e-3)
 
 
-def test_the_gate_may_be_changed_while_it_runs(robot):
+def test_gate_parameters_can_change_while_the_node_runs(robot):
     client = robot.node.create_client(SetParameters, "/localizer/set_parameters")
     assert client.wait_for_service(TIMEOUT_S)
 
@@ -490,25 +490,25 @@ def test_the_gate_may_be_changed_while_it_runs(robot):
         return future.result().results[0]
 
     assert change("min_inliers", 5000).successful
-    assert "expected 5000" in robot.ask(*robot.frame()).message
+    assert "expected 5000" in robot.localize(*robot.frame()).message
     assert not change("min_inliers", 1).successful  # out of range
     assert not change("threads", 2).successful  # read only
     assert change("min_inliers", 40).successful
     robot.position()
 
 
-def test_memory_stays_small(robot, localizer):
+def test_peak_memory_is_below_400_mb(robot, localizer):
     robot.position()
     status = Path(f"/proc/{localizer.process.pid}/status").read_text()
     peak_kb = next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)
     assert peak_kb * 1024 < 400e6
 
 
-# ---- how it starts and ends
+# ---- start and end
 
 
 def broken_maps(folder: Path, room_map: Path) -> dict[str, tuple[Path, str]]:
-    """Return files that are no maps, and what is said of them."""
+    """Return files that are no maps, and the expected message of each."""
     content = room_map.read_bytes()
     key = b"mote.format_version\x12\x01"
     assert content.count(key) == 1
@@ -522,13 +522,13 @@ def broken_maps(folder: Path, room_map: Path) -> dict[str, tuple[Path, str]]:
     for name, (written, _) in files.items():
         if written is not None:
             (folder / f"{name}.onnx").write_bytes(written)
-    return {name: (folder / f"{name}.onnx", said) for name, (_, said) in files.items()}
+    return {name: (folder / f"{name}.onnx", message) for name, (_, message) in files.items()}
 
 
-def test_what_cannot_start_says_why_in_one_line(child, tmp_path, room_map):
+def test_a_node_that_cannot_start_prints_one_line_with_the_cause(child, tmp_path, room_map):
     expected = {
-        f"map:={path}": f"{path.name}: {said}"
-        for path, said in broken_maps(tmp_path, room_map).values()
+        f"map:={path}": f"{path.name}: {message}"
+        for path, message in broken_maps(tmp_path, room_map).values()
     }
     expected |= {"map:=''": "`map` is empty", "threads:=-1": "threads", "map:=3": "'map'"}
     nodes = {
@@ -542,7 +542,7 @@ def test_what_cannot_start_says_why_in_one_line(child, tmp_path, room_map):
         assert "Traceback" not in node.text()
 
 
-def test_an_unknown_scale_is_said_once_at_the_start(child, tmp_path, localizer):
+def test_an_unknown_scale_is_logged_once_at_the_start(child, tmp_path, localizer):
     own = write_constant_map(tmp_path / "own.onnx", metric=False)
     node = child("localizer_main", "--ros-args", "-p", f"map:={own}", "-r", "__ns:=/other")
     assert wait_for(lambda: "localizing" in node.text()), node.text()
@@ -551,28 +551,28 @@ def test_an_unknown_scale_is_said_once_at_the_start(child, tmp_path, localizer):
     assert "scale is unknown" not in localizer.text()
 
 
-def test_sigterm_ends_it_well(child, room_map):
+def test_sigterm_ends_the_node_with_exit_code_0(child, room_map):
     node = child("localizer_main", "--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other")
     assert wait_for(lambda: "localizing" in node.text()), node.text()
     assert node.end(signal.SIGTERM) == 0
 
 
-def test_sigint_while_it_starts_ends_it_well(child, room_map):
+def test_sigint_during_the_start_ends_the_node_with_exit_code_0(child, room_map):
     arguments = ["--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other"]
     for node in [child("localizer_main", *arguments) for _ in range(3)]:
-        # before it holds its signals, Python itself is starting
-        assert wait_for(lambda node=node: "localizing" in node.text() or holds_sigint(node))
-        assert node.end() == 0  # one after the other: each is further in its start
+        # Python itself starts before the signals are blocked
+        assert wait_for(lambda node=node: "localizing" in node.text() or blocks_sigint(node))
+        assert node.end() == 0  # one after the other, so each is later in its start
         assert "Traceback" not in node.text()
 
 
-def holds_sigint(node: Child) -> bool:
+def blocks_sigint(node: Child) -> bool:
     status = Path(f"/proc/{node.process.pid}/status").read_text()
     blocked = next(line for line in status.splitlines() if "SigBlk" in line)
     return bool(int(blocked.split()[1], 16) >> (signal.SIGINT - 1) & 1)
 
 
-def test_without_tf2_msgs_it_runs_and_says_so(child, room_map, tmp_path):
+def test_without_tf2_msgs_the_node_runs_and_logs_it(child, room_map, tmp_path):
     package = tmp_path / "hidden" / "tf2_msgs"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('not installed')")
@@ -586,7 +586,7 @@ def test_without_tf2_msgs_it_runs_and_says_so(child, room_map, tmp_path):
     assert node.end() == 0
 
 
-def test_every_parameter_is_in_file_and_page():
+def test_every_parameter_is_in_the_yaml_file_and_in_the_documentation():
     content = yaml.safe_load((ROOT / "config" / "localizer.yaml").read_text())
     assert content["/**"]["ros__parameters"] == {p.name: p.default for p in PARAMETERS}
     page = (ROOT / "docs" / "robot.md").read_text()
@@ -615,7 +615,7 @@ def lines(path: Path) -> list[dict]:
 
 
 @pytest.mark.usefixtures("robot")
-def test_a_recording_comes_back_as_poses(child, drive, tmp_path):
+def test_a_replayed_recording_gives_poses(child, drive, tmp_path):
     recorder = child("recorder", tmp_path / "answers.jsonl")
     assert wait_for(lambda: "recording" in recorder.text())
     time.sleep(0.3)
@@ -623,18 +623,18 @@ def test_a_recording_comes_back_as_poses(child, drive, tmp_path):
     assert player.code() == 0, player.text()
     played, seconds = re.search(r"played (\d+) messages in ([\d.]+) s", player.text()).groups()
     assert int(played) == 40
-    assert float(seconds) >= 1.9  # 19 gaps of 0.2 s, twice as fast; a busy machine takes longer
+    assert float(seconds) >= 1.9  # 19 gaps of 0.2 s at twice the speed; longer on a busy machine
     stamps = [1_000_000_000 + i * 200_000_000 for i in range(20)]
     answers = tmp_path / "answers.jsonl"
-    # The newest is answered in any case; a busy machine drops others.
+    # The newest image is always localized; a busy machine drops others.
     assert wait_for(lambda: stamps[-1] in [line["stamp_ns"] for line in lines(answers)])
     assert recorder.end() == 0
     published = {
         line["stamp_ns"]: line["published_ns"] for line in lines(tmp_path / "published.jsonl")
     }
     assert list(published) == stamps
-    began_s = published[stamps[-1]] / 1e9 - float(seconds) - 0.05  # or later
-    assert (np.array(list(published.values())) / 1e9 >= began_s + 0.1 * np.arange(20)).all()
+    started_s = published[stamps[-1]] / 1e9 - float(seconds) - 0.05  # or later
+    assert (np.array(list(published.values())) / 1e9 >= started_s + 0.1 * np.arange(20)).all()
     assert len(lines(answers)) > 1
     for answer in lines(answers):
         assert answer["received_ns"] > published[answer["stamp_ns"]]
@@ -650,7 +650,7 @@ def test_a_recording_comes_back_as_poses(child, drive, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["answers.jsonl", "/dev/full"])
-def test_a_recorder_that_cannot_go_on_ends_with_an_error(child, robot, tmp_path, file):
+def test_a_recorder_that_cannot_continue_ends_with_one_error_line(child, robot, tmp_path, file):
     recorder = child("recorder", tmp_path / file, "--node", "/other")
     poses = robot.node.create_publisher(PoseWithCovarianceStamped, "/other/pose", 10)
     statuses = robot.node.create_publisher(DiagnosticArray, "/other/status", 10)
@@ -667,7 +667,7 @@ def test_a_recorder_that_cannot_go_on_ends_with_an_error(child, robot, tmp_path,
     assert ("No space left" if file == "/dev/full" else "'many' as value of cells") in errors[0]
 
 
-def test_a_recorder_keeps_few_halves(tmp_path):
+def test_a_recorder_writes_the_oldest_of_too_many_incomplete_answers(tmp_path):
     from mote_localization.nodes.recorder import _MAX_INCOMPLETE, _AnswerWriter
 
     with (tmp_path / "answers").open("w+") as file:
@@ -680,17 +680,18 @@ def test_a_recorder_keeps_few_halves(tmp_path):
     assert [line["stamp_ns"] // 10**9 for line in lines(tmp_path / "answers")] == [0, 1, 2, 3, 4]
 
 
-def test_nobody_listens_to_the_player(child, drive):
-    player = child("player", drive, "--wait", 0.3, "--remap", "/camera/image_raw:=/nobody")
+def test_a_player_without_subscribers_ends_with_an_error(child, drive):
+    player = child("player", drive, "--wait", 0.3, "--remap", "/camera/image_raw:=/no_subscriber")
     assert player.code() == 1
-    assert "/nobody had no subscriber for 0.3 s" in player.text()
+    assert "/no_subscriber had no subscriber for 0.3 s" in player.text()
     assert "Traceback" not in player.text()
 
 
-def test_the_player_plays_on_until_interrupted(child, drive, tmp_path):
+def test_a_looping_player_plays_until_interrupted(child, drive, tmp_path):
     player = child(
         "player", drive, "--loop", "--rate", 100, "--wait", 0, "--remap",
-        "/camera/image_raw:=/nobody", "/camera/camera_info:=/none", "--log", tmp_path / "log",
+        "/camera/image_raw:=/no_subscriber", "/camera/camera_info:=/none",
+        "--log", tmp_path / "log",
     )  # fmt: skip
     log = tmp_path / "log"
     assert wait_for(lambda: log.exists() and len(lines(log)) > 30)  # more than one pass
@@ -699,7 +700,7 @@ def test_the_player_plays_on_until_interrupted(child, drive, tmp_path):
     assert "Traceback" not in player.text()
 
 
-def test_a_loop_of_one_image_leaves_the_machine_some_rest(child, tmp_path):
+def test_a_loop_of_one_image_waits_between_passes(child, tmp_path):
     with BagWriter(tmp_path / "still") as bag:
         bag.write(0, np.full((CAMERA.height, CAMERA.width, 3), 100, np.uint8), CAMERA)
     log = tmp_path / "log"
@@ -710,17 +711,17 @@ def test_a_loop_of_one_image_leaves_the_machine_some_rest(child, tmp_path):
     assert min(np.diff(published_ns)) > 1_000_000
 
 
-def test_recordings_that_cannot_be_played(child, drive, tmp_path):
-    (tmp_path / "torn").mkdir()
+def test_recordings_that_cannot_be_played_are_errors(child, drive, tmp_path):
+    (tmp_path / "truncated").mkdir()
     for file in drive.iterdir():
         content = file.read_bytes()
         half = content[: len(content) // 2] if file.suffix == ".mcap" else content
-        (tmp_path / "torn" / file.name).write_bytes(half)
+        (tmp_path / "truncated" / file.name).write_bytes(half)
     with BagWriter(tmp_path / "empty"):
         pass
     expected = {
         (tmp_path / "nothing",): "no such recording",
-        (tmp_path / "torn",): "damaged",
+        (tmp_path / "truncated",): "damaged",
         (tmp_path / "empty",): "no images",
         (drive, "--rate", 0): "--rate 0",
         (drive, "--log", tmp_path / "no" / "log"): "cannot be written",
@@ -732,10 +733,10 @@ def test_recordings_that_cannot_be_played(child, drive, tmp_path):
         assert "Traceback" not in player.text()
 
 
-# ---- without ROS
+# ---- without DDS
 
 
-def test_pairs_by_equal_stamp_whichever_comes_first():
+def test_messages_of_equal_stamp_are_paired_in_any_order():
     matcher = StampMatcher()
     assert matcher.add_image(1, "image 1") is None
     assert matcher.add_info(1, "info 1") == ("image 1", "info 1")
@@ -744,17 +745,17 @@ def test_pairs_by_equal_stamp_whichever_comes_first():
     assert matcher.take_unmatched() == 0
 
 
-def test_a_matched_image_makes_older_ones_stale():
+def test_a_pair_discards_older_images():
     matcher = StampMatcher()
     for stamp in 1, 2, 3:
         matcher.add_image(stamp, stamp)
     assert matcher.add_info(2, "info") == (2, "info")
     assert matcher.add_info(1, "info") is None
     assert matcher.add_info(3, "info") == (3, "info")
-    assert matcher.take_unmatched() == 0  # the CameraInfo of each has come
+    assert matcher.take_unmatched() == 0  # the CameraInfo of each has arrived
 
 
-def test_stale_images_whose_camera_info_never_came_are_counted():
+def test_discarded_images_without_camera_info_are_counted():
     matcher = StampMatcher()
     for stamp in 1, 2:
         matcher.add_image(stamp, stamp)
@@ -766,7 +767,7 @@ def test_stale_images_whose_camera_info_never_came_are_counted():
     assert matcher.take_unmatched() == 0
 
 
-def test_few_are_kept_and_the_rest_is_counted():
+def test_few_messages_wait_and_the_dropped_ones_are_counted():
     matcher = StampMatcher(max_images=4, max_infos=30)
     for stamp in range(10):
         matcher.add_image(stamp, stamp)
