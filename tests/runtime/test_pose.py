@@ -1,4 +1,4 @@
-"""The pose solver: exact where it can be, the same by both searches, honest about its errors."""
+"""The pose solver: exact for exact matches, equal with both libraries, calibrated covariance."""
 
 from dataclasses import replace
 from functools import cache
@@ -19,7 +19,7 @@ SOLVERS = ["opencv"] if pose.poselib is None else ["poselib", "opencv"]
 
 
 def matches(seed, count=600, noise_m=0.0, outliers=0.0, block_px=None):
-    """Return points, pixels and sigmas; `block_px`: cells of one image block err alike."""
+    """Return points, pixels and sigmas; `block_px`: cells of an image block have the same error."""
     random = np.random.default_rng(seed)
     error = random.normal(size=POINTS.shape)
     if block_px:
@@ -33,21 +33,21 @@ def matches(seed, count=600, noise_m=0.0, outliers=0.0, block_px=None):
 
 
 def error_of(solution):
-    """Return x y z rotX rotY rotZ by which a solution is wrong, along the axes of the map."""
-    turn = solution.T_map_cam[:3, :3] @ T_MAP_CAM[:3, :3].T
-    omega = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
+    """Return the error x y z rotX rotY rotZ of a solution, along the axes of the map."""
+    R = solution.T_map_cam[:3, :3] @ T_MAP_CAM[:3, :3].T
+    omega = np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
     return np.concatenate([solution.T_map_cam[:3, 3] - T_MAP_CAM[:3, 3], omega / 2])
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_clean_matches_give_the_exact_pose(solver):
+def test_exact_matches_give_the_exact_pose(solver):
     solution = solve_pose(*matches(0), CAMERA, PoseConfig(solver))
     assert np.allclose(solution.T_map_cam, T_MAP_CAM, atol=1e-7)
     assert solution.inliers_n.all()
     assert solution.reprojection_px < 1e-5
 
 
-def test_a_small_canonical_camera_gives_poses_too():
+def test_small_canonical_camera_gives_a_pose():
     small = Camera(160, 120, 130.0, 130.0, 79.2, 59.2)
     points = room_points(T_MAP_CAM, small, 8).reshape(-1, 3)
     solution = solve_pose(
@@ -57,7 +57,7 @@ def test_a_small_canonical_camera_gives_poses_too():
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_half_outliers_and_noise_leave_a_centimetre(solver):
+def test_pose_is_within_centimetres_for_half_outliers_and_noise(solver):
     for seed in range(5):
         solution = solve_pose(*matches(seed, 600, 0.02, 0.5), CAMERA, PoseConfig(solver))
         error = error_of(solution)
@@ -66,7 +66,7 @@ def test_half_outliers_and_noise_leave_a_centimetre(solver):
 
 
 @pytest.mark.skipif(pose.poselib is None, reason="poselib is not installed")
-def test_both_searches_end_at_the_same_pose():
+def test_both_libraries_lead_to_the_same_pose():
     for seed in range(5):
         found = matches(seed, 600, 0.03, 0.4)
         one, other = (solve_pose(*found, CAMERA, PoseConfig(s)) for s in SOLVERS)
@@ -76,84 +76,85 @@ def test_both_searches_end_at_the_same_pose():
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_a_search_among_some_matches_ends_where_one_among_all_does(solver):
+def test_ransac_on_some_matches_leads_to_the_same_pose(solver):
     for seed in range(5):
         found = matches(seed, 1000, 0.03, 0.4)
-        some, every = (
-            solve_pose(*found, CAMERA, PoseConfig(solver, searched=n)) for n in (200, 1000)
+        some, all_matches = (
+            solve_pose(*found, CAMERA, PoseConfig(solver, ransac_matches=n)) for n in (200, 1000)
         )
-        assert np.allclose(some.T_map_cam, every.T_map_cam, atol=5e-4)
-        assert abs(some.inliers_n.sum() - every.inliers_n.sum()) < 3
+        assert np.allclose(some.T_map_cam, all_matches.T_map_cam, atol=5e-4)
+        assert abs(some.inliers_n.sum() - all_matches.inliers_n.sum()) < 3
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_the_same_matches_give_the_same_pose(solver):
+def test_pose_is_deterministic(solver):
     found = matches(1, 600, 0.03, 0.4)
     one, other = (solve_pose(*found, CAMERA, PoseConfig(solver)) for _ in range(2))
     assert np.array_equal(one.T_map_cam, other.T_map_cam)
     assert np.array_equal(one.covariance_66, other.covariance_66)
 
 
-def away(metres: float, degrees: float) -> np.ndarray:
-    """The true pose, moved and turned along axes that nothing else here has."""
+def shifted_pose(metres: float, degrees: float) -> np.ndarray:
+    """Return the true pose, shifted and rotated along oblique axes."""
     moved = T_MAP_CAM.copy()
     moved[:3, 3] += metres * np.array([0.6, -0.64, 0.48])
     moved[:3, :3] = moved[:3, :3] @ exp_rotation(np.radians(degrees) * np.array([0.6, 0.64, -0.48]))
     return moved
 
 
-@pytest.mark.parametrize("prior", [T_MAP_CAM, away(0.05, 2), away(0.2, 5)])
-def test_from_a_good_prior_nothing_is_searched(prior, monkeypatch):
+@pytest.mark.parametrize("prior", [T_MAP_CAM, shifted_pose(0.05, 2), shifted_pose(0.2, 5)])
+def test_ransac_does_not_run_with_a_good_prior(prior, monkeypatch):
     found = matches(3, 600, 0.02, 0.3)
-    searched = solve_pose(*found, CAMERA)
+    without_prior = solve_pose(*found, CAMERA)
     monkeypatch.setattr(pose, "_ransac", None)
     kept = prior.copy()
     refined = solve_pose(*found, CAMERA, prior=prior)
     assert np.array_equal(prior, kept)
-    assert np.allclose(refined.T_map_cam, searched.T_map_cam, atol=2e-5)
-    assert np.array_equal(refined.inliers_n, searched.inliers_n)
-    assert np.allclose(refined.covariance_66, searched.covariance_66, rtol=1e-2)
+    assert np.allclose(refined.T_map_cam, without_prior.T_map_cam, atol=2e-5)
+    assert np.array_equal(refined.inliers_n, without_prior.inliers_n)
+    assert np.allclose(refined.covariance_66, without_prior.covariance_66, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
-    "prior", [away(1, 20), away(0, 180), away(100, 0), np.full((4, 4), np.nan)]
+    "prior",
+    [shifted_pose(1, 20), shifted_pose(0, 180), shifted_pose(100, 0), np.full((4, 4), np.nan)],
 )
-def test_a_bad_prior_changes_nothing(prior):
+def test_wrong_prior_gives_the_same_pose(prior):
     found = matches(3, 600, 0.02, 0.3)
-    searched = solve_pose(*found, CAMERA)
+    without_prior = solve_pose(*found, CAMERA)
     refined = solve_pose(*found, CAMERA, prior=prior)
-    assert np.allclose(refined.T_map_cam, searched.T_map_cam, atol=2e-5)
+    assert np.allclose(refined.T_map_cam, without_prior.T_map_cam, atol=2e-5)
 
 
-def test_a_prior_that_few_matches_agree_with_is_not_taken_for_the_pose():
-    """A third of the matches are another camera's: the prior's. Most are not."""
+def test_prior_with_few_inliers_is_rejected():
+    """A third of the matches fit the prior, which is another camera's pose; most do not."""
     points, pixels, sigma = matches(0, 600)
-    ghost = away(1.0, 0)
-    to_ghost = ghost @ np.linalg.inv(T_MAP_CAM)
-    points[:180] = points[:180] @ to_ghost[:3, :3].T + to_ghost[:3, 3]
-    solution = solve_pose(points, pixels, sigma, CAMERA, prior=ghost)
+    other = shifted_pose(1.0, 0)
+    to_other = other @ np.linalg.inv(T_MAP_CAM)
+    points[:180] = points[:180] @ to_other[:3, :3].T + to_other[:3, 3]
+    solution = solve_pose(points, pixels, sigma, CAMERA, prior=other)
     assert np.linalg.norm(error_of(solution)[:3]) < 1e-3 and not solution.inliers_n[:180].all()
 
 
-def test_a_map_far_from_its_origin_loses_no_digits():
+def test_map_far_from_its_origin_loses_no_digits():
     points, pixels, sigma = matches(0, 600, 0.02, 0.3)
     near = solve_pose(points, pixels, sigma, CAMERA)
     far = solve_pose(points + (4e5, 5e6, 100), pixels, sigma, CAMERA)
     assert np.allclose(far.T_map_cam[:3, 3] - (4e5, 5e6, 100), near.T_map_cam[:3, 3], atol=1e-5)
 
 
-def test_uncertain_points_count_less():
+def test_points_of_large_sigma_have_less_weight():
     points, pixels, sigma = matches(0)
     right = pixels[:, 0] > 160
     points[right] += (0.0, 0.05, 0.0)
-    sure = solve_pose(points, pixels, np.where(right, 0.5, 0.01), CAMERA)
-    unsure = solve_pose(points, pixels, sigma, CAMERA)
-    assert np.linalg.norm(error_of(sure)[:3]) < 0.3 * np.linalg.norm(error_of(unsure)[:3])
+    weighted = solve_pose(points, pixels, np.where(right, 0.5, 0.01), CAMERA)
+    unweighted = solve_pose(points, pixels, sigma, CAMERA)
+    assert np.linalg.norm(error_of(weighted)[:3]) < 0.3 * np.linalg.norm(error_of(unweighted)[:3])
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("kind", ["none", "three", "one point", "a line", "random", "one block"])
-def test_what_determines_no_pose_gives_none(solver, kind):
+def test_degenerate_matches_give_no_pose(solver, kind):
     points, pixels, sigma = matches(0)
     if kind == "none":
         chosen = np.zeros(len(points), bool)
@@ -175,8 +176,8 @@ def test_what_determines_no_pose_gives_none(solver, kind):
     assert solution is None or (kind == "random" and solution.inliers_n.mean() < 0.1)
 
 
-def test_the_covariance_is_that_of_the_cost_moved_along_map_axes():
-    # one scalar noise on all pixels of a block moves the pose as the jackknife says, to first order
+def test_covariance_is_that_of_an_explicit_jackknife():
+    # solving without each block gives the jackknife terms that one Newton step approximates
     points, pixels, sigma = matches(0, 600, 0.01)
     solution = solve_pose(points, pixels, sigma, CAMERA)
     moves = []
@@ -195,7 +196,7 @@ def test_the_covariance_is_that_of_the_cost_moved_along_map_axes():
     )
 
 
-def test_the_covariance_does_not_depend_on_where_pixels_are_counted_from():
+def test_covariance_does_not_depend_on_the_origin_of_pixels():
     points, pixels, sigma = matches(0, 600, 0.02)
     block_px = CAMERA.width / PoseConfig().blocks
     moved = replace(CAMERA, cx=CAMERA.cx - block_px)
@@ -204,18 +205,18 @@ def test_the_covariance_does_not_depend_on_where_pixels_are_counted_from():
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-9)
 
 
-def test_the_covariance_turns_with_the_map():
+def test_covariance_rotates_with_the_map():
     points, pixels, sigma = matches(0, 600, 0.02, 0.2)
-    turn = exp_rotation(np.array([0.3, -1.2, 0.7]))
+    R = exp_rotation(np.array([0.3, -1.2, 0.7]))
     one = solve_pose(points, pixels, sigma, CAMERA).covariance_66
-    other = solve_pose(points @ turn.T, pixels, sigma, CAMERA).covariance_66
-    both = np.kron(np.eye(2), turn)
+    other = solve_pose(points @ R.T, pixels, sigma, CAMERA).covariance_66
+    both = np.kron(np.eye(2), R)
     assert np.allclose(other, both @ one @ both.T, rtol=1e-3, atol=1e-3 * np.abs(one).max())
 
 
 @cache
 def scatter(block_px, counted_px):
-    """Return predicted over true deviation (6,), and the median normalized squared error."""
+    """Return predicted over true deviation (6,), and the median NEES over its expectation."""
     errors, predicted = [], []
     for seed in range(60):
         found = matches(seed, 400, 0.03, 0.2, block_px)
@@ -223,39 +224,39 @@ def scatter(block_px, counted_px):
         errors.append(error_of(solution))
         predicted.append(solution.covariance_66)
     errors, predicted = np.array(errors), np.array(predicted)
-    squared = np.einsum("ni,nij,nj->n", errors, np.linalg.inv(predicted), errors)
+    nees = np.einsum("ni,nij,nj->n", errors, np.linalg.inv(predicted), errors)
     deviation = np.sqrt(np.diagonal(predicted, axis1=1, axis2=2).mean(axis=0))
     # 5.35: median of chi squared with 6 degrees of freedom
-    return deviation / np.sqrt((errors**2).mean(axis=0)), np.median(squared) / 5.35
+    return deviation / np.sqrt((errors**2).mean(axis=0)), np.median(nees) / 5.35
 
 
 def test_predicted_and_true_deviation_agree_for_independent_errors():
-    ratio, squared = scatter(None, 64.0)
+    ratio, nees = scatter(None, 64.0)
     assert (ratio > 1 / 1.5).all() and (ratio < 1.5).all()
-    assert squared < 2
+    assert nees < 2
 
 
-def test_predicted_deviation_is_honest_for_errors_that_neighbours_share():
-    ratio, squared = scatter(32, 64.0)
+def test_predicted_deviation_holds_for_correlated_errors_of_neighbours():
+    ratio, nees = scatter(32, 64.0)
     assert (ratio > 0.9).all() and (ratio < 2).all()
-    assert squared < 2
+    assert nees < 2
 
 
-def test_taking_neighbours_as_independent_would_promise_too_much():
-    ratio, squared = scatter(32, 1.0)
+def test_without_blocks_the_predicted_deviation_is_too_small():
+    ratio, nees = scatter(32, 1.0)
     assert (ratio < 0.7).all()
-    assert squared > 4
+    assert nees > 4
 
 
-def test_covariances_are_symmetric_and_positive():
+def test_covariance_is_symmetric_and_positive_definite():
     covariance = solve_pose(*matches(0, 600, 0.02, 0.3), CAMERA).covariance_66
     assert np.allclose(covariance, covariance.T, rtol=1e-9)
     assert np.linalg.eigvalsh(covariance)[0] > 0
 
 
 @pytest.mark.skipif(pose.poselib is None, reason="poselib is not installed")
-def test_poselib_knows_the_options_it_is_given(monkeypatch):
-    # it ignores keys that it does not know
+def test_options_of_poselib_exist(monkeypatch):
+    # PoseLib ignores unknown keys
     given = []
     real = pose.poselib.estimate_absolute_pose
     monkeypatch.setattr(
@@ -266,19 +267,19 @@ def test_poselib_knows_the_options_it_is_given(monkeypatch):
     assert given[4].keys() <= pose.poselib.BundleOptions().keys()
 
 
-def test_an_unknown_solver_is_refused():
+def test_unknown_solver_is_refused():
     with pytest.raises(BackendError, match="expected auto, poselib or opencv"):
         solve_pose(*matches(0), CAMERA, PoseConfig("epnp"))
 
 
-def test_a_solver_that_is_not_installed_is_refused(monkeypatch):
+def test_missing_solver_is_refused(monkeypatch):
     monkeypatch.setattr(pose, "poselib", None)
     with pytest.raises(BackendError, match="not installed"):
         solve_pose(*matches(0), CAMERA, PoseConfig("poselib"))
     assert solve_pose(*matches(0), CAMERA, PoseConfig("auto")) is not None
 
 
-def test_points_behind_the_camera_are_no_inliers():
+def test_points_behind_the_camera_are_outliers():
     points, pixels, sigma = matches(0)
     behind = np.arange(len(points)) % 5 == 0
     points[behind] = 2 * T_MAP_CAM[:3, 3] - points[behind]  # mirrored: the same pixels
@@ -286,7 +287,7 @@ def test_points_behind_the_camera_are_no_inliers():
     assert np.array_equal(solution.inliers_n, ~behind)
 
 
-def test_a_pose_is_a_rigid_transform():
+def test_pose_is_a_rigid_transform():
     T = solve_pose(*matches(3, 600, 0.05, 0.5), CAMERA).T_map_cam
     assert np.allclose(T[:3, :3] @ T[:3, :3].T, np.eye(3), atol=1e-9)
     assert np.array_equal(T[3], pose_from(np.zeros(3), np.array([0.0, 0, 0, 1]))[3])
