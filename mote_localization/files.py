@@ -7,18 +7,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from mote_localization.errors import MoteError
+
 
 @contextmanager
-def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
+def atomic_write(
+    path: Path | str, error: type[MoteError] = MoteError, advice: str = ""
+) -> Iterator[BinaryIO]:
     """Open a temporary file in the folder of `path`; rename it to `path` when the block succeeds.
 
     After an error inside the block, such as a full disk or an interruption, `path` is unchanged and
     the temporary file is removed.
 
+    Args:
+        path: The file to write.
+        error: Raised if the file cannot be written.
+        advice: End of the error's message.
+
     Raises:
-        OSError: The file cannot be written.
+        MoteError: The file cannot be written.
     """
     path = Path(path)
+    try:
+        with _renamed_at_end(path) as file:
+            yield file
+    except OSError as cause:
+        raise error(f"{path}: cannot be written ({cause.strerror or cause}){advice}") from cause
+
+
+@contextmanager
+def _renamed_at_end(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -45,14 +45,10 @@ def write_map(path: Path | str, model: onnx.ModelProto, info: MapInfo) -> None:
     try:
         onnx.helper.set_model_props(described, metadata_entries(info))
         check_graph(described, info)
-        with atomic_write(path) as file:
-            file.write(described.SerializeToString())
     except MapFileError as error:
         raise MapFileError(f"{path}: {error}") from error
-    except OSError as error:
-        raise MapFileError(
-            f"{path}: cannot be written ({error.strerror}); an existing file is unchanged"
-        ) from error
+    with atomic_write(path, MapFileError, "; an existing file is unchanged") as file:
+        file.write(described.SerializeToString())
 
 
 def read_map(path: Path | str) -> MapFile:

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from distill_training.ablation.trainings import Outcome
-from mote_localization.errors import MoteError
 from mote_localization.evaluation.plot_style import COLOURS, MUTED, RULE, figure_style
 from mote_localization.files import atomic_write
 
@@ -112,11 +111,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     suffix = path.suffix[1:]
     metadata = {"Date": None} if suffix == "svg" else {"Software": None}
-    try:
-        with atomic_write(path) as file:
-            figure.savefig(file, format=suffix, dpi=150, metadata=metadata)
-    except OSError as error:
-        raise MoteError(f"{path}: cannot be written ({error.strerror})") from error
+    with atomic_write(path) as file:
+        figure.savefig(file, format=suffix, dpi=150, metadata=metadata)
 
 
 def hundredth_unit(metric: bool) -> str:

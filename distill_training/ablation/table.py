@@ -11,7 +11,6 @@ from typing import Literal
 
 from distill_training.ablation.grid import Run, Value
 from distill_training.ablation.trainings import Outcome
-from mote_localization.errors import MoteError
 from mote_localization.files import atomic_write
 
 
@@ -147,8 +146,5 @@ def _line(cells: list[str]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        with atomic_write(path) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise MoteError(f"{path}: cannot be written ({error.strerror})") from error
+    with atomic_write(path) as file:
+        file.write(text.encode())

@@ -122,11 +122,8 @@ def run_training(run: Run, output: Path) -> Outcome:
         "settings": run.settings,
         "config": asdict(run.config),
     }
-    try:
-        with atomic_write(folder / _RESULT) as file:
-            file.write(json.dumps({**description, "costs": costs}, indent=1).encode())
-    except OSError as error:
-        raise MoteError(f"{folder / _RESULT}: cannot be written ({error.strerror})") from error
+    with atomic_write(folder / _RESULT) as file:
+        file.write(json.dumps({**description, "costs": costs}, indent=1).encode())
     return Outcome(run, folder, costs, _read_history(folder))
 
 

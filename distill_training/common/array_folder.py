@@ -51,11 +51,8 @@ def begin_folder(path: Path, index: dict) -> None:
                 "delete the folder or choose another"
             )
         return
-    try:
-        with atomic_write(path) as file:
-            file.write(json.dumps(index, indent=1).encode())
-    except OSError as error:
-        raise ReconstructionError(f"{path}: cannot be written ({error.strerror})") from error
+    with atomic_write(path, ReconstructionError) as file:
+        file.write(json.dumps(index, indent=1).encode())
 
 
 def read_index(path: Path) -> dict:
@@ -88,11 +85,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
         ReconstructionError: The file cannot be written.
     """
-    try:
-        with atomic_write(path) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-    except OSError as error:
-        raise ReconstructionError(f"{path}: cannot be written ({error.strerror})") from error
+    with atomic_write(path, ReconstructionError) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_arrays(

@@ -49,12 +49,9 @@ def save_ply(reconstruction: Reconstruction, path: Path, most_points: int = MOST
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
     header += [f"property float {axis}" for axis in "xyz"]
     header += [f"property uchar {colour}" for colour in ("red", "green", "blue")]
-    try:
-        with atomic_write(path) as file:
-            file.write("\n".join([*header, "end_header\n"]).encode())
-            file.write(vertices.data)
-    except OSError as error:
-        raise _not_written(path, error) from error
+    with atomic_write(path, ReconstructionError) as file:
+        file.write("\n".join([*header, "end_header\n"]).encode())
+        file.write(vertices.data)
 
 
 def show_rerun(
@@ -92,7 +89,7 @@ def show_rerun(
             recording.disconnect()
             os.replace(Path(folder) / save.name, save)
     except OSError as error:
-        raise _not_written(save, error) from error
+        raise ReconstructionError(f"{save}: cannot be written ({error.strerror})") from error
 
 
 def import_rerun() -> Any:
@@ -173,11 +170,8 @@ def picture(reconstruction: Reconstruction, path: Path) -> None:
         side.set_xlabel(unit)
         for axes in (above, side):
             axes.set_ylabel(unit)
-        try:
-            with atomic_write(path) as file:
-                figure.savefig(file, format="png")
-        except OSError as error:
-            raise _not_written(path, error) from error
+        with atomic_write(path, ReconstructionError) as file:
+            figure.savefig(file, format="png")
 
 
 def _draw(
@@ -234,7 +228,3 @@ def _frusta(reconstruction: Reconstruction, depth_m: float) -> np.ndarray:
     edges_823 = frustum_edges(reconstruction.camera, depth_m)
     poses = reconstruction.poses.values()
     return np.array([transform(T, edges_823) for T in poses]).reshape(-1, 2, 3)
-
-
-def _not_written(path: Path, error: OSError) -> ReconstructionError:
-    return ReconstructionError(f"{path}: cannot be written ({error.strerror})")

@@ -62,13 +62,13 @@ def save_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
         "elapsed_s": state.elapsed_s,
         "history": state.history,
     }
+    advice = "; free some space and run again"
     try:
-        with atomic_write(folder / _NAME) as file:
+        with atomic_write(folder / _NAME, CheckpointError, advice) as file:
             torch.save(content, file)
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:  # of torch, where the disk is full
         raise CheckpointError(
-            f"{folder / _NAME}: cannot be written ({f'{error}'[:100]}); "
-            "free some space and run again"
+            f"{folder / _NAME}: cannot be written ({f'{error}'[:100]}){advice}"
         ) from error
 
 

@@ -26,13 +26,8 @@ def write_history(folder: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, columns, restval="nan")
     writer.writeheader()
     writer.writerows({name: round(value, 4) for name, value in row.items()} for row in rows)
-    try:
-        with atomic_write(folder / _NAME) as file:
-            file.write(text.getvalue().encode())
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder / _NAME}: cannot be written ({error.strerror}); free some space and run again"
-        ) from error
+    with atomic_write(folder / _NAME, CheckpointError, "; free some space and run again") as file:
+        file.write(text.getvalue().encode())
 
 
 def read_history(folder: Path) -> list[Row]:

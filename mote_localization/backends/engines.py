@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from mote_localization.errors import MoteError
 from mote_localization.files import atomic_write
 
 _log = logging.getLogger(__name__)
@@ -114,12 +115,11 @@ def _store(path: Path, key: EngineKey, engine: bytes) -> None:
     try:
         with atomic_write(path) as file:
             file.write(json.dumps(header).encode() + b"\n" + engine)
-    except OSError as error:
+    except MoteError as error:
         _log.warning(
-            "%s: the engine cannot be stored (%s): it is built again at every start; set "
-            "XDG_CACHE_HOME to a writable folder",
-            path.parent,
-            error.strerror,
+            "the engine cannot be stored: %s; it is built at every start: set XDG_CACHE_HOME to a "
+            "writable folder",
+            error,
         )
     with suppress(OSError):  # another process may remove files at the same time
         stored = sorted(path.parent.glob("*.engine"), key=lambda p: p.stat().st_mtime, reverse=True)

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mote_localization.errors import MoteError
 from mote_localization.evaluation.metrics import Evaluation
 from mote_localization.files import atomic_write
 
@@ -43,12 +42,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         MoteError: The file cannot be written.
     """
-    try:
-        with atomic_write(path) as file:
-            text = json.dumps(_null_if_not_finite(content), indent=1, allow_nan=False)
-            file.write(text.encode())
-    except OSError as error:
-        raise MoteError(f"{path}: the figures cannot be written ({error.strerror})") from error
+    text = json.dumps(_null_if_not_finite(content), indent=1, allow_nan=False)
+    with atomic_write(path) as file:
+        file.write(text.encode())
 
 
 def _null_if_not_finite(value: Any) -> Any:

@@ -228,8 +228,5 @@ def write_tum(path: Path | str, answers: Iterable[Answer]) -> None:
         for a in answers
         if a.T_map_cam is not None
     ]
-    try:
-        with atomic_write(path) as file:
-            np.savetxt(file, np.array(rows).reshape(-1, 8), fmt="%.9f")
-    except OSError as error:
-        raise MoteError(f"{path}: the trajectory cannot be written ({error.strerror})") from error
+    with atomic_write(path) as file:
+        np.savetxt(file, np.array(rows).reshape(-1, 8), fmt="%.9f")

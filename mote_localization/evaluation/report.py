@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mote_localization.errors import MoteError
 from mote_localization.evaluation import report_plots
 from mote_localization.evaluation.machine import machine
 from mote_localization.evaluation.metrics import (
@@ -70,11 +69,8 @@ def write_report(
         no_pose_reasons=_no_pose_reasons(summary),
         machine=machine(),
     )
-    try:
-        with atomic_write(path) as file:
-            file.write(page.encode())
-    except OSError as error:
-        raise MoteError(f"{path}: the report cannot be written ({error.strerror})") from error
+    with atomic_write(path) as file:
+        file.write(page.encode())
 
 
 def _headline(summary: Summary) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from mote_localization.errors import MapFileError, MoteError
 from mote_localization.files import atomic_write
 
 
@@ -25,11 +26,14 @@ def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
     assert path.read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("fault", [OSError, KeyboardInterrupt, MemoryError])
-def test_after_an_error_only_the_old_file_remains(tmp_path, fault):
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [(OSError, MoteError), (KeyboardInterrupt, KeyboardInterrupt), (MemoryError, MemoryError)],
+)
+def test_after_an_error_only_the_old_file_remains(tmp_path, fault, raised):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    with pytest.raises(fault), atomic_write(path) as file:
+    with pytest.raises(raised), atomic_write(path) as file:
         file.write(b"half")
         raise fault
     assert path.read_bytes() == b"old"
@@ -44,8 +48,10 @@ def test_file_mode_is_that_of_any_new_file(tmp_path):
     assert modes[0] == modes[1]
 
 
-def test_folder_at_the_path_raises_oserror(tmp_path):
+def test_folder_at_the_path_is_the_given_error_with_the_given_advice(tmp_path):
     (tmp_path / "a.bin").mkdir()
-    with pytest.raises(OSError), atomic_write(tmp_path / "a.bin") as file:
-        file.write(b"new")
+    message = r"a\.bin: cannot be written \(.*\); choose another"
+    with pytest.raises(MapFileError, match=message):
+        with atomic_write(tmp_path / "a.bin", MapFileError, "; choose another") as file:
+            file.write(b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
