@@ -5,42 +5,26 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
 
-import cv2
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mote_localization.camera import Camera
+from mote_localization.camera import Camera, frustum_edges
+from mote_localization.evaluation.cloud_plot import cloud_collection, surface_tiles
 from mote_localization.evaluation.metrics import PERCENTILES, Answer, Evaluation
-from mote_localization.geometry import invert, transform
+from mote_localization.evaluation.plot_style import figure_style
+from mote_localization.geometry import exp_rotation, invert, transform
 from mote_localization.localizer import Localization
 
 # Placeholder colours; `_svg` replaces them by the CSS variables of the page.
 _INK, _MUTED, _RULE = "#010203", "#020304", "#030405"
 _VARIABLES = {_INK: "var(--ink)", _MUTED: "var(--muted)", _RULE: "var(--rule)"}
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "legend.frameon": False,
-    "savefig.facecolor": "none",
+_STYLE = figure_style(_INK, _MUTED) | {
+    f"{part}.facecolor": "none" for part in ("axes", "figure", "savefig")
 }
 # Colours of Okabe and Ito, distinct for all kinds of colour vision; cm bounds as in the table.
 _BINS = (
@@ -52,8 +36,6 @@ _BINS = (
 _LOST = "#D55E00"
 _MARK = "#2F8FD0"
 _WIDTH_IN = 7.2
-_MAX_GAP = 5.0  # cell widths between neighbours of one surface
-_SUBDIVISIONS = 4  # of a side of a cell in the figure of the cloud
 _MAX_VECTOR_MARKS = 2000  # figures with more marks contain them as pixels
 
 
@@ -330,50 +312,21 @@ def _plot_cloud(axes: Axes, found: Localization, camera: Camera) -> None:
     reliable &= found.sigma_hw <= np.percentile(found.sigma_hw[reliable], 90)
     depth = float(np.median(points_hw3[reliable][:, 2]))
     yaw, pitch = np.radians(30), np.radians(28)
-    R_yaw = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
-    R_pitch = np.array(
-        [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
-    )
-    view = R_pitch @ R_yaw
-    # A tile spans four cells of one surface; it is subdivided to show the colours of the image.
-    corners_4 = [np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, 1:], np.s_[1:, :-1]]
-    tiles_hw43 = np.stack([points_hw3[c] for c in corners_4], axis=2)
-    edges = np.linalg.norm(tiles_hw43 - np.roll(tiles_hw43, 1, axis=2), axis=-1).max(-1)
+    view = exp_rotation(np.array([pitch, 0, 0])) @ exp_rotation(np.array([0, yaw, 0]))
     stride = camera.width // found.sigma_hw.shape[1]
-    whole = np.logical_and.reduce([reliable[c] for c in corners_4])
-    whole &= edges < _MAX_GAP * stride / camera.fx * tiles_hw43[..., 2].mean(-1)
-    whole = whole.repeat(_SUBDIVISIONS, 0).repeat(_SUBDIVISIONS, 1)
-    rows, columns = (
-        np.mgrid[: whole.shape[0] + 1, : whole.shape[1] + 1].astype(np.float32) / _SUBDIVISIONS
-    )
-    seen_hw3 = cv2.remap((points_hw3 @ view.T).astype(np.float32), columns, rows, cv2.INTER_LINEAR)
-    tiles = np.stack([seen_hw3[c] for c in corners_4], axis=2)[whole]
-    middle = stride * 0.5 / _SUBDIVISIONS + (stride - 1) / 2
-    colours_hw3 = cv2.remap(
-        found.image_hw3, stride * columns[:-1, :-1] + middle, stride * rows[:-1, :-1] + middle,
-        cv2.INTER_LINEAR,
-    )  # fmt: skip
-    order = np.argsort(-tiles[..., 2].mean(-1))
+    shown_hw = surface_tiles(points_hw3, stride / camera.fx)
+    for corner in (np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, 1:], np.s_[1:, :-1]):
+        shown_hw &= reliable[corner]
+    view_hw3 = points_hw3 @ view.T
     axes.add_collection(
-        PolyCollection(
-            list(tiles[order][..., :2] * (1, -1)), facecolors=colours_hw3[whole][order] / 255,
-            linewidths=0, antialiased=False, rasterized=True,
-        )
-    )  # fmt: skip
-    seen = points_hw3[reliable] @ view.T
-    corners = camera.rays(
-        np.array([[0, 0], [camera.width, 0], [camera.width, camera.height], [0, camera.height]])
-        - 0.5
+        cloud_collection(view_hw3, shown_hw, found.image_hw3, stride, rasterized=True)
     )
-    outline = 0.25 * depth * corners
-    lines = [[outline[i], outline[(i + 1) % 4]] for i in range(4)]
-    lines += [[np.zeros(3), corner] for corner in outline]
-    drawn = np.array(lines) @ view.T
+    edges_823 = frustum_edges(camera, 0.25 * depth) @ view.T
     axes.add_collection(
-        LineCollection(list(drawn[..., :2] * (1, -1)), colors=_LOST, linewidths=1.2, zorder=3)
+        LineCollection(list(edges_823[..., :2] * (1, -1)), colors=_LOST, linewidths=1.2, zorder=3)
     )
     axes.set_aspect("equal")
-    drawn = np.vstack([np.percentile(seen, (1, 99), axis=0), drawn.reshape(-1, 3)])
+    drawn = np.vstack([np.percentile(view_hw3[reliable], (1, 99), axis=0), *edges_823])
     low, high = drawn.min(0), drawn.max(0)
     axes.set_xlim(low[0] - 0.1 * depth, high[0] + 0.1 * depth)
     axes.set_ylim(-high[1] - 0.1 * depth, -low[1] + 0.1 * depth)
