@@ -1,5 +1,6 @@
 """Adds to pyproject.toml what ament needs: files under share/ and values that colcon can read."""
 
+import shutil
 import sys
 from glob import glob
 
@@ -9,6 +10,9 @@ NAME = "mote_localization"
 
 if int(setuptools.__version__.split(".")[0]) < 77:
     sys.exit(f"{NAME}: setuptools 77 or later is needed, found {setuptools.__version__}; use .venv")
+
+# an earlier build may have left modules there that are no longer in the package
+shutil.rmtree("build/lib", ignore_errors=True)
 
 
 class Distribution(setuptools.Distribution):

@@ -35,6 +35,9 @@ def sources(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=built)
     for name in FILES:
         shutil.copy(ROOT / name, folder)
+    removed = folder / "build/lib/distill_training/removed.py"  # as an earlier build leaves it
+    removed.parent.mkdir(parents=True)
+    removed.touch()
     return folder
 
 
