@@ -23,21 +23,21 @@ from mote_localization.nodes.player import Replay
 
 @dataclass(frozen=True)
 class Inspect:
-    """Print what a map is."""
+    """Print the metadata of a map."""
 
     map: tyro.conf.Positional[Path]  # map file (.onnx), made by `mote-distill map`
 
     def run(self) -> None:
-        """Print the map's description.
+        """Print the metadata as a table.
 
         Raises:
-            MapFileError: The file is no map.
+            MapFileError: The file is not a map.
         """
         map_file = read_map(self.map)
         info, camera = map_file.info, map_file.info.camera
         rows, columns = info.cells_hw
         bounds = zip("xyz", info.bounds_min, info.bounds_max, strict=True)
-        described = {
+        entries = {
             "scene": info.scene,
             "file": f"{len(map_file.model) / 2**20:.1f} MiB, map format {info.format_version}",
             "canonical camera": f"{camera.width}x{camera.height} px, "
@@ -49,7 +49,7 @@ class Inspect:
             "covariance scale": f"{info.covariance_scale:g}",
             "drift of the given poses": f"{info.drift or 'none known'}",
             "keyframes": f"{len(info.keyframes) or 'none'}",
-            "self-test": f"a photograph of {len(info.self_test.image) / 1000:.0f} kB"
+            "self-test": f"an image of {len(info.self_test.image) / 1000:.0f} kB"
             if info.self_test
             else "none",
             "teacher": info.teacher,
@@ -61,18 +61,18 @@ class Inspect:
                 for name, value in info.training.items()
             },
         }
-        print_table(described, title=str(self.map))
+        print_table(entries, title=str(self.map))
 
 
 @dataclass(frozen=True)
 class Localize:
-    """Print where one image was taken."""
+    """Print the pose of the camera for one image."""
 
     image: tyro.conf.Positional[Path]  # JPEG or PNG
     map: Path  # map file (.onnx), made by `mote-distill map`
     camera: Path  # calibration of the camera: YAML as ROS camera_calibration writes it
-    # what runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda;
-    # auto: the GPU where one can
+    # runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda;
+    # auto: a GPU backend if one works
     backend: str = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
 
@@ -80,13 +80,13 @@ class Localize:
         """Localize the image; print pose, covariance, inliers and times.
 
         Raises:
-            MoteError: A file cannot be used, or the image gives no pose that can be believed.
+            MoteError: A file cannot be used, or the image is lost.
         """
         camera = read_camera_info(self.camera)
         localizer = Localizer.open(self.map, self.backend, self.threads)
         image_hw3 = read_image(self.image)
         try:
-            localizer.localize(image_hw3, camera)  # builds the table: what is timed is a robot's
+            localizer.localize(image_hw3, camera)  # builds the remap table, which is not timed
             found = localizer.localize(image_hw3, camera)
         except (CameraError, ImageError) as error:
             raise type(error)(f"{self.image} by {self.camera}: {error}") from error
@@ -98,19 +98,19 @@ class Localize:
 
 @dataclass(frozen=True)
 class BuildEngine:
-    """Build a map's TensorRT engine before a robot needs it, and keep it in the cache."""
+    """Build a map's TensorRT-RTX engine for a GPU in advance, and store it in the cache."""
 
     map: tyro.conf.Positional[Path]  # map file (.onnx), made by `mote-distill map`
-    # the GPU by its compute capability, as in sm_86: engines of tensorrt_rtx are built without it
+    # compute capability of the GPU, as in sm_86; the GPU itself is not needed
     gpu: Annotated[str, tyro.conf.arg(name="for", metavar="SM")]
-    # that the trunk computes in, unless the map says int8; points are made in fp32
+    # of the backbone, unless the map computes in int8; points are always computed in fp32
     precision: Precision = "fp16"
 
     def run(self) -> None:
-        """Build the engine, or find it built.
+        """Build the engine unless the cache has it.
 
         Raises:
-            MoteError: The map cannot be used, or no such engine can be built.
+            MoteError: The map cannot be used, or the engine cannot be built.
         """
         gpu = Gpu.parse(self.gpu)
         engine = engine_for(read_map(self.map), "tensorrt_rtx", gpu, self.precision)
@@ -120,7 +120,7 @@ class BuildEngine:
 def _describe(
     found: Localization, T_map_cam: np.ndarray, covariance_66: np.ndarray, unit: str
 ) -> dict[str, str]:
-    """Return what is known of one image's pose."""
+    """Return the rows of the table about one image's pose."""
     deviation = np.sqrt(np.diag(covariance_66))
     quaternion = quaternion_xyzw(T_map_cam[:3, :3])
     return {
@@ -150,5 +150,5 @@ def main() -> None:
             "build-engine": BuildEngine,
         },
         "mote",
-        "Tells a camera where it is. Maps are made by mote-distill.",
+        "Localizes a camera from one image, with a map made by mote-distill.",
     )
