@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -105,6 +106,14 @@ def skew(v: np.ndarray) -> np.ndarray:
     zero = np.zeros_like(x)
     rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def on_same_surface(depth: Any, reference: Any, tolerance: float) -> Any:
+    """Return whether depths differ from a reference by at most a fraction of it.
+
+    Larger differences between neighbours are those of two surfaces. Takes arrays or tensors (...).
+    """
+    return abs(depth - reference) <= tolerance * reference
 
 
 def pose_from(position_3: np.ndarray, q_xyzw: np.ndarray) -> np.ndarray:

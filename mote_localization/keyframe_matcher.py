@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mote_localization.camera import Camera, cell_pixels
-from mote_localization.geometry import transform
+from mote_localization.geometry import on_same_surface, transform
 from mote_localization.keyframes import ATLAS_COLUMNS, Keyframe
 
 _CONTRAST_PX = 25  # side of the square over which mean and deviation are normalized
@@ -316,12 +316,11 @@ class KeyframeMatcher:
         weights_4m = np.array([(1 - x_m) * (1 - y_m), x_m * (1 - y_m), (1 - x_m) * y_m, x_m * y_m])
         depth_m = (weights_4m * corners_4m).sum(axis=0)
         with np.errstate(invalid="ignore"):
-            step_m = np.abs(corners_4m - depth_m).max(axis=0)
-            one_surface_m = step_m < config.max_depth_step * depth_m
+            one_surface_4m = on_same_surface(corners_4m, depth_m, config.max_depth_step)
         local_m3 = camera.rays(pixels_m2) * depth_m[:, None]
         T_m44 = self._T_k44[keyframe_m]
         points_m3 = (T_m44[:, :3, :3] @ local_m3[..., None])[..., 0] + T_m44[:, :3, 3]
-        return np.where((usable_m & one_surface_m)[:, None], points_m3, np.nan)
+        return np.where((usable_m & one_surface_4m.all(axis=0))[:, None], points_m3, np.nan)
 
 
 def _normalize_contrast(grey_hw: np.ndarray) -> np.ndarray:

@@ -10,13 +10,14 @@ import numpy as np
 from distill_training.common.robust import cauchy_weight, residual_scale, weighted_median
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import ReconstructionError
-from mote_localization.geometry import transform
+from mote_localization.geometry import on_same_surface, transform
 
 _log = logging.getLogger(__name__)
 
 MIN_LENGTH = 0.01  # fraction of the median depth; shorter lengths are mostly noise
 STEPS = 10  # of reweighted least squares, enough to converge
 _SHOWN = 60  # characters of a text that a message quotes
+_SURFACE_TOLERANCE = 0.1  # fraction of the depth by which cells of one surface differ
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class PhotoDepth:
             )
         # On a plane, x/z, y/z and 1/z are linear in the pixel. Cells across a depth edge are left
         # out.
-        same = np.abs(np.log(self.depth_hw / self.depth_hw[nearest])) < 0.1
+        same = on_same_surface(self.depth_hw, self.depth_hw[nearest], _SURFACE_TOLERANCE)
         close = (distance_hw < 1.6 * side_px) & same
         values_n3 = np.column_stack([rays_hw3[close][:, :2], 1 / self.depth_hw[close]])
         offsets_n2 = pixels_hw2[close] - pixels_hw2[close].mean(0)

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from mote_localization.camera import Camera
-from mote_localization.geometry import exp_rotation, invert
+from mote_localization.geometry import exp_rotation, invert, on_same_surface
 
-_SURFACE_RATIO = 1.1  # largest ratio of depths of neighbouring cells on one surface
+_SURFACE_TOLERANCE = 0.1  # fraction of the depth by which neighbouring cells of a surface differ
 _NEAREST = 0.1  # fraction of the median depth: nothing nearer is rendered
 _OFF_IMAGE_PX = -9  # coordinate outside every image
 _EDGE_CELLS = 0.1  # tolerance of cell positions at the border, cells
@@ -39,7 +39,7 @@ def random_nearby_pose(
 
 def same_surface(nearest: np.ndarray, farthest: np.ndarray) -> np.ndarray:
     """Return where neighbouring cells are on one surface, by their extreme depths; 0: unknown."""
-    return (nearest > 0) & (farthest < _SURFACE_RATIO * nearest)
+    return (nearest > 0) & on_same_surface(farthest, nearest, _SURFACE_TOLERANCE)
 
 
 class NovelViewRenderer:
@@ -132,7 +132,11 @@ class NovelViewRenderer:
         (_, _, (a, b, c)), (_, _, d) = _reprojection_terms(self._fine_K_33, invert(T_cam_novel))
         exact_hw = (a * x_hw + b * y_hw + c) / inverse_hw + d
         ratio_hw = exact_hw / np.maximum(depth_hw, 1e-3)
-        same_hw = (surface_hw > 0) & (ratio_hw < _SURFACE_RATIO) & (ratio_hw > 1 / _SURFACE_RATIO)
+        same_hw = (
+            (surface_hw > 0)
+            & (ratio_hw < 1 + _SURFACE_TOLERANCE)
+            & (ratio_hw > 1 / (1 + _SURFACE_TOLERANCE))
+        )
         return np.where(same_hw, exact_hw, depth_hw)
 
 

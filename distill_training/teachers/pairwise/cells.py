@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_training.teachers.pairwise.depth_map import on_same_surface
 from distill_training.teachers.pairwise.pair_predictor import Pointmap
 from mote_localization.camera import Camera, cell_pixels
+from mote_localization.geometry import on_same_surface
 
 _SIDE = 4  # samples along each side of a cell
 _SAME_SURFACE = 0.05  # fraction of the cell's distance: samples this near are on its surface

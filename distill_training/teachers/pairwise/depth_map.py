@@ -1,22 +1,14 @@
 """Depth map of one image: the depth along the rays of its cells, and the pose."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from distill_training.poses.gauge import Gauge
 from mote_localization.camera import Camera, cell_pixels
+from mote_localization.geometry import on_same_surface
 
 SAME_SURFACE = 0.1  # fraction of the depth: larger differences are between two surfaces
-
-
-def on_same_surface(depth: Any, reference: Any, tolerance: float = SAME_SURFACE) -> Any:
-    """Return whether depths (...) differ from a reference by at most a fraction of it.
-
-    Takes arrays or tensors.
-    """
-    return abs(depth - reference) <= tolerance * reference
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class DepthMap:
         nearest = depth.min(axis=0, where=counts, initial=np.inf)
         farthest = depth.max(axis=0, where=counts, initial=0)
         with np.errstate(invalid="ignore"):
-            one_surface = on_same_surface(farthest, nearest)
+            one_surface = on_same_surface(farthest, nearest, SAME_SURFACE)
         known = inside & one_surface & np.isfinite(sigma).all(axis=0, where=counts)
         depth, sigma = np.where(known & counts, depth, 1), np.where(known & counts, sigma, 0)
         return (
