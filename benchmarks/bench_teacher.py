@@ -148,8 +148,10 @@ def _compare(scene: FolderScene, config: SimulatedConfig, folder: Path) -> None:
     columns = {}
     for number, (name, (some, lengths)) in enumerate(runs.items()):
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
+        photographs_config = PhotographsConfig(scale_from=lengths)
+        poses = find_poses(some, photographs_config.poses)
         made, summary = photographs.reconstruct(
-            some, folder / str(number), predictor, PhotographsConfig(scale_from=lengths)
+            some, poses, folder / str(number), predictor, photographs_config
         )
         seconds = time.perf_counter() - start_s, time.process_time() - start_cpu_s
         assert summary is not None
@@ -327,8 +329,10 @@ def _cost(path: Path, count: int, poses_known: bool) -> _Cost:
     part = _PartialScene(FolderScene(path), count)
     start_s, start_cpu_s = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
+        images = part if poses_known else part.without_poses()
         made, summary = photographs.reconstruct(
-            part if poses_known else part.without_poses(),
+            images,
+            find_poses(images, "auto"),
             Path(folder),
             _SimulatedFromTruth(part.truth, SimulatedConfig()),
             PhotographsConfig(),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -18,6 +18,9 @@ from distill_training.teachers.teacher_config import (
 from mote_localization.command_line import print_table
 from mote_localization.errors import MoteError
 from mote_localization.scenes import Scene, open_scene
+
+if TYPE_CHECKING:
+    from distill_training.poses.scene_poses import ScenePoses
 
 Flat = tyro.conf.arg(name="")  # fields become flags of the command itself
 
@@ -73,24 +76,23 @@ class Teacher:
                 holds another reconstruction.
         """
         opened = open_scene(scene)
-        if self.teacher == "rgbd":
-            return self._from_depth(opened, folder)
-        return self._from_photographs(opened, folder)
-
-    def _from_depth(self, scene: Scene, folder: Path) -> Reconstruction:
         # These imports load scipy, which would delay the help of a command line.
         from distill_training.poses.scene_poses import find_poses
-        from distill_training.teachers.rgbd import reconstruct
+        from distill_training.teachers import rgbd
 
-        if not self.rgbd.adjust_poses:
-            poses = find_poses(scene)
-        else:
+        if self.teacher != "rgbd":
+            return self._from_photographs(
+                opened, find_poses(opened, self.photographs.poses), folder
+            )
+        refine_m = refined = None
+        if self.rgbd.adjust_poses:
+            refine_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
             begun = begun_reconstruction(folder)
-            depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
-            poses = find_poses(scene, "given", depths_m, begun.poses if begun else None)
-        return reconstruct(scene, poses, folder, self.rgbd, self.cells)
+            refined = begun.poses if begun else None
+        poses = find_poses(opened, "given", refine_m, refined)
+        return rgbd.reconstruct(opened, poses, folder, self.rgbd, self.cells)
 
-    def _from_photographs(self, scene: Scene, folder: Path) -> Reconstruction:
+    def _from_photographs(self, scene: Scene, poses: "ScenePoses", folder: Path) -> Reconstruction:
         with training_packages():
             from distill_training.teachers.dust3r import Dust3r
             from distill_training.teachers.pairwise.pair_predictor import PairPredictor
@@ -100,7 +102,7 @@ class Teacher:
         if self.dust3r.checkpoint is not None:
             predictor = Dust3r.open(self.dust3r.checkpoint, self.dust3r.device)
         reconstruction, summary = reconstruct(
-            scene, folder, predictor, self.photographs, self.cells
+            scene, poses, folder, predictor, self.photographs, self.cells
         )
         described = {"scene": reconstruction.scene}
         if summary is None:

@@ -18,6 +18,7 @@ from conftest import python_path
 from PIL import Image  # noqa: E402
 from test_dust3r import small_network  # noqa: E402
 
+from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.teachers.dust3r import Dust3r  # noqa: E402
 from distill_training.teachers.pairwise.pair_predictor import Encoded  # noqa: E402
@@ -164,7 +165,9 @@ def shots(
 
 def run(folder: Path, taken: Sequence[Shot], network=None, **config):
     config = PhotographsConfig(**{"pairs": PairsConfig(per_image=6), **config})
-    return reconstruct(Shots(taken), folder, network or Network(), config, CellsConfig(width=160))
+    scene, cells = Shots(taken), CellsConfig(width=160)
+    poses = find_poses(scene, config.poses)
+    return reconstruct(scene, poses, folder, network or Network(), config, cells)
 
 
 def error_m(made: Reconstruction, taken: Sequence[Shot]) -> float:
@@ -586,8 +589,10 @@ def test_image_files_of_all_kinds_reach_the_alignment(tmp_path: Path):
     network = Dust3r(small_network(), "0" * 64, "cpu")
     unreadable, names = {"e", "f"}, {"a", "b", "c", "d"}
     try:
+        scene, config = PhotoScene(folder), PhotographsConfig()
+        poses = find_poses(scene, config.poses)
         made, summary = reconstruct(
-            PhotoScene(folder), tmp_path / "out", network, PhotographsConfig(), CellsConfig(64, 8)
+            scene, poses, tmp_path / "out", network, config, CellsConfig(64, 8)
         )
     except ReconstructionError as error:
         assert "a, b, c, d: not connected" in str(error)

@@ -119,6 +119,14 @@ def measure(frames: Sequence[Frame], folder: Path) -> Reconstruction:
     return rgbd.reconstruct(scene, find_poses(scene), folder, RgbdConfig())
 
 
+def from_photographs(
+    frames: Sequence[Frame], folder: Path, predictor: Simulated, config: PhotographsConfig
+) -> tuple[Reconstruction, Summary | None]:
+    """Return the reconstruction from photographs, and its summary."""
+    scene = Some(frames)
+    return reconstruct(scene, find_poses(scene, config.poses), folder, predictor, config)
+
+
 def rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
@@ -161,7 +169,7 @@ def posed(frames, truth, tmp_path_factory) -> Outcome:
     """The kitchen from half as many photographs, with poses and intrinsics."""
     folder = tmp_path_factory.mktemp("posed")
     predictor = Simulated(SimulatedConfig())
-    return outcome(*reconstruct(Some(frames[::2]), folder, predictor, PhotographsConfig()), truth)
+    return outcome(*from_photographs(frames[::2], folder, predictor, PhotographsConfig()), truth)
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +179,9 @@ def unposed(frames, truth, tmp_path_factory) -> Outcome:
     apart_m = np.linalg.norm(positions[:, None] - positions, axis=-1)
     one, other = np.unravel_index(apart_m.argmax(), apart_m.shape)
     length = f"{frames[one].name},{frames[other].name}={apart_m.max()}"
-    photographs = Some([Photograph(f.name, None, None, f.image()) for f in frames])
+    photographs = [Photograph(f.name, None, None, f.image()) for f in frames]
     folder, config = tmp_path_factory.mktemp("unposed"), PhotographsConfig(scale_from=(length,))
-    return outcome(*reconstruct(photographs, folder, TruthByName(frames), config), truth)
+    return outcome(*from_photographs(photographs, folder, TruthByName(frames), config), truth)
 
 
 def test_fused_pairs_with_known_poses_are_more_accurate_than_single_pairs(frames, truth, posed):
@@ -213,7 +221,7 @@ def of_room(tmp_path_factory) -> Outcome:
     truth = measure(frames, tmp_path_factory.mktemp("room"))
     folder = tmp_path_factory.mktemp("posed_room")
     predictor = Simulated(SimulatedConfig())
-    return outcome(*reconstruct(Some(frames), folder, predictor, PhotographsConfig()), truth)
+    return outcome(*from_photographs(frames, folder, predictor, PhotographsConfig()), truth)
 
 
 def test_pointmaps_and_sigmas_of_the_synthetic_room_are_as_accurate(of_room):

@@ -16,6 +16,7 @@ from distill_training.common.renamed_options import first_names
 from distill_training.poses.gauge import Gauge, find_gauge
 from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth, parse_known_length
+from distill_training.poses.scene_poses import ScenePoses
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction, begun_reconstruction
 from distill_training.teachers.pairwise.agreement import Agreement, measure_agreement
 from distill_training.teachers.pairwise.alignment import Alignment, align
@@ -46,6 +47,7 @@ _PLAUSIBLE_DEPTHS_M = (0.1, 200.0)  # median depth, for poses in metres
 
 def reconstruct(
     scene: Scene,
+    poses: ScenePoses,
     folder: Path,
     predictor: PairPredictor,
     config: PhotographsConfig,
@@ -56,7 +58,8 @@ def reconstruct(
     Predictions are kept in `folder/work` until the reconstruction is finished.
 
     Args:
-        scene: Frames with images; poses and intrinsics are optional.
+        scene: Frames with images; intrinsics are optional.
+        poses: Used as they are where complete; otherwise they only fix the map frame.
         folder: Folder of the reconstruction.
         predictor: Predicts the pointmaps of image pairs.
         config: What is known, which pairs are predicted, and lengths that define the scale.
@@ -66,16 +69,15 @@ def reconstruct(
         The reconstruction, and a summary; None where the reconstruction was finished before.
 
     Raises:
-        SceneError: No image can be read, or a frame lacks a pose or intrinsics that the
-            configuration requires.
+        SceneError: No image can be read, or a frame lacks intrinsics that the configuration
+            requires.
         ReconstructionError: Fewer than two images can be aligned, the given poses contradict the
             images, or the folder holds another reconstruction.
     """
     lengths = [parse_known_length(text) for text in config.scale_from]
     photos, unusable = take_photos(scene, predictor, config.intrinsics, cells)
-    poses_known = _poses_known(photos, config)
-    _check_lengths(lengths, photos, poses_known)
-    settings = _settings(photos, predictor, config, cells)
+    _check_lengths(lengths, photos, poses.complete)
+    settings = _settings(photos, poses, predictor, config, cells)
     begun = _open_begun(folder, (scene.name, predictor.name, cells.stride, settings))
     work = folder / "work"
     if begun and not begun.missing():
@@ -92,19 +94,19 @@ def reconstruct(
         cells.stride,
         config.pair_batch,
     )
-    images, pairs, unreadable = _predict_pairs(scene, photos, predictions, config, poses_known)
-    alignment = _align(photos, predictions, pairs, poses_known, cells.stride)
+    images, pairs, unreadable = _predict_pairs(scene, photos, predictions, config, poses)
+    alignment = _align(photos, predictions, pairs, poses, cells.stride)
     directed = [(i, j) for pair in pairs for i, j in (pair, pair[::-1])]
-    unaligned = explain_unaligned(photos, images, directed, alignment, poses_known)
+    unaligned = explain_unaligned(photos, images, directed, alignment, poses.complete)
     check_aligned(len(images), unaligned)
     factors = alignment.cameras.focal_factors()
     photos = [photo.with_focal_factor(f) for photo, f in zip(photos, factors, strict=True)]
     maps = fuse_photos(photos, predictions, directed, alignment, cells.stride)
-    if poses_known:
+    if poses.complete:
         gauge = Gauge(1.0, np.eye(4))
         _check_unit(maps)
     else:
-        gauge = _find_gauge(photos, maps, lengths)
+        gauge = _find_gauge(photos, maps, poses, lengths)
         maps = {i: one.in_gauge(gauge) for i, one in maps.items()}
     used = select_pairs(directed, alignment.used_e)
     agreement = _measure_agreement(maps, used)
@@ -137,20 +139,8 @@ def reconstruct(
         all(photo.lens_known for photo in photos),
         gauge.metric,
         gauge.scale_uncertainty,
-        poses_known,
+        poses.complete,
     )
-
-
-def _poses_known(photos: Sequence[Photo], config: PhotographsConfig) -> bool:
-    """Return whether the given poses are used as they are.
-
-    Raises:
-        SceneError: The configuration requires given poses, and a frame has none.
-    """
-    if config.poses == "given":
-        for photo in photos:
-            photo.frame.known_pose()
-    return config.poses != "estimate" and all(p.frame.T_map_cam is not None for p in photos)
 
 
 def _check_lengths(
@@ -174,12 +164,17 @@ def _check_lengths(
 
 
 def _settings(
-    photos: Sequence[Photo], predictor: PairPredictor, config: PhotographsConfig, cells: CellsConfig
+    photos: Sequence[Photo],
+    poses: ScenePoses,
+    predictor: PairPredictor,
+    config: PhotographsConfig,
+    cells: CellsConfig,
 ) -> dict[str, float | int | str]:
     """Return what decides the result; a reconstruction resumes only where it is equal."""
     given = [
-        (p.frame.name, asdict(p.live), p.lens_known, np.asarray(p.frame.T_map_cam).tolist())
+        (name, asdict(p.live), p.lens_known, np.asarray(poses.T_map_cam.get(name)).tolist())
         for p in photos
+        for name in [p.frame.name]
     ]
     pairs = {f"pairs_{key}": value for key, value in first_names(asdict(config.pairs)).items()}
     return {
@@ -215,7 +210,7 @@ def _predict_pairs(
     photos: Sequence[Photo],
     predictions: Predictions,
     config: PhotographsConfig,
-    poses_known: bool,
+    poses: ScenePoses,
 ) -> tuple[list[int], list[Pair], dict[str, str]]:
     """Encode all images, choose pairs of them and predict these.
 
@@ -236,7 +231,7 @@ def _predict_pairs(
         config.pairs,
         predictions.descriptors(images),
         [photos[i].live for i in images],
-        [photos[i].frame.T_map_cam if poses_known else None for i in images],
+        [poses.T_map_cam[photos[i].frame.name] if poses.complete else None for i in images],
         scene.sequential,
     )
     pairs = [(images[i], images[j]) for i, j in chosen]
@@ -248,7 +243,7 @@ def _align(
     photos: Sequence[Photo],
     predictions: Predictions,
     pairs: Sequence[Pair],
-    poses_known: bool,
+    poses: ScenePoses,
     stride: int,
 ) -> Alignment:
     """Align all photographs; the directed pairs are (i, j) and (j, i) for each of `pairs`."""
@@ -264,12 +259,15 @@ def _align(
         observations,
         np.array([number.get(photo.lens, 0) for photo in photos]),
         np.array(list(known.values())),
-        np.array([photo.frame.known_pose() for photo in photos]) if poses_known else None,
+        np.array([poses.T_map_cam[p.frame.name] for p in photos]) if poses.complete else None,
     )
 
 
 def _find_gauge(
-    photos: Sequence[Photo], maps: dict[int, DepthMap], lengths: Sequence[KnownLength]
+    photos: Sequence[Photo],
+    maps: dict[int, DepthMap],
+    poses: ScenePoses,
+    lengths: Sequence[KnownLength],
 ) -> Gauge:
     """Return frame and scale of a map with estimated poses."""
     image = {photos[i].frame.name: i for i in maps}
@@ -282,7 +280,7 @@ def _find_gauge(
         {name: maps[i].T_map_cam for name, i in image.items()},
         _median_depth(maps),
         depth_of,
-        {p.frame.name: p.frame.T_map_cam for p in photos if p.frame.T_map_cam is not None},
+        poses.T_map_cam,
         lengths,
     )
 
