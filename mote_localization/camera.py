@@ -132,10 +132,7 @@ class Camera:
         return np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1)
 
     def corner_rays(self) -> np.ndarray:
-        """Return the viewing rays (4, 3), z = 1, of the image's outer corners, clockwise.
-
-        The first one is that of the top left corner; the camera is undistorted.
-        """
+        """Return the rays (4, 3), z = 1, of the image corners, clockwise from the top left."""
         right, bottom = self.width - 0.5, self.height - 0.5
         corners = [[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]]
         return self.rays(np.array(corners))
@@ -160,11 +157,7 @@ class Camera:
 
 
 def frustum_edges(camera: Camera, depth: float) -> np.ndarray:
-    """Return the edges (8, 2, 3) of a camera's view up to a depth: start and end, camera frame.
-
-    The first four edges are the sides of the image at that depth, the others lead there from the
-    camera's centre.
-    """
+    """Return the edges (8, 2, 3) of a view, camera frame: 4 at a depth, 4 from the centre."""
     corners_43 = depth * camera.corner_rays()
     sides = np.stack([corners_43, np.roll(corners_43, 1, axis=0)], axis=1)
     from_centre = np.stack([np.zeros_like(corners_43), corners_43], axis=1)
@@ -217,17 +210,7 @@ def read_camera_info(path: Path | str) -> Camera:
 
 
 def _flat(values: Any, name: str, most: int) -> tuple[float, ...]:
-    """Return a list's numbers; refuse nested lists, which YAML aliases can make larger than memory.
-
-    Args:
-        values: What the file holds.
-        name: The key, for the message.
-        most: Largest allowed count.
-
-    Raises:
-        CameraError: It is not a flat list of at most `most` entries.
-        ValueError: An entry is not a number.
-    """
+    """Return a list of numbers; YAML aliases in nested lists could exceed the memory."""
     if not isinstance(values, list) or len(values) > most:
         found = f"{len(values)} values" if isinstance(values, list) else "no list"
         raise CameraError(f"found {found} in {name}.data, expected at most {most} numbers")

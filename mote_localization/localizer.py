@@ -44,19 +44,14 @@ class LocalizerConfig:
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
 
     def with_parameters(self, values: Mapping[str, Any]) -> "LocalizerConfig":
-        """Return the configuration with the values of ROS parameters.
+        """Return the configuration with the values of ROS parameters; others are ignored.
 
-        Args:
-            values: By name of a field here, or `keyframe_` and the name of a field of
-                `KeyframeConfig`. Other names are ignored.
+        Parameters of `keyframes` have the prefix `keyframe_`.
         """
         own = {f.name: values[f.name] for f in fields(self) if f.name in values}
-        of_keyframes = {
-            f.name: values[f"keyframe_{f.name}"]
-            for f in fields(self.keyframes)
-            if f"keyframe_{f.name}" in values
-        }
-        return replace(self, **{"keyframes": replace(self.keyframes, **of_keyframes), **own})
+        names = {f.name: f"keyframe_{f.name}" for f in fields(self.keyframes)}
+        changed = {name: values[key] for name, key in names.items() if key in values}
+        return replace(self, **{**own, "keyframes": replace(self.keyframes, **changed)})
 
 
 @dataclass(frozen=True)

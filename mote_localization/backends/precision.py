@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 STORED_HALF = ".half"  # suffix of the names of weights that a map stores in float16
 _FLOAT16 = ".float16"  # suffix of the names of values converted here
 _LAYERS = ("Conv", "Gemm", "MatMul")
+_HALF = TensorProto.FLOAT16
 
 
 def single_precision_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -65,9 +66,7 @@ def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
         if name not in halves:
             halves[name] = f"{name}{_FLOAT16}"
             if value is None:
-                nodes.append(
-                    helper.make_node("Cast", [name], [halves[name]], to=TensorProto.FLOAT16)
-                )
+                nodes.append(helper.make_node("Cast", [name], [halves[name]], to=_HALF))
             else:
                 half = numpy_helper.from_array(value.astype(np.float16), halves[name])
                 graph.initializer.append(half)
@@ -79,7 +78,7 @@ def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
             count = 1 if node.op_type == "Resize" else len(node.input)
             node.input[:count] = [half_of(name) for name in node.input[:count]]
             if node.op_type == "Cast":
-                node.attribute[0].i = TensorProto.FLOAT16
+                node.attribute[0].i = _HALF
             computed.update(node.output)
         nodes.append(node)
     for name in computed.intersection(value.name for value in graph.output):
