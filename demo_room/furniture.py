@@ -54,19 +54,14 @@ def frame(
 
 def books(place: Builder, rng: np.random.Generator, width: float, shelf_m: float) -> None:
     """Add a row of books from x = 0, some of them in lying stacks."""
-    x = 0.0
+    x, pages = 0.0, plain((226, 216, 190))
     while x < width - 0.05:
         if rng.random() < 0.07 and width - x > 0.25:
             z = 0.0
             for _ in range(int(rng.integers(2, 4))):
                 thick = rng.uniform(0.025, 0.05)
-                place.box(
-                    (x, 0, z),
-                    (0.2, 0.16, thick),
-                    spine(),
-                    skip="back bottom",
-                    top=plain(MUTED[rng.integers(len(MUTED))]),
-                )
+                cover = plain(MUTED[rng.integers(len(MUTED))])
+                place.box((x, 0, z), (0.2, 0.16, thick), spine(), skip="back bottom", top=cover)
                 z += thick
             x += 0.22
             continue
@@ -75,15 +70,9 @@ def books(place: Builder, rng: np.random.Generator, width: float, shelf_m: float
             continue
         thick = min(rng.uniform(0.018, 0.055), width - x)
         tall, deep = rng.uniform(0.55, 0.92) * shelf_m, rng.uniform(0.15, 0.22)
-        place.box(
-            (x, 0.22 - deep, 0),
-            (thick, deep, tall),
-            spine(),
-            skip="back bottom",
-            left=plain(MUTED[rng.integers(len(MUTED))]),
-            right=plain(MUTED[rng.integers(len(MUTED))]),
-            top=plain((226, 216, 190)),
-        )
+        corner, size = (x, 0.22 - deep, 0), (thick, deep, tall)
+        left, right = (plain(MUTED[rng.integers(len(MUTED))]) for _ in range(2))
+        place.box(corner, size, spine(), skip="back bottom", left=left, right=right, top=pages)
         x += thick
 
 
@@ -93,18 +82,13 @@ def bookcase(place: Builder, rng: np.random.Generator, width: float) -> None:
     board = wood(OAK)
     levels = (0.08, 0.50, 0.88, 1.24, 1.58, 1.88)
     place.rectangle((0, -0.02, height), (width, 0, 0), (0, 0, -height), wood(WALNUT))
-    place.box((0, -deep, 0), (0.03, deep, height), board, skip="back bottom")
-    place.box((width - 0.03, -deep, 0), (0.03, deep, height), board, skip="back bottom")
-    place.box((0.98, -deep, 0), (0.025, deep, height), board, skip="back bottom")
+    for x, thick in ((0, 0.03), (width - 0.03, 0.03), (0.98, 0.025)):
+        place.box((x, -deep, 0), (thick, deep, height), board, skip="back bottom")
     place.box((0.0, -deep, height), (width, deep, 0.03), board, skip="back")
     place.box((0.0, -deep, 0), (width, deep, 0.08), board, skip="back bottom")
     for level, above in zip(levels, (*levels[1:], height), strict=True):
-        place.box(
-            (0.03, -deep + 0.005, level - 0.025),
-            (width - 0.06, deep, 0.025),
-            board,
-            skip="back left right",
-        )
+        corner = (0.03, -deep + 0.005, level - 0.025)
+        place.box(corner, (width - 0.06, deep, 0.025), board, skip="back left right")
         free = above - level - 0.04
         shelf = place.at(0.035, -0.27, level)
         books(shelf, rng, 0.93 if level != 1.24 else 0.55, free)
@@ -191,14 +175,8 @@ def cabinet(place: Builder, rng: np.random.Generator) -> None:
 def fridge(place: Builder) -> None:
     """Add a mint-coloured fridge with notes on its doors."""
     mint = plain((164, 196, 180), 0.02)
-    place.box(
-        (0, -0.64, 0.04),
-        (0.66, 0.64, 1.1),
-        mint,
-        skip="back",
-        front=pinned(mint, 5),
-        left=pinned(mint, 2),
-    )
+    front, left = pinned(mint, 5), pinned(mint, 2)
+    place.box((0, -0.64, 0.04), (0.66, 0.64, 1.1), mint, skip="back", front=front, left=left)
     place.box((0, -0.64, 1.155), (0.66, 0.64, 0.55), mint, skip="back", front=pinned(mint, 4))
     place.box((0.02, -0.6, 0), (0.62, 0.58, 0.04), plain(BLACK), skip="back bottom top")
     for z, tall in ((0.7, 0.38), (1.2, 0.3)):
@@ -227,13 +205,8 @@ def kitchen(place: Builder, rng: np.random.Generator) -> None:
         (1.54, 0.44, front),
         (1.98, 0.6, panelled((92, 122, 126), 2, 1, 0.05)),
     ):
-        place.box(
-            (x, -0.58, 0.09),
-            (wide - 0.004, 0.58, 0.77),
-            wood(OAK),
-            skip="back top bottom",
-            front=kind,
-        )
+        corner, size = (x, -0.58, 0.09), (wide - 0.004, 0.58, 0.77)
+        place.box(corner, size, wood(OAK), skip="back top bottom", front=kind)
         place.box((x + wide / 2 - 0.08, -0.61, 0.78), (0.16, 0.03, 0.02), plain(BRASS), skip="back")
     slab = stone((206, 200, 190), ((150, 140, 130), (178, 120, 92), (92, 96, 100), (236, 230, 220)))
     place.box((-0.01, -0.61, 0.86), (width + 0.01, 0.61, 0.045), slab, skip="back")
@@ -247,38 +220,24 @@ def kitchen(place: Builder, rng: np.random.Generator) -> None:
     place.at(2.02, -0.12, 0.905, 6).box((0, 0, 0), (0.36, 0.025, 0.3), wood(TEAK))
     place.box((2.3, -0.4, 0.905), (0.22, 0.3, 0.2), plain(RUST), front=label(RUST), skip="back")
 
-    place.box(
-        (0.0, -0.33, 1.58),
-        (0.62, 0.33, 0.68),
-        wood(OAK),
-        skip="back",
-        front=panelled((92, 122, 126), 1, 2, 0.05),
-    )
-    place.box(
-        (1.86, -0.33, 1.58),
-        (0.72, 0.33, 0.68),
-        wood(OAK),
-        skip="back",
-        front=panelled((226, 214, 184), 1, 2, 0.06),
-    )
+    for x, wide, kind in (
+        (0.0, 0.62, panelled((92, 122, 126), 1, 2, 0.05)),
+        (1.86, 0.72, panelled((226, 214, 184), 1, 2, 0.06)),
+    ):
+        place.box((x, -0.33, 1.58), (wide, 0.33, 0.68), wood(OAK), skip="back", front=kind)
     place.box((0.62, -0.3, 1.74), (1.24, 0.3, 0.03), wood(WALNUT), skip="back")
     place.box((0.62, -0.26, 2.08), (1.24, 0.26, 0.03), wood(WALNUT), skip="back")
     for z, top in ((1.77, 0.26), (2.11, 0.22)):
         for x in np.arange(0.72, 1.82, 0.145):
-            tall, size = rng.uniform(0.45, 1.0) * top, rng.uniform(0.042, 0.066)
+            tall, radius = rng.uniform(0.45, 1.0) * top, rng.uniform(0.042, 0.066)
             shade = MUTED[rng.integers(len(MUTED))]
-            jar(place.at(x + rng.normal(0.0, 0.012), -0.15, z), shade, size, tall)
+            jar(place.at(x + rng.normal(0.0, 0.012), -0.15, z), shade, radius, tall)
 
 
 def sideboard(place: Builder, rng: np.random.Generator) -> None:
     """Add a walnut sideboard with a lamp, records and a vase."""
-    place.box(
-        (-0.1, -0.42, 0.16),
-        (1.5, 0.42, 0.56),
-        wood(WALNUT),
-        skip="back",
-        front=panelled(TEAK, 1, 3, 0.05),
-    )
+    doors = panelled(TEAK, 1, 3, 0.05)
+    place.box((-0.1, -0.42, 0.16), (1.5, 0.42, 0.56), wood(WALNUT), skip="back", front=doors)
     for x in (-0.06, 1.3):
         place.box((x, -0.4, 0), (0.05, 0.05, 0.16), plain(BRASS), skip="top bottom")
     place.round((0.1, -0.22, 0.72), 0.07, 0.26, label(NAVY))
@@ -309,13 +268,10 @@ def dining_table(place: Builder) -> None:
     laptop = place.at(0.38, 0.02, 0.746, -78)
     laptop.box((-0.16, -0.2, 0), (0.32, 0.22, 0.014), plain(STEEL), skip="bottom")
     laptop.box((-0.16, 0.02, 0.01), (0.32, 0.012, 0.21), plain(STEEL), front=screen())
+    notes = poster(WHITE, NAVY, RUST, ("notes", "on light"))
     for x, y, degrees in ((-0.5, -0.2, 12), (-0.44, 0.12, -24)):
-        place.at(x, y, 0.746, degrees).box(
-            (0, 0, 0),
-            (0.15, 0.2, 0.012),
-            plain(CREAM),
-            top=poster(WHITE, NAVY, RUST, ("notes", "on light")),
-        )
+        paper = place.at(x, y, 0.746, degrees)
+        paper.box((0, 0, 0), (0.15, 0.2, 0.012), plain(CREAM), top=notes)
 
 
 def chair(place: Builder, colour: Colour) -> None:
@@ -363,11 +319,5 @@ def armchair(place: Builder) -> None:
 
 def pouf(place: Builder) -> None:
     """Add a knitted pouf."""
-    top = rug(CREAM, (RUST, NAVY), VIVID, 1)
-    place.box(
-        (-0.2, -0.2, 0),
-        (0.4, 0.4, 0.36),
-        cloth((170, 92, 70), (CREAM, NAVY)),
-        top=top,
-        skip="bottom",
-    )
+    sides, top = cloth((170, 92, 70), (CREAM, NAVY)), rug(CREAM, (RUST, NAVY), VIVID, 1)
+    place.box((-0.2, -0.2, 0), (0.4, 0.4, 0.36), sides, top=top, skip="bottom")

@@ -14,27 +14,12 @@ t |                         n | t        south wall in the east, of the west wal
   0         south             6
 """
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from demo_room.furniture import (
-    armchair,
-    bookcase,
-    cabinet,
-    chair,
-    dining_table,
-    floor_lamp,
-    frame,
-    fridge,
-    kitchen,
-    low_table,
-    plant,
-    pouf,
-    sideboard,
-    sofa,
-)
+from demo_room import furniture
+from demo_room.furniture import frame, plant
 from demo_room.light import Lamp, Lighting, Sun, compute_light, expose
 from demo_room.objects import clock, pinned
 from demo_room.palette import (
@@ -56,7 +41,7 @@ from demo_room.palette import (
     Colour,
 )
 from demo_room.pictures import abstract, bouquet, city, landscape, poster, view
-from demo_room.shapes import Block, Builder, Rectangle
+from demo_room.shapes import Block, Builder
 from demo_room.textures import (
     COARSE,
     Material,
@@ -78,6 +63,7 @@ SEED = 20
 PANES = ((1.22, 0.98, 1.98, 2.22), (2.06, 0.98, 2.82, 2.22))
 
 
+@cache
 def build() -> Builder:
     """Return the room: all rectangles, and the blocks that light and robots cannot pass."""
     room = Builder()
@@ -94,31 +80,31 @@ def build() -> Builder:
     wall(south, length, plaster((226, 216, 200)), skirting=WHITE)
     wall(west, depth, bricks(((168, 92, 66), (150, 78, 58), (186, 116, 84), (120, 70, 58))), OAK)
 
-    bookcase(north.at(0.35, 0.0), rng, width=2.0)
+    furniture.bookcase(north.at(0.35, 0.0), rng, width=2.0)
     paintings(north)
-    sofa(north.at(2.75, -0.06), width=2.05)
-    floor_lamp(room.at(5.1, 4.62))
+    furniture.sofa(north.at(2.75, -0.06), width=2.05)
+    furniture.floor_lamp(room.at(5.1, 4.62))
     plant(room.at(5.62, 4.6), rng, leaves=22, tall=1.05)
 
     window(east)
-    cabinet(east.at(0.75, 0.0), rng)
+    furniture.cabinet(east.at(0.75, 0.0), rng)
 
     door(south.at(0.55, 0.0))
     coats(south.at(1.62, 0.0))
-    fridge(south.at(2.62, 0.0))
-    kitchen(south.at(3.4, 0.0), rng)
+    furniture.fridge(south.at(2.62, 0.0))
+    furniture.kitchen(south.at(3.4, 0.0), rng)
 
-    sideboard(west.at(3.35, 0.0), rng)
+    furniture.sideboard(west.at(3.35, 0.0), rng)
     west_wall(west)
 
-    dining_table(room.at(0.95, 2.2, degrees=84))
-    chair(room.at(1.62, 2.52, degrees=-82), RUST)
-    chair(room.at(1.66, 1.86, degrees=-104), NAVY)
-    chair(room.at(0.95, 1.28, degrees=172), SAGE)
-    low_table(room.at(3.72, 2.72, degrees=-7), rng)
+    furniture.dining_table(room.at(0.95, 2.2, degrees=84))
+    furniture.chair(room.at(1.62, 2.52, degrees=-82), RUST)
+    furniture.chair(room.at(1.66, 1.86, degrees=-104), NAVY)
+    furniture.chair(room.at(0.95, 1.28, degrees=172), SAGE)
+    furniture.low_table(room.at(3.72, 2.72, degrees=-7), rng)
     rugs(room)
-    armchair(room.at(4.62, 1.12, degrees=152))
-    pouf(room.at(5.35, 1.85, degrees=25))
+    furniture.armchair(room.at(4.62, 1.12, degrees=152))
+    furniture.pouf(room.at(5.35, 1.85, degrees=25))
     ceiling_lights(room)
     return room
 
@@ -156,8 +142,8 @@ def floor_and_ceiling(room: Builder) -> None:
         ((0, -0.2, 0), (x, 0.2, z)),
         ((0, y, 0), (x, 0.2, z)),
     ):
-        centre = np.add(corner, np.divide(size, 2.0))
-        room.blocks.append(Block(centre, np.divide(size, 2.0)))
+        half_3 = np.divide(size, 2.0)
+        room.blocks.append(Block(corner + half_3, half_3))
 
 
 def wall(place: Builder, length: float, material: Material, skirting: Colour) -> None:
@@ -194,20 +180,11 @@ def window(east: Builder) -> None:
     cloths = ((196, 128, 76), (224, 198, 156), (150, 84, 60))
     for x, wide in ((x0 - 0.44, 0.36), (x1 + 0.06, 0.40)):
         for fold in range(4):
-            sheet = curtain((212, 166, 116), cloths)
-            east.box(
-                (x + fold * wide / 4, -0.13 + 0.025 * (fold % 2), 0.2),
-                (wide / 4, 0.05, 2.17),
-                sheet,
-                skip="back",
-            )
+            corner = (x + fold * wide / 4, -0.13 + 0.025 * (fold % 2), 0.2)
+            east.box(corner, (wide / 4, 0.05, 2.17), curtain((212, 166, 116), cloths), skip="back")
     for fin in range(13):
-        east.box(
-            (x0 + 0.12 + fin * 0.105, -0.13, 0.17),
-            (0.075, 0.1, 0.56),
-            plain(WHITE, 0.02),
-            skip="back bottom",
-        )
+        corner = (x0 + 0.12 + fin * 0.105, -0.13, 0.17)
+        east.box(corner, (0.075, 0.1, 0.56), plain(WHITE, 0.02), skip="back bottom")
     for x, colour in ((x0 + 0.1, RUST), (x0 + 0.6, (66, 96, 122)), (x1 - 0.2, (206, 180, 90))):
         plant(east.at(x, -0.11, z0 - 0.07), np.random.default_rng(int(1e3 * x)), 10, 0.22, colour)
 
@@ -234,13 +211,9 @@ def coats(place: Builder) -> None:
     ):
         inks = ((230, 220, 196),) if tall < 0.6 else ()
         place.box((x, -0.13, 1.64 - tall), (wide, 0.1, tall), cloth(colour, inks), skip="back")
+    seat, front = cloth(SAGE, (CREAM, NAVY)), panelled(PINE, 1, 3, 0.03)
     place.box(
-        (0.0, -0.3, 0.0),
-        (0.84, 0.28, 0.32),
-        wood(PINE),
-        skip="back bottom",
-        top=cloth(SAGE, (CREAM, NAVY)),
-        front=panelled(PINE, 1, 3, 0.03),
+        (0, -0.3, 0), (0.84, 0.28, 0.32), wood(PINE), skip="back bottom", top=seat, front=front
     )
     sign = poster(NAVY, CREAM, (226, 176, 70), ("NORTH", "by light", "a map of one room"))
     frame(place, 0.1, 1.84, 0.62, 0.44, sign, BRASS)
@@ -252,13 +225,8 @@ def west_wall(west: Builder) -> None:
     frame(west, 3.5, 1.32, 1.1, 0.8, abstract((228, 218, 196), VIVID, 44), BLACK)
     hills = (SAGE, (84, 104, 96), (54, 66, 52))
     frame(west, 1.82, 1.22, 0.75, 0.55, landscape(dawn, hills, RUST), OAK)
-    west.box(
-        (0.86, -0.03, 1.15),
-        (0.66, 0.03, 0.85),
-        wood(PINE),
-        skip="back",
-        front=pinned(cloth((190, 146, 96)), 9),
-    )
+    notices = pinned(cloth((190, 146, 96)), 9)
+    west.box((0.86, -0.03, 1.15), (0.66, 0.03, 0.85), wood(PINE), skip="back", front=notices)
     west.box((2.78, -0.04, 1.72), (0.36, 0.04, 0.36), plain(BLACK), skip="back", front=clock())
     frame(west, 2.78, 1.2, 0.32, 0.4, bouquet((DUSK[0], (96, 72, 84)), VIVID, CREAM), BRASS)
     frame(west, 1.96, 1.98, 0.46, 0.3, city(SKY, ((150, 120, 96), (104, 96, 96))), WHITE)
@@ -285,33 +253,15 @@ def ceiling_lights(room: Builder) -> None:
     room.rectangle(*square, plain((250, 244, 226)), glow=1.8)
 
 
-@dataclass(frozen=True)
-class FinishedRoom:
-    """The room as the renderer takes it."""
-
-    rectangles: list[Rectangle]
-    textures: list[np.ndarray]  # uint8 RGB with light, one per rectangle
-
-
-@cache
-def _room() -> Builder:
-    return build()
-
-
-def demo_blocks() -> list[Block]:
-    """Return the volumes of walls, furniture and objects."""
-    return _room().blocks
-
-
-def finished_room() -> FinishedRoom:
-    """Return the demo room with its lit textures; takes some seconds."""
-    room, lights = _room(), lighting()
+def lit_textures() -> list[np.ndarray]:
+    """Return the texture of each rectangle with its light, uint8 RGB; takes some seconds."""
+    room, lights = build(), lighting()
     light = compute_light(room.rectangles, room.blocks, lights)
     textures = []
     for index, (rectangle, (soft, sun)) in enumerate(zip(room.rectangles, light, strict=True)):
         rng = np.random.default_rng((SEED, index))
-        sides = [float(np.linalg.norm(edge)) for edge in (rectangle.right_3, rectangle.down_3)]
-        albedo = rectangle.material(rng, *sides).astype(np.float32)
+        width_m, height_m = np.linalg.norm([rectangle.right_3, rectangle.down_3], axis=1).tolist()
+        albedo = rectangle.material(rng, (width_m, height_m)).astype(np.float32)
         soft = np.maximum(soft, np.float32(rectangle.glow))
         textures.append(expose(albedo, soft, sun, lights.sun.power_3))
-    return FinishedRoom(room.rectangles, textures)
+    return textures

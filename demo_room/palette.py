@@ -1,6 +1,9 @@
 """Colours of the demo room (sRGB, 0 to 255)."""
 
+from collections.abc import Sequence
+
 Colour = tuple[float, float, float]
+Palette = Sequence[Colour]
 
 OAK, WALNUT, PINE, TEAK = (186, 142, 94), (116, 80, 56), (214, 178, 128), (160, 104, 64)
 CREAM, SAGE, NAVY, RUST = (232, 222, 202), (146, 162, 138), (52, 70, 98), (178, 92, 58)

@@ -223,9 +223,7 @@ def _smooth_edges(image_hw3: np.ndarray, face_hw: np.ndarray, planes_n33: np.nda
         there = here + step
         cut = _crossing(planes_n33, faces, here, there, width)
         back = _crossing(planes_n33, faces, there, here, width)
-        cut = np.where(
-            np.isnan(cut), 1.0 - back, cut
-        )  # found from the nearer or the farther surface
+        cut = np.where(np.isnan(cut), 1.0 - back, cut)  # found from the nearer or farther surface
         for pixel, other, weight in ((here, there, 0.5 - cut), (there, here, cut - 0.5)):
             larger = weight > beyond_fraction[pixel]
             beyond_fraction[pixel[larger]] = weight[larger]
@@ -243,10 +241,7 @@ def _crossing(
     own, other = planes_n33[faces[start]], planes_n33[faces[end], 2]
     margins = []
     for pixel in (start, end):
-        u, v = (
-            (pixel % width).astype(np.float32)[:, None],
-            (pixel // width).astype(np.float32)[:, None],
-        )
+        v, u = (index.astype(np.float32)[:, None] for index in np.divmod(pixel, width))
         s, t, inverse = (own[:, k, 0:1] * u + own[:, k, 1:2] * v + own[:, k, 2:3] for k in range(3))
         ahead = inverse - (other[:, 0:1] * u + other[:, 1:2] * v + other[:, 2:3])
         margins.append(np.concatenate([s, t, inverse - s, inverse - t, ahead], axis=1))

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from demo_room.model import finished_room
+from demo_room.model import build, lit_textures
 from demo_room.renderer import Renderer
 from mote_localization.camera import Camera
 
@@ -30,5 +30,4 @@ def render(T_map_cam: np.ndarray, camera: Camera = CAMERA) -> tuple[np.ndarray, 
 
 @cache
 def _renderer() -> Renderer:
-    room = finished_room()
-    return Renderer(room.rectangles, room.textures)
+    return Renderer(build().rectangles, lit_textures())

@@ -69,14 +69,8 @@ class Builder:
 
     def at(self, x: float, y: float, z: float = 0.0, degrees: float = 0.0) -> "Builder":
         """Return a builder of the same room at a pose given in this one's axes."""
-        origin_3 = self._point(x, y, z)
-        return replace(
-            self,
-            x=origin_3[0],
-            y=origin_3[1],
-            z=origin_3[2],
-            yaw=self.yaw + float(np.radians(degrees)),
-        )
+        x, y, z = self._point(x, y, z)
+        return replace(self, x=x, y=y, z=z, yaw=self.yaw + float(np.radians(degrees)))
 
     def _vector(self, x: float, y: float, z: float) -> np.ndarray:
         cos, sin = np.cos(self.yaw), np.sin(self.yaw)

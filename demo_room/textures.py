@@ -1,18 +1,24 @@
 """Procedural surfaces of the demo room: plaster, wood, bricks, tiles, cloth.
 
-A `Material` is a function of a random generator, a width and a height (m) that returns the albedo
-of a rectangle, an sRGB image. Each rectangle has its own generator, so no two are the same.
+A `Material` is a function of a random generator and a size that returns the albedo of a rectangle,
+an sRGB image. Each rectangle has its own generator, so no two are the same. A function with the
+decorator `material` paints one rectangle; called with its other arguments it returns a `Material`.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import math
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Concatenate, ParamSpec
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
-from demo_room.palette import Colour
+from demo_room.palette import Colour, Palette
 
-Material = Callable[[np.random.Generator, float, float], np.ndarray]
+Size = tuple[float, float]  # width and height, m
+Material = Callable[[Generator, Size], np.ndarray]
+_Options = ParamSpec("_Options")
 
 # Texels per metre.
 FINE = 480.0  # pictures and books
@@ -20,26 +26,38 @@ COMMON = 270.0  # walls, floor and furniture
 COARSE = 130.0  # ceiling
 
 
-def canvas(width_m: float, height_m: float, colour: Colour, texels_per_m: float) -> np.ndarray:
+def material(
+    paint: Callable[Concatenate[Generator, Size, _Options], np.ndarray],
+) -> Callable[_Options, Material]:
+    """Return a function that takes the options of a painting function and returns a material."""
+
+    @wraps(paint)
+    def with_options(*args: _Options.args, **options: _Options.kwargs) -> Material:
+        return lambda rng, size_m: paint(rng, size_m, *args, **options)
+
+    return with_options
+
+
+def canvas(size_m: Size, colour: Colour, texels_per_m: float) -> np.ndarray:
     """Return a uint8 image of one colour, at least 4 texels on each side."""
-    shape = [max(4, round(side * texels_per_m)) for side in (height_m, width_m)]
+    shape = [max(4, round(side * texels_per_m)) for side in reversed(size_m)]
     return np.full((*shape, 3), colour, np.uint8)
 
 
-def wrapped_strips(material: Material, strips: int) -> list[Material]:
+def wrapped_strips(surface: Material, strips: int) -> list[Material]:
     """Return strips of equal width of one material, which fit together side by side."""
     whole: list[np.ndarray] = []
 
-    def paint(index: int, rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
+    def paint(index: int, rng: Generator, size_m: Size) -> np.ndarray:
         if not whole:
-            whole.append(material(rng, width_m * strips, height_m))
+            whole.append(surface(rng, (size_m[0] * strips, size_m[1])))
         return np.array_split(whole[0], strips, axis=1)[index]
 
     return [partial(paint, index) for index in range(strips)]
 
 
 def clouds(
-    rng: np.random.Generator,
+    rng: Generator,
     shape: tuple[int, ...],
     cell_px: float | tuple[float, float],
     octaves: int = 2,
@@ -57,7 +75,7 @@ def clouds(
     return total
 
 
-def grain(rng: np.random.Generator, shape: tuple[int, ...], amount: float) -> np.ndarray:
+def grain(rng: Generator, shape: tuple[int, ...], amount: float) -> np.ndarray:
     """Return white noise (h, w) float32 with standard deviation `amount`."""
     return rng.standard_normal(shape[:2], dtype=np.float32) * np.float32(amount)
 
@@ -73,7 +91,7 @@ def relief(mask_hw: np.ndarray, strength: float, blur_px: float = 1.0) -> np.nda
     return cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3) * strength
 
 
-def vary(rng: np.random.Generator, colour: Colour, amount: float) -> Colour:
+def vary(rng: Generator, colour: Colour, amount: float) -> Colour:
     """Return a random colour near the given one, which differs mostly in brightness."""
     light = 1.0 + rng.normal(0.0, amount)
     hue = 1.0 + rng.normal(0.0, amount * 0.25, 3)
@@ -81,132 +99,117 @@ def vary(rng: np.random.Generator, colour: Colour, amount: float) -> Colour:
     return float(r), float(g), float(b)
 
 
-def pick(rng: np.random.Generator, palette: Sequence[Colour], amount: float = 0.06) -> Colour:
+def pick(rng: Generator, palette: Palette, amount: float = 0.06) -> Colour:
     """Return a random colour of a palette, varied."""
     return vary(rng, palette[int(rng.integers(len(palette)))], amount)
 
 
-def plaster(colour: Colour, mottling: float = 0.022, texels_per_m: float = COMMON) -> Material:
-    """Return painted plaster: broad mottling, trowel marks, fine grain."""
-
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        image = canvas(width_m, height_m, colour, texels_per_m)
-        broad = clouds(rng, image.shape, 0.45 * texels_per_m, 3)
-        trowel = clouds(rng, image.shape, (0.10 * texels_per_m, 0.025 * texels_per_m), 1)
-        tone = mottling * (broad + 0.45 * trowel) + grain(rng, image.shape, 0.012)
-        warm = clouds(rng, image.shape, 0.8 * texels_per_m, 1) * mottling * 0.6
-        result = shaded(image, tone)
-        result[..., 2] *= 1.0 - warm
-        return result
-
-    return paint
-
-
-def wood(colour: Colour, contrast: float = 0.11, texels_per_m: float = COMMON) -> Material:
-    """Return a wooden board with its grain along the longer side."""
-
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        if height_m > width_m:
-            return np.ascontiguousarray(paint(rng, height_m, width_m).transpose(1, 0, 2))
-        image = canvas(width_m, height_m, vary(rng, colour, 0.05), texels_per_m)
-        return shaded(image, contrast * _wood_grain(rng, image.shape, texels_per_m))
-
-    return paint
-
-
-def _wood_grain(
-    rng: np.random.Generator, shape: tuple[int, ...], texels_per_m: float
+@material
+def plaster(
+    rng: Generator, size_m: Size, colour: Colour, mottling: float = 0.022, density: float = COMMON
 ) -> np.ndarray:
-    """Return the brightness (h, w) of wood: growth rings and fibres along x."""
-    bend = clouds(rng, shape, (0.55 * texels_per_m, 0.07 * texels_per_m), 1)
-    across = np.arange(shape[0], dtype=np.float32)[:, None] / np.float32(texels_per_m)
+    """Paint painted plaster: broad mottling, trowel marks, fine grain."""
+    image = canvas(size_m, colour, density)
+    broad = clouds(rng, image.shape, 0.45 * density, 3)
+    trowel = clouds(rng, image.shape, (0.10 * density, 0.025 * density), 1)
+    tone = mottling * (broad + 0.45 * trowel) + grain(rng, image.shape, 0.012)
+    warm = clouds(rng, image.shape, 0.8 * density, 1) * mottling * 0.6
+    result = shaded(image, tone)
+    result[..., 2] *= 1.0 - warm
+    return result
+
+
+@material
+def wood(rng: Generator, size_m: Size, colour: Colour, contrast: float = 0.11) -> np.ndarray:
+    """Paint a wooden board with its grain along the longer side."""
+    if size_m[1] > size_m[0]:
+        lying_hw3 = wood(colour, contrast)(rng, size_m[::-1])
+        return np.ascontiguousarray(lying_hw3.transpose(1, 0, 2))
+    image = canvas(size_m, vary(rng, colour, 0.05), COMMON)
+    bend = clouds(rng, image.shape, (0.55 * COMMON, 0.07 * COMMON), 1)
+    across = np.arange(len(image), dtype=np.float32)[:, None] / np.float32(COMMON)
     rings = np.sin(across * 190.0 + bend * 3.2 + rng.uniform(0.0, 6.0))
-    fibres = clouds(rng, shape, (0.12 * texels_per_m, 0.008 * texels_per_m), 2)
-    return 0.45 * rings + 0.6 * fibres + 0.5 * bend
+    fibres = clouds(rng, image.shape, (0.12 * COMMON, 0.008 * COMMON), 2)
+    return shaded(image, contrast * (0.45 * rings + 0.6 * fibres + 0.5 * bend))
 
 
-def planks(palette: Sequence[Colour], board_m: float = 0.15) -> Material:
-    """Return a floor of boards along x, each with its own tone, with dark seams."""
-
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        image = canvas(width_m, height_m, palette[0], COMMON)
-        height, width = image.shape[:2]
-        board_px = board_m * COMMON
-        shift = np.zeros((height, width), np.float32)
-        seams = np.ones((height, width), np.float32)
-        for row in range(int(height / board_px) + 1):
-            top, bottom = round(row * board_px), round((row + 1) * board_px)
-            left = -round(rng.uniform(0.0, 1.2) * COMMON)
-            while left < width:
-                right = left + round(rng.uniform(0.7, 1.9) * COMMON)
-                cv2.rectangle(image, (left, top), (right, bottom), pick(rng, palette, 0.09), -1)
-                cv2.rectangle(shift, (left, top), (right, bottom), rng.uniform(0.0, 30.0), -1)
-                cv2.rectangle(seams, (left, top), (right, bottom), 0.42, 1)
-                left = right
-        bend = clouds(rng, image.shape, (0.5 * COMMON, 0.06 * COMMON), 1)
-        across = np.arange(height, dtype=np.float32)[:, None] / np.float32(COMMON)
-        rings = np.sin(across * 150.0 + bend * 2.6 + shift)
-        fibres = clouds(rng, image.shape, (0.11 * COMMON, 0.009 * COMMON), 2)
-        wear = clouds(rng, image.shape, 0.5 * COMMON, 2)
-        return shaded(image, 0.045 * rings + 0.055 * fibres + 0.04 * wear) * seams[..., None]
-
-    return paint
+@material
+def planks(rng: Generator, size_m: Size, palette: Palette, board_m: float = 0.15) -> np.ndarray:
+    """Paint a floor of boards along x, each with its own tone, with dark seams."""
+    image = canvas(size_m, palette[0], COMMON)
+    height, width = image.shape[:2]
+    board_px = board_m * COMMON
+    shift = np.zeros((height, width), np.float32)
+    seams = np.ones((height, width), np.float32)
+    for row in range(int(height / board_px) + 1):
+        top, bottom = round(row * board_px), round((row + 1) * board_px)
+        left = -round(rng.uniform(0.0, 1.2) * COMMON)
+        while left < width:
+            right = left + round(rng.uniform(0.7, 1.9) * COMMON)
+            cv2.rectangle(image, (left, top), (right, bottom), pick(rng, palette, 0.09), -1)
+            cv2.rectangle(shift, (left, top), (right, bottom), rng.uniform(0.0, 30.0), -1)
+            cv2.rectangle(seams, (left, top), (right, bottom), 0.42, 1)
+            left = right
+    bend = clouds(rng, image.shape, (0.5 * COMMON, 0.06 * COMMON), 1)
+    across = np.arange(height, dtype=np.float32)[:, None] / np.float32(COMMON)
+    rings = np.sin(across * 150.0 + bend * 2.6 + shift)
+    fibres = clouds(rng, image.shape, (0.11 * COMMON, 0.009 * COMMON), 2)
+    wear = clouds(rng, image.shape, 0.5 * COMMON, 2)
+    return shaded(image, 0.045 * rings + 0.055 * fibres + 0.04 * wear) * seams[..., None]
 
 
-def bricks(palette: Sequence[Colour], mortar: Colour = (188, 178, 164)) -> Material:
-    """Return a brick wall: each brick has its own length, colour and wear."""
+@material
+def bricks(
+    rng: Generator, size_m: Size, palette: Palette, mortar: Colour = (188, 178, 164)
+) -> np.ndarray:
+    """Paint a brick wall: each brick has its own length, colour and wear."""
+    image = canvas(size_m, mortar, COMMON)
+    height, width = image.shape[:2]
+    raised = np.zeros((height, width), np.float32)
+    course, joint = 0.076 * COMMON, 0.011 * COMMON
+    for row in range(int(height / course) + 1):
+        left = -rng.uniform(0.0, 0.22) * COMMON
+        while left < width:
+            length = rng.choice((0.22, 0.21, 0.20, 0.105), p=(0.5, 0.2, 0.15, 0.15)) * COMMON
+            slack = rng.normal(0.0, 0.5, 4)
+            corner = (round(left + slack[0]), round(row * course + slack[1]))
+            opposite = (
+                round(left + length - joint + slack[2]),
+                round((row + 1) * course - joint + slack[3]),
+            )
+            cv2.rectangle(image, corner, opposite, pick(rng, palette, 0.12), -1)
+            cv2.rectangle(raised, corner, opposite, 1.0, -1)
+            left += length
+    rough = 0.05 * clouds(rng, image.shape, 0.03 * COMMON, 2) + grain(rng, image.shape, 0.03)
+    broad = 0.05 * clouds(rng, image.shape, 0.6 * COMMON, 2)
+    return shaded(image, rough + broad + relief(raised, 0.05))
 
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        image = canvas(width_m, height_m, mortar, COMMON)
-        height, width = image.shape[:2]
-        raised = np.zeros((height, width), np.float32)
-        course, joint = 0.076 * COMMON, 0.011 * COMMON
-        for row in range(int(height / course) + 1):
-            left = -rng.uniform(0.0, 0.22) * COMMON
-            while left < width:
-                length = rng.choice((0.22, 0.21, 0.20, 0.105), p=(0.5, 0.2, 0.15, 0.15)) * COMMON
-                slack = rng.normal(0.0, 0.5, 4)
-                corner = (round(left + slack[0]), round(row * course + slack[1]))
-                opposite = (
-                    round(left + length - joint + slack[2]),
-                    round((row + 1) * course - joint + slack[3]),
-                )
-                cv2.rectangle(image, corner, opposite, pick(rng, palette, 0.12), -1)
-                cv2.rectangle(raised, corner, opposite, 1.0, -1)
-                left += length
-        rough = 0.05 * clouds(rng, image.shape, 0.03 * COMMON, 2) + grain(rng, image.shape, 0.03)
-        broad = 0.05 * clouds(rng, image.shape, 0.6 * COMMON, 2)
-        return shaded(image, rough + broad + relief(raised, 0.05))
 
-    return paint
-
-
-def tiles(palette: Sequence[Colour], tile_m: float, ornate: float = 0.0) -> Material:
-    """Return glazed tiles with grout; a fraction `ornate` of them has a painted motif."""
-
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        density = FINE if ornate else COMMON
-        image = canvas(width_m, height_m, (196, 190, 180), density)
-        raised = np.zeros(image.shape[:2], np.float32)
-        size = tile_m * density
-        for row in range(int(np.ceil(image.shape[0] / size))):
-            for column in range(int(np.ceil(image.shape[1] / size))):
-                top, left = round(row * size) + 1, round(column * size) + 1
-                bottom, right = round((row + 1) * size) - 2, round((column + 1) * size) - 2
-                cv2.rectangle(image, (left, top), (right, bottom), pick(rng, palette, 0.05), -1)
-                cv2.rectangle(raised, (left, top), (right, bottom), 1.0, -1)
-                if rng.random() < ornate:
-                    _motif(rng, image[max(top, 0) : bottom, max(left, 0) : right])
-        glaze = 0.025 * clouds(rng, image.shape, 0.5 * size, 2) + grain(rng, image.shape, 0.008)
-        return shaded(image, glaze + relief(raised, 0.035))
-
-    return paint
+@material
+def tiles(
+    rng: Generator, size_m: Size, palette: Palette, tile_m: float, ornate: float = 0.0
+) -> np.ndarray:
+    """Paint glazed tiles with grout; a fraction `ornate` of them has a painted motif."""
+    density = FINE if ornate else COMMON
+    image = canvas(size_m, (196, 190, 180), density)
+    raised = np.zeros(image.shape[:2], np.float32)
+    size = tile_m * density
+    for row in range(int(np.ceil(image.shape[0] / size))):
+        for column in range(int(np.ceil(image.shape[1] / size))):
+            top, left = round(row * size) + 1, round(column * size) + 1
+            bottom, right = round((row + 1) * size) - 2, round((column + 1) * size) - 2
+            cv2.rectangle(image, (left, top), (right, bottom), pick(rng, palette, 0.05), -1)
+            cv2.rectangle(raised, (left, top), (right, bottom), 1.0, -1)
+            if rng.random() < ornate:
+                _motif(rng, image[max(top, 0) : bottom, max(left, 0) : right])
+    glaze = 0.025 * clouds(rng, image.shape, 0.5 * size, 2) + grain(rng, image.shape, 0.008)
+    return shaded(image, glaze + relief(raised, 0.035))
 
 
 _GLAZES: tuple[Colour, ...] = ((38, 84, 140), (196, 112, 40), (36, 110, 96), (150, 46, 44))
 
 
-def _motif(rng: np.random.Generator, tile_hw3: np.ndarray) -> None:
+def _motif(rng: Generator, tile_hw3: np.ndarray) -> None:
     """Draw an ornament with rotational symmetry on one tile, in place."""
     height, width = tile_hw3.shape[:2]
     if min(height, width) < 12:
@@ -227,150 +230,118 @@ def _motif(rng: np.random.Generator, tile_hw3: np.ndarray) -> None:
         cv2.circle(tile_hw3, corner, round(half * 0.3), ink, 2, cv2.LINE_AA)
 
 
-def cloth(
-    colour: Colour, print_colours: Sequence[Colour] = (), texels_per_m: float = COMMON
-) -> Material:
-    """Return woven cloth with soft folds; `print_colours` are those of printed leaves and dots."""
-
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        image = canvas(width_m, height_m, vary(rng, colour, 0.04), texels_per_m)
-        height, width = image.shape[:2]
-        if print_colours:
-            for _ in range(int(140 * width_m * height_m) + 5):
-                spot = (int(rng.integers(width)), int(rng.integers(height)))
-                axes = (int(rng.integers(3, 13)), int(rng.integers(2, 6)))
-                ink = pick(rng, print_colours)
-                cv2.ellipse(image, spot, axes, rng.uniform(0, 360), 0, 360, ink, -1, cv2.LINE_AA)
-        weave = grain(rng, image.shape, 0.045) + 0.03 * clouds(rng, image.shape, (2.0, 7.0), 1)
-        return shaded(image, weave + 0.04 * clouds(rng, image.shape, 0.2 * texels_per_m, 2))
-
-    return paint
+@material
+def cloth(rng: Generator, size_m: Size, colour: Colour, print_colours: Palette = ()) -> np.ndarray:
+    """Paint woven cloth with soft folds; `print_colours` are those of printed leaves and dots."""
+    image = canvas(size_m, vary(rng, colour, 0.04), COMMON)
+    height, width = image.shape[:2]
+    if print_colours:
+        for _ in range(int(140 * math.prod(size_m)) + 5):
+            spot = (int(rng.integers(width)), int(rng.integers(height)))
+            axes = (int(rng.integers(3, 13)), int(rng.integers(2, 6)))
+            ink = pick(rng, print_colours)
+            cv2.ellipse(image, spot, axes, rng.uniform(0, 360), 0, 360, ink, -1, cv2.LINE_AA)
+    weave = grain(rng, image.shape, 0.045) + 0.03 * clouds(rng, image.shape, (2.0, 7.0), 1)
+    return shaded(image, weave + 0.04 * clouds(rng, image.shape, 0.2 * COMMON, 2))
 
 
-def curtain(colour: Colour, stripes: Sequence[Colour]) -> Material:
-    """Return hanging cloth: vertical folds, uneven vertical stripes."""
-
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        image = canvas(width_m, height_m, colour, COMMON)
-        height, width = image.shape[:2]
-        for _ in range(int(width_m * 18) + 1):
-            left = int(rng.integers(width))
-            right = left + int(rng.integers(2, 9))
-            cv2.rectangle(image, (left, 0), (right, height), pick(rng, stripes), -1)
-        folds = clouds(rng, image.shape, (0.07 * COMMON, 0.9 * COMMON), 1)
-        return shaded(image, 0.13 * folds + grain(rng, image.shape, 0.02))
-
-    return paint
+@material
+def curtain(rng: Generator, size_m: Size, colour: Colour, stripes: Palette) -> np.ndarray:
+    """Paint hanging cloth: vertical folds, uneven vertical stripes."""
+    image = canvas(size_m, colour, COMMON)
+    height, width = image.shape[:2]
+    for _ in range(int(size_m[0] * 18) + 1):
+        left = int(rng.integers(width))
+        right = left + int(rng.integers(2, 9))
+        cv2.rectangle(image, (left, 0), (right, height), pick(rng, stripes), -1)
+    folds = clouds(rng, image.shape, (0.07 * COMMON, 0.9 * COMMON), 1)
+    return shaded(image, 0.13 * folds + grain(rng, image.shape, 0.02))
 
 
-def panelled(colour: Colour, rows: int = 1, columns: int = 1, margin_m: float = 0.07) -> Material:
-    """Return painted wood with recessed panels, for doors, cabinet fronts and drawers."""
-
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        image = canvas(width_m, height_m, vary(rng, colour, 0.03), COMMON)
-        height, width = image.shape[:2]
-        raised = np.ones((height, width), np.float32)
-        margin = margin_m * COMMON
-        for row in range(rows):
-            for column in range(columns):
-                corner = (
-                    round(column * width / columns + margin),
-                    round(row * height / rows + margin),
-                )
-                opposite = (
-                    round((column + 1) * width / columns - margin),
-                    round((row + 1) * height / rows - margin),
-                )
-                cv2.rectangle(raised, corner, opposite, 0.0, -1)
-                inner = [(corner[0] + 5, corner[1] + 5), (opposite[0] - 5, opposite[1] - 5)]
-                cv2.rectangle(raised, inner[0], inner[1], 0.55, -1)
-        edge = np.zeros((height, width), np.float32)
-        for row in range(rows):
-            for column in range(columns):
-                box = (
-                    (round(column * width / columns), round(row * height / rows)),
-                    (round((column + 1) * width / columns), round((row + 1) * height / rows)),
-                )
-                cv2.rectangle(edge, box[0], box[1], -0.35, 2)
-        brush = 0.018 * clouds(rng, image.shape, (0.02 * COMMON, 0.4 * COMMON), 2)
-        return shaded(image, brush + edge + relief(raised, 0.10) + grain(rng, image.shape, 0.01))
-
-    return paint
+@material
+def panelled(
+    rng: Generator, size_m: Size, colour: Colour, rows: int, columns: int, margin_m: float = 0.07
+) -> np.ndarray:
+    """Paint painted wood with recessed panels, for doors, cabinet fronts and drawers."""
+    image = canvas(size_m, vary(rng, colour, 0.03), COMMON)
+    height, width = image.shape[:2]
+    raised = np.ones((height, width), np.float32)
+    edge = np.zeros((height, width), np.float32)
+    margin = margin_m * COMMON
+    for row in range(rows):
+        for column in range(columns):
+            left, right = column * width / columns, (column + 1) * width / columns
+            top, bottom = row * height / rows, (row + 1) * height / rows
+            x0, y0 = round(left + margin), round(top + margin)
+            x1, y1 = round(right - margin), round(bottom - margin)
+            cv2.rectangle(raised, (x0, y0), (x1, y1), 0.0, -1)
+            cv2.rectangle(raised, (x0 + 5, y0 + 5), (x1 - 5, y1 - 5), 0.55, -1)
+            cv2.rectangle(edge, (round(left), round(top)), (round(right), round(bottom)), -0.35, 2)
+    brush = 0.018 * clouds(rng, image.shape, (0.02 * COMMON, 0.4 * COMMON), 2)
+    return shaded(image, brush + edge + relief(raised, 0.10) + grain(rng, image.shape, 0.01))
 
 
-def stone(colour: Colour, speckles: Sequence[Colour]) -> Material:
-    """Return terrazzo: a base with stone chips of many sizes."""
-
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        image = canvas(width_m, height_m, colour, COMMON)
-        height, width = image.shape[:2]
-        for _ in range(int(1800 * width_m * height_m) + 2):
-            spot = rng.integers((width, height)) + rng.normal(0.0, 2.5, (4, 2))
-            cv2.fillConvexPoly(image, cv2.convexHull(spot.astype(np.int32)), pick(rng, speckles))
-        return shaded(image, 0.025 * clouds(rng, image.shape, 0.15 * COMMON, 3))
-
-    return paint
+@material
+def stone(rng: Generator, size_m: Size, colour: Colour, speckles: Palette) -> np.ndarray:
+    """Paint terrazzo: a base with stone chips of many sizes."""
+    image = canvas(size_m, colour, COMMON)
+    height, width = image.shape[:2]
+    for _ in range(int(1800 * math.prod(size_m)) + 2):
+        spot = rng.integers((width, height)) + rng.normal(0.0, 2.5, (4, 2))
+        cv2.fillConvexPoly(image, cv2.convexHull(spot.astype(np.int32)), pick(rng, speckles))
+    return shaded(image, 0.025 * clouds(rng, image.shape, 0.15 * COMMON, 3))
 
 
+@material
 def rug(
-    ground: Colour, border: Sequence[Colour], figures: Sequence[Colour], medallions: int = 3
-) -> Material:
-    """Return a rug: bands along the edge, medallions along the middle, scattered figures."""
-
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        image = canvas(width_m, height_m, border[0], COMMON)
-        height, width = image.shape[:2]
-        inset, widest = 0, min(height, width) // (2 * len(border) + 5)
-        for colour in (*border, ground):
-            cv2.rectangle(image, (inset, inset), (width - inset, height - inset), colour, -1)
-            step = min(int(rng.integers(12, 26)), widest)
-            for along in range(inset + 4, max(width, height) - inset - 4, step):
-                size = int(rng.integers(3, 7))
-                for spot in (
-                    (along, inset + step // 2),
-                    (along, height - inset - step // 2),
-                    (inset + step // 2, along),
-                    (width - inset - step // 2, along),
-                ):
-                    cv2.circle(image, spot, size, pick(rng, figures, 0.1), -1, cv2.LINE_AA)
-            inset += step
-        for _ in range(int(60 * width_m * height_m)):
-            middle = rng.integers((inset, inset), (width - inset, height - inset))
-            points = middle + rng.normal(0.0, 0.03 * COMMON, (4, 2))
-            cv2.fillPoly(image, [points.astype(np.int32)], pick(rng, figures, 0.1))
-        for index in range(medallions):
-            centre = (round(width * (index + 0.5) / medallions), height // 2)
-            for ring in range(5, 0, -1):
-                corners = int(rng.integers(5, 11))
-                angle = np.arange(corners) * 2.0 * np.pi / corners + rng.uniform(0.0, 6.0)
-                radius = 0.062 * ring * height * rng.uniform(0.9, 1.15)
-                points = np.stack([np.cos(angle), np.sin(angle)], 1) * radius + centre
-                cv2.fillPoly(image, [points.astype(np.int32)], pick(rng, figures, 0.12))
-        knots = grain(rng, image.shape, 0.07) + 0.05 * clouds(rng, image.shape, 0.25 * COMMON, 2)
-        return shaded(image, knots)
-
-    return paint
+    rng: Generator, size_m: Size, ground: Colour, border: Palette, figures: Palette, medallions: int
+) -> np.ndarray:
+    """Paint a rug: bands along the edge, medallions along the middle, scattered figures."""
+    image = canvas(size_m, border[0], COMMON)
+    height, width = image.shape[:2]
+    inset, widest = 0, min(height, width) // (2 * len(border) + 5)
+    for colour in (*border, ground):
+        cv2.rectangle(image, (inset, inset), (width - inset, height - inset), colour, -1)
+        step = min(int(rng.integers(12, 26)), widest)
+        for along in range(inset + 4, max(width, height) - inset - 4, step):
+            size = int(rng.integers(3, 7))
+            for spot in (
+                (along, inset + step // 2),
+                (along, height - inset - step // 2),
+                (inset + step // 2, along),
+                (width - inset - step // 2, along),
+            ):
+                cv2.circle(image, spot, size, pick(rng, figures, 0.1), -1, cv2.LINE_AA)
+        inset += step
+    for _ in range(int(60 * math.prod(size_m))):
+        middle = rng.integers((inset, inset), (width - inset, height - inset))
+        points = middle + rng.normal(0.0, 0.03 * COMMON, (4, 2))
+        cv2.fillPoly(image, [points.astype(np.int32)], pick(rng, figures, 0.1))
+    for index in range(medallions):
+        centre = (round(width * (index + 0.5) / medallions), height // 2)
+        for ring in range(5, 0, -1):
+            corners = int(rng.integers(5, 11))
+            angle = np.arange(corners) * 2.0 * np.pi / corners + rng.uniform(0.0, 6.0)
+            radius = 0.062 * ring * height * rng.uniform(0.9, 1.15)
+            points = np.stack([np.cos(angle), np.sin(angle)], 1) * radius + centre
+            cv2.fillPoly(image, [points.astype(np.int32)], pick(rng, figures, 0.12))
+    knots = grain(rng, image.shape, 0.07) + 0.05 * clouds(rng, image.shape, 0.25 * COMMON, 2)
+    return shaded(image, knots)
 
 
-def leaf(colour: Colour, edge: Colour) -> Material:
-    """Return a long leaf with pale edges and dark cross bands."""
-
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        image = canvas(width_m, height_m, vary(rng, edge, 0.08), COMMON)
-        height, width = image.shape[:2]
-        rim = max(1, width // 7)
-        cv2.rectangle(image, (rim, 0), (width - 1 - rim, height), vary(rng, colour, 0.12), -1)
-        bands = clouds(rng, image.shape, (0.1 * COMMON, 0.02 * COMMON), 2)
-        return shaded(image, 0.16 * bands)
-
-    return paint
+@material
+def leaf(rng: Generator, size_m: Size, colour: Colour, edge: Colour) -> np.ndarray:
+    """Paint a long leaf with pale edges and dark cross bands."""
+    image = canvas(size_m, vary(rng, edge, 0.08), COMMON)
+    height, width = image.shape[:2]
+    rim = max(1, width // 7)
+    cv2.rectangle(image, (rim, 0), (width - 1 - rim, height), vary(rng, colour, 0.12), -1)
+    bands = clouds(rng, image.shape, (0.1 * COMMON, 0.02 * COMMON), 2)
+    return shaded(image, 0.16 * bands)
 
 
-def plain(colour: Colour, wear: float = 0.03) -> Material:
-    """Return metal, plastic or pottery: one colour, a little uneven."""
-
-    def paint(rng: np.random.Generator, width_m: float, height_m: float) -> np.ndarray:
-        image = canvas(width_m, height_m, vary(rng, colour, 0.03), COMMON)
-        return shaded(image, wear * clouds(rng, image.shape, 0.05 * COMMON, 2))
-
-    return paint
+@material
+def plain(rng: Generator, size_m: Size, colour: Colour, wear: float = 0.03) -> np.ndarray:
+    """Paint metal, plastic or pottery: one colour, a little uneven."""
+    image = canvas(size_m, vary(rng, colour, 0.03), COMMON)
+    return shaded(image, wear * clouds(rng, image.shape, 0.05 * COMMON, 2))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from demo_room.light import first_hit
-from demo_room.model import SIZE_M, demo_blocks
+from demo_room.model import SIZE_M, build
 
 CLEARANCE_M = 0.3  # least horizontal distance of a camera to furniture and walls
 OPEN_VIEW_M = 0.8  # least median distance of the visible surfaces
@@ -57,7 +57,7 @@ def _clearance_map() -> np.ndarray:
     """
     columns, rows = (round(side / _CELL_M) for side in SIZE_M[:2])
     free = np.ones((rows, columns), np.uint8)
-    for block in demo_blocks():
+    for block in build().blocks:
         low, high = block.centre_3[2] + block.half_3[2] * np.array([-1.0, 1.0])
         if low > _BODY_M[1] or high < _BODY_M[0]:
             continue
@@ -89,7 +89,7 @@ def open_views(poses_n44: np.ndarray) -> np.ndarray:
     rays_nk3 = rays_k3 @ poses_n44[:, :3, :3].transpose(0, 2, 1)
     origins_nk3 = np.broadcast_to(poses_n44[:, None, :3, 3], rays_nk3.shape)
     rays, origins = (a.reshape(-1, 3).astype(np.float32) for a in (rays_nk3, origins_nk3))
-    depths_nk = first_hit(demo_blocks(), origins, rays).reshape(len(poses_n44), -1)
+    depths_nk = first_hit(build().blocks, origins, rays).reshape(len(poses_n44), -1)
     return np.median(depths_nk, axis=1) >= OPEN_VIEW_M
 
 
