@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
+from benchmarks.similarity import similarity  # noqa: E402
 from distill_training.teachers.pairwise.focal_lengths import estimate_log_focal_ratios  # noqa: E402
 from distill_training.teachers.pairwise.global_adjustment import (
     Adjustment,
+    AdjustmentProblem,
     Cameras,
-    _Problem,
-    adjust,
 )  # noqa: E402
 from distill_training.teachers.pairwise.observations import (  # noqa: E402
     Observations,
@@ -34,7 +34,7 @@ from distill_training.teachers.pairwise.relative_pose import (  # noqa: E402
 )
 from distill_training.teachers.pairwise.spanning_tree import initialize_along_spanning_tree  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
-from mote_localization.geometry import exp_rotation, invert, rotation_angle, similarity, transform  # noqa: E402
+from mote_localization.geometry import exp_rotation, invert, rotation_angle, transform  # noqa: E402
 
 pytestmark = pytest.mark.train
 
@@ -144,12 +144,12 @@ def adjusted(
         "observations": place.observations,
         "log_scales_e": log_scales_e,
         "depth_in": depth_in,
-        "cameras": cameras or place.cameras(),
         "used_e": place.all_pairs,
         "poses_known": True,
         "log_focal_ratio_sigma_l": np.zeros(1),
     }
-    return adjust(**{**known, **changes}), place.log_unit_i(depth_in)
+    problem = AdjustmentProblem(**{**known, **changes})
+    return problem.solve(cameras or place.cameras()), place.log_unit_i(depth_in)
 
 
 def assert_poses(found: Cameras, place: Place, metres: float, radians: float) -> None:
@@ -525,7 +525,7 @@ def test_the_normal_equations_match_numeric_derivatives(rng, poses_known: bool):
     place = make_place(rng, images=4, noise=0.05, focal=1.1)
     o, images = place.observations, 4
     log_scales_e, depth_in = pair_scales(place)
-    problem = _Problem(o, log_scales_e, depth_in, place.all_pairs, poses_known, np.ones(1))
+    problem = AdjustmentProblem(o, log_scales_e, depth_in, place.all_pairs, poses_known, np.ones(1))
     cameras = perturbed(rng, place.cameras(log_focal_ratio=0.05))
     unknowns = images * (1 if poses_known else 7) + 1
 

@@ -10,9 +10,11 @@ import torch  # noqa: E402
 
 from distill_training.common.robust import robust_mean, row_medians, weighted_median  # noqa: E402
 from distill_training.teachers.pairwise.agreement import measure_agreement  # noqa: E402
+from distill_training.teachers.pairwise.alignment import Alignment  # noqa: E402
 from distill_training.teachers.pairwise.cells import reduce_to_cells  # noqa: E402
 from distill_training.teachers.pairwise.depth_map import DepthMap  # noqa: E402
-from distill_training.teachers.pairwise.fusion import PairEstimate, fuse  # noqa: E402
+from distill_training.teachers.pairwise.fusion import fuse  # noqa: E402
+from distill_training.teachers.pairwise.global_adjustment import Cameras  # noqa: E402
 from distill_training.teachers.pairwise.pair_predictor import Pointmap  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, transform  # noqa: E402
@@ -179,14 +181,21 @@ def test_images_of_a_batch_are_independent(rng):
 def test_estimates_in_different_frames_and_units_are_fused_in_the_map_frame(rng):
     rays = rng.uniform(-0.5, 0.5, (50, 3)) * (1, 1, 0) + (0, 0, 1)
     depth = rng.uniform(1, 4, 50)
-    estimates = []
-    for unit in (0.2, 1.0, 7.0, 1.3):
-        T_cam_first = pose_of(rng.normal(0, 1, 3), rng.normal(0, 1, 3))
-        points = transform(invert(T_cam_first), rays * depth[:, None]) / unit
-        estimates.append(PairEstimate(points, rng.uniform(1, 2, 50), unit, T_cam_first))
-    wrong = replace(estimates[0], points_n3=estimates[0].points_n3 + 0.5)
-    estimates[1].points_n3[0] = np.nan
-    found, sigma = fuse([*estimates, wrong], rays)
+    # Pair k starts at image k; the unit of its pointmaps and that of the image differ.
+    T_k44 = np.array([pose_of(*rng.normal(0, 1, (2, 3))) for _ in range(5)])
+    pair_units_k, image_units_k = np.array([0.2, 1.0, 7.0, 1.3, 0.2]), np.arange(1.0, 6)
+    none = np.zeros(0)
+    alignment = Alignment(
+        Cameras(T_k44[:, :3, :3], T_k44[:, :3, 3], np.log(image_units_k), none, none),
+        np.log(pair_units_k),
+        *[none] * 4,
+    )
+    points = []
+    for k, unit in enumerate(pair_units_k * image_units_k):
+        predicted = transform(invert(T_k44[k]) @ T_k44[2], rays * depth[:, None]) / unit
+        predicted[0] += np.nan if k == 1 else 0
+        points.append(alignment.in_camera(2, k, k, predicted + 0.5 * (k == 4)))
+    found, sigma = fuse(points, rng.uniform(1, 2, (5, 50)), rays)
     np.testing.assert_allclose(found, depth, rtol=1e-5)
     assert sigma.max() < 1e-4 * depth.max()
 
@@ -194,8 +203,7 @@ def test_estimates_in_different_frames_and_units_are_fused_in_the_map_frame(rng)
 def test_the_deviation_of_a_point_is_along_its_ray(rng):
     rays = np.array([[0, 0, 1.0], [0.6, -0.8, 1]])
     scales = 1 + 0.02 * rng.standard_normal(6)
-    estimates = [PairEstimate(scale * rays, np.ones(2), 1.0, np.eye(4)) for scale in scales]
-    depth, sigma = fuse(estimates, rays)
+    depth, sigma = fuse([scale * rays for scale in scales], np.ones((6, 2)), rays)
     assert depth[0] == pytest.approx(depth[1])
     assert sigma[1] == pytest.approx(np.sqrt(2) * sigma[0])
 
@@ -204,34 +212,32 @@ def test_errors_of_far_cells_do_not_affect_near_cells(rng):
     """A quarter of the cells is ten times nearer, and has a quarter of outlier estimates."""
     depth_n = np.where(np.arange(400) < 100, 0.5, 5.0)
     rays_n3 = np.tile([0.0, 0.0, 1.0], (400, 1))
-    estimates = []
+    points = []
     for k in range(12):
         noisy = depth_n * np.exp(0.03 * rng.standard_normal(400))
         if k % 4 == 0:
             noisy[:100] *= 1.8
-        estimates.append(PairEstimate(rays_n3 * noisy[:, None], np.ones(400), 1.0, np.eye(4)))
-    fused = fuse(estimates, rays_n3)[0]
+        points.append(rays_n3 * noisy[:, None])
+    fused = fuse(points, np.ones((12, 400)), rays_n3)[0]
     assert np.median(np.abs(fused / depth_n - 1)[:100]) < 0.025
 
 
 def test_cells_with_low_confidence_have_no_depth():
     rays_n3 = np.tile([0.0, 0.0, 1.0], (2, 1))
-    estimates = [PairEstimate(2 * rays_n3, np.array([0.02, 2.0]), 1.0, np.eye(4))] * 3
-    depth_n = fuse(estimates, rays_n3)[0]
+    depth_n = fuse([2 * rays_n3] * 3, [np.array([0.02, 2.0])] * 3, rays_n3)[0]
     assert np.isnan(depth_n[0]) and depth_n[1] == pytest.approx(2)
 
 
 def test_points_behind_the_camera_are_ignored():
     rays_n3 = np.array([[0.0, 0.0, 1.0]])
-    estimates = [PairEstimate(-2 * rays_n3, np.ones(1), 1.0, np.eye(4))] * 3
-    assert np.isnan(fuse(estimates, rays_n3)).all()
+    assert np.isnan(fuse([-2 * rays_n3] * 3, np.ones((3, 1)), rays_n3)).all()
 
 
 def test_cells_without_an_estimate_have_no_depth():
     rays = np.array([[0, 0, 1.0], [0.1, 0, 1], [0, 0.1, 1]])
     points = 2 * rays
     points[2] = np.nan
-    depth, sigma = fuse([PairEstimate(points, np.array([1.0, 0, 1]), 1.0, np.eye(4))], rays)
+    depth, sigma = fuse([points], [np.array([1.0, 0, 1])], rays)
     np.testing.assert_array_equal(depth, [2, np.nan, np.nan])
     np.testing.assert_array_equal(sigma, [np.inf, np.nan, np.nan])
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from benchmarks.similarity import similarity
 from distill_training.poses.gauge import find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import (
     End,
@@ -19,7 +20,6 @@ from mote_localization.geometry import (
     exp_rotation,
     level_rotation,
     rotation_angle,
-    similarity,
     transform,
 )
 

@@ -18,6 +18,7 @@ from conftest import python_path
 from PIL import Image  # noqa: E402
 from test_dust3r import small_network  # noqa: E402
 
+from benchmarks.similarity import similarity  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.teachers.dust3r import Dust3r  # noqa: E402
@@ -37,7 +38,6 @@ from mote_localization.geometry import (
     invert,
     pose_from,
     quaternion_xyzw,
-    similarity,
     transform,
 )  # noqa: E402
 from mote_localization.scenes import Frame, Scene, Split  # noqa: E402

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 import demo_room as room  # noqa: E402
+from benchmarks.similarity import similarity  # noqa: E402
 from distill_training.poses.image_pairs import overlapping_pairs  # noqa: E402
 from distill_training.poses.poses_config import PairsConfig  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
@@ -20,7 +21,7 @@ from distill_training.teachers.pairwise.photographs import PhotographsConfig, Su
 from distill_training.teachers.simulated import Simulated, SimulatedConfig  # noqa: E402
 from distill_training.teachers.teacher_config import RgbdConfig  # noqa: E402
 from mote_localization.camera import Camera, canonical_camera  # noqa: E402
-from mote_localization.geometry import invert, rotation_angle, similarity, transform  # noqa: E402
+from mote_localization.geometry import invert, rotation_angle, transform  # noqa: E402
 from mote_localization.scenes import Frame, Scene, open_scene  # noqa: E402
 
 pytestmark = pytest.mark.train

@@ -7,8 +7,12 @@ import numpy as np
 
 from distill_training.poses.image_pairs import components
 from distill_training.teachers.pairwise.focal_lengths import estimate_log_focal_ratios
-from distill_training.teachers.pairwise.fusion import PairEstimate, fuse
-from distill_training.teachers.pairwise.global_adjustment import Adjustment, Cameras, adjust
+from distill_training.teachers.pairwise.fusion import fuse
+from distill_training.teachers.pairwise.global_adjustment import (
+    Adjustment,
+    AdjustmentProblem,
+    Cameras,
+)
 from distill_training.teachers.pairwise.observations import (
     Observations,
     estimate_pair_scales,
@@ -24,7 +28,7 @@ from distill_training.teachers.pairwise.relative_pose import (
 )
 from distill_training.teachers.pairwise.spanning_tree import initialize_along_spanning_tree
 from mote_localization.errors import ReconstructionError
-from mote_localization.geometry import invert
+from mote_localization.geometry import invert, transform
 from mote_localization.progress import track
 
 _log = logging.getLogger(__name__)
@@ -51,13 +55,14 @@ class Alignment:
     aligned_i: np.ndarray  # bool: connected with the other images, and its scale is determined
     unit_sigma_i: np.ndarray  # standard deviation of each image's log unit
 
-    def pair_estimate(
-        self, pair: int, first: int, image: int, points: np.ndarray, confidence: np.ndarray
-    ) -> PairEstimate:
-        """Return the points that a directed pair from `first` on predicts for one of its images."""
+    def in_camera(self, image: int, pair: int, first: int, points: np.ndarray) -> np.ndarray:
+        """Return points (..., 3) of a directed pair in the camera frame of an image, map units.
+
+        `first` is the first image of the pair, in whose camera frame the points are predicted.
+        """
         unit = float(np.exp(self.log_scales_e[pair] + self.cameras.log_unit_i[first]))
         T_image_first = invert(self.cameras.pose(image)) @ self.cameras.pose(first)
-        return PairEstimate(points, confidence, unit, T_image_first)
+        return transform(T_image_first, unit * points)
 
 
 def align(
@@ -100,9 +105,10 @@ def align(
         if not good_p.any():
             return replace(alignment, used_e=none_e, aligned_i=none_i)
         used_e = relative.directed(good_p, len(consistent_e))
-        adjusted = adjust(
-            o, log_scales_e, depth_in, cameras, used_e, poses_known, log_ratio_sigma_l
+        problem = AdjustmentProblem(
+            o, log_scales_e, depth_in, used_e, poses_known, log_ratio_sigma_l
         )
+        adjusted = problem.solve(cameras)
         cameras = adjusted.cameras
         aligned_i = _aligned(adjusted, relative, good_p, poses_known)
         alignment = Alignment(
@@ -202,20 +208,11 @@ def _fused_depth(observations: Observations, alignment: Alignment) -> np.ndarray
     by_first = pairs_by_image(o.first_e[used], o.images)
     by_second = pairs_by_image(o.second_e[used], o.images)
     for image in range(o.images):
-        own = used[by_first[image]]
-        estimates = [
-            *(
-                alignment.pair_estimate(e, image, image, o.own_en3[e], o.own_weight_en[e])
-                for e in own
-            ),
-            *(
-                alignment.pair_estimate(
-                    e, o.first_e[e], image, o.other_en3[e], o.other_weight_en[e]
-                )
-                for e in used[by_second[image]]
-            ),
-        ]
-        if estimates:
-            depth_n, _ = fuse(estimates, rays_in3[image])
+        own, other = used[by_first[image]], used[by_second[image]]
+        points = [alignment.in_camera(image, e, image, o.own_en3[e]) for e in own]
+        points += [alignment.in_camera(image, e, o.first_e[e], o.other_en3[e]) for e in other]
+        if points:
+            confidence = [*o.own_weight_en[own], *o.other_weight_en[other]]
+            depth_n, _ = fuse(points, confidence, rays_in3[image])
             depth_in[image] = depth_n / np.exp(cameras.log_unit_i[image])
     return depth_in

@@ -73,53 +73,6 @@ class Adjustment:
     unit_sigma_i: np.ndarray  # standard deviation of each image's log unit
 
 
-def adjust(
-    observations: Observations,
-    log_scales_e: np.ndarray,
-    depth_in: np.ndarray,
-    cameras: Cameras,
-    used_e: np.ndarray,
-    poses_known: bool,
-    log_focal_ratio_sigma_l: np.ndarray,
-) -> Adjustment:
-    """Adjust scales, and poses and focal lengths where these are unknown.
-
-    Minimizes the confidence-weighted Cauchy loss of 3-D distances, over directed pairs (i, j) and
-    cells of j. Each distance is between the predicted point and the point at the depth of image j
-    in the pose of camera j. The objective is that of DUSt3R (CVPR 2024, eq. 5), but distances are
-    in units of image i: in metres, noise would shrink the scale, since points of a smaller scene
-    are closer together.
-
-    Args:
-        observations: Pair predictions.
-        log_scales_e: Log of the first image's units per pair unit.
-        depth_in: Depth of the cells in the unit of their image.
-        cameras: Initial cameras.
-        used_e: Directed pairs to use.
-        poses_known: Adjust only scales and focal lengths.
-        log_focal_ratio_sigma_l: Standard deviation of the log focal ratio of each lens; 0 = exact.
-    """
-    problem = _Problem(
-        observations, log_scales_e, depth_in, used_e, poses_known, log_focal_ratio_sigma_l
-    )
-    initial_l = cameras.log_focal_ratio_l
-    median = np.inf  # no robust weights in the first step: the initial cameras may be far off
-    for _ in range(_STEPS):
-        system = problem.linearize(cameras, initial_l, median)
-        change = system.solve()
-        cameras = problem.retract(cameras, change)
-        converged = np.abs(change).max() < _CONVERGED and np.isfinite(median)
-        median = float(np.nanmedian(system.residual_e))
-        if converged:
-            break
-    else:
-        _log.warning("the adjustment of the cameras has not converged after %d steps", _STEPS)
-    system = problem.linearize(cameras, initial_l, median)
-    residual_e = np.full(len(used_e), np.nan)
-    residual_e[used_e] = system.residual_e
-    return Adjustment(cameras, residual_e, problem.unit_sigma(system))
-
-
 @dataclass(frozen=True)
 class _System:
     """Normal equations at some cameras, as one block for each directed pair."""
@@ -132,8 +85,13 @@ class _System:
     prior_b: np.ndarray
     lenses: int  # number of focal lengths, which are the last unknowns
 
-    def solve(self, right_nd: np.ndarray | None = None) -> np.ndarray:
-        """Return the change of all unknowns, or the solutions for other right-hand sides (n, d).
+    @property
+    def b(self) -> np.ndarray:
+        """Right-hand side (n,) of all unknowns."""
+        return self.sum_right(self.b_ek) + self.prior_b
+
+    def solve(self, right_nd: np.ndarray) -> np.ndarray:
+        """Return the solutions (n, d) for right-hand sides (n, d).
 
         Uses conjugate gradients with a block-Jacobi preconditioner, one block per image. A direct
         factorization fills in when many images overlap.
@@ -149,9 +107,8 @@ class _System:
         damping = _DAMPING * (diagonal + diagonal.max(initial=1e-9) * _DAMPING)
         damped = (H + sparse.diags_array(damping + self.prior_H)).tocsr()
         preconditioner = self._block_jacobi(damped)
-        b_nd = (self.sum_right(self.b_ek) + self.prior_b)[:, None] if right_nd is None else right_nd
         solutions = []
-        for b in b_nd.T:
+        for b in right_nd.T:
             solution, unfinished = cg(
                 damped, b, rtol=_PRECISION, maxiter=10 * count, M=preconditioner
             )
@@ -161,7 +118,7 @@ class _System:
                     "images overlap; take more photographs from viewpoints in between"
                 )
             solutions.append(solution)
-        return solutions[0] if right_nd is None else np.stack(solutions, axis=1)
+        return np.stack(solutions, axis=1)
 
     def sum_right(self, b_ek: np.ndarray) -> np.ndarray:
         """Return the sum (n,) over the right-hand sides of all directed pairs."""
@@ -180,8 +137,15 @@ class _System:
         return sparse.csr_array((values, ends), shape=H.shape)
 
 
-class _Problem:
-    """The data of the adjustment, constant over its steps."""
+class AdjustmentProblem:
+    """Adjusts scales, and poses and focal lengths where these are unknown.
+
+    Minimizes the confidence-weighted Cauchy loss of 3-D distances, over directed pairs (i, j) and
+    cells of j. Each distance is between the predicted point and the point at the depth of image j
+    in the pose of camera j. The objective is that of DUSt3R (CVPR 2024, eq. 5), but distances are
+    in units of image i: in metres, noise would shrink the scale, since points of a smaller scene
+    are closer together.
+    """
 
     def __init__(
         self,
@@ -192,8 +156,18 @@ class _Problem:
         poses_known: bool,
         log_focal_ratio_sigma_l: np.ndarray,
     ) -> None:
+        """Prepare the data, constant over the steps of the adjustment.
+
+        Args:
+            observations: Pair predictions.
+            log_scales_e: Log of the first image's units per pair unit.
+            depth_in: Depth of the cells in the unit of their image.
+            used_e: Directed pairs to use.
+            poses_known: Adjust only scales and focal lengths.
+            log_focal_ratio_sigma_l: Standard deviation of each lens's log focal ratio; 0 = exact.
+        """
         o = observations
-        self._rays_in3 = o.rays_in3
+        self._rays_in3, self._used_e = o.rays_in3, used_e
         self._first, self._second = o.first_e[used_e], o.second_e[used_e]
         self._predicted_en3 = o.other_en3[used_e] * np.exp(log_scales_e[used_e])[:, None, None]
         depth_en = depth_in[self._second]
@@ -206,6 +180,25 @@ class _Problem:
         self._free_l = log_focal_ratio_sigma_l > 0
         self._focal_information_l = np.maximum(log_focal_ratio_sigma_l, 1e-6) ** -2
         self._per_image = 1 if poses_known else _POSE_AND_UNIT
+
+    def solve(self, cameras: Cameras) -> Adjustment:
+        """Return the adjustment that starts from the given cameras."""
+        initial_l = cameras.log_focal_ratio_l
+        median = np.inf  # no robust weights in the first step: the cameras may be far off
+        for _ in range(_STEPS):
+            system = self.linearize(cameras, initial_l, median)
+            change = system.solve(system.b[:, None])[:, 0]
+            cameras = self.retract(cameras, change)
+            converged = np.abs(change).max() < _CONVERGED and np.isfinite(median)
+            median = float(np.nanmedian(system.residual_e))
+            if converged:
+                break
+        else:
+            _log.warning("the adjustment of the cameras has not converged after %d steps", _STEPS)
+        system = self.linearize(cameras, initial_l, median)
+        residual_e = np.full(len(self._used_e), np.nan)
+        residual_e[self._used_e] = system.residual_e
+        return Adjustment(cameras, residual_e, self.unit_sigma(system))
 
     def linearize(self, cameras: Cameras, initial_l: np.ndarray, median: float) -> _System:
         """Return the normal equations at some cameras.

@@ -6,7 +6,7 @@ import numpy as np
 
 from distill_training.teachers.pairwise.alignment import Alignment
 from distill_training.teachers.pairwise.depth_map import DepthMap
-from distill_training.teachers.pairwise.fusion import PairEstimate, fuse
+from distill_training.teachers.pairwise.fusion import fuse
 from distill_training.teachers.pairwise.photo import Photo
 from distill_training.teachers.pairwise.predictions import Predictions
 from mote_localization.camera import cell_pixels
@@ -35,18 +35,13 @@ def fuse_photos(
     for i in track(aligned, "fuse pairs", len(aligned)):
         grid = photos[i].grid
         rays_hw3 = grid.rays(cell_pixels(grid.width, grid.height, stride))
-        estimates: list[PairEstimate] = []
+        points, confidence = [], []
         for j in partners[i]:
             forward, backward = predictions.read(i, j)
-            estimates += [
-                alignment.pair_estimate(
-                    index_of[i, j], i, i, forward.own_hw3, forward.own_confidence_hw
-                ),
-                alignment.pair_estimate(
-                    index_of[j, i], j, i, backward.other_hw3, backward.other_confidence_hw
-                ),
-            ]
-        depth_hw, sigma_hw = fuse(estimates, rays_hw3)
+            points.append(alignment.in_camera(i, index_of[i, j], i, forward.own_hw3))
+            points.append(alignment.in_camera(i, index_of[j, i], j, backward.other_hw3))
+            confidence += [forward.own_confidence_hw, backward.other_confidence_hw]
+        depth_hw, sigma_hw = fuse(points, confidence, rays_hw3)
         distance_hw = depth_hw * np.linalg.norm(rays_hw3, axis=-1)
         sigma_hw = np.hypot(sigma_hw, alignment.unit_sigma_i[i] * distance_hw)
         with np.errstate(invalid="ignore"):
