@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 from scipy.optimize import minimize_scalar
+from similarity import similarity
 
 import demo_room as room
 from demo_room.record import write_scene
@@ -40,7 +41,7 @@ from distill_training.teachers.teacher_config import (
 )
 from mote_localization.camera import Camera, canonical_camera
 from mote_localization.command_line import run_command
-from mote_localization.geometry import invert, rotation_angle, similarity, transform
+from mote_localization.geometry import invert, rotation_angle, transform
 from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.folder import FolderScene
 

@@ -4,7 +4,6 @@ CAMERA.yaml is a calibration as ROS camera_calibration writes it. Images must no
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +18,7 @@ def main(map_path: str, image_path: str, camera_path: str) -> None:
     """Print the camera's pose in the map frame, or why there is none."""
     localizer = Localizer.open(map_path)
     camera = read_camera_info(camera_path)
-    found = localizer.localize(read_image(Path(image_path)), camera)
+    found = localizer.localize(read_image(image_path), camera)
     if found.T_map_cam is None or found.covariance_66 is None:
         sys.exit(f"LOST: {found.reason}")
     deviation_m = np.sqrt(np.diag(found.covariance_66)[:3])

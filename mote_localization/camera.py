@@ -1,10 +1,12 @@
 """Cameras: ROS calibrations, and the remap of live images into the map's canonical camera."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import cv2
+import msgspec
 import numpy as np
 import yaml
 from numpy.typing import ArrayLike
@@ -22,6 +24,7 @@ _CALIBRATE = (
     "calibrate it (ros2 run camera_calibration cameracalibrator), or let its driver load the "
     "calibration"
 )
+_MAX_NUMBERS = max(map(max, DISTORTION_MODELS.values()))  # of a list in a calibration file
 _FOLD_STEPS, _FOLD_DIRECTIONS = 512, 8
 _MAX_CALIBRATION_BYTES = 1 << 20
 
@@ -70,10 +73,12 @@ class Camera:
         width: int,
         height: int,
         K: ArrayLike,
-        distortion_model: str = "plumb_bob",
-        distortion: tuple[float, ...] = (),
+        distortion_model: str | None = None,
+        distortion: Iterable[float] = (),
     ) -> "Camera":
         """Return the camera of a matrix K (3, 3), or of its 9 values row by row, in pixels.
+
+        The distortion model is plumb_bob where none is given.
 
         Raises:
             CameraError: K is zero (no calibration), not finite or not a pinhole matrix; the
@@ -92,8 +97,6 @@ class Camera:
                 f"found K = {str(K.tolist())[:200]}, expected [fx 0 cx; 0 fy cy; 0 0 1]"
             )
         coefficients = tuple(float(d) for d in distortion)
-        if not any(coefficients):
-            coefficients = ()
         return cls(
             int(width),
             int(height),
@@ -102,7 +105,7 @@ class Camera:
             float(K[0, 2]),
             float(K[1, 2]),
             distortion_model or "plumb_bob",
-            coefficients,
+            coefficients if any(coefficients) else (),
         )
 
     @property
@@ -112,10 +115,7 @@ class Camera:
 
     def resized(self, width: int, height: int) -> "Camera":
         """Return the camera with the same view and another image size, in px."""
-        return self._scaled(width, height, width / self.width, height / self.height)
-
-    def _scaled(self, width: int, height: int, sx: float, sy: float) -> "Camera":
-        """Return the camera whose image is scaled about its top left corner, then cropped."""
+        sx, sy = width / self.width, height / self.height
         return replace(
             self,
             width=width,
@@ -147,12 +147,9 @@ class Camera:
         if not fisheye and not any(self.distortion):  # ten times faster than OpenCV
             return rays[..., :2] / rays[..., 2:] * (self.fx, self.fy) + (self.cx, self.cy)
         points = np.ascontiguousarray(rays, np.float64).reshape(-1, 1, 3)
-        D = np.array(self.distortion)
+        project = cv2.fisheye.projectPoints if fisheye else cv2.projectPoints
         zero = np.zeros(3)
-        if fisheye:
-            pixels = cv2.fisheye.projectPoints(points, zero, zero, self.K_33, D)[0]
-        else:
-            pixels = cv2.projectPoints(points, zero, zero, self.K_33, D)[0]
+        pixels = project(points, zero, zero, self.K_33, np.array(self.distortion))[0]
         return pixels.reshape(*rays.shape[:-1], 2)
 
 
@@ -162,6 +159,20 @@ def frustum_edges(camera: Camera, depth: float) -> np.ndarray:
     sides = np.stack([corners_43, np.roll(corners_43, 1, axis=0)], axis=1)
     from_centre = np.stack([np.zeros_like(corners_43), corners_43], axis=1)
     return np.concatenate([sides, from_centre])
+
+
+class _Numbers(msgspec.Struct, frozen=True):
+    data: Annotated[tuple[float, ...], msgspec.Meta(max_length=_MAX_NUMBERS)]
+
+
+class _Calibration(msgspec.Struct):
+    """The keys of a calibration file that `read_camera_info` uses."""
+
+    image_width: int
+    image_height: int
+    camera_matrix: _Numbers
+    distortion_model: str | None = None
+    distortion_coefficients: _Numbers = _Numbers(())
 
 
 def read_camera_info(path: Path | str) -> Camera:
@@ -188,35 +199,22 @@ def read_camera_info(path: Path | str) -> Camera:
             f"{path}: is not YAML ({why[:80]}), expected a camera_info YAML"
         ) from error
     try:
+        found = msgspec.convert(content, _Calibration, strict=False)  # 1e-05 is a string in YAML
         return Camera.from_K(
-            content["image_width"],
-            content["image_height"],
-            _flat(content["camera_matrix"]["data"], "camera_matrix", 9),
-            content.get("distortion_model", "plumb_bob"),
-            _flat(
-                content.get("distortion_coefficients", {}).get("data", []),
-                "distortion_coefficients",
-                max(map(max, DISTORTION_MODELS.values())),
-            ),
+            found.image_width,
+            found.image_height,
+            found.camera_matrix.data,
+            found.distortion_model,
+            found.distortion_coefficients.data,
         )
     except CameraError as error:
         raise CameraError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+    except msgspec.ValidationError as error:
         raise CameraError(
-            f"{path}: {repr(error)[:80]} while reading; expected the keys image_width, "
-            "image_height, camera_matrix.data, distortion_model, distortion_coefficients.data, as "
+            f"{path}: {str(error)[:120]}; expected the keys image_width, image_height, "
+            "camera_matrix.data, distortion_model, distortion_coefficients.data, as "
             "camera_calibration writes them"
         ) from error
-
-
-def _flat(values: Any, name: str, most: int) -> tuple[float, ...]:
-    """Return a list of numbers; YAML aliases in nested lists could exceed the memory."""
-    if not isinstance(values, list) or len(values) > most:
-        found = f"{len(values)} values" if isinstance(values, list) else "no list"
-        raise CameraError(f"found {found} in {name}.data, expected at most {most} numbers")
-    if any(isinstance(value, (list, dict)) for value in values):
-        raise CameraError(f"found lists in {name}.data, expected a flat list of numbers")
-    return tuple(float(value) for value in values)
 
 
 def cell_pixels(width: int, height: int, stride: int) -> np.ndarray:
@@ -323,12 +321,11 @@ def canonical_camera(live: Camera, width: int, stride: int) -> Camera:
     scale = width / live.width
     scaled_height = live.height * scale
     height = int(scaled_height // stride) * stride
-    scaled = live._scaled(width, height, scale, scale)
     return Camera(
         width,
         height,
-        scaled.fx,
-        scaled.fy,
-        scaled.cx,
-        scaled.cy - (scaled_height - height) / 2,
+        live.fx * scale,
+        live.fy * scale,
+        (live.cx + 0.5) * scale - 0.5,
+        (live.cy + 0.5) * scale - 0.5 - (scaled_height - height) / 2,
     )

@@ -1,5 +1,6 @@
 """Decoding of JPEG and PNG images to arrays; each fault is one clear error."""
 
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +19,7 @@ _ORIENTATION = 0x0112  # EXIF tag
 _TRANSPOSED = 5  # orientation from which on width and height are swapped
 
 
-def read_image(path: Path, upright: bool = False) -> np.ndarray:
+def read_image(path: Path | str, upright: bool = False) -> np.ndarray:
     """Read an image file as RGB uint8 (H, W, 3).
 
     Grey becomes RGB, 16 bits become 8, an alpha channel is ignored.
@@ -35,7 +36,7 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
     return cv2.cvtColor(decode_file(path, cv2.IMREAD_COLOR | as_sensed), cv2.COLOR_BGR2RGB)
 
 
-def image_size(path: Path, upright: bool = False) -> tuple[int, int] | None:
+def image_size(path: Path | str, upright: bool = False) -> tuple[int, int] | None:
     """Return width and height that `read_image` would give, from the file's header alone.
 
     None where the header cannot be read or the image is too large; `read_image` raises then.
@@ -48,12 +49,13 @@ def image_size(path: Path, upright: bool = False) -> tuple[int, int] | None:
     return None if size is None or _is_too_large(*size) else size
 
 
-def decode_file(path: Path, flags: int) -> np.ndarray:
+def decode_file(path: Path | str, flags: int) -> np.ndarray:
     """Decode an image file with flags of `cv2.imdecode`; the channels are in OpenCV's order.
 
     Raises:
         SceneError: The file is missing, damaged, not an image, or too large.
     """
+    path = Path(path)
     try:
         if path.stat().st_size > _MAX_IMAGE_BYTES:
             raise SceneError(f"{path}: found over {_MAX_IMAGE_BYTES >> 20} MiB, expected an image")
@@ -72,18 +74,15 @@ def decode_image(content: bytes, flags: int) -> np.ndarray:
     Raises:
         ImageError: The content is damaged, not an image, or too large.
     """
-    size = encoded_size(content)
+    size, image = encoded_size(content), None
     if size is not None and _is_too_large(*size):  # a few KB can hold that many pixels
         raise ImageError(
             f"is {size[0]}x{size[1]} px, expected at most {MAX_SIDE_PX} px per side and "
             f"{_MAX_PIXELS / 1e6:g} million px in total"
         )
-    image = None
     if size is not None:
-        try:
+        with suppress(cv2.error):
             image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-        except cv2.error:
-            pass
     if image is None:
         raise ImageError(f"is damaged or no image ({len(content)} bytes)")
     return image

@@ -23,7 +23,7 @@ class _Encoding:
 
 # Names from sensor_msgs/image_encodings.hpp. 8UC3 and 8UC4 have OpenCV's channel order, BGR.
 # OpenCV names a Bayer pattern by its second row, ROS by its first.
-_ENCODINGS = {
+ENCODINGS = {
     "rgb8": _Encoding(3),
     "bgr8": _Encoding(3, cv2.COLOR_BGR2RGB),
     "rgba8": _Encoding(4, cv2.COLOR_RGBA2RGB),
@@ -44,30 +44,20 @@ _ENCODINGS = {
     "bayer_gbrg8": _Encoding(1, cv2.COLOR_BayerGR2RGB),
     "bayer_grbg8": _Encoding(1, cv2.COLOR_BayerGB2RGB),
 }
-ENCODINGS = tuple(_ENCODINGS)
 
 
-def decode(
-    encoding: str, height: int, width: int, step: int, data: Any, is_bigendian: bool = False
-) -> np.ndarray:
-    """Decode a raw image buffer.
-
-    Args:
-        encoding: One of `ENCODINGS`.
-        height: Rows.
-        width: Columns.
-        step: Bytes per row, with padding.
-        data: Buffer of bytes (bytes, array.array, uint8 array), at least `height * step` long.
-        is_bigendian: Byte order of 16-bit values.
+def decode(message: Any) -> np.ndarray:
+    """Decode a sensor_msgs/Image, as rclpy or rosbags read it, with an encoding of `ENCODINGS`.
 
     Returns:
-        image_hw3, RGB uint8. For `rgb8` it is a view of `data`, read-only if the buffer is.
+        image_hw3, RGB uint8. For `rgb8` it is a view of the message's data, read-only if these are.
 
     Raises:
         ImageError: The encoding is unknown, the image is empty or too large, or size, step and data
             do not fit each other.
     """
-    layout = _ENCODINGS.get(encoding)
+    encoding, height, width, step = message.encoding, message.height, message.width, message.step
+    layout = ENCODINGS.get(encoding)
     if layout is None:
         raise ImageError(
             f"image: encoding '{encoding[:20]}' is not supported, expected one of "
@@ -79,14 +69,14 @@ def decode(
         raise ImageError(f"image: found {width}x{height} px, expected at most {MAX_SIDE_PX} a side")
     if layout.even and width % 2:
         raise ImageError(f"image: width {width} is odd, '{encoding}' needs an even width")
-    dtype = np.dtype(layout.dtype).newbyteorder(">" if is_bigendian else "<")
+    dtype = np.dtype(layout.dtype).newbyteorder(">" if message.is_bigendian else "<")
     row_bytes = width * layout.channels * dtype.itemsize
     if step < row_bytes:
         raise ImageError(
             f"image: step is {step} bytes, expected at least {row_bytes} "
             f"({width} pixels of '{encoding}')"
         )
-    buffer = np.frombuffer(data, np.uint8)
+    buffer = np.frombuffer(message.data, np.uint8)
     if buffer.size < height * step:
         raise ImageError(
             f"image: data has {buffer.size} bytes, expected {height * step} "

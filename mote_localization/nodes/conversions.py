@@ -37,14 +37,7 @@ def image_from_message(image: Image) -> np.ndarray:
         converted = _convert_by_cv_bridge(image)
         if converted is not None:
             return converted
-    return decode(
-        image.encoding,
-        image.height,
-        image.width,
-        image.step,
-        image.data,
-        bool(image.is_bigendian),
-    )
+    return decode(image)
 
 
 @cache

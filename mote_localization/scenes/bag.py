@@ -245,19 +245,11 @@ class BagFrame(Frame):
 
     def image(self) -> np.ndarray:
         """Return image_hw3 RGB uint8; see `Frame.image`."""
-        raw = self.message
         try:
-            image_hw3 = decode(
-                raw.encoding, raw.height, raw.width, raw.step, raw.data, bool(raw.is_bigendian)
-            )
+            image_hw3 = decode(self.message)
         except ImageError as error:
             raise BagError(f"{self.where}: {error}") from error
-        if image_hw3.shape[:2] != (self.camera.height, self.camera.width):
-            raise BagError(
-                f"{self.where}: found an image of {raw.width}x{raw.height} px, expected "
-                f"{self.camera.width}x{self.camera.height} px as in its CameraInfo"
-            )
-        return image_hw3
+        return self._with_size_of_camera(image_hw3, self.where, "its CameraInfo", BagError)
 
 
 class BagScene(Scene):
@@ -396,19 +388,14 @@ class BagScene(Scene):
     def _camera_from_message(self, message: Any) -> Camera:
         try:
             return Camera.from_K(
-                message.width,
-                message.height,
-                message.k,
-                message.distortion_model or "plumb_bob",
-                tuple(message.d.tolist()),
+                message.width, message.height, message.k, message.distortion_model, message.d
             )
         except CameraError as error:
             raise BagError(f"{self.path}: {self.info_topic[:60]}: {error}") from error
 
     def _pose_from_message(self, message: Any) -> np.ndarray:
-        where = (
-            f"{self.path}: {str(self.pose_topic)[:60]} at {stamp_seconds(_stamp_ns(message)):.6f} s"
-        )
+        stamp_s = stamp_seconds(_stamp_ns(message))
+        where = f"{self.path}: {str(self.pose_topic)[:60]} at {stamp_s:.6f} s"
         p, q = message.pose.position, message.pose.orientation
         q_xyzw = np.array([q.x, q.y, q.z, q.w])
         if not abs(np.linalg.norm(q_xyzw) - 1) < 1e-2:  # also for NaN

@@ -60,14 +60,7 @@ class FolderFrame(Frame):
         return depth.astype(np.float32) / 1000
 
     def _checked(self, image: np.ndarray, path: Path) -> np.ndarray:
-        """Return an image, or raise an error if the camera is known and of another size."""
-        camera = self.camera
-        if camera is not None and image.shape[:2] != (camera.height, camera.width):
-            raise SceneError(
-                f"{path}: is {image.shape[1]}x{image.shape[0]} px, but the scene's first image is "
-                f"{camera.width}x{camera.height} px; expected images of one size"
-            )
-        return image
+        return self._with_size_of_camera(image, str(path), "the scene's first image")
 
 
 class FolderScene(Scene):

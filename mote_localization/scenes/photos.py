@@ -35,13 +35,7 @@ class PhotoFrame(Frame):
     def image(self) -> np.ndarray:
         """Return image_hw3 RGB uint8, upright; see `Frame.image`."""
         image_hw3 = read_image(self.image_path, upright=True)
-        camera = self.camera
-        if camera is not None and image_hw3.shape[:2] != (camera.height, camera.width):
-            raise SceneError(
-                f"{self.image_path}: is {image_hw3.shape[1]}x{image_hw3.shape[0]} px, but its "
-                f"header states {camera.width}x{camera.height}; the file is damaged"
-            )
-        return image_hw3
+        return self._with_size_of_camera(image_hw3, str(self.image_path), "its header")
 
     def size(self) -> tuple[int, int]:
         """Return width and height in px, from the header if it can be read; see `Frame.size`."""

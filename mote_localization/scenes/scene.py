@@ -45,6 +45,18 @@ class Frame(ABC):
         height, width = self.image().shape[:2]
         return width, height
 
+    def _with_size_of_camera(
+        self, image: np.ndarray, where: str, source: str, kind: type[SceneError] = SceneError
+    ) -> np.ndarray:
+        """Return an image if it has the camera's size; otherwise raise `kind`."""
+        camera = self.camera
+        if camera is not None and image.shape[:2] != (camera.height, camera.width):
+            raise kind(
+                f"{where}: found an image of {image.shape[1]}x{image.shape[0]} px, expected "
+                f"{camera.width}x{camera.height} px as in {source}"
+            )
+        return image
+
     def depth(self) -> np.ndarray | None:
         """Return depth_hw, float32 metres along the optical axis, 0 = no depth.
 

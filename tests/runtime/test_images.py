@@ -1,13 +1,15 @@
 """Raw image buffers to RGB."""
 
 import array
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from mote_localization.errors import ImageError
-from mote_localization.images import ENCODINGS, MAX_SIDE_PX, decode
+from mote_localization.images import ENCODINGS, MAX_SIDE_PX
+from mote_localization.images import decode as decode_message
 
 HEIGHT, WIDTH = 6, 8
 RGB = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -19,6 +21,11 @@ def flat(image_hwc, padding=0):
     rows = np.ascontiguousarray(image_hwc).view(np.uint8).reshape(len(image_hwc), -1)
     rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
     return rows.tobytes(), rows.shape[1]
+
+
+def decode(encoding, height, width, step, data, is_bigendian=False):
+    """Decode a message with these fields."""
+    return decode_message(SimpleNamespace(**locals()))
 
 
 def alpha(image_hw3):

@@ -239,7 +239,7 @@ def with_a_path_for_a_name(folder):
         (without_an_image, f"{NAMES[1]}.color.*is missing"),
         (with_an_empty_image, "is damaged or no image"),
         (with_a_damaged_image, "is damaged or no image"),
-        (with_an_image_of_another_size, "is 32x24 px.*64x48"),
+        (with_an_image_of_another_size, "32x24 px.*64x48"),
         (with_a_folder_for_an_image, "cannot be read"),
         (with_damaged_depth, "depth.png: is damaged"),
         (with_depth_of_8_bits, "uint8.*16-bit"),
