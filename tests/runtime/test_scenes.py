@@ -243,7 +243,7 @@ def with_a_path_for_a_name(folder):
         (with_a_folder_for_an_image, "cannot be read"),
         (with_damaged_depth, "depth.png: is damaged"),
         (with_depth_of_8_bits, "uint8.*16-bit"),
-        (with_depth_of_another_size, "depth.png: is 32x24"),
+        (with_depth_of_another_size, "depth.png: .*32x24"),
         (with_zero_intrinsics, "camera-intrinsics.txt: .*calibrat"),
         (without_train, "train.txt: is missing.*photographs"),
         (with_empty_splits, "name no frame"),
