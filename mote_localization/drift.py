@@ -10,8 +10,8 @@ coordinates of the motion.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from mote_localization.errors import MapFileError
@@ -26,15 +26,16 @@ _NOISES = (1e-4, 1e3)  # allowed range; below, the kernel matrix of close sample
 _UNIT_TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True)
-class Drift:
-    """Samples of the drift, and the parameters of its kernel."""
+class Drift(msgspec.Struct, frozen=True):
+    """Samples of the drift, and the parameters of its kernel; `name` is a key of the map file."""
 
     # Each: position x y z (m) and quaternion x y z w of a camera in the frame of the adjusted
     # poses, then the motion (m, rad; see `geometry.local_coordinates`) to its given pose.
-    samples: tuple[tuple[float, ...], ...]
-    length_scale_m: float  # of the kernel, for the distance between two cameras
-    length_scale_deg: float  # of the kernel, for the angle between two cameras, taken as its chord
+    samples: tuple[tuple[float, ...], ...] = msgspec.field(name="stations")
+    # of the kernel, for the distance between two cameras
+    length_scale_m: float = msgspec.field(name="reach_m")
+    # of the kernel, for the angle between two cameras, taken as its chord
+    length_scale_deg: float = msgspec.field(name="reach_deg")
     noise: float  # variance of a sample's error, relative to the variance of the drift
 
     def __post_init__(self) -> None:

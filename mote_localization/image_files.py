@@ -88,6 +88,11 @@ def decode_image(content: bytes, flags: int) -> np.ndarray:
     return image
 
 
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """Return a JPEG of an image, uint8, grey or with its channels in OpenCV's order."""
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
 def encoded_size(content: bytes) -> tuple[int, int] | None:
     """Return width and height from the header of a JPEG or PNG; None where there is no header."""
     return _stored_size(BytesIO(content), upright=False)

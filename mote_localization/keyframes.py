@@ -7,7 +7,7 @@ import numpy as np
 
 from mote_localization.errors import ImageError, MapFileError
 from mote_localization.geometry import check_pose
-from mote_localization.image_files import decode_image, encoded_size
+from mote_localization.image_files import decode_image, encode_jpeg, encoded_size
 
 MAX_KEYFRAMES = 512
 ATLAS_COLUMNS = 16  # of the atlas, one image that holds all keyframes side by side
@@ -33,12 +33,11 @@ class Keyframe:
 
         The pointmap is in metres in the map frame, NaN where unknown.
         """
-        options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        encoded = cv2.imencode(".jpg", cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY), options)[1]
+        grey_hw = cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY)
         depth_hw = (points_hw3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
         return cls(
             tuple(map(tuple, T_map_cam.tolist())),
-            encoded.tobytes(),
+            encode_jpeg(grey_hw, _JPEG_QUALITY),
             depth_hw.astype("<f2").tobytes(),
         )
 

@@ -1,13 +1,10 @@
 """Conversion between `MapInfo` and the metadata entries of an ONNX file."""
 
-import base64
 import json
-from dataclasses import asdict, astuple
 from typing import Any, get_type_hints
 
 import msgspec
 
-from mote_localization.drift import Drift
 from mote_localization.errors import CameraError, MapFileError, SceneError
 from mote_localization.map_info import MapInfo
 
@@ -18,16 +15,7 @@ _MAX_KEYFRAMES_CHARS = 1 << 25  # of the entry that holds all keyframes
 _OPTIONAL = {"metric", "drift", "keyframes", "self_test"}  # older maps lack these entries
 
 
-class _StoredDrift(msgspec.Struct):
-    """`Drift` with the keys of the file format, in the same order."""
-
-    stations: tuple[tuple[float, ...], ...]
-    reach_m: float
-    reach_deg: float
-    noise: float
-
-
-_TYPES = {**get_type_hints(MapInfo), "drift": _StoredDrift | None}
+_TYPES = get_type_hints(MapInfo)
 
 
 def metadata_entries(info: MapInfo) -> dict[str, str]:
@@ -36,11 +24,10 @@ def metadata_entries(info: MapInfo) -> dict[str, str]:
     Raises:
         MapFileError: An entry is too long.
     """
-    values = {**asdict(info), "format_version": info.format_version}
-    if info.drift:
-        values["drift"] = msgspec.structs.asdict(_StoredDrift(*astuple(info.drift)))
+    values = msgspec.to_builtins(info, enc_hook=float)  # NumPy's numbers as float, bytes as base64
+    values["format_version"] = info.format_version
     entries = {
-        name: value if isinstance(value, str) else json.dumps(value, default=_base64)
+        name: value if isinstance(value, str) else json.dumps(value)
         for name, value in values.items()
     }
     _check_lengths(entries)
@@ -103,8 +90,7 @@ def _decode(name: str, text: str) -> Any:
         return text
     if name == "training":  # its figures may be NaN, which Python writes but msgspec refuses
         return msgspec.convert(json.loads(text), _TYPES[name])
-    value = msgspec.json.decode(text, type=_TYPES[name])
-    return Drift(*msgspec.structs.astuple(value)) if isinstance(value, _StoredDrift) else value
+    return msgspec.json.decode(text, type=_TYPES[name])
 
 
 def _check_lengths(entries: dict[str, str]) -> None:
@@ -119,7 +105,3 @@ def _check_lengths(entries: dict[str, str]) -> None:
             raise MapFileError(
                 f"entry {name[:40]} has {len(text)} characters, expected at most {most}"
             )
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mote_localization.errors import ImageError, MapFileError
-from mote_localization.image_files import decode_image, encoded_size
+from mote_localization.image_files import decode_image, encode_jpeg, encoded_size
 
 _JPEG_QUALITY = 90
 
@@ -30,9 +30,8 @@ class SelfTest:
 
         The points are predicted from the decoded JPEG, so that a later check sees the same pixels.
         """
-        options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        encoded = cv2.imencode(".jpg", cv2.cvtColor(image_hw3, cv2.COLOR_RGB2BGR), options)[1]
-        without_points = cls(encoded.tobytes(), b"")
+        jpeg = encode_jpeg(cv2.cvtColor(image_hw3, cv2.COLOR_RGB2BGR), _JPEG_QUALITY)
+        without_points = cls(jpeg, b"")
         points_hw3, _ = predict(without_points.image_hw3())
         return replace(without_points, points=points_hw3.astype("<f4").tobytes())
 

@@ -1,10 +1,9 @@
 """Figures of an evaluation or a benchmark as a JSON file."""
 
-import json
-import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from mote_localization.evaluation.metrics import Evaluation
 from mote_localization.files import atomic_write
@@ -32,8 +31,7 @@ def write_evaluation_json(path: Path, subject: dict[str, str], evaluation: Evalu
         }
         for answer, metres, degrees in rows
     ]
-    summary = asdict(evaluation.summary)
-    write_json(path, {"subject": subject, "summary": summary, "frames": frames})
+    write_json(path, {"subject": subject, "summary": evaluation.summary, "frames": frames})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -42,15 +40,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         MoteError: The file cannot be written.
     """
-    text = json.dumps(_null_if_not_finite(content), indent=1, allow_nan=False)
+    encoded = msgspec.json.encode(content, enc_hook=float)  # NumPy's numbers as float
     with atomic_write(path) as file:
-        file.write(text.encode())
-
-
-def _null_if_not_finite(value: Any) -> Any:
-    """Return a value with None in place of NaN and infinity, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _null_if_not_finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_null_if_not_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        file.write(msgspec.json.format(encoded, indent=1))

@@ -59,14 +59,12 @@ class Parameter:
     def descriptor(self) -> ParameterDescriptor:
         """Return the descriptor of ROS 2 for this parameter."""
         described = ParameterDescriptor(description=self.description, read_only=self.read_only)
-        if self.range is not None and isinstance(self.default, int):
-            low, high = (int(end) for end in self.range)
-            described.integer_range = [IntegerRange(from_value=low, to_value=high, step=0)]
-        elif self.range is not None:
-            low_m, high_m = self.range
-            described.floating_point_range = [
-                FloatingPointRange(from_value=low_m, to_value=high_m, step=0.0)
-            ]
+        if self.range:
+            ends = dict(zip(("from_value", "to_value"), self.range, strict=True))
+            if isinstance(self.default, int):
+                described.integer_range = [IntegerRange(**ends)]
+            else:
+                described.floating_point_range = [FloatingPointRange(**ends)]
         return described
 
 

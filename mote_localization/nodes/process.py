@@ -112,7 +112,12 @@ def run_node(create_node: Callable[[], Node], arguments: Sequence[str]) -> int:
         with ros_context(arguments):
             if stop_requested():  # during the imports
                 return 0
-            node = _create(create_node)
+            from rclpy.exceptions import ParameterException
+
+            try:
+                node = create_node()
+            except ParameterException as error:
+                raise RosError(_first_line(error)) from error
             try:
                 with spin_in_thread(node) as callbacks:
                     while not stop_requested(0.5):
@@ -120,9 +125,7 @@ def run_node(create_node: Callable[[], Node], arguments: Sequence[str]) -> int:
                             callbacks.result()  # raises what a callback raised
                 return 0
             finally:
-                close = getattr(node, "close", None)
-                if close is not None:
-                    close()
+                getattr(node, "close", lambda: None)()
                 node.destroy_node()
     except MoteError as error:
         print_error(error)
@@ -145,16 +148,6 @@ def print_error(error: MoteError) -> None:
     """Print an error on stderr; this also works without ROS 2."""
     with suppress(BrokenPipeError):
         print(f"error: {error}", file=sys.stderr, flush=True)
-
-
-def _create(create_node: Callable[[], Node]) -> Node:
-    """Return the node; a parameter that rclpy rejects is a `RosError`."""
-    from rclpy.exceptions import ParameterException
-
-    try:
-        return create_node()
-    except ParameterException as error:
-        raise RosError(_first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -115,24 +114,23 @@ class BagWriter:
                 f"{self.path}: found an image of shape {image_hw3.shape} {image_hw3.dtype}, "
                 f"expected ({camera.height}, {camera.width}, 3) uint8, the size of its camera"
             )
-        header = self._header(stamp_ns, frame_id)
+        header = _header(stamp_ns, frame_id)
+        image = _types().types[_IMAGE](
+            header=header,
+            height=camera.height,
+            width=camera.width,
+            encoding="rgb8",
+            is_bigendian=0,
+            step=3 * camera.width,
+            data=np.ascontiguousarray(image_hw3).reshape(-1),
+        )
+        messages = [(self._info, _info_message(header, camera)), (self._image, image)]
+        if T_map_cam is not None:
+            messages.insert(0, (self._pose, _pose_message(stamp_ns, T_map_cam)))
         with self._storage_errors():
-            if T_map_cam is not None:
-                self._write(self._pose, stamp_ns, self._pose_message(stamp_ns, T_map_cam))
-            self._write(self._info, stamp_ns, _info_message(header, camera))
-            self._write(
-                self._image,
-                stamp_ns,
-                _types().types[_IMAGE](
-                    header=header,
-                    height=camera.height,
-                    width=camera.width,
-                    encoding="rgb8",
-                    is_bigendian=0,
-                    step=3 * camera.width,
-                    data=np.ascontiguousarray(image_hw3).reshape(-1),
-                ),
-            )
+            for connection, message in messages:
+                serialized = _types().serialize_cdr(message, connection.msgtype)
+                self._writer.write(connection, stamp_ns, serialized)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         """Rename the recording to its final name, or remove it if the block failed."""
@@ -160,25 +158,19 @@ class BagWriter:
                 f"{self.path}: the recording cannot be written ({str(error)[:160]})"
             ) from error
 
-    def _write(self, connection: Connection, stamp_ns: int, message: Any) -> None:
-        self._writer.write(
-            connection, stamp_ns, _types().serialize_cdr(message, connection.msgtype)
-        )
 
-    @staticmethod
-    def _header(stamp_ns: int, frame_id: str) -> Any:
-        types = _types().types
-        stamp = types["builtin_interfaces/msg/Time"](*divmod(int(stamp_ns), 1_000_000_000))
-        return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
+def _header(stamp_ns: int, frame_id: str) -> Any:
+    types = _types().types
+    stamp = types["builtin_interfaces/msg/Time"](*divmod(int(stamp_ns), 1_000_000_000))
+    return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
 
-    def _pose_message(self, stamp_ns: int, T_map_cam: np.ndarray) -> Any:
-        types = _types().types
-        point = types["geometry_msgs/msg/Point"](*T_map_cam[:3, 3].tolist())
-        q = types["geometry_msgs/msg/Quaternion"](*quaternion_xyzw(T_map_cam[:3, :3]).tolist())
-        return types[_POSE](
-            header=self._header(stamp_ns, MAP_FRAME),
-            pose=types["geometry_msgs/msg/Pose"](position=point, orientation=q),
-        )
+
+def _pose_message(stamp_ns: int, T_map_cam: np.ndarray) -> Any:
+    types = _types().types
+    point = types["geometry_msgs/msg/Point"](*T_map_cam[:3, 3].tolist())
+    q = types["geometry_msgs/msg/Quaternion"](*quaternion_xyzw(T_map_cam[:3, :3]).tolist())
+    pose = types["geometry_msgs/msg/Pose"](position=point, orientation=q)
+    return types[_POSE](header=_header(stamp_ns, MAP_FRAME), pose=pose)
 
 
 def _info_message(header: Any, camera: Camera) -> Any:
