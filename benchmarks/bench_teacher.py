@@ -31,6 +31,7 @@ from distill_training.reconstruction import Reconstruction
 from distill_training.teachers import rgbd
 from distill_training.teachers.pairwise import photographs
 from distill_training.teachers.pairwise.pair_predictor import Encoded
+from distill_training.teachers.pairwise.photo import take_photos
 from distill_training.teachers.pairwise.predictions import Predictions
 from distill_training.teachers.simulated import Simulated
 from distill_training.teachers.teacher_config import (
@@ -39,7 +40,7 @@ from distill_training.teachers.teacher_config import (
     RgbdConfig,
     SimulatedConfig,
 )
-from mote_localization.camera import Camera, canonical_camera
+from mote_localization.camera import Camera
 from mote_localization.command_line import run_command
 from mote_localization.geometry import invert, rotation_angle, transform
 from mote_localization.scenes import Frame, Scene, Split
@@ -231,18 +232,14 @@ def _single_pairs(
 
     Each pair is scaled to its least median error, for which the truth is needed.
     """
-    frames = list(scene.frames("train"))
-    live = [frame.known_camera() for frame in frames]
-    cells = USUAL_CELLS
-    grids = [canonical_camera(camera, cells.width, cells.stride) for camera in live]
-    names = [frame.name for frame in frames]
-    predictions = Predictions(folder, predictor, names, live, grids, cells.stride)
-    predictions.encode(frames)
+    photos = take_photos(scene, predictor, "given", USUAL_CELLS)[0]
+    predictions = Predictions(folder, predictor, photos, USUAL_CELLS.stride)
+    predictions.encode()
     pairs = choose_pairs(
         PhotographsConfig().pairs,
-        predictions.descriptors(range(len(frames))),
-        live,
-        [frame.known_pose() for frame in frames],
+        predictions.descriptors(range(len(photos))),
+        [photo.live for photo in photos],
+        [photo.frame.known_pose() for photo in photos],
         scene.sequential,
     )
     predictions.decode(pairs)
@@ -250,7 +247,8 @@ def _single_pairs(
         _errors_at_best_scale(
             one.own_hw3,
             transform(
-                invert(frames[one.i].known_pose()), measured.read_frame(names[one.i]).points_hw3
+                invert(photos[one.i].frame.known_pose()),
+                measured.read_frame(photos[one.i].frame.name).points_hw3,
             ),
         )
         for pair in pairs

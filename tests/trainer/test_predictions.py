@@ -21,8 +21,10 @@ from conftest import python_path
 from distill_training.poses.image_pairs import complete_pairs  # noqa: E402
 from distill_training.teachers.pairwise.cells import reduce_to_cells  # noqa: E402
 from distill_training.teachers.pairwise.pair_predictor import Encoded, PairPointmaps, Pointmap  # noqa: E402
+from distill_training.teachers.pairwise.photo import Photo  # noqa: E402
 from distill_training.teachers.pairwise.predictions import Predictions  # noqa: E402
 from distill_training.teachers.simulated import Simulated, SimulatedConfig  # noqa: E402
+from distill_training.teachers.teacher_config import PhotographsConfig  # noqa: E402
 from mote_localization.camera import Camera, CanonicalView, canonical_camera  # noqa: E402
 from mote_localization.errors import ReconstructionError, SceneError  # noqa: E402
 from mote_localization.geometry import pose_from  # noqa: E402
@@ -37,7 +39,7 @@ STRIDE = 8
 
 
 @dataclass
-class Photo(Frame):
+class MemoryFrame(Frame):
     """Frame in memory."""
 
     name: str
@@ -56,11 +58,11 @@ class Photo(Frame):
         return np.full((self.camera.height, self.camera.width), 2.0, np.float32)
 
 
-def photos(cameras: Sequence[Camera]) -> list[Photo]:
+def photos(cameras: Sequence[Camera]) -> list[MemoryFrame]:
     """Return photos of a wall at 2 m, taken 0.1 m apart."""
     straight = np.array([0.0, 0, 0, 1])
     return [
-        Photo(f"photo{k}", camera, pose_from(np.array([0.1 * k, 0, 0]), straight))
+        MemoryFrame(f"photo{k}", camera, pose_from(np.array([0.1 * k, 0, 0]), straight))
         for k, camera in enumerate(cameras)
     ]
 
@@ -87,17 +89,15 @@ class Counting(Simulated):
         return super().decode(ones, others)
 
 
-def predictions(folder: Path, frames: list[Photo], predictor=None, batch: int = 4) -> Predictions:
-    live = [frame.camera for frame in frames]
-    return Predictions(
-        folder,
-        predictor or Counting(),
-        [frame.name for frame in frames],
-        live,
-        [canonical_camera(camera, camera.width, STRIDE) for camera in live],
-        STRIDE,
-        batch,
-    )
+def taken(frame: MemoryFrame, live: Camera) -> Photo:
+    return Photo(frame, live, canonical_camera(live, live.width, STRIDE), 0, True)
+
+
+def predictions(
+    folder: Path, frames: list[MemoryFrame], predictor=None, batch: int = 4
+) -> Predictions:
+    taken_photos = [taken(frame, frame.camera) for frame in frames]
+    return Predictions(folder, predictor or Counting(), taken_photos, STRIDE, batch)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -113,7 +113,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def finished(tmp_path: Path) -> Predictions:
     frames = photos([LANDSCAPE, PORTRAIT, ZOOMED, LANDSCAPE])
     made = predictions(tmp_path / "work", frames)
-    made.encode(frames)
+    made.encode()
     made.decode(complete_pairs(4))
     return made
 
@@ -154,7 +154,7 @@ def test_each_image_and_each_pair_is_predicted_once(tmp_path: Path):
     ):
         predictor = Counting()
         made = predictions(tmp_path / "work", frames, predictor)
-        assert not made.encode(frames)
+        assert not made.encode()
         made.decode(pairs)
         assert (len(predictor.encoded), predictor.batches) == (encoded, batches)
 
@@ -171,7 +171,7 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path):
     tight, ample = Counting(max_batch=2), Counting()
     for name, predictor in (("tight", tight), ("ample", ample)):
         made = predictions(tmp_path / name, frames, predictor, batch=8)
-        made.encode(frames)
+        made.encode()
         made.decode(complete_pairs(6))
     assert ample.batches == [8, 7]
     assert tight.batches == [8, 4, *[2] * 7, 1]
@@ -181,7 +181,7 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path):
 def test_a_pair_that_does_not_fit_into_memory_is_an_error(tmp_path: Path):
     frames = photos([LANDSCAPE] * 3)
     made = predictions(tmp_path / "work", frames, Counting(max_batch=0))
-    made.encode(frames)
+    made.encode()
     with pytest.raises(ReconstructionError, match="a pair of images does not fit into the memory"):
         made.decode(complete_pairs(3))
 
@@ -191,7 +191,7 @@ def test_an_unreadable_image_is_named_and_left_out(tmp_path: Path, caplog):
     frames[1].readable = False
     frames[2].T_map_cam = None  # required by the simulated network
     made = predictions(tmp_path / "work", frames)
-    assert list(made.encode(frames)) == [1, 2]
+    assert list(made.encode()) == [1, 2]
     assert "frame photo1 is left out: photo1.jpg: is damaged" in caplog.text
     made.decode([(0, 3)])
     assert np.isfinite(made.read(0, 3)[0].own_hw3).any()
@@ -200,9 +200,9 @@ def test_an_unreadable_image_is_named_and_left_out(tmp_path: Path, caplog):
 
 
 def test_an_image_of_another_size_than_its_camera_is_left_out(tmp_path: Path, caplog):
-    frames = photos([LANDSCAPE, LANDSCAPE])
-    made = predictions(tmp_path / "work", frames)
-    assert list(made.encode([photos([PORTRAIT])[0], frames[1]])) == [0]
+    frames = photos([PORTRAIT, LANDSCAPE])
+    shown = [taken(frame, LANDSCAPE) for frame in frames]
+    assert list(Predictions(tmp_path / "work", Counting(), shown, STRIDE).encode()) == [0]
     assert "is 48x64 px, expected 64x48 px" in caplog.text
 
 
@@ -210,7 +210,7 @@ def test_without_a_usable_image_there_is_an_error(tmp_path: Path):
     frames = photos([LANDSCAPE] * 2)
     frames[0].readable = frames[1].readable = False
     with pytest.raises(SceneError, match="none of 2 images can be used.*photo1.jpg: is damaged"):
-        predictions(tmp_path / "work", frames).encode(frames)
+        predictions(tmp_path / "work", frames).encode()
 
 
 def test_the_predictor_gets_undistorted_images(tmp_path: Path):
@@ -223,7 +223,7 @@ def test_the_predictor_gets_undistorted_images(tmp_path: Path):
 
     distorted = replace(LANDSCAPE, distortion=(-0.3, 0.1, 0.0, 0.0, 0.0))
     frames = photos([distorted])
-    predictions(tmp_path / "work", frames, Recording()).encode(frames)
+    predictions(tmp_path / "work", frames, Recording()).encode()
     expected = CanonicalView(distorted, LANDSCAPE, STRIDE).warp(frames[0].image())
     np.testing.assert_array_equal(images[LANDSCAPE], expected)
 
@@ -263,7 +263,7 @@ class ConstantPredictor:
 def test_points_beyond_half_precision_become_none(tmp_path: Path, depth: float):
     frames = photos([LANDSCAPE] * 2)
     made = predictions(tmp_path / "work", frames, ConstantPredictor(depth, confidence=1e9))
-    made.encode(frames)
+    made.encode()
     made.decode([(0, 1)])
     for pair in made.read(0, 1):
         assert (pair.own_hw3[:, 0] == 1).all() and np.isnan(pair.own_hw3[:, 1:]).all()
@@ -276,7 +276,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path):
         frames = photos([LANDSCAPE] * n)
         made = predictions(tmp_path / str(n), frames, ConstantPredictor(values=50_000))
         tracemalloc.reset_peak()
-        made.encode(frames)
+        made.encode()
         made.decode((i, i + 1) for i in range(n - 1))
         return tracemalloc.get_traced_memory()[1]
 
@@ -290,31 +290,32 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"names": ["a", "b"]},
-        {"live": [LANDSCAPE, ZOOMED]},
-        {"grids": [LANDSCAPE, ZOOMED]},
+        {"frame": MemoryFrame("a", LANDSCAPE)},
+        {"live": ZOOMED},
+        {"grid": ZOOMED},
         {"stride": 16},
         {"predictor": Simulated(SimulatedConfig(width=16))},
         {"predictor": ConstantPredictor()},
     ],
 )
 def test_a_folder_with_other_predictions_is_rejected(tmp_path: Path, change: dict):
+    shown = [taken(frame, LANDSCAPE) for frame in photos([LANDSCAPE] * 2)]
     same = {
         "predictor": Simulated(SimulatedConfig(width=32)),
-        "names": ["photo0", "photo1"],
-        "live": [LANDSCAPE] * 2,
-        "grids": [LANDSCAPE] * 2,
+        "photos": shown,
         "stride": STRIDE,
     }
     Predictions(tmp_path / "work", **same)
     Predictions(tmp_path / "work", **same, batch=2)
+    if not change.keys() <= same.keys():
+        change = {"photos": [shown[0], replace(shown[1], **change)]}
     with pytest.raises(ReconstructionError, match="delete the folder or choose another"):
         Predictions(tmp_path / "work", **same | change)
 
 
-def test_an_empty_batch_is_rejected(tmp_path: Path):
+def test_an_empty_batch_is_rejected():
     with pytest.raises(ReconstructionError, match="batch of 0"):
-        predictions(tmp_path / "work", photos([LANDSCAPE]), batch=0)
+        PhotographsConfig(pair_batch=0)
 
 
 def pair_arrays(rows: int = 6, columns: int = 8, kind: type = np.float16) -> dict:
@@ -360,7 +361,7 @@ def test_only_stored_predictions_are_removed(finished: Predictions):
 def run_whole(folder: Path) -> None:
     frames = photos([LANDSCAPE] * 8)
     made = predictions(folder, frames)
-    made.encode(frames)
+    made.encode()
     made.decode(complete_pairs(8))
 
 

@@ -44,10 +44,9 @@ def measure_agreement(maps: dict[int, DepthMap], pairs: Iterable[tuple[int, int]
 
 
 def _differences(one: DepthMap, other: DepthMap) -> np.ndarray:
-    """Return what the comparable cells of one depth map differ by from the other.
+    """Return differences between comparable cells of two depth maps, (3, n).
 
-    Returns:
-        Distances along the other camera's rays, their sigmas, and distances over the depth: (3, n).
+    Distances along the other camera's rays, their sigmas, and distances over the depth.
     """
     at = sampled_cells(*one.depth_hw.shape)
     rays = one.rays_hw3()[at]

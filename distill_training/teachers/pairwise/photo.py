@@ -39,7 +39,6 @@ def take_photos(
 
     Raises:
         SceneError: No frame can be used, or given intrinsics are required and missing.
-        CameraError: The map's width is no multiple of its stride.
     """
     photos: list[Photo] = []
     unusable: dict[str, str] = {}
@@ -48,27 +47,22 @@ def take_photos(
         camera = frame.known_camera() if intrinsics == "given" else frame.camera
         known = camera is not None and intrinsics != "estimate"
         try:
-            live = camera or _initial_camera(*frame.size())
-            grid = canonical_camera(live, cells.width, cells.stride)
-            predictor.camera(replace(live, distortion=()))
+            if camera is None:
+                width, height = frame.size()
+                focal = _INITIAL_FOCAL * max(width, height)
+                camera = Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
+            grid = canonical_camera(camera, cells.width, cells.stride)
+            predictor.camera(replace(camera, distortion=()))
         except (SceneError, CameraError) as error:
-            if cells.width % cells.stride:
-                raise
             _log.warning("frame %s is left out: %s", frame.name, error)
             unusable[frame.name] = str(error)
             continue
         # Landscape and portrait images of one size are assumed to have the same lens.
-        lens = live if known else tuple(sorted((live.width, live.height)))
-        photos.append(Photo(frame, live, grid, lenses.setdefault(lens, len(lenses)), known))
+        lens = camera if known else tuple(sorted((camera.width, camera.height)))
+        photos.append(Photo(frame, camera, grid, lenses.setdefault(lens, len(lenses)), known))
     if not photos:
         raise SceneError(
             f"scene {scene.name}: none of {len(unusable)} training frames can be used, expected "
             "two or more"
         )
     return photos, unusable
-
-
-def _initial_camera(width: int, height: int) -> Camera:
-    """Return a camera with a typical focal length for an image of unknown intrinsics."""
-    focal = _INITIAL_FOCAL * max(width, height)
-    return Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)

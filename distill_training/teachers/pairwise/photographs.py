@@ -18,7 +18,7 @@ from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth, parse_known_length
 from distill_training.poses.scene_poses import ScenePoses
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction, begun_reconstruction
-from distill_training.teachers.pairwise.agreement import Agreement, measure_agreement
+from distill_training.teachers.pairwise.agreement import measure_agreement
 from distill_training.teachers.pairwise.alignment import Alignment, align
 from distill_training.teachers.pairwise.depth_map import DepthMap
 from distill_training.teachers.pairwise.observations import observe
@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 _MIN_AGREEMENT = 0.7  # fraction of comparable cells that agree in a good reconstruction
 _TOLERANCE = 1e-4  # m, px and ratios: smaller differences are rounding, not another result
 _PLAUSIBLE_DEPTHS_M = (0.1, 200.0)  # median depth, for poses in metres
+_canonical_view = lru_cache(maxsize=16)(CanonicalView)  # a scene has few different cameras
 
 
 def reconstruct(
@@ -78,22 +79,24 @@ def reconstruct(
     photos, unusable = take_photos(scene, predictor, config.intrinsics, cells)
     _check_lengths(lengths, photos, poses.complete)
     settings = _settings(photos, poses, predictor, config, cells)
-    begun = _open_begun(folder, (scene.name, predictor.name, cells.stride, settings))
+    begun = begun_reconstruction(folder)
+    if begun and (begun.scene, begun.teacher, begun.stride, begun.settings) != (
+        scene.name,
+        predictor.name,
+        cells.stride,
+        settings,
+    ):
+        raise ReconstructionError(
+            f"{folder}: holds a reconstruction made with other frames or settings; delete the "
+            "folder or choose another"
+        )
     work = folder / "work"
     if begun and not begun.missing():
         if work.exists():
             shutil.rmtree(work)
         return begun, None
 
-    predictions = Predictions(
-        work,
-        predictor,
-        [photo.frame.name for photo in photos],
-        [photo.live for photo in photos],
-        [photo.grid for photo in photos],
-        cells.stride,
-        config.pair_batch,
-    )
+    predictions = Predictions(work, predictor, photos, cells.stride, config.pair_batch)
     images, pairs, unreadable = _predict_pairs(scene, photos, predictions, config, poses)
     alignment = _align(photos, predictions, pairs, poses, cells.stride)
     directed = [(i, j) for pair in pairs for i, j in (pair, pair[::-1])]
@@ -109,7 +112,14 @@ def reconstruct(
         gauge = _find_gauge(photos, maps, poses, lengths)
         maps = {i: one.in_gauge(gauge) for i, one in maps.items()}
     used = select_pairs(directed, alignment.used_e)
-    agreement = _measure_agreement(maps, used)
+    agreement = measure_agreement(maps, [(i, j) for i, j in used if i in maps and j in maps])
+    if agreement.fraction < _MIN_AGREEMENT:
+        _log.warning(
+            "only %.0f %% of the cells that overlapping images show agree within a tenth of their "
+            "depth, expected %.0f %% or more; a map of this reconstruction will be inaccurate",
+            100 * agreement.fraction,
+            100 * _MIN_AGREEMENT,
+        )
     canonical = Counter(one.grid for one in maps.values()).most_common(1)[0][0]
     reconstruction = Reconstruction(
         folder,
@@ -126,7 +136,11 @@ def reconstruct(
         reconstruction = begun
     else:
         reconstruction.restart()
-    _write_frames(reconstruction, photos, maps, agreement.sigma_factor)
+    missing = set(reconstruction.missing())
+    for i, one in track(maps.items(), "write pointmaps", len(maps)):
+        if photos[i].frame.name in missing:
+            frame = _canonical_frame(photos[i], one, reconstruction.camera, agreement.sigma_factor)
+            reconstruction.write_frame(photos[i].frame.name, frame)
     predictions.remove()
     return reconstruction, Summary(
         scene.count("train"),
@@ -146,11 +160,7 @@ def reconstruct(
 def _check_lengths(
     lengths: Sequence[KnownLength], photos: Sequence[Photo], poses_known: bool
 ) -> None:
-    """Check the photographs that known lengths refer to; warn where lengths are not used.
-
-    Raises:
-        ReconstructionError: A length refers to an unknown photograph.
-    """
+    """Check that known lengths refer to photographs; warn where lengths are not used."""
     names = {photo.frame.name for photo in photos}
     for length in lengths:
         for end in (length.one, length.other):
@@ -188,23 +198,6 @@ def _settings(
     }
 
 
-def _open_begun(folder: Path, expected: tuple) -> Reconstruction | None:
-    """Return the reconstruction that the folder holds, perhaps unfinished; None where it is empty.
-
-    `expected` is its scene, teacher, stride and settings.
-
-    Raises:
-        ReconstructionError: It was made from other frames or with other settings.
-    """
-    begun = begun_reconstruction(folder)
-    if begun and (begun.scene, begun.teacher, begun.stride, begun.settings) != expected:
-        raise ReconstructionError(
-            f"{folder}: holds a reconstruction made with other frames or settings; delete the "
-            "folder or choose another"
-        )
-    return begun
-
-
 def _predict_pairs(
     scene: Scene,
     photos: Sequence[Photo],
@@ -214,13 +207,9 @@ def _predict_pairs(
 ) -> tuple[list[int], list[Pair], dict[str, str]]:
     """Encode all images, choose pairs of them and predict these.
 
-    Returns:
-        The encoded images, the pairs, and the reason for each frame that cannot be used.
-
-    Raises:
-        ReconstructionError: Fewer than two images can be used.
+    Returns the encoded images, the pairs, and the reason for each frame that cannot be used.
     """
-    failed = predictions.encode([photo.frame for photo in photos])
+    failed = predictions.encode()
     images = [i for i in range(len(photos)) if i not in failed]
     if len(images) < 2:
         raise ReconstructionError(
@@ -301,19 +290,6 @@ def _median_depth(maps: dict[int, DepthMap]) -> float:
     return float(np.nanmedian([np.nanmedian(one.depth_hw) for one in maps.values()]))
 
 
-def _measure_agreement(maps: dict[int, DepthMap], used: Sequence[tuple[int, int]]) -> Agreement:
-    """Return how well the fused depth maps of used pairs agree; warn where that is too little."""
-    agreement = measure_agreement(maps, [(i, j) for i, j in used if i in maps and j in maps])
-    if agreement.fraction < _MIN_AGREEMENT:
-        _log.warning(
-            "only %.0f %% of the cells that overlapping images show agree within a tenth of their "
-            "depth, expected %.0f %% or more; a map of this reconstruction will be inaccurate",
-            100 * agreement.fraction,
-            100 * _MIN_AGREEMENT,
-        )
-    return agreement
-
-
 def _same_result(begun: Reconstruction, computed: Reconstruction) -> bool:
     """Return whether two results are equal up to rounding, which depends on the processor."""
     first, second = (
@@ -326,21 +302,6 @@ def _same_result(begun: Reconstruction, computed: Reconstruction) -> bool:
         and replace(begun.camera, fx=1, fy=1) == replace(computed.camera, fx=1, fy=1)
         and np.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE)
     )
-
-
-def _write_frames(
-    reconstruction: Reconstruction,
-    photos: Sequence[Photo],
-    maps: dict[int, DepthMap],
-    sigma_factor: float,
-) -> None:
-    """Write the frames that are not written yet."""
-    missing = set(reconstruction.missing())
-    for i, one in track(maps.items(), "write pointmaps", len(maps)):
-        name = photos[i].frame.name
-        if name in missing:
-            frame = _canonical_frame(photos[i], one, reconstruction.camera, sigma_factor)
-            reconstruction.write_frame(name, frame)
 
 
 def _canonical_frame(
@@ -359,12 +320,6 @@ def _canonical_frame(
         transform(depth_map.T_map_cam, rays_hw3 * depth_hw[..., None]).astype(np.float32),
         (sigma_factor * sigma_hw).astype(np.float32),
     )
-
-
-@lru_cache(maxsize=16)
-def _canonical_view(live: Camera, canonical: Camera, stride: int) -> CanonicalView:
-    """Return the remapping of a live camera; a scene has few different ones."""
-    return CanonicalView(live, canonical, stride)
 
 
 def _focal_lengths_px(

@@ -28,6 +28,7 @@ from distill_training.common.array_folder import begin_folder, read_arrays, writ
 from distill_training.poses.image_pairs import Pair
 from distill_training.teachers.pairwise.cells import reduce_to_cells
 from distill_training.teachers.pairwise.pair_predictor import Encoded, PairPredictor, Pointmap
+from distill_training.teachers.pairwise.photo import Photo
 from mote_localization.camera import Camera, CanonicalView
 from mote_localization.errors import ImageError, ReconstructionError, SceneError
 from mote_localization.progress import progress_bar
@@ -55,16 +56,14 @@ class DirectedPair:
 class Predictions:
     """Features and pair predictions of the images of a scene, stored in a folder.
 
-    Images are numbered by their position in the lists that the constructor takes.
+    Images are numbered by their position in the list that the constructor takes.
     """
 
     def __init__(
         self,
         folder: Path,
         predictor: PairPredictor,
-        names: Sequence[str],
-        live: Sequence[Camera],
-        grids: Sequence[Camera],
+        photos: Sequence[Photo],
         stride: int,
         batch: int = 16,
     ) -> None:
@@ -73,38 +72,31 @@ class Predictions:
         Args:
             folder: Folder for the predictions alone.
             predictor: Predicts pointmaps of image pairs.
-            names: Names of the frames.
-            live: Camera of each frame's image, with its distortion.
-            grids: Camera of each frame to whose cells the pointmaps are reduced.
-            stride: Side of a cell, px of a grid camera.
+            photos: The images; pointmaps are reduced to the cells of their grids.
+            stride: Side of a cell, px of a grid.
             batch: Pairs predicted at once; halved when they do not fit into the memory of the GPU.
 
         Raises:
             ReconstructionError: The folder holds predictions of other frames or settings, or cannot
-                be written; or the batch is below 1.
+                be written.
         """
-        if batch < 1:
-            raise ReconstructionError(f"found a batch of {batch} pairs, expected 1 or more")
         self.folder, self._predictor, self._batch = folder, predictor, batch
-        self._names, self._live, self._grids, self._stride = names, live, grids, stride
-        self._network = [predictor.camera(_undistorted(camera)) for camera in live]
+        self._photos, self._stride = photos, stride
+        self._network = [predictor.camera(_undistorted(photo.live)) for photo in photos]
         index = {
             "format_version": _FORMAT_VERSION,
             "predictor": predictor.name,
             "settings": predictor.settings,
             "stride": stride,
             "frames": [
-                {"name": name, "live": asdict(one), "grid": asdict(grid)}
-                for name, one, grid in zip(names, live, grids, strict=True)
+                {"name": one.frame.name, "live": asdict(one.live), "grid": asdict(one.grid)}
+                for one in photos
             ],
         }
         begin_folder(folder / _INDEX, json.loads(json.dumps(index)))
 
-    def encode(self, frames: Iterable[Frame]) -> dict[int, str]:
+    def encode(self) -> dict[int, str]:
         """Compute the features of every image that has none yet.
-
-        Args:
-            frames: All frames, in order.
 
         Returns:
             The reason for each image that cannot be used: it is unreadable, or lacks what the
@@ -116,18 +108,18 @@ class Predictions:
                 of the GPU.
         """
         unusable: dict[int, str] = {}
-        with _rate_bar("encode images", "images", len(self._names)) as advance:
-            for k, frame in zip(range(len(self._names)), frames, strict=True):
+        with _rate_bar("encode images", "images", len(self._photos)) as advance:
+            for k, photo in enumerate(self._photos):
                 if new := not self._features_path(k).exists():
                     try:
-                        self._encode(k, frame)
+                        self._encode(k, photo.frame, photo.live)
                     except (SceneError, ImageError) as error:
-                        _log.warning("frame %s is left out: %s", frame.name, error)
+                        _log.warning("frame %s is left out: %s", photo.frame.name, error)
                         unusable[k] = str(error)
                     except torch.cuda.OutOfMemoryError as error:
                         raise _out_of_memory("an image") from error
                 advance(1, new)
-        if unusable and len(unusable) == len(self._names):
+        if unusable and len(unusable) == len(self._photos):
             last = list(unusable.values())[-1]
             raise SceneError(f"none of {len(unusable)} images can be used; the last one: {last}")
         return unusable
@@ -184,7 +176,8 @@ class Predictions:
         """
         if i > j:
             return self.read(j, i)[::-1]
-        i_hw4, j_hw4 = ((*self._cells(k), 4) for k in (i, j))
+        grids, stride = (self._photos[i].grid, self._photos[j].grid), self._stride
+        i_hw4, j_hw4 = ((grid.height // stride, grid.width // stride, 4) for grid in grids)
         path = self._pair_path(i, j)
         shapes = {"own_ij": i_hw4, "other_ij": j_hw4, "own_ji": j_hw4, "other_ji": i_hw4}
         arrays = read_arrays(path, {key: (s, np.float16) for key, s in shapes.items()}, "pair")
@@ -224,9 +217,8 @@ class Predictions:
                 f"{self.folder}: cannot be deleted ({error.strerror}); delete it by hand"
             ) from error
 
-    def _encode(self, k: int, frame: Frame) -> None:
+    def _encode(self, k: int, frame: Frame, live: Camera) -> None:
         """Compute and write the features of one image."""
-        live = self._live[k]
         image_hw3 = frame.image()
         if image_hw3.shape[:2] != (live.height, live.width):
             raise SceneError(
@@ -273,7 +265,7 @@ class Predictions:
         """Return the cells (h, w, 4) float16 of each image of a batch of dense pointmaps."""
         rows_of = defaultdict(list)
         for row, k in enumerate(images):
-            rows_of[self._network[k], self._grids[k]].append(row)
+            rows_of[self._network[k], self._photos[k].grid].append(row)
         packed: dict[int, np.ndarray] = {}
         for (network, grid), rows in rows_of.items():
             # A slice does not copy: dense pointmaps are large.
@@ -282,10 +274,6 @@ class Predictions:
             cells = _packed(*reduce_to_cells(some, network, grid, self._stride))
             packed.update(zip(rows, cells, strict=True))
         return [packed[row] for row in range(len(images))]
-
-    def _cells(self, k: int) -> tuple[int, int]:
-        """Return the rows and columns of an image's cells."""
-        return self._grids[k].height // self._stride, self._grids[k].width // self._stride
 
     def _features_path(self, k: int) -> Path:
         return self.folder / f"features/{k:06d}.npz"

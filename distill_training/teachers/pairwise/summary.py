@@ -1,6 +1,5 @@
 """Summary of a reconstruction from photographs, for the user."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mote_localization.map_file import UNKNOWN_SCALE
@@ -40,9 +39,16 @@ class Summary:
             f"{self.agreeing_fraction:.0%} of overlapping cells, to a tenth of the depth"
         )
         rows["poses"] = "given" if self.poses_known else "estimated"
-        rows["focal length"] = "given" if self.focal_known else _format_focal_lengths(self.focal_px)
+        rows["focal length"] = "given" if self.focal_known else self._estimated_focal_lengths()
         rows["scale"] = self._scale()
         return rows
+
+    def _estimated_focal_lengths(self) -> str:
+        all_px = self.focal_px
+        lengths = ", ".join(f"{length:.1f}" for length in all_px) + " px"
+        if len(all_px) > _LISTED:
+            lengths = f"{min(all_px):.1f} to {max(all_px):.1f} px of {len(all_px)} lenses"
+        return f"estimated, {lengths} in the canonical camera"
 
     def _scale(self) -> str:
         if self.poses_known:
@@ -52,12 +58,3 @@ class Summary:
         if self.scale_uncertainty is None:
             return "metres, uncertainty unknown: give two lengths or more with --scale-from"
         return f"metres, 1 sigma {100 * self.scale_uncertainty:.1f} %"
-
-
-def _format_focal_lengths(focal_px: Sequence[float]) -> str:
-    """Return estimated focal lengths as text."""
-    if len(focal_px) > _LISTED:
-        lengths = f"{min(focal_px):.1f} to {max(focal_px):.1f} px of {len(focal_px)} lenses"
-    else:
-        lengths = ", ".join(f"{length:.1f}" for length in focal_px) + " px"
-    return f"estimated, {lengths} in the canonical camera"
