@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mote_localization.camera import Camera, frustum_edges
 from mote_localization.evaluation.cloud_plot import cloud_collection, surface_tiles
-from mote_localization.evaluation.metrics import PERCENTILES, Answer, Evaluation
+from mote_localization.evaluation.metrics import PERCENTILES, Evaluation
 from mote_localization.evaluation.plot_style import figure_style
 from mote_localization.geometry import exp_rotation, invert, transform
 from mote_localization.localizer import Localization
@@ -24,15 +24,24 @@ from mote_localization.localizer import Localization
 _INK, _MUTED, _RULE = "#010203", "#020304", "#030405"
 _VARIABLES = {_INK: "var(--ink)", _MUTED: "var(--muted)", _RULE: "var(--rule)"}
 _STYLE = figure_style(_INK, _MUTED) | {
-    f"{part}.facecolor": "none" for part in ("axes", "figure", "savefig")
+    "axes.facecolor": "none",
+    "axes.axisbelow": True,
+    "axes.titlesize": 9,
+    "figure.facecolor": "none",
+    "figure.constrained_layout.use": True,
+    "grid.color": _RULE,
+    "grid.linewidth": 0.5,
+    "savefig.facecolor": "none",
 }
-# Colours of Okabe and Ito, distinct for all kinds of colour vision; cm bounds as in the table.
+_BOUNDS_CM = (2.0, 5.0, 10.0)  # as in the table
+# Colours of Okabe and Ito, distinct for all kinds of colour vision.
 _BINS = (
-    (2.0, "under 2 cm", "#009E73"),
-    (5.0, "2 to 5 cm", "#56B4E9"),
-    (10.0, "5 to 10 cm", "#E69F00"),
-    (np.inf, "10 cm or more", "#D55E00"),
+    ("under 2 cm", "#009E73"),
+    ("2 to 5 cm", "#56B4E9"),
+    ("5 to 10 cm", "#E69F00"),
+    ("10 cm or more", "#D55E00"),
 )
+_BOUND = 5.0  # cm and degrees, drawn in the figure of the errors
 _LOST = "#D55E00"
 _MARK = "#2F8FD0"
 _WIDTH_IN = 7.2
@@ -45,86 +54,60 @@ def trajectory(evaluation: Evaluation) -> tuple[str, str]:
     Returns:
         The SVG, and a description of the view: projection and estimates outside the figure.
     """
-    answers = evaluation.answers
-    known = [a for a in answers if a.T_map_cam_true is not None]
-    found = [a.T_map_cam for a in answers if a.T_map_cam is not None]
-    poses = np.array([a.T_map_cam_true for a in known] or found)
-    axes_23, labels, view = _view_from_above(poses)
-    truth = poses[:, :3, 3] @ axes_23.T
+    answers, errors_cm = evaluation.answers, 100 * evaluation.errors_m
+    given, found = [a.T_map_cam_true for a in answers], [a.T_map_cam for a in answers]
+    known = [T for T in given if T is not None] or [T for T in found if T is not None]
+    axes_23, labels, view = _view_from_above(np.array(known))
+    shown = np.array(known)[:, :3, 3] @ axes_23.T
+    low, high = shown.min(0), shown.max(0)
+    margin = max(0.05, 0.12 * float((high - low).max()))
+    width, height = high - low + 2 * margin
+    truth_n2, estimates_n2 = _positions(given, axes_23), _positions(found, axes_23)
+    has_truth, has_pose = np.isfinite(truth_n2[:, 0]), np.isfinite(estimates_n2[:, 0])
+    both = has_truth & has_pose
+    bins = np.digitize(errors_cm, _BOUNDS_CM)
+    groups = [(both & (bins == i), label, colour) for i, (label, colour) in enumerate(_BINS)]
+    groups.append((has_pose & ~has_truth, "estimate", _BINS[1][1]))
+    lost = has_truth & ~has_pose
     with rc_context(_STYLE):
-        low, high = truth.min(0), truth.max(0)
-        margin = max(0.05, 0.12 * float((high - low).max()))
-        width, height = high - low + 2 * margin
         figure = Figure((_WIDTH_IN, float(np.clip(6.4 * height / width, 1.6, 5.6)) + 0.9))
         axes = figure.subplots()
-        if known:
-            stamps = np.array([a.stamp_s for a in known])
-            axes.add_collection(
-                LineCollection(
-                    [truth[run] for run in _continuous_runs(stamps)],
-                    colors=_MUTED,
-                    linewidths=1.0,
-                    zorder=1,
-                )
-            )
+        if has_truth.any():
+            stamps = np.array([a.stamp_s for a in answers])[has_truth]
+            runs = [truth_n2[has_truth][run] for run in _continuous_runs(stamps)]
+            axes.add_collection(LineCollection(runs, colors=_MUTED, linewidths=1.0, zorder=1))
             axes.plot([], [], color=_MUTED, linewidth=1.0, label="ground truth")
-        _plot_estimates(axes, answers, evaluation.errors_m, axes_23)
-        lost = [a.T_map_cam_true for a in known if a.T_map_cam is None]
-        if lost:
-            positions = np.array(lost)[:, :3, 3] @ axes_23.T
+        pairs = list(np.stack([truth_n2, estimates_n2], axis=1)[both])
+        axes.add_collection(LineCollection(pairs, colors=_MUTED, linewidths=0.5, zorder=2))
+        for chosen, label, colour in groups:
+            if chosen.any():
+                x, y = estimates_n2[chosen].T
+                axes.scatter(x, y, s=9, c=colour, label=label, zorder=3, linewidths=0,
+                             rasterized=len(answers) > _MAX_VECTOR_MARKS)  # fmt: skip
+        if lost.any():
             axes.plot(
-                *positions.T, "x", color=_LOST, ms=5, mew=1.1, label="no pose (true position)"
+                *truth_n2[lost].T, "x", color=_LOST, ms=5, mew=1.1, label="no pose (true position)"
             )
-        axes.set_aspect("equal", adjustable="box")
+        axes.set_aspect("equal")
         axes.set_xlim(low[0] - margin, high[0] + margin)
         axes.set_ylim(low[1] - margin, high[1] + margin)
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
-        axes.grid(color=_RULE, linewidth=0.5)
-        axes.set_axisbelow(True)
+        axes.grid()
         figure.legend(
             *axes.get_legend_handles_labels(), loc="outside upper left", ncols=6, fontsize=8,
             handletextpad=0.3, columnspacing=1.2, handlelength=1.4,
         )  # fmt: skip
-        figure.set_layout_engine("constrained")
-        estimates = np.array(found).reshape(-1, 4, 4)[:, :3, 3] @ axes_23.T
-        outside = int(((estimates < low - margin) | (estimates > high + margin)).any(-1).sum())
+        beyond = (estimates_n2 < low - margin) | (estimates_n2 > high + margin)
+        outside = int(beyond.any(-1).sum())
         if outside:
             view += f"; {outside} estimate{'s' * (outside > 1)} outside the figure"
         return _svg(figure, "trajectory", "Trajectory from above"), view
 
 
-def _plot_estimates(
-    axes: Axes, answers: Sequence[Answer], metres: np.ndarray, axes_23: np.ndarray
-) -> None:
-    """Plot the estimates, coloured by their error, and lines to their true positions."""
-    pairs = [
-        (a.T_map_cam_true[:3, 3] @ axes_23.T, a.T_map_cam[:3, 3] @ axes_23.T)
-        for a in answers
-        if a.T_map_cam is not None and a.T_map_cam_true is not None
-    ]
-    axes.add_collection(LineCollection(pairs, colors=_MUTED, linewidths=0.5, zorder=2))
-    lower = 0.0
-    for upper, label, colour in _BINS:
-        chosen = [
-            a.T_map_cam[:3, 3] @ axes_23.T
-            for a, m in zip(answers, metres, strict=True)
-            if a.T_map_cam is not None and lower <= 100 * m < upper
-        ]
-        if chosen:
-            x, y = np.array(chosen).T
-            axes.scatter(x, y, s=9, c=colour, label=label, zorder=3, linewidths=0,
-                         rasterized=len(answers) > _MAX_VECTOR_MARKS)  # fmt: skip
-        lower = upper
-    unknown = [
-        a.T_map_cam[:3, 3] @ axes_23.T
-        for a in answers
-        if a.T_map_cam is not None and a.T_map_cam_true is None
-    ]
-    if unknown:
-        x, y = np.array(unknown).T
-        axes.scatter(x, y, s=9, c=_BINS[1][2], label="estimate", zorder=3, linewidths=0,
-                     rasterized=len(answers) > _MAX_VECTOR_MARKS)  # fmt: skip
+def _positions(poses: Sequence[np.ndarray | None], axes_23: np.ndarray) -> np.ndarray:
+    """Return the positions (n, 2) of poses in the figure; NaN without a pose."""
+    return np.array([(np.nan, np.nan) if T is None else axes_23 @ T[:3, 3] for T in poses])
 
 
 def _view_from_above(poses: np.ndarray) -> tuple[np.ndarray, tuple[str, str], str]:
@@ -181,21 +164,17 @@ def error_over_time(evaluation: Evaluation) -> str:
     with rc_context(_STYLE):
         figure = Figure((_WIDTH_IN, 3.6))
         panels = figure.subplots(2, sharex=True)
-        for axes, values, bound, label in zip(
-            panels,
-            (100 * evaluation.errors_m, evaluation.errors_deg),
-            (5.0, 5.0),
-            ("position error (cm)", "rotation error (°)"),
-            strict=True,
+        for axes, values, label in (
+            (panels[0], 100 * evaluation.errors_m, "position error (cm)"),
+            (panels[1], evaluation.errors_deg, "rotation error (°)"),
         ):
             shown = np.where(lost, np.nan, values)
-            high = np.nanpercentile(shown, 97) if np.isfinite(shown).any() else bound
-            top = max(1.5 * float(high), 1.2 * bound if high > bound / 3 else 0.0, 0.1)
+            high = np.nanpercentile(shown, 97) if np.isfinite(shown).any() else _BOUND
+            top = max(1.5 * float(high), 1.2 * _BOUND if high > _BOUND / 3 else 0.0, 0.1)
             over = shown > top
-            few = len(answers) <= _MAX_VECTOR_MARKS
             axes.plot(
                 seconds, np.where(over, np.nan, shown), ".", ms=4.5, color=_MARK,
-                mew=0, rasterized=not few,
+                mew=0, rasterized=len(answers) > _MAX_VECTOR_MARKS,
             )  # fmt: skip
             if over.any():
                 axes.plot(
@@ -206,19 +185,17 @@ def error_over_time(evaluation: Evaluation) -> str:
                     (1, 1.02), xycoords="axes fraction", ha="right", va="bottom",
                     fontsize=8, color=_MUTED,
                 )  # fmt: skip
-            if bound < top:
-                axes.axhline(bound, color=_MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
+            if _BOUND < top:
+                axes.axhline(_BOUND, color=_MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
             for first, last in bands:
                 axes.axvspan(first - step / 2, last + step / 2, color=_LOST, alpha=0.22, lw=0)
             axes.set_ylim(0, top)
             axes.set_ylabel(label)
             axes.yaxis.set_major_locator(MaxNLocator(5))
-            axes.grid(axis="y", color=_RULE, linewidth=0.5)
-            axes.set_axisbelow(True)
+            axes.grid(axis="y")
         panels[-1].set_xlabel("time since the first frame (s)")
         panels[-1].set_xlim(-step, seconds[-1] + step)
         figure.align_ylabels()
-        figure.set_layout_engine("constrained")
         return _svg(figure, "errors", "Errors over time")
 
 
@@ -242,12 +219,8 @@ def times(milliseconds: np.ndarray, label: str, period_ms: float | None) -> str:
     with rc_context(_STYLE):
         figure = Figure((_WIDTH_IN, 2.3))
         axes = figure.subplots()
-        axes.hist(
-            milliseconds.clip(0, top),
-            bins=np.linspace(0, top, 61).tolist(),
-            color=_MARK,
-            alpha=0.85,
-        )
+        edges = np.linspace(0, top, 61).tolist()
+        axes.hist(milliseconds.clip(0, top), edges, color=_MARK, alpha=0.85)
         height = axes.get_ylim()[1]
         axes.set_ylim(0, 1.42 * height)
         marks = [(np.percentile(milliseconds, p), f"p{p}", _INK) for p in PERCENTILES]
@@ -265,7 +238,6 @@ def times(milliseconds: np.ndarray, label: str, period_ms: float | None) -> str:
         axes.set_xlabel(label)
         axes.set_ylabel("frames")
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        figure.set_layout_engine("constrained")
         return _svg(figure, "times", label)
 
 
@@ -282,13 +254,13 @@ def prediction(found: Localization, camera: Camera) -> str:
         grid = figure.add_gridspec(2, 3, height_ratios=(1, 1.6), width_ratios=(1, 1, 0.04))
         image_axes, sigma_axes, scale_axes = (figure.add_subplot(grid[0, i]) for i in range(3))
         image_axes.imshow(found.image_hw3)
-        image_axes.set_title("canonical image, the network's input", fontsize=9)
+        image_axes.set_title("canonical image, the network's input")
         shown = sigma_axes.imshow(
             sigma_cm, cmap="viridis", interpolation="nearest", vmin=0,
             vmax=float(np.nanpercentile(sigma_cm, 98)),
             extent=(-0.5, camera.width - 0.5, camera.height - 0.5, -0.5),
         )  # fmt: skip
-        sigma_axes.set_title("predicted error of each cell", fontsize=9)
+        sigma_axes.set_title("predicted error of each cell")
         bar = figure.colorbar(shown, cax=scale_axes)
         bar.set_label("σ (cm)")
         bar.outline.set_linewidth(0)
@@ -300,7 +272,6 @@ def prediction(found: Localization, camera: Camera) -> str:
         image_axes.set_ylabel("row (px)")
         sigma_axes.set_yticklabels([])
         _plot_cloud(figure.add_subplot(grid[1, :]), found, camera)
-        figure.set_layout_engine("constrained")
         return _svg(figure, "prediction", "An image and its predicted cloud")
 
 
@@ -314,9 +285,8 @@ def _plot_cloud(axes: Axes, found: Localization, camera: Camera) -> None:
     yaw, pitch = np.radians(30), np.radians(28)
     view = exp_rotation(np.array([pitch, 0, 0])) @ exp_rotation(np.array([0, yaw, 0]))
     stride = camera.width // found.sigma_hw.shape[1]
-    shown_hw = surface_tiles(points_hw3, stride / camera.fx)
-    for corner in (np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, 1:], np.s_[1:, :-1]):
-        shown_hw &= reliable[corner]
+    reliable_hw3 = np.where(reliable[..., None], points_hw3, np.nan)
+    shown_hw = surface_tiles(reliable_hw3, stride / camera.fx)
     view_hw3 = points_hw3 @ view.T
     axes.add_collection(
         cloud_collection(view_hw3, shown_hw, found.image_hw3, stride, rasterized=True)
@@ -331,7 +301,7 @@ def _plot_cloud(axes: Axes, found: Localization, camera: Camera) -> None:
     axes.set_xlim(low[0] - 0.1 * depth, high[0] + 0.1 * depth)
     axes.set_ylim(-high[1] - 0.1 * depth, -low[1] + 0.1 * depth)
     axes.set_axis_off()
-    axes.set_title("predicted points and the camera found from them", fontsize=9)
+    axes.set_title("predicted points and the camera found from them")
     left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
     axes.plot([left, left + 1], [bottom, bottom], color=_INK, linewidth=1.5)
     axes.text(left + 0.5, bottom, "1 m", ha="center", va="bottom", fontsize=8)
