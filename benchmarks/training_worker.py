@@ -146,9 +146,10 @@ def _record_trainer(recorder: _Recorder) -> None:
         recorder.networks.append(make_student(*args, **kwargs))
         return recorder.networks[-1]
 
-    def random_batches(store: Any, names: list[str], batch: int, *args: Any, **kwargs: Any):
+    def random_batches(store: Any, names: list[str], config: Any, *args: Any, **kwargs: Any):
+        batch = getattr(config, "batch", config)  # an earlier version passes the number
         recorder.warm_up = 5 + math.ceil(len(names) / batch)  # an epoch: all frames are cached
-        recorder.batch_makers.append(lambda: make_batches(store, names, batch, *args, **kwargs))
+        recorder.batch_makers.append(lambda: make_batches(store, names, config, *args, **kwargs))
         with closing(recorder.batch_makers[-1]()) as batches:
             while True:
                 recorder.begin_step()

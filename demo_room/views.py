@@ -49,6 +49,11 @@ def pose(position_3: np.ndarray, yaw: float, pitch: float, roll: float) -> np.nd
     return T_map_cam
 
 
+def _poses(*values: np.ndarray) -> list[np.ndarray]:
+    """Return T_map_cam of cameras from arrays (n,) of x, y, z (m), yaw, pitch and roll (rad)."""
+    return [pose(row[:3], *row[3:]) for row in np.stack(values, axis=1)]
+
+
 @cache
 def _clearance_map() -> np.ndarray:
     """Return the distance (m) of each floor cell (rows y, columns x) to the nearest obstacle.
@@ -102,9 +107,8 @@ def training_views(count: int, seed: int = 0) -> list[np.ndarray]:
     start_6 = np.random.default_rng(seed).random(6)
     root = 2.0
     for _ in range(60):
-        root = (1.0 + root) ** (
-            1.0 / 7.0
-        )  # x^7 = x + 1: generalized golden ratio for six dimensions
+        # x^7 = x + 1: generalized golden ratio for six dimensions
+        root = (1.0 + root) ** (1.0 / 7.0)
     step_6 = root ** -np.arange(1.0, 7.0)
     poses: list[np.ndarray] = []
     index = 1
@@ -118,8 +122,7 @@ def training_views(count: int, seed: int = 0) -> list[np.ndarray]:
         yaw = 2.0 * np.pi * heading
         pitch = np.radians(np.interp(pitch, (0.0, 1.0), (-15.0, 10.0)))
         roll = np.radians(np.interp(roll, (0.0, 0.2, 0.8, 1.0), (-6.0, -2.0, 2.0, 6.0)))
-        rows = np.stack([x, y, z, yaw, pitch, roll], axis=1)
-        views_n44 = np.array([pose(row[:3], *row[3:]) for row in rows])
+        views_n44 = np.array(_poses(x, y, z, yaw, pitch, roll))
         poses.extend(views_n44[open_views(views_n44)])
     return poses[:count]
 
@@ -189,10 +192,4 @@ def drive(
     yaw += np.radians(sway(8.0, 9.0, 1))
     z = 1.0 + sway(0.012, 1.9, 2) + sway(0.02, 5.3, 3)
     pitch, roll = np.radians(-3.0 + sway(1.5, 3.7, 4)), np.radians(sway(0.9, 2.3, 5))
-    poses = [
-        pose(np.array(spot), *angles)
-        for spot, angles in zip(
-            zip(x, y, z, strict=True), zip(yaw, pitch, roll, strict=True), strict=True
-        )
-    ]
-    return [START_S + float(moment) for moment in t], poses
+    return [START_S + float(moment) for moment in t], _poses(x, y, z, yaw, pitch, roll)

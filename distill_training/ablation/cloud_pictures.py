@@ -14,14 +14,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from distill_training.ablation.plots import STYLE, colours, hundredth_unit, save_figure
 from distill_training.ablation.trainings import Outcome, held_out_names
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction
 from mote_localization.camera import frustum_edges
 from mote_localization.evaluation.cloud_plot import cloud_collection, surface_tiles
-from mote_localization.evaluation.plot_style import INK, RULE
+from mote_localization.evaluation.plot_style import INK
 from mote_localization.geometry import invert, rotation_angle, transform
 from mote_localization.localizer import Localization, Localizer
 from mote_localization.progress import track
@@ -175,7 +175,7 @@ def _set_error_ticks(axis: Axis) -> None:
     """Set the ticks of an axis of errors."""
     axis.set_major_locator(FixedLocator(_ERROR_TICKS_CM))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter("{x:g}")
 
 
 def _draw_errors(axes: Axes, error_hw: np.ndarray, image: _HeldOutImage) -> None:
@@ -193,12 +193,10 @@ def _plot_error_distribution(axes: Axes, predictions: Sequence[_Prediction], uni
         errors = np.sort(prediction.error_hw[np.isfinite(prediction.error_hw)])
         percent = 100 * np.arange(1, len(errors) + 1) / max(1, len(errors))
         axes.plot(errors, percent, color=prediction.colour, linewidth=1.6)
-    axes.set_xscale("log")
-    axes.set(xlim=_ERROR_RANGE_CM, ylim=(0, 100))
+    axes.set(xscale="log", xlim=_ERROR_RANGE_CM, ylim=(0, 100), yticks=[0, 25, 50, 75, 100])
     _set_error_ticks(axes.xaxis)
-    axes.set_yticks([0, 25, 50, 75, 100])
     axes.tick_params(labelsize=8)
-    axes.grid(color=RULE, linewidth=0.5)
+    axes.grid(True)
     axes.set_xlabel(f"distance to the teacher's point ({unit})", fontsize=8)
     axes.set_ylabel("cells below (%)", fontsize=8)
 

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from distill_training.ablation.trainings import Outcome
 from mote_localization.evaluation.plot_style import COLOURS, MUTED, RULE, figure_style
@@ -20,6 +20,9 @@ STYLE = figure_style() | {
     "svg.hashsalt": "mote",
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
 }
 _WIDTH_IN = 8.0
 _LABEL_PT = 11.0  # least vertical distance of labels
@@ -35,72 +38,68 @@ def colours(outcomes: Sequence[Outcome]) -> list[str]:
     return [COLOURS[families.index(o.run.student)] for o in outcomes]
 
 
+def _styles(outcomes: Sequence[Outcome]) -> tuple[list[str], list[str]]:
+    """Return the colour of each training, and the marker of its family."""
+    families = list(dict.fromkeys(o.run.student for o in outcomes))
+    markers = [_MARKERS[families.index(o.run.student) % len(_MARKERS)] for o in outcomes]
+    return colours(outcomes), markers
+
+
 def write_plots(outcomes: Sequence[Outcome], folder: Path) -> None:
     """Write `error_over_epochs.svg` and `error_against_cost.svg`.
 
     Raises:
         MoteError: A file cannot be written.
     """
-    plot_error_over_epochs(outcomes, folder / "error_over_epochs.svg")
-    plot_error_against_cost(outcomes, folder / "error_against_cost.svg")
-
-
-def plot_error_over_epochs(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Plot the error of the points over the training, on training frames and held-out frames."""
-    unit = _unit(outcomes)
+    unit = hundredth_unit(all(o.run.reconstruction.metric for o in outcomes))
     with rc_context(STYLE):
-        figure = Figure((_WIDTH_IN, 3.9), layout="constrained")
-        panels = figure.subplots(1, 2, sharex=True, sharey=True)
-        keys = ("train_cell_cm", "held_out_cell_cm")
-        for axes, key, title in zip(
-            panels, keys, ("training frames", "held-out frames"), strict=True
-        ):
-            for outcome, colour in zip(outcomes, colours(outcomes), strict=True):
-                epochs, errors = _curve(outcome, key)
-                axes.plot(epochs, errors, color=colour, linewidth=1.6, solid_joinstyle="round")
-                axes.plot(epochs[-1:], errors[-1:], "o", color=colour, ms=4, mew=0)
-            axes.set_title(title)
-            axes.set_xlabel("epochs")
-            axes.set_xlim(left=0)
-            _set_log_error_axis(axes)
-        panels[0].set_ylabel(f"error of the points, median ({unit})")
-        _label_ends(panels[1], outcomes, keys[1])
-        save_figure(figure, path)
+        save_figure(_error_over_epochs(outcomes, unit), folder / "error_over_epochs.svg")
+        save_figure(_error_against_cost(outcomes, unit), folder / "error_against_cost.svg")
 
 
-def plot_error_against_cost(outcomes: Sequence[Outcome], path: Path) -> None:
+def _error_over_epochs(outcomes: Sequence[Outcome], unit: str) -> Figure:
+    """Plot the error of the points over the training, on training frames and held-out frames."""
+    figure = Figure((_WIDTH_IN, 3.9), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    keys = {"training frames": "train_cell_cm", "held-out frames": "held_out_cell_cm"}
+    for axes, (title, key) in zip(panels, keys.items(), strict=True):
+        for outcome, colour in zip(outcomes, colours(outcomes), strict=True):
+            epochs, errors = _curve(outcome, key)
+            axes.plot(epochs, errors, color=colour, linewidth=1.6, solid_joinstyle="round")
+            axes.plot(epochs[-1:], errors[-1:], "o", color=colour, ms=4, mew=0)
+        axes.set(title=title, xlabel="epochs")
+        axes.set_xlim(left=0)
+        _set_log_error_axis(axes)
+    panels[0].set_ylabel(f"error of the points, median ({unit})")
+    _label_ends(panels[1], outcomes, "held_out_cell_cm")
+    return figure
+
+
+def _error_against_cost(outcomes: Sequence[Outcome], unit: str) -> Figure:
     """Plot error and fraction of good poses on held-out frames against size and time of the map."""
-    families = list(dict.fromkeys(o.run.student for o in outcomes))
-    unit = _unit(outcomes)
+    figure = Figure((_WIDTH_IN, 6.2), layout="constrained")
+    panels = figure.subplots(2, 2, sharex="col", sharey="row")
     rows = (
         ("held_out_cell_cm", 1, f"error of the points, median ({unit})"),
         ("held_out_within_5cm_5deg", 100, "poses within 5 cm, 5° (%)"),
     )
     costs = (("file_bytes", 1e-6, "map (MB)"), ("milliseconds", 1, "network, one image (ms)"))
-    with rc_context(STYLE):
-        figure = Figure((_WIDTH_IN, 6.2), layout="constrained")
-        panels = figure.subplots(2, 2, sharex="col", sharey="row")
-        for j, (cost, cost_scale, cost_label) in enumerate(costs):
-            for i, (key, scale, label) in enumerate(rows):
-                axes = panels[i, j]
-                x = np.array([cost_scale * o.figures[cost] for o in outcomes])
-                y = np.array([scale * o.figures.get(key, math.nan) for o in outcomes])
-                _draw_pareto_front(axes, x, y, sign=1 if i == 0 else -1)
-                for outcome, colour, a, b in zip(outcomes, colours(outcomes), x, y, strict=True):
-                    marker = _MARKERS[families.index(outcome.run.student) % len(_MARKERS)]
-                    axes.plot(a, b, marker, color=colour, ms=7, mew=0, zorder=3)
-                if i == 0:
-                    _set_log_error_axis(axes)
-                else:
-                    axes.set_ylim(-4, 104)
-                    axes.set_xlabel(cost_label)
-                _set_cost_axis(axes, x)
-                axes.grid(color=RULE, linewidth=0.5)
-                axes.set_axisbelow(True)
-                if j == 0:
-                    axes.set_ylabel(label)
-        _legend(figure, outcomes)
-        save_figure(figure, path)
+    for j, (cost, cost_scale, cost_label) in enumerate(costs):
+        x = np.array([cost_scale * o.figures[cost] for o in outcomes])
+        for i, (key, scale, _) in enumerate(rows):
+            axes = panels[i, j]
+            y = np.array([scale * o.figures.get(key, math.nan) for o in outcomes])
+            _draw_pareto_front(axes, x, y, sign=1 if i == 0 else -1)
+            for a, b, colour, marker in zip(x, y, *_styles(outcomes), strict=True):
+                axes.plot(a, b, marker, color=colour, ms=7, mew=0, zorder=3)
+            _set_cost_axis(axes, x)
+            axes.grid(True)
+        _set_log_error_axis(panels[0, j])
+        panels[1, j].set(ylim=(-4, 104), xlabel=cost_label)
+    for axes, (_, _, label) in zip(panels[:, 0], rows, strict=True):
+        axes.set_ylabel(label)
+    _add_legend(figure, outcomes)
+    return figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -120,10 +119,6 @@ def hundredth_unit(metric: bool) -> str:
     return "cm" if metric else "units / 100"
 
 
-def _unit(outcomes: Sequence[Outcome]) -> str:
-    return hundredth_unit(all(o.run.reconstruction.metric for o in outcomes))
-
-
 def _curve(outcome: Outcome, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Return epochs and the values of a figure at each check."""
     rows = outcome.history
@@ -137,9 +132,8 @@ def _set_log_error_axis(axes: Axes) -> None:
     wide = high > _LOG_RATIO * low
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(6))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.grid(axis="y", color=RULE, linewidth=0.5)
-    axes.set_axisbelow(True)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(True, axis="y")
 
 
 def _label_ends(axes: Axes, outcomes: Sequence[Outcome], key: str) -> None:
@@ -203,21 +197,18 @@ def _set_cost_axis(axes: Axes, x: np.ndarray) -> None:
     if x.max() > _LOG_RATIO * x.min() > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(0.8 * x.min(), 1.25 * x.max())
     else:
         axes.set_xlim(0, 1.12 * x.max())
 
 
-def _legend(figure: Figure, outcomes: Sequence[Outcome]) -> None:
+def _add_legend(figure: Figure, outcomes: Sequence[Outcome]) -> None:
     """Add a legend of the trainings, or of the families if there are too many trainings."""
-    families = list(dict.fromkeys(o.run.student for o in outcomes))
     named = {}
-    for outcome, colour in zip(outcomes, colours(outcomes), strict=True):
-        student = outcome.run.student
-        name = outcome.run.name if len(outcomes) <= len(COLOURS) else student
-        marker = _MARKERS[families.index(student) % len(_MARKERS)]
+    for outcome, colour, marker in zip(outcomes, *_styles(outcomes), strict=True):
+        name = outcome.run.name if len(outcomes) <= len(COLOURS) else outcome.run.student
         named[name] = Line2D([], [], color=colour, marker=marker, ms=6, mew=0, linestyle="")
     front = Line2D([], [], color=MUTED, linewidth=0.8)
     figure.legend(

@@ -99,10 +99,7 @@ def _markdown(rows: Sequence[Outcome], runs: Sequence[Run], keys: list[str], com
         _line(["---"] * (1 + len(differing)) + ["---:"] * len(COLUMNS)),
     ]
     for row in rows:
-        figures = [
-            _figure(column, row.figures.get(column.key, math.nan), best[column.key])
-            for column in COLUMNS
-        ]
+        figures = [_figure(c, row.figures.get(c.key, math.nan), best[c.key]) for c in COLUMNS]
         settings = [_escaped(_text(row.run.value(key))) for key in differing]
         lines.append(_line([row.run.name, *settings, *figures]))
     return "\n".join([*lines, "", _LEGEND.format(threads=os.cpu_count()), ""])
@@ -130,11 +127,9 @@ def _text(value: Value) -> str:
     """Return a setting as text."""
     if isinstance(value, bool):
         return str(value).lower()
-    return (
-        ""
-        if value is None
-        else " to ".join(map(str, value if isinstance(value, list) else [value]))
-    )
+    if value is None:
+        return ""
+    return " to ".join(map(str, value if isinstance(value, list) else [value]))
 
 
 def _escaped(text: str) -> str:

@@ -72,7 +72,8 @@ def check_students(runs: list[Run], output: Path) -> None:
     """
     created = set()
     for run in runs:
-        cells = _cells(run)
+        camera = run.reconstruction.camera
+        cells = CellGrid(run.reconstruction.stride, camera.width, camera.height)
         student = (run.student, json.dumps(run.settings), cells)
         if student not in created and training_state(run, output) != "finished":
             created.add(student)
@@ -107,11 +108,8 @@ def run_training(run: Run, output: Path) -> Outcome:
     network, info = train_student(run.reconstruction, folder, run.student, run.settings, run.config)
     images_bhw3 = sample_images(run.reconstruction)
     export_map(network, info, images_bhw3, folder / _MAP)
-    size = describe(network, run.reconstruction.camera)
     costs: dict[str, float] = {
-        "parameters": size.parameters,
-        "trained": size.trained,
-        "macs": size.macs,
+        **asdict(describe(network, run.reconstruction.camera)),
         "file_bytes": (folder / _MAP).stat().st_size,
         "milliseconds": round(_milliseconds(folder / _MAP, images_bhw3), 3),
     }
@@ -130,11 +128,6 @@ def run_training(run: Run, output: Path) -> Outcome:
 def held_out_names(run: Run) -> list[str]:
     """Return the names of the held-out frames of a training."""
     return split_frames(run.reconstruction.poses, run.config).held_out
-
-
-def _cells(run: Run) -> CellGrid:
-    camera = run.reconstruction.camera
-    return CellGrid(run.reconstruction.stride, camera.width, camera.height)
 
 
 def _milliseconds(path: Path, images_bhw3: np.ndarray) -> float:

@@ -6,7 +6,6 @@ from datetime import datetime, timezone
 from distill_training.poses.drift_fit import fit_drift
 from distill_training.reconstruction import Reconstruction
 from distill_training.reconstruction.extent import SceneExtent
-from mote_localization.drift import Drift
 from mote_localization.keyframes import Keyframe
 from mote_localization.map_file import MapInfo
 
@@ -27,6 +26,10 @@ def describe_map(
         family: Name of the student's family.
         keyframes: Stored in the map.
     """
+    drift = None
+    if reconstruction.given_poses:
+        given = {name: reconstruction.given_pose(name) for name in training}
+        drift = fit_drift(given, {name: reconstruction.poses[name] for name in training}).drift
     return MapInfo(
         scene=reconstruction.scene,
         camera=reconstruction.camera,
@@ -37,17 +40,7 @@ def describe_map(
         teacher_licence=reconstruction.teacher_licence,
         student=family,
         metric=reconstruction.metric,
-        drift=_drift(reconstruction, training),
+        drift=drift,
         keyframes=keyframes,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def _drift(reconstruction: Reconstruction, training: Sequence[str]) -> Drift | None:
-    """Return the drift between given and refined poses; None where no poses were refined."""
-    if not reconstruction.given_poses:
-        return None
-    return fit_drift(
-        {name: reconstruction.given_pose(name) for name in training},
-        {name: reconstruction.poses[name] for name in training},
-    ).drift

@@ -46,23 +46,17 @@ def read_scales(path: Path, info: MapInfo) -> Scales:
         MoteError: The map cannot be used, differs in scene, camera, student, teacher, pose
             refinement or keyframes, or has no measured scales.
     """
-    earlier = read_map(path).info
+    earlier, refused = read_map(path).info, f"{path}: cannot calibrate this map"
     for name in ("scene", "camera", "stride", "student", "teacher"):
         found, expected = str(getattr(earlier, name)), str(getattr(info, name))
         if found != expected:
-            raise MoteError(
-                f"{path}: cannot calibrate this map: found {name} {found[:80]}, expected "
-                f"{expected[:80]}"
-            )
+            raise MoteError(f"{refused}: found {name} {found[:80]}, expected {expected[:80]}")
     if (earlier.drift is None) != (info.drift is None):
         raise MoteError(
-            f"{path}: cannot calibrate this map: the poses of one of the two were adjusted, those "
-            "of the other were not"
+            f"{refused}: the poses of one of the two were adjusted, those of the other were not"
         )
     if bool(earlier.keyframes) != bool(info.keyframes):
-        raise MoteError(
-            f"{path}: cannot calibrate this map: one of the two has keyframes, the other has not"
-        )
+        raise MoteError(f"{refused}: one of the two has keyframes, the other has not")
     sigma = earlier.training.get("sigma_scale")
     if not isinstance(sigma, float | int) or not 0 < sigma < math.inf:
         raise MoteError(
@@ -99,10 +93,8 @@ def calibrate(
         # A larger covariance may fail the gate on the position's deviation.
         gated = validation.held_out_figures(predictions, info)
         figures = replace(gated, covariance_scale=figures.covariance_scale)
-    training = {
-        **trained.figures,
-        **{f"held_out_{name}": value for name, value in figures.finite().items()},
-    }
+    held_out = {f"held_out_{name}": value for name, value in figures.finite().items()}
+    training = trained.figures | held_out
     if given or math.isfinite(measured.held_out.sigma_scale):
         training["sigma_scale"] = sigma
     return CalibratedStudent(network, replace(info, training=training))

@@ -1,6 +1,6 @@
 """`cnn`: a residual network, trained from scratch, with a branch of larger context."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from torch import Tensor, nn
@@ -33,15 +33,8 @@ class Cnn(Student):
     def __init__(
         self, normalization: SceneNormalization, cells: CellGrid, config: CnnConfig
     ) -> None:
-        """Create the untrained network."""
         super().__init__()
-        given = (
-            config.stem,
-            config.fine,
-            config.coarse,
-            config.coarse_blocks,
-            config.fine_blocks,
-        )
+        _, *given = astuple(config)  # the fields after `size`, in the order of `_SIZES`
         stem, fine, coarse, coarse_blocks, fine_blocks = (
             preset if value is None else value
             for value, preset in zip(given, _SIZES[config.size], strict=True)

@@ -40,7 +40,6 @@ class ImageNetInput(nn.Module):
     offset: Tensor
 
     def __init__(self) -> None:
-        """Create the layer."""
         super().__init__()
         mean, deviation = (torch.tensor(rgb).view(3, 1, 1) for rgb in _IMAGENET)
         self.register_buffer("scale", 255 * deviation, persistent=False)
@@ -55,7 +54,6 @@ class CoordinateHead(nn.Module):
     """Converts features of the last layer to points in the map frame and their expected error."""
 
     def __init__(self, channels: int, normalization: SceneNormalization) -> None:
-        """Create the head for features of `channels` channels."""
         super().__init__()
         self.out = nn.Conv2d(channels, 4, 1)
         nn.init.normal_(self.out.weight, std=0.01)

@@ -27,7 +27,6 @@ class Residual(nn.Module):
     """Residual block of two 3x3 convolutions."""
 
     def __init__(self, channels: int) -> None:
-        """Create the block for features of `channels` channels."""
         super().__init__()
         self.body = nn.Sequential(
             conv(channels, channels),

@@ -60,16 +60,13 @@ class MobileNet(Student):
         self.head = CoordinateHead(config.width, normalization)
         if config.pretrained:
             state = read_weights(config.pretrained)
-            load_weights(
-                self.features,
-                {
-                    name.removeprefix(_PREFIX): v
-                    for name, v in state.items()
-                    if name.startswith(_PREFIX)
-                },
-                config.pretrained,
-                f"torchvision's mobilenet_{config.variant.replace('-', '_')}",
-            )
+            weights = {
+                name.removeprefix(_PREFIX): value
+                for name, value in state.items()
+                if name.startswith(_PREFIX)
+            }
+            expected = f"torchvision's mobilenet_{config.variant.replace('-', '_')}"
+            load_weights(self.features, weights, config.pretrained, expected)
             self._set_pretrained([self.features], list(self.features), config)
 
     def forward(self, image_bhw3: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,23 +29,15 @@ class _Block:
 
 
 def _v2() -> list[_Block]:
-    """Return the blocks of MobileNetV2."""
-    # expansion factor, output channels, number of blocks, stride of the first of them
-    rows = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    )
-    blocks, inputs = [], 32
-    for expansion, outputs, repeats, stride in rows:
+    """Return the blocks of MobileNetV2: the first has 32 input channels and does not expand."""
+    # output channels, number of blocks, stride of the first of them
+    rows = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
+    blocks, expanded = [], 32
+    for outputs, repeats, stride in rows:
         for i in range(repeats):
             step = stride if i == 0 else 1
-            blocks.append(_Block(3, expansion * inputs, outputs, False, nn.ReLU6, step))
-            inputs = outputs
+            blocks.append(_Block(3, expanded, outputs, False, nn.ReLU6, step))
+            expanded = 6 * outputs
     return blocks
 
 
@@ -87,12 +79,11 @@ _BLOCKS: dict[Variant, list[_Block]] = {
 
 def mobilenet_features(variant: Variant) -> nn.Sequential:
     """Return torchvision's `features` of a MobileNet, untrained; the last is a 1x1 convolution."""
-    blocks, v2, first = _BLOCKS[variant], variant == "v2", _first_channels(variant)
+    blocks, v2, inputs = _BLOCKS[variant], variant == "v2", _first_channels(variant)
     last = 1280 if v2 else 6 * blocks[-1].outputs
-    layers: list[nn.Module] = [_conv(3, first, nn.ReLU6 if v2 else _HS, 3, 2, v2=v2)]
-    inputs = first
+    layers: list[nn.Module] = [_conv(3, inputs, nn.ReLU6 if v2 else _HS, 3, 2, v2=v2)]
     for block in blocks:
-        layers.append((_InvertedV2 if v2 else _InvertedV3)(inputs, block))
+        layers.append(_Inverted(inputs, block, v2))
         inputs = block.outputs
     layers.append(_conv(inputs, last, nn.ReLU6 if v2 else _HS, 1, v2=v2))
     for module in (m for layer in layers for m in layer.modules()):
@@ -116,10 +107,6 @@ def _first_channels(variant: Variant) -> int:
     return 32 if variant == "v2" else 16
 
 
-def _norm(channels: int, v2: bool) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-5 if v2 else 1e-3, momentum=MOMENTUM)
-
-
 def _conv(
     inputs: int,
     outputs: int,
@@ -132,7 +119,7 @@ def _conv(
     kind = nn.Conv2d if groups == 1 else _Depthwise
     return nn.Sequential(
         kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        _norm(outputs, v2),
+        nn.BatchNorm2d(outputs, eps=1e-5 if v2 else 1e-3, momentum=MOMENTUM),
         *(() if activation is nn.Identity else (activation(inplace=True),)),
     )
 
@@ -156,44 +143,27 @@ class _Inverted(nn.Module):
     The skip connection exists where input and output have the same shape.
     """
 
-    def __init__(self, inputs: int, block: _Block) -> None:
+    def __init__(self, inputs: int, block: _Block, v2: bool) -> None:
         super().__init__()
+        conv = partial(_conv, activation=block.activation, v2=v2)
+        expanded = block.expanded
+        layers: list[nn.Module] = []
+        if expanded != inputs:
+            layers.append(conv(inputs, expanded, kernel=1))
+        layers.append(
+            conv(expanded, expanded, kernel=block.kernel, stride=block.stride, groups=expanded)
+        )
+        if block.squeeze:
+            layers.append(_Squeeze(expanded))
+        projection = _conv(expanded, block.outputs, nn.Identity, kernel=1, v2=v2)
+        layers += projection if v2 else [projection]
+        self._name = "conv" if v2 else "block"  # in torchvision's files
+        self.add_module(self._name, nn.Sequential(*layers))
         self._has_skip = block.stride == 1 and inputs == block.outputs
 
-    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.get_submodule(self._name)(x)
         return x + y if self._has_skip else y
-
-
-class _InvertedV2(_Inverted):
-    def __init__(self, inputs: int, block: _Block) -> None:
-        super().__init__(inputs, block)
-        conv = partial(_conv, activation=block.activation, v2=True)
-        expanded = block.expanded
-        self.conv = nn.Sequential(
-            *((conv(inputs, expanded, kernel=1),) if expanded != inputs else ()),
-            conv(expanded, expanded, kernel=block.kernel, stride=block.stride, groups=expanded),
-            nn.Conv2d(expanded, block.outputs, 1, bias=False),
-            _norm(block.outputs, v2=True),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._add(x, self.conv(x))
-
-
-class _InvertedV3(_Inverted):
-    def __init__(self, inputs: int, block: _Block) -> None:
-        super().__init__(inputs, block)
-        conv = partial(_conv, activation=block.activation)
-        expanded = block.expanded
-        self.block = nn.Sequential(
-            *((conv(inputs, expanded, kernel=1),) if expanded != inputs else ()),
-            conv(expanded, expanded, kernel=block.kernel, stride=block.stride, groups=expanded),
-            *((_Squeeze(expanded),) if block.squeeze else ()),
-            _conv(expanded, block.outputs, nn.Identity, kernel=1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._add(x, self.block(x))
 
 
 class _Squeeze(nn.Module):

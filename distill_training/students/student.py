@@ -112,13 +112,8 @@ class Student(nn.Module):
     ) -> None:
         """Set the learning rate of a pretrained backbone, and freeze blocks of it.
 
-        Args:
-            backbone: All modules whose weights came from the file.
-            blocks: Parts of the backbone, from the image on.
-            config: Learning rate, and which blocks are frozen.
-
-        Raises:
-            MoteError: `freeze` names more blocks than there are.
+        The backbone is all modules whose weights came from the file; its blocks are in the order
+        from the image on. Raise MoteError where `freeze` names more blocks than there are.
         """
         self._backbone = {parameter for module in backbone for parameter in module.parameters()}
         self._backbone_rate = config.backbone_rate

@@ -224,16 +224,10 @@ class FrameViews:
 
 
 def _inverse_depth_patches(depth_hw: np.ndarray) -> np.ndarray:
-    """Return coefficients of 1/depth between each four cells: a + b x + c y + d x y.
+    """Return coefficients of 1/depth (1/m) between each four cells: a + b x + c y + d x y.
 
-    x and y are in [0, 1]. 1/depth of a plane is linear in the pixel, so this is exact on planes.
-
-    Args:
-        depth_hw: Depths of the cells, m; 0: unknown.
-
-    Returns:
-        (a, b, c, d) ((h - 1) (w - 1), 4) float32, 1/m; NaN where the four cells are not on one
-        surface.
+    x and y are in [0, 1]; (a, b, c, d) is ((h - 1) (w - 1), 4) float32, NaN where the four cells
+    are not on one surface. 1/depth of a plane is linear in the pixel, so this is exact on planes.
     """
     here, after = slice(None, -1), slice(1, None)
     corners = np.stack([depth_hw[i, j] for i in (here, after) for j in (here, after)])

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from distill_training.common.sampling import thinned
 from distill_training.reconstruction import Reconstruction
-from distill_training.training.augmentation import AugmentConfig, FrameViews, View
+from distill_training.training.augmentation import FrameViews, View
 from distill_training.training.neighbours import neighbours
+from distill_training.training.train_config import TrainConfig
 
 _CACHE_BYTES = 1 << 30
 _CELL_BYTES = 64  # of a frame in memory: depth, sigma, surface coefficients, novel-view samples
@@ -51,9 +52,7 @@ class FrameStore:
 def random_batches(
     store: FrameStore,
     names: list[str],
-    batch: int,
-    augment: AugmentConfig,
-    seed: int,
+    config: TrainConfig,
     step: int,
     rank: int = 0,
     ranks: int = 1,
@@ -66,9 +65,7 @@ def random_batches(
     Args:
         store: Source of the frames.
         names: The frames to sample.
-        batch: Views per step and process.
-        augment: Augmentations of the views.
-        seed: Seed of all random choices.
+        config: Views per step and process, their augmentations, and the seed of all choices.
         step: The first step.
         rank: Index of this process in a distributed training.
         ranks: Number of processes.
@@ -79,17 +76,16 @@ def random_batches(
 
     @lru_cache(maxsize=1)
     def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, 1, epoch)).permutation(len(names))
+        return np.random.default_rng((config.seed, 1, epoch)).permutation(len(names))
 
     def draw(index: int) -> View:
         epoch, position = divmod(index, len(names))
-        return store.frame(names[order(epoch)[position]]).draw(
-            np.random.default_rng((seed, 2, index)), augment
-        )
+        rng = np.random.default_rng((config.seed, 2, index))
+        return store.frame(names[order(epoch)[position]]).draw(rng, config.augment)
 
     def make(step: int) -> dict[str, Tensor]:
-        first = (step * ranks + rank) * batch
-        drawn = [draw(index) for index in range(first, first + batch)]
+        first = (step * ranks + rank) * config.batch
+        drawn = [draw(index) for index in range(first, first + config.batch)]
         return {
             f.name: torch.from_numpy(np.stack([getattr(view, f.name) for view in drawn]))
             for f in fields(View)

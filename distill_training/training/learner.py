@@ -29,7 +29,10 @@ class Learner:
         optimizer = torch.optim.AdamW(
             network.parameter_groups(), config.learning_rate, weight_decay=config.weight_decay
         )
-        averaged = _average(network, config.ema, fabric.device) if config.ema else None
+        averaged = None
+        if config.ema:  # of the weights and the batch norm statistics
+            mean = get_ema_multi_avg_fn(config.ema)
+            averaged = AveragedModel(network, fabric.device, multi_avg_fn=mean, use_buffers=True)
         self._student, optimizer = fabric.setup(network, optimizer)
         self.state = TrainState(network, optimizer, averaged)
         self._fabric, self._optics, self._config = fabric, optics, config
@@ -42,7 +45,11 @@ class Learner:
             done: Fraction of the training that is over.
         """
         state, config = self.state, self._config
-        _train_mode(state.network, freeze_batch_norm=done >= config.freeze_batch_norm)
+        state.network.train()
+        if done >= config.freeze_batch_norm:
+            for module in state.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         batch = {key: value.to(self._fabric.device) for key, value in batch.items()}
         for group in state.optimizer.param_groups:
             group["lr"] = group["rate"] * config.learning_rate * one_cycle(done, config.warm_up)
@@ -61,13 +68,6 @@ class Learner:
         return losses
 
 
-def _average(network: nn.Module, decay: float, device: torch.device) -> AveragedModel:
-    """Return a running average of a network's weights and batch norm statistics."""
-    return AveragedModel(
-        network, device, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
-    )
-
-
 def one_cycle(done: float, warm_up: float) -> float:
     """Return the learning rate over its maximum, where the fraction `done` of the training is over.
 
@@ -77,15 +77,6 @@ def one_cycle(done: float, warm_up: float) -> float:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * done / warm_up)) / 2
     cosine = math.cos(math.pi * (min(done, 1) - warm_up) / (1 - warm_up))
     return 1e-4 + (1 - 1e-4) * (1 + cosine) / 2
-
-
-def _train_mode(network: nn.Module, freeze_batch_norm: bool) -> None:
-    """Set training mode; batch normalization is in evaluation mode where it is frozen."""
-    network.train()
-    if freeze_batch_norm:
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
 
 
 def _losses(

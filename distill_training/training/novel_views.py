@@ -131,12 +131,8 @@ class NovelViewRenderer:
         inverse_hw = cv2.remap(inverse_hw, *at, borderMode=cv2.BORDER_REPLICATE)
         (_, _, (a, b, c)), (_, _, d) = _reprojection_terms(self._fine_K_33, invert(T_cam_novel))
         exact_hw = (a * x_hw + b * y_hw + c) / inverse_hw + d
-        ratio_hw = exact_hw / np.maximum(depth_hw, 1e-3)
-        same_hw = (
-            (surface_hw > 0)
-            & (ratio_hw < 1 + _SURFACE_TOLERANCE)
-            & (ratio_hw > 1 / (1 + _SURFACE_TOLERANCE))
-        )
+        ratio_hw, largest = exact_hw / np.maximum(depth_hw, 1e-3), 1 + _SURFACE_TOLERANCE
+        same_hw = (surface_hw > 0) & (ratio_hw < largest) & (ratio_hw > 1 / largest)
         return np.where(same_hw, exact_hw, depth_hw)
 
 

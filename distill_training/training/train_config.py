@@ -56,7 +56,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges; raise MoteError where a value is out of range."""
-        finite = math.isfinite
         first_px, last_px = self.reprojection_bound_px
         for name, fits, expected in (
             ("steps", self.steps >= 0, "a whole number"),
@@ -68,11 +67,7 @@ class TrainConfig:
             ("freeze_batch_norm", self.freeze_batch_norm >= 0, "0 or more"),
             ("ema", 0 <= self.ema < 1, "a decay from 0 to below 1"),
             ("reprojection_weight", 0 <= self.reprojection_weight < math.inf, "0 or more"),
-            (
-                "reprojection_bound_px",
-                finite(first_px) and first_px >= last_px > 0,
-                "above 0 and not rising",
-            ),
+            ("reprojection_bound_px", math.inf > first_px >= last_px > 0, "above 0 and not rising"),
             ("held_out", 0 <= self.held_out <= _MAX_HELD_OUT, f"at most {_MAX_HELD_OUT}"),
             ("held_out_blocks", self.held_out_blocks >= 1, "1 or more"),
             ("margin", self.margin >= 0, "0 frames or more"),

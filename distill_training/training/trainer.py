@@ -78,9 +78,8 @@ def train(
     network = create_student(family, normalization, cells, **settings)
     K_33 = torch.from_numpy(camera.K_33).float().to(fabric.device)
     in_range_m = depth_range(extent.bounds_min, extent.bounds_max)
-    learner = Learner(
-        fabric, network, Optics(K_33, (camera.width, camera.height), in_range_m), config
-    )
+    optics = Optics(K_33, (camera.width, camera.height), in_range_m)
+    learner = Learner(fabric, network, optics, config)
     state = learner.state
     identity = training_identity(reconstruction, family, settings, config, fabric.world_size)
     make_folder(folder)
@@ -95,16 +94,8 @@ def train(
     if fabric.is_global_zero:
         journal = Journal(folder, identity, state, measure, config, done, steps_per_epoch)
     clock = time.perf_counter() - state.elapsed_s
-    batches = random_batches(
-        frames,
-        names,
-        config.batch,
-        config.augment,
-        config.seed,
-        state.step,
-        fabric.global_rank,
-        fabric.world_size,
-    )
+    ranks = fabric.global_rank, fabric.world_size
+    batches = random_batches(frames, names, config, state.step, *ranks)
     with journal or nullcontext(), closing(batches):
         while done < 1:
             losses = learner.learn(next(batches), done)
@@ -115,11 +106,8 @@ def train(
                 journal.note(done, losses)
     student: Student = state.student.eval().cpu()  # type: ignore[assignment]
     student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return TrainedStudent(
-        student,
-        _figures(state, settings, config, len(names)),
-        journal.measurement if journal else None,
-    )
+    figures = _figures(state, settings, config, len(names))
+    return TrainedStudent(student, figures, journal.measurement if journal else None)
 
 
 def _figures(

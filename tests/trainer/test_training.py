@@ -27,6 +27,7 @@ from distill_training.training.batches import FrameStore, random_batches  # noqa
 from distill_training.training.frame_split import split_frames  # noqa: E402
 from distill_training.training.history import read_history  # noqa: E402
 from distill_training.training.learner import one_cycle  # noqa: E402
+from distill_training.training.train_config import TrainConfig  # noqa: E402
 from mote_localization.camera import cell_pixels  # noqa: E402
 from mote_localization.errors import (  # noqa: E402
     CheckpointError,
@@ -176,7 +177,7 @@ def test_processes_share_out_the_frames_of_one(reconstruction: Reconstruction):
     store, names = FrameStore(reconstruction), list(reconstruction.poses)
 
     def drawn(batch: int, rank: int, ranks: int) -> list[torch.Tensor]:
-        draw = random_batches(store, names, batch, AugmentConfig(), 0, 0, rank, ranks)
+        draw = random_batches(store, names, TrainConfig(batch=batch), 0, rank, ranks)
         with closing(draw) as batches:
             return [next(batches)["image_hw3"] for _ in range(3)]
 
