@@ -8,8 +8,8 @@ import setuptools
 
 NAME = "mote_localization"
 
-if int(setuptools.__version__.split(".")[0]) < 77:
-    sys.exit(f"{NAME}: setuptools 77 or later is needed, found {setuptools.__version__}; use .venv")
+if int(setuptools.__version__.split(".")[0]) < 61:
+    sys.exit(f"{NAME}: setuptools 61 or later is needed, found {setuptools.__version__}; use .venv")
 
 # an earlier build may have left modules there that are no longer in the package
 shutil.rmtree("build/lib", ignore_errors=True)
