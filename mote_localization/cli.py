@@ -7,6 +7,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from mote_localization.backends import BACKEND_HELP
 from mote_localization.backends.engine_builder import Gpu, Precision, engine_for
 from mote_localization.backends.engines import cache_folder
 from mote_localization.camera import read_camera_info
@@ -16,7 +17,7 @@ from mote_localization.evaluation.bench import Bench
 from mote_localization.evaluation.evaluate import Evaluate
 from mote_localization.geometry import quaternion_xyzw
 from mote_localization.image_files import read_image
-from mote_localization.localizer import Localization, Localizer
+from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.nodes.player import Replay
 
@@ -71,9 +72,7 @@ class Localize:
     image: tyro.conf.Positional[Path]  # JPEG or PNG
     map: Path  # map file (.onnx), made by `mote-distill map`
     camera: Path  # calibration of the camera: YAML as ROS camera_calibration writes it
-    # runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda;
-    # auto: a GPU backend if one works
-    backend: str = "onnxruntime"
+    backend: Annotated[str, tyro.conf.arg(help=BACKEND_HELP)] = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
 
     def run(self) -> None:
@@ -92,8 +91,22 @@ class Localize:
             raise type(error)(f"{self.image} by {self.camera}: {error}") from error
         if found.T_map_cam is None or found.covariance_66 is None:
             raise MoteError(f"{self.image}: lost: {found.reason}")
-        unit = localizer.info.unit
-        print_table(_describe(found, found.T_map_cam, found.covariance_66, unit))
+        unit, deviation = localizer.info.unit, np.sqrt(np.diag(found.covariance_66))
+        quaternion = quaternion_xyzw(found.T_map_cam[:3, :3])
+        entries = {
+            "position x y z": " ".join(f"{v:.4f}" for v in found.T_map_cam[:3, 3]) + f" {unit}",
+            "standard deviation": " ".join(f"{v:.4f}" for v in deviation[:3]) + f" {unit}",
+            "orientation x y z w": " ".join(f"{v:.5f}" for v in quaternion),
+            "standard deviation ": " ".join(f"{v:.3f}" for v in np.degrees(deviation[3:]))
+            + " deg about x y z",
+            f"covariance\nx y z rotX rotY rotZ\n{unit}, rad\nmap frame": "\n".join(
+                " ".join(f"{value: .1e}" for value in row) for row in found.covariance_66
+            ),
+            "inliers": f"{found.inliers} of {found.cells} cells, "
+            f"median error {found.reprojection_px:.2f} px",
+            "milliseconds": ", ".join(f"{k} {1000 * s:.1f}" for k, s in found.seconds.items()),
+        }
+        print_table(entries)
 
 
 @dataclass(frozen=True)
@@ -115,27 +128,6 @@ class BuildEngine:
         gpu = Gpu.parse(self.gpu)
         engine = engine_for(read_map(self.map), "tensorrt_rtx", gpu, self.precision)
         say(f"engine: {len(engine) / 2**20:.1f} MiB for {gpu}, in {cache_folder()}")
-
-
-def _describe(
-    found: Localization, T_map_cam: np.ndarray, covariance_66: np.ndarray, unit: str
-) -> dict[str, str]:
-    """Return the rows of the table about one image's pose."""
-    deviation = np.sqrt(np.diag(covariance_66))
-    quaternion = quaternion_xyzw(T_map_cam[:3, :3])
-    return {
-        "position x y z": " ".join(f"{v:.4f}" for v in T_map_cam[:3, 3]) + f" {unit}",
-        "standard deviation": " ".join(f"{v:.4f}" for v in deviation[:3]) + f" {unit}",
-        "orientation x y z w": " ".join(f"{v:.5f}" for v in quaternion),
-        "standard deviation ": " ".join(f"{v:.3f}" for v in np.degrees(deviation[3:]))
-        + " deg about x y z",
-        f"covariance\nx y z rotX rotY rotZ\n{unit}, rad\nmap frame": "\n".join(
-            " ".join(f"{value: .1e}" for value in row) for row in covariance_66
-        ),
-        "inliers": f"{found.inliers} of {found.cells} cells, "
-        f"median error {found.reprojection_px:.2f} px",
-        "milliseconds": ", ".join(f"{k} {1000 * s:.1f}" for k, s in found.seconds.items()),
-    }
 
 
 def main() -> None:

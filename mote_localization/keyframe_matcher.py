@@ -7,6 +7,7 @@ tracked, so keyframes may be far apart.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -68,21 +69,14 @@ class KeyframeMatches(NamedTuple):
     pixels_n2: np.ndarray  # of the canonical camera
 
 
-class _CellSources(NamedTuple):
-    """For each cell of a rendered view the keyframe, and an affine map to the keyframe's pixels."""
+class _View(NamedTuple):
+    """A rendered view: for each cell the keyframe, and an affine map to the keyframe's pixels."""
 
     keyframe_n: np.ndarray  # index of the keyframe
     pixels_2n: np.ndarray  # pixel in the keyframe for the cell's centre
     dx_2n: np.ndarray  # derivative of that pixel by the view's column
     dy_2n: np.ndarray  # and by the view's row
     valid_n: np.ndarray  # bool: a keyframe shows the cell
-
-
-class _RenderedView(NamedTuple):
-    """A view of the place rendered from keyframes at some pose."""
-
-    image_hw: np.ndarray  # grey, uint8
-    sources: _CellSources
 
 
 class KeyframeMatcher:
@@ -147,7 +141,7 @@ class KeyframeMatcher:
         points_n3 = transform(T_map_cam, query.points_n3)
         for view in self._render(T_map_cam, points_n3, step, config):
             cell_m, found_m2 = self._track(query, view, step, config)
-            points_m3 = self._points_at(found_m2, view.sources, config)
+            points_m3 = self._points_at(found_m2, view, config)
             known_m = np.isfinite(points_m3).all(axis=1)
             points.append(points_m3[known_m])
             pixels.append(self._pixels_hw2.reshape(-1, 2)[cell_m[known_m]])
@@ -159,7 +153,7 @@ class KeyframeMatcher:
         points_n3: np.ndarray,
         step: TrackingStep,
         config: KeyframeConfig,
-    ) -> list[_RenderedView]:
+    ) -> list[_View]:
         """Return views at a pose: from the best keyframe of each cell, from the second best, ...
 
         `points_n3` are the surface points of the cells, m, map frame.
@@ -183,8 +177,7 @@ class KeyframeMatcher:
                 values_2kn[:, best_n, n] for values_2kn in (pixels_2kn, dx_2kn, dy_2kn)
             )
             valid_n = (score_kn[best_n, n] > 0) & np.isfinite(dx_2n[0] + dy_2n[0])
-            sources = _CellSources(chosen_k[best_n], pixels_2n, dx_2n, dy_2n, valid_n)
-            views.append(_RenderedView(self._image(sources), sources))
+            views.append(_View(chosen_k[best_n], pixels_2n, dx_2n, dy_2n, valid_n))
         return views
 
     def _scores(
@@ -232,55 +225,47 @@ class KeyframeMatcher:
         score_kn = np.where(inside_kn, similarity_kn * factor_kn, 0)
         return np.nan_to_num(score_kn, copy=False), np.stack([u_kn, v_kn])
 
-    def _image(self, sources: _CellSources) -> np.ndarray:
-        """Return the image of a rendered view: each cell is a patch of its keyframe."""
-        columns_hw = self._atlas_coordinates(sources, 0, self._camera.width)
-        rows_hw = self._atlas_coordinates(sources, 1, self._camera.height)
+    def _image(self, view: _View) -> np.ndarray:
+        """Return the image of a view, grey uint8: each cell is a patch of its keyframe."""
+        columns_hw = self._atlas_coordinates(view, 0, self._camera.width)
+        rows_hw = self._atlas_coordinates(view, 1, self._camera.height)
         return cv2.remap(self._atlas_hw, columns_hw, rows_hw, cv2.INTER_LINEAR, borderValue=128)
 
-    def _atlas_coordinates(self, sources: _CellSources, axis: int, side: int) -> np.ndarray:
+    def _atlas_coordinates(self, view: _View, axis: int, side: int) -> np.ndarray:
         """Return the atlas column (axis 0) or row (axis 1) of each pixel of a rendered view."""
         stride = self._stride
         rows, columns = self._pixels_hw2.shape[:2]
         x_p, y_p = self._within_cell_p2.T
-        source_np = sources.dx_2n[axis, :, None] * x_p + sources.dy_2n[axis, :, None] * y_p
-        source_np += sources.pixels_2n[axis, :, None]
+        source_np = view.dx_2n[axis, :, None] * x_p + view.dy_2n[axis, :, None] * y_p
+        source_np += view.pixels_2n[axis, :, None]
         np.clip(source_np, 0, side - 1, out=source_np)
-        source_np += self._corner_k2[sources.keyframe_n, axis, None].astype(np.float32)
-        source_np[~sources.valid_n] = -2  # outside the atlas: drawn grey
+        source_np += self._corner_k2[view.keyframe_n, axis, None].astype(np.float32)
+        source_np[~view.valid_n] = -2  # outside the atlas: drawn grey
         source_hw = source_np.reshape(rows, columns, stride, stride).swapaxes(1, 2)
         return source_hw.reshape(rows * stride, columns * stride)
 
     def _track(
-        self, query: QueryImage, view: _RenderedView, step: TrackingStep, config: KeyframeConfig
+        self, query: QueryImage, view: _View, step: TrackingStep, config: KeyframeConfig
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the cells (m,) whose centre is found in a rendered view, and its pixels (m, 2)."""
-        cell_m = np.flatnonzero(view.sources.valid_n & query.covered_n)
+        cell_m = np.flatnonzero(view.valid_n & query.covered_n)
         if not len(cell_m):
             return cell_m, np.zeros((0, 2))
         start_m12 = self._pixels_hw2.reshape(-1, 1, 2)[cell_m].astype(np.float32)
-        size = (step.window_px, step.window_px)
-
-        def track(
-            first_hw: np.ndarray, second_hw: np.ndarray, points_m12: np.ndarray, levels: int
-        ) -> tuple[np.ndarray, np.ndarray]:
-            """Return positions in a second image, searched from `start_m12`, and 1 where found."""
-            tracked_m12, found_m1, _ = cv2.calcOpticalFlowPyrLK(
-                first_hw,
-                second_hw,
-                points_m12,
-                start_m12.copy(),
-                winSize=size,
-                maxLevel=levels,
-                criteria=_CRITERIA,
-                flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-                minEigThreshold=_MIN_EIGENVALUE,
-            )
-            return tracked_m12, found_m1
-
-        forward_m12, forward_m1 = track(query.grey_hw, view.image_hw, start_m12, step.levels)
+        track = partial(
+            cv2.calcOpticalFlowPyrLK,
+            winSize=(step.window_px, step.window_px),
+            criteria=_CRITERIA,
+            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+            minEigThreshold=_MIN_EIGENVALUE,
+        )
+        query_hw, view_hw, levels = query.grey_hw, self._image(view), step.levels
+        # OpenCV overwrites the start of the search, the fourth argument.
+        forward_m12, forward_m1, _ = track(
+            query_hw, view_hw, start_m12, start_m12.copy(), maxLevel=levels
+        )
         # The way back starts at its expected end, so that the full resolution suffices.
-        back_m12, back_m1 = track(view.image_hw, query.grey_hw, forward_m12, 0)
+        back_m12, back_m1, _ = track(view_hw, query_hw, forward_m12, start_m12.copy(), maxLevel=0)
         distance_m = np.linalg.norm(back_m12 - start_m12, axis=-1)[:, 0]
         found_m2 = forward_m12[:, 0].astype(np.float64)
         last = np.array([self._camera.width, self._camera.height]) - 1
@@ -289,21 +274,19 @@ class KeyframeMatcher:
         kept_m &= distance_m < config.max_return_px
         return cell_m[kept_m], found_m2[kept_m]
 
-    def _points_at(
-        self, found_m2: np.ndarray, sources: _CellSources, config: KeyframeConfig
-    ) -> np.ndarray:
+    def _points_at(self, found_m2: np.ndarray, view: _View, config: KeyframeConfig) -> np.ndarray:
         """Return the points (m, 3), map frame, at pixels of a rendered view; NaN where unknown."""
         camera, stride = self._camera, self._stride
         rows, columns = self._pixels_hw2.shape[:2]
         column_m, row_m = (found_m2 // stride).astype(int).T
         cell_m = row_m.clip(0, rows - 1) * columns + column_m.clip(0, columns - 1)
         x_m, y_m = (found_m2 - self._pixels_hw2.reshape(-1, 2)[cell_m]).T
-        offset_2m = sources.dx_2n[:, cell_m] * x_m + sources.dy_2n[:, cell_m] * y_m
-        pixels_m2 = (sources.pixels_2n[:, cell_m] + offset_2m).T
+        offset_2m = view.dx_2n[:, cell_m] * x_m + view.dy_2n[:, cell_m] * y_m
+        pixels_m2 = (view.pixels_2n[:, cell_m] + offset_2m).T
         inside_m = ((pixels_m2 >= 0) & (pixels_m2 <= (camera.width, camera.height))).all(axis=1)
-        usable_m = sources.valid_n[cell_m] & inside_m
+        usable_m = view.valid_n[cell_m] & inside_m
         pixels_m2 = np.where(usable_m[:, None], pixels_m2, 0)
-        keyframe_m = sources.keyframe_n[cell_m]
+        keyframe_m = view.keyframe_n[cell_m]
         # bilinear interpolation between the four cells around
         x_m, y_m = ((pixels_m2 - (stride - 1) / 2) / stride).T
         left_m = np.floor(x_m).astype(int).clip(0, columns - 2)

@@ -217,27 +217,23 @@ class Localizer:
         self, points_hw3: np.ndarray, sigma_hw: np.ndarray, covered_hw: np.ndarray
     ) -> np.ndarray:
         """Return the flat indices of the used cells: covered, finite, with the smallest sigma."""
-        usable = (
-            covered_hw & (sigma_hw < self.config.max_sigma_m) & np.isfinite(points_hw3).all(axis=-1)
-        )
-        chosen = np.flatnonzero(usable)
-        if len(chosen) > self.config.max_cells:
+        most, max_sigma_m = self.config.max_cells, self.config.max_sigma_m
+        finite_hw = np.isfinite(points_hw3).all(axis=-1)
+        chosen = np.flatnonzero(covered_hw & finite_hw & (sigma_hw < max_sigma_m))
+        if len(chosen) > most:
             sigma = sigma_hw.reshape(-1)[chosen]
-            chosen = np.sort(
-                chosen[np.argpartition(sigma, self.config.max_cells)[: self.config.max_cells]]
-            )
+            chosen = np.sort(chosen[np.argpartition(sigma, most)[:most]])
         return chosen
 
     def _rejection_reason(self, solution: PoseSolution | None, pixels_n2: np.ndarray) -> str:
         """Return which gate rejects a pose; empty if it passes all."""
         config, unit = self.config, self.info.unit
-        least, counted = (
-            config.min_inliers,
-            f"cells seen with sigma under {config.max_sigma_m:g} {unit}",
-        )
         if self._keyframes:
-            least = max(least, config.keyframes.min_matches)
+            least = max(config.min_inliers, config.keyframes.min_matches)
             counted = "points of the keyframes found in the image"
+        else:
+            least = config.min_inliers
+            counted = f"cells seen with sigma under {config.max_sigma_m:g} {unit}"
         if len(pixels_n2) < least:
             return f"{len(pixels_n2)} {counted}, expected {least}"
         if solution is None:

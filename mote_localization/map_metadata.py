@@ -81,11 +81,7 @@ def parse_metadata(entries: dict[str, str]) -> MapInfo:
 
 
 def _decode(name: str, text: str) -> Any:
-    """Return the value of the `MapInfo` field of that name.
-
-    Raises:
-        ValueError: The text is not JSON, or not of the field's type.
-    """
+    """Return the value of a `MapInfo` field; raise `ValueError` if the text has another type."""
     if _TYPES[name] is str:
         return text
     if name == "training":  # its figures may be NaN, which Python writes but msgspec refuses
@@ -94,11 +90,7 @@ def _decode(name: str, text: str) -> Any:
 
 
 def _check_lengths(entries: dict[str, str]) -> None:
-    """Check the entries before they are parsed, because parsed values take far more memory.
-
-    Raises:
-        MapFileError: An entry is too long.
-    """
+    """Check the entries before they are parsed, because parsed values take far more memory."""
     for name, text in entries.items():
         most = _MAX_KEYFRAMES_CHARS if name == "keyframes" else _MAX_ENTRY_CHARS
         if len(text) > most:

@@ -115,33 +115,26 @@ def _search(matches: _Matches, camera: Camera, config: PoseConfig) -> PoseSoluti
     points, pixels, _ = matches
     count = min(config.ransac_matches, len(points))
     chosen = np.linspace(0, len(points) - 1, count).round().astype(int)
-    T_cam_local = _ransac(points[chosen], pixels[chosen], camera, config)
+    if config.solver not in ("auto", "poselib", "opencv"):
+        raise BackendError(
+            f"found pose solver '{config.solver[:40]}', expected auto, poselib or opencv"
+        )
+    if config.solver == "poselib" and poselib is None:
+        raise BackendError(
+            "pose solver poselib: not installed; install it (pip install poselib) or choose opencv"
+        )
+    by_opencv = config.solver == "opencv" or poselib is None
+    ransac = _ransac_opencv if by_opencv else _ransac_poselib
+    T_cam_local = ransac(points[chosen], pixels[chosen], camera, config)
     if T_cam_local is None or not np.isfinite(T_cam_local).all():
         return None
     return _refine(invert(T_cam_local), matches, camera, config)
 
 
-def _ransac(
-    points: np.ndarray, pixels: np.ndarray, camera: Camera, config: PoseConfig
-) -> np.ndarray | None:
-    """Return T_cam_map of the best hypothesis, or None."""
-    if config.solver == "opencv" or (config.solver == "auto" and poselib is None):
-        return _ransac_opencv(points, pixels, camera, config)
-    if config.solver not in ("auto", "poselib"):
-        raise BackendError(
-            f"found pose solver '{config.solver[:40]}', expected auto, poselib or opencv"
-        )
-    if poselib is None:
-        raise BackendError(
-            "pose solver poselib: not installed; install it (pip install poselib) or choose opencv"
-        )
-    return _ransac_poselib(points, pixels, camera, config)
-
-
 def _ransac_poselib(
     points: np.ndarray, pixels: np.ndarray, camera: Camera, config: PoseConfig
 ) -> np.ndarray | None:
-    """Run PoseLib's LO-RANSAC with a fixed seed."""
+    """Return T_cam_map of PoseLib's LO-RANSAC with a fixed seed, or None."""
     pinhole = {
         "model": "PINHOLE",
         "width": camera.width,
@@ -168,7 +161,7 @@ def _ransac_poselib(
 def _ransac_opencv(
     points: np.ndarray, pixels: np.ndarray, camera: Camera, config: PoseConfig
 ) -> np.ndarray | None:
-    """Run OpenCV's USAC with MAGSAC++ scores and a fixed seed."""
+    """Return T_cam_map of OpenCV's USAC with MAGSAC++ scores and a fixed seed, or None."""
     usac = cv2.UsacParams()
     usac.threshold = config.inlier_px
     usac.maxIterations = config.max_iterations

@@ -14,6 +14,7 @@ from mote_localization.map_file import MapFile
 _LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
 _CUDA = "onnxruntime_cuda"
 BACKENDS = ("onnxruntime", *_LIBRARIES, _CUDA, "auto")
+BACKEND_HELP = f"runs the network: {', '.join(BACKENDS[:-1])}; auto: a GPU backend if one works"
 _MAX_SELF_TEST_M = 5e-3  # largest median distance of predicted from expected points
 _log = logging.getLogger(__name__)
 
@@ -109,11 +110,7 @@ def _load(map_file: MapFile, name: str, threads: int) -> Backend:
 
 
 def _self_tested(backend: Backend, name: str, map_file: MapFile) -> Backend:
-    """Return the backend if it passes the map's self-test.
-
-    Raises:
-        BackendError: Its points differ from those recorded when the map was made.
-    """
+    """Return the backend if it passes the map's self-test; otherwise raise `BackendError`."""
     if map_file.info.self_test:
         difference_m = map_file.info.self_test.difference_m(backend.predict)
         if not difference_m <= _MAX_SELF_TEST_M:  # true for NaN

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,11 +59,7 @@ class Gpu:
 
 
 def load_library(library: Library) -> Any:
-    """Import a library.
-
-    Raises:
-        BackendError: It is not installed.
-    """
+    """Import a library; raise `BackendError` if it is not installed."""
     try:
         return importlib.import_module(library)
     except (ImportError, OSError) as error:  # OSError: a shared library is missing
@@ -100,11 +96,7 @@ def engine_for(
         f"{target}",
         "int8" if integers else precision,
     )
-
-    def build() -> bytes:
-        return _build(trt, library, typed, gpu, map_file)
-
-    return load_or_build(key, build, rebuild)
+    return load_or_build(key, partial(_build, trt, library, typed, gpu, map_file), rebuild)
 
 
 def _build(
@@ -140,11 +132,7 @@ def _build(
 
 
 def _check_tensors(trt: Any, library: Library, network: Any, map_file: MapFile) -> None:
-    """Check that the network's inputs and outputs fit the buffers, which have the map's shapes.
-
-    Raises:
-        BackendError: A name, shape or type differs.
-    """
+    """Raise `BackendError` if inputs and outputs differ from those of the map."""
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     tensors += [network.get_output(i) for i in range(network.num_outputs)]
     found = {tensor.name: (*tensor.shape, tensor.dtype) for tensor in tensors}
@@ -161,11 +149,7 @@ def _check_tensors(trt: Any, library: Library, network: Any, map_file: MapFile) 
 
 
 def _capability(trt: Any, gpu: Gpu) -> Any:
-    """Return the library's constant of a compute capability.
-
-    Raises:
-        BackendError: The library does not support that capability.
-    """
+    """Return the library's constant of a capability; raise `BackendError` if it has none."""
     supported = dict(trt.ComputeCapability.__members__.items())
     name = "SM{}{}".format(*gpu.capability)
     if name not in supported:

@@ -92,11 +92,7 @@ class _Cuda:
         self.copy = runtime.cudaMemcpyKind
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a function of the CUDA runtime and return its result.
-
-        Raises:
-            BackendError: The function fails.
-        """
+        """Return the result of a function of the CUDA runtime; raise `BackendError` if it fails."""
         error, *results = getattr(self._runtime, name)(*arguments)
         if int(error):
             _, text = self._runtime.cudaGetErrorString(error)
@@ -108,11 +104,7 @@ class _Cuda:
         weakref.finalize(owner, self.call, name, *arguments).atexit = False
 
     def gpu(self) -> Gpu:
-        """Return the current GPU of CUDA.
-
-        Raises:
-            BackendError: There is no GPU.
-        """
+        """Return the current GPU of CUDA; raise `BackendError` if there is none."""
         properties = self.call("cudaGetDeviceProperties", self.call("cudaGetDevice"))
         return Gpu((properties.major, properties.minor), properties.name.decode())
 

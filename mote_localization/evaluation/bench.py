@@ -13,7 +13,7 @@ import onnx
 import tyro
 from rich.console import Console
 
-from mote_localization.backends import choose_backend, runs_on_cpu
+from mote_localization.backends import BACKEND_HELP, choose_backend, runs_on_cpu
 from mote_localization.camera import Camera
 from mote_localization.command_line import print_table
 from mote_localization.errors import MoteError, SceneError
@@ -45,9 +45,7 @@ class Bench:
 
     map: Path  # map file (.onnx), made by `mote-distill map`
     scene: Annotated[Path | None, tyro.conf.arg(metavar="SCENE")] = None  # test images to localize
-    # backend that runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda;
-    # auto: the GPU if there is one that can
-    backend: str = "onnxruntime"
+    backend: Annotated[str, tyro.conf.arg(help=BACKEND_HELP)] = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
     images: int = 300  # images to time, after a few to warm up
     size: tuple[int, int] = (640, 480)  # px, size of the live camera for the self-test image

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from mote_localization.backends import BACKEND_HELP
 from mote_localization.errors import ReplayError, SceneError
 from mote_localization.evaluation.json_figures import write_evaluation_json
 from mote_localization.evaluation.localize_frames import localize_frames
@@ -37,9 +38,7 @@ class Evaluate:
     scene: tyro.conf.Positional[Path]  # scene folder, or rosbag2 recording (all frames are test)
     map: Path  # map file (.onnx), made by `mote-distill map`
     split: Literal["test", "train", "all"] = "test"  # which frames
-    # backend that runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda;
-    # auto: the GPU if there is one that can
-    backend: str = "onnxruntime"
+    backend: Annotated[str, tyro.conf.arg(help=BACKEND_HELP)] = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
     # replay the frames over DDS to a localizer node and evaluate the poses that it publishes
     ros: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -61,7 +60,10 @@ class Evaluate:
         if not self.ros and (self.rate != 1 or self.repeat != 1):
             raise ReplayError("--rate and --repeat belong to a replay over ROS 2; add --ros")
         localizer = Localizer.open(self.map, self.backend, self.threads)
-        scene = self._open_scene()
+        if self.image_topic or self.pose_topic:
+            scene: Scene = BagScene(self.scene, self.image_topic, pose_topic=self.pose_topic)
+        else:
+            scene = open_scene(self.scene)
         if not scene.count(self.split):
             raise SceneError(f"{self.scene}: has no {self.split} frames; try another --split")
         if not localizer.info.metric:
@@ -99,11 +101,6 @@ class Evaluate:
 
             write_report(self.report, subject, evaluation, localizer, scene.frames(self.split))
             console.print(f"report: {self.report}")
-
-    def _open_scene(self) -> Scene:
-        if self.image_topic or self.pose_topic:
-            return BagScene(self.scene, image_topic=self.image_topic, pose_topic=self.pose_topic)
-        return open_scene(self.scene)
 
     def _subject(self, scene: str, started: float) -> dict[str, str]:
         """Return the description of the evaluation for the report and the JSON file."""

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -93,7 +93,13 @@ def replay(
         answered = folder / "answered.jsonl"
         parameters = {"map": str(map_path.resolve()), "backend": backend, "threads": threads}
         with _system_exit_on_sigterm(), ExitStack() as stack:
-            start = _ProcessStarter(folder, stack)
+            environment = _process_environment()
+
+            def start(name: str, arguments: Sequence[str]) -> _ChildProcess:
+                process = _ChildProcess(name, arguments, environment, folder)
+                stack.callback(process.kill)
+                return process
+
             node = start(
                 "localizer_main",
                 ["--ros-args", "-r", f"image:={recording.image_topic}"]
@@ -160,11 +166,13 @@ def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _R
 class _ChildProcess:
     """A child process and its log file."""
 
-    def __init__(self, name: str, arguments: Sequence[str], env: dict[str, str], log: Path) -> None:
-        """Start a module of `mote_localization.nodes`."""
-        self.name, self.log = name.removesuffix("_main"), log
+    def __init__(
+        self, name: str, arguments: Sequence[str], env: dict[str, str], folder: Path
+    ) -> None:
+        """Start a module of `mote_localization.nodes`; its log is in the folder."""
+        self.name, self.log = name.removesuffix("_main"), folder / f"{name}.log"
         command = [sys.executable, "-m", f"mote_localization.nodes.{name}", *arguments]
-        with log.open("wb") as output:
+        with self.log.open("wb") as output:
             self._child = subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
@@ -203,32 +211,21 @@ class _ChildProcess:
 
     def kill(self) -> None:
         """Interrupt the process, and kill it if it does not end."""
-        if self._child.poll() is None:
-            self._child.send_signal(signal.SIGINT)
-            try:
-                self._child.wait(3)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
+        self._child.send_signal(signal.SIGINT)  # no effect after its end, like `kill`
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(3)
+        self._child.kill()
         self._child.wait()
 
 
-class _ProcessStarter:
-    """Starts child processes in one ROS domain; all are ended when the stack closes."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        """Choose the ROS domain and the environment of the processes."""
-        self._folder, self._stack = folder, stack
-        self._env = os.environ | loopback_environment() | {"PYTHONUNBUFFERED": "1"}
-        source = Path(__file__).resolve().parents[2]
-        if source.name not in ("site-packages", "dist-packages"):
-            inherited = os.environ.get("PYTHONPATH")
-            self._env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), inherited]))
-
-    def __call__(self, name: str, arguments: Sequence[str]) -> _ChildProcess:
-        """Start a module of `mote_localization.nodes`."""
-        process = _ChildProcess(name, arguments, self._env, self._folder / f"{name}.log")
-        self._stack.callback(process.kill)
-        return process
+def _process_environment() -> dict[str, str]:
+    """Return the environment of the processes: one ROS domain, and this version of the package."""
+    environment = os.environ | loopback_environment() | {"PYTHONUNBUFFERED": "1"}
+    source = Path(__file__).resolve().parents[2]
+    if source.name not in ("site-packages", "dist-packages"):
+        inherited = os.environ.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), inherited]))
+    return environment
 
 
 def loopback_environment() -> dict[str, str]:

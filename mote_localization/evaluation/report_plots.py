@@ -111,17 +111,11 @@ def _positions(poses: Sequence[np.ndarray | None], axes_23: np.ndarray) -> np.nd
 
 
 def _view_from_above(poses: np.ndarray) -> tuple[np.ndarray, tuple[str, str], str]:
-    """Choose the projection of a view from above.
+    """Return map directions (2, 3) to the right and upward in the figure, labels, a description.
 
-    Maps do not store the vertical. Cameras are usually held upright, so the mean of their upward
-    axes estimates it. The view is along the map axis within 35 degrees of it, if there is one.
-    Otherwise it shows the plane of most camera motion.
-
-    Args:
-        poses: (n, 4, 4).
-
-    Returns:
-        Map directions (2, 3) to the right and upward in the figure; their labels; a description.
+    Maps do not store the vertical. Cameras are usually held upright, so the mean of the upward axes
+    of their poses (n, 4, 4) estimates it. The view is along the map axis within 35 degrees of it,
+    if there is one. Otherwise it shows the plane of most camera motion.
     """
     up = -poses[:, :3, 1].mean(0)
     axis = int(np.abs(up).argmax())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Pose, PoseWithCovarianceStamped, Transform, TransformStamped
+from geometry_msgs.msg import Pose, PoseWithCovarianceStamped, Transform, TransformStamped, Vector3
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
@@ -33,11 +33,16 @@ def image_from_message(image: Image) -> np.ndarray:
         ImageError: The encoding is not supported, the image is empty, or size, step and data
             disagree.
     """
-    if image.encoding not in ENCODINGS:
-        converted = _convert_by_cv_bridge(image)
-        if converted is not None:
-            return converted
-    return decode(image)
+    bridge = None if image.encoding in ENCODINGS else _cv_bridge()
+    if bridge is None:
+        return decode(image)
+    try:
+        return np.asarray(bridge.imgmsg_to_cv2(image, "rgb8"))
+    except Exception as error:  # CvBridgeError or cv2.error
+        raise ImageError(
+            f"image: encoding '{image.encoding[:40]}' cannot be converted to rgb8 "
+            f"({str(error).strip()[:200]})"
+        ) from error
 
 
 @cache
@@ -48,20 +53,6 @@ def _cv_bridge() -> Any | None:
     except Exception:  # AttributeError if it was built for another numpy
         return None
     return CvBridge()
-
-
-def _convert_by_cv_bridge(image: Image) -> np.ndarray | None:
-    """Return the image (h, w, 3) as cv_bridge converts it; None if it is not installed."""
-    bridge = _cv_bridge()
-    if bridge is None:
-        return None
-    try:
-        return np.asarray(bridge.imgmsg_to_cv2(image, "rgb8"))
-    except Exception as error:  # CvBridgeError or cv2.error
-        raise ImageError(
-            f"image: encoding '{image.encoding[:40]}' cannot be converted to rgb8 "
-            f"({str(error).strip()[:200]})"
-        ) from error
 
 
 def camera_from_message(info: CameraInfo) -> Camera:
@@ -88,14 +79,15 @@ def pose_message(
 
 def transform_message(pose: PoseWithCovarianceStamped, child_frame: str) -> TransformStamped:
     """Return the transform of `child_frame` in the frame of the pose."""
-    position, rotation = pose.pose.pose.position, pose.pose.pose.orientation
-    message = TransformStamped(header=pose.header, child_frame_id=child_frame)
-    transform: Transform = message.transform
-    transform.translation.x = position.x
-    transform.translation.y = position.y
-    transform.translation.z = position.z
-    transform.rotation = rotation
-    return message
+    position = pose.pose.pose.position
+    return TransformStamped(
+        header=pose.header,
+        child_frame_id=child_frame,
+        transform=Transform(
+            translation=Vector3(x=position.x, y=position.y, z=position.z),
+            rotation=pose.pose.pose.orientation,
+        ),
+    )
 
 
 def cloud_message(header: Header, found: Localization) -> PointCloud2:
@@ -112,9 +104,7 @@ def cloud_message(header: Header, found: Localization) -> PointCloud2:
     cells_hw4[..., :3] = np.where(found.covered_hw[..., None], found.points_hw3, np.nan)
     cells_hw4.view(np.uint32)[..., 3] = (red << 16 | green << 8 | blue).T
     data = array("B")
-    data.frombytes(
-        cells_hw4.data.cast("B")
-    )  # assigning a numpy array to `data` copies it byte by byte
+    data.frombytes(cells_hw4.data.cast("B"))  # a NumPy array would be copied byte by byte
     return PointCloud2(
         header=header,
         height=rows,

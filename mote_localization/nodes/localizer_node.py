@@ -25,7 +25,7 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
-from mote_localization.backends import choose_backend
+from mote_localization.backends import BACKEND_HELP, choose_backend
 from mote_localization.errors import MapFileError, MoteError
 from mote_localization.localizer import Localization, Localizer, LocalizerConfig
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
@@ -75,9 +75,7 @@ PARAMETERS = (
     Parameter("map_frame", "map", "frame of poses and clouds"),
     Parameter("camera_frame", "", "child frame of the transform; empty: the image's frame_id"),
     Parameter("publish_tf", False, "publish the transform map_frame -> camera_frame on /tf"),
-    Parameter("backend", "onnxruntime",
-              "runs the network: onnxruntime, tensorrt, tensorrt_rtx, onnxruntime_cuda; "
-              "auto: a GPU backend if one works"),
+    Parameter("backend", "onnxruntime", BACKEND_HELP),
     Parameter("threads", 0, "CPU threads of the network; 0: one per core", (0, 256)),
     # The others belong to LocalizerConfig and may change while the node runs.
     Parameter("max_cells", _DEFAULTS.max_cells,
@@ -115,10 +113,9 @@ class LocalizerNode(Node):
             MoteError: The map or the backend cannot be used.
         """
         super().__init__("localizer")
-        for parameter in PARAMETERS:
-            self.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
         values = {
-            parameter.name: self.get_parameter(parameter.name).value for parameter in PARAMETERS
+            p.name: self.declare_parameter(p.name, p.default, p.descriptor()).value
+            for p in PARAMETERS
         }
         if not values["map"]:
             raise MapFileError("parameter `map` is empty; give it a map file: -p map:=kitchen.onnx")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import tyro
-from rich.console import Console
 
+from mote_localization.command_line import one_line_errors, say
 from mote_localization.errors import BagError, ReplayError
 from mote_localization.nodes import process
 from mote_localization.progress import progress_bar
@@ -80,7 +79,7 @@ class Replay:
                 return
             played, seconds = self._play(publishers, connections, log)
             process.stop_requested(_FLUSH_S)
-        Console(stderr=True).print(f"played {played} messages in {seconds:.1f} s", highlight=False)
+        say(f"played {played} messages in {seconds:.1f} s")
 
     def _connections(self) -> list[Connection]:
         """Return the topics of the recording; a recording without images is an error."""
@@ -211,4 +210,5 @@ def _open_log(path: Path) -> Iterator[TextIO]:
 
 
 if __name__ == "__main__":
-    sys.exit(process.run_command(Replay))
+    with one_line_errors():
+        tyro.cli(Replay).run()

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mote_localization.errors import MoteError, RosError
 
@@ -130,18 +130,6 @@ def run_node(create_node: Callable[[], Node], arguments: Sequence[str]) -> int:
     except MoteError as error:
         print_error(error)
         return 1
-
-
-def run_command(command: type[Any]) -> int:
-    """Parse the command line of a dataclass and call its `run()`; return the exit code."""
-    import tyro
-
-    try:
-        tyro.cli(command).run()
-    except MoteError as error:
-        print_error(error)
-        return 1
-    return 0
 
 
 def print_error(error: MoteError) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import tyro
 
+from mote_localization.command_line import one_line_errors
 from mote_localization.errors import ReplayError
 from mote_localization.nodes import process
 from mote_localization.stamps import nanoseconds
@@ -137,4 +137,5 @@ def _number(key: str, text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(process.run_command(Record))
+    with one_line_errors():
+        tyro.cli(Record).run()

@@ -58,18 +58,11 @@ class Frame(ABC):
         return image
 
     def depth(self) -> np.ndarray | None:
-        """Return depth_hw, float32 metres along the optical axis, 0 = no depth.
-
-        Returns None if the scene has no depth.
-        """
+        """Return depth_hw, float32 metres along the optical axis, 0 = no depth; None: no depths."""
         return None
 
     def known_camera(self) -> Camera:
-        """Return the camera, or raise an error if it is not known.
-
-        Raises:
-            SceneError: The intrinsics are not known.
-        """
+        """Return the camera; raise `SceneError` if its intrinsics are not known."""
         if self.camera is None:
             raise SceneError(
                 f"frame {self.name[:60]}: its camera's intrinsics are not known; write them to "
@@ -79,11 +72,7 @@ class Frame(ABC):
         return self.camera
 
     def known_pose(self) -> np.ndarray:
-        """Return T_map_cam (4, 4), or raise an error if it is not known.
-
-        Raises:
-            SceneError: The pose is not known.
-        """
+        """Return T_map_cam (4, 4); raise `SceneError` if it is not known."""
         if self.T_map_cam is None:
             raise SceneError(
                 f"frame {self.name[:60]}: has no pose; give every frame one "
@@ -92,11 +81,7 @@ class Frame(ABC):
         return self.T_map_cam
 
     def known_depth(self) -> np.ndarray:
-        """Return depth_hw as `depth` does, or raise an error if there is none.
-
-        Raises:
-            SceneError: The frame has no depth, or its file is damaged.
-        """
+        """Return depth_hw as `depth`; raise `SceneError` if there is none or it is damaged."""
         depth_hw = self.depth()
         if depth_hw is None:
             raise SceneError(

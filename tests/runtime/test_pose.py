@@ -106,7 +106,7 @@ def shifted_pose(metres: float, degrees: float) -> np.ndarray:
 def test_ransac_does_not_run_with_a_good_prior(prior, monkeypatch):
     found = matches(3, 600, 0.02, 0.3)
     without_prior = solve_pose(*found, CAMERA)
-    monkeypatch.setattr(pose, "_ransac", None)
+    monkeypatch.setattr(pose, "_search", None)
     kept = prior.copy()
     refined = solve_pose(*found, CAMERA, prior=prior)
     assert np.array_equal(prior, kept)
