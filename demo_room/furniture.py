@@ -1,6 +1,7 @@
 """Furniture of the demo room; each function adds one piece at a builder's pose."""
 
 import numpy as np
+from numpy.random import Generator
 
 from demo_room.objects import hob, label, oven, pinned, screen, spine
 from demo_room.palette import (
@@ -52,7 +53,7 @@ def frame(
     place.rectangle((x, 0.0005 - deep, z + h), (w, 0, 0), (0, 0, -h), picture)
 
 
-def books(place: Builder, rng: np.random.Generator, width: float, shelf_m: float) -> None:
+def books(place: Builder, rng: Generator, width: float, shelf_m: float) -> None:
     """Add a row of books from x = 0, some of them in lying stacks."""
     x, pages = 0.0, plain((226, 216, 190))
     while x < width - 0.05:
@@ -76,7 +77,7 @@ def books(place: Builder, rng: np.random.Generator, width: float, shelf_m: float
         x += thick
 
 
-def bookcase(place: Builder, rng: np.random.Generator, width: float) -> None:
+def bookcase(place: Builder, rng: Generator, width: float) -> None:
     """Add a bookcase: five shelves of books and jars on a low plinth."""
     deep, height = 0.32, 2.12
     board = wood(OAK)
@@ -107,11 +108,7 @@ def jar(place: Builder, colour: Colour, radius: float, height: float) -> None:
 
 
 def plant(
-    place: Builder,
-    rng: np.random.Generator,
-    leaves: int,
-    tall: float,
-    pot: Colour = (206, 196, 178),
+    place: Builder, rng: Generator, leaves: int, tall: float, pot: Colour = (206, 196, 178)
 ) -> None:
     """Add a snake plant: long leaves in a pot, the outer ones leaning."""
     size = 0.05 + 0.1 * tall
@@ -154,7 +151,7 @@ def floor_lamp(place: Builder) -> None:
     place.round((0, 0, 1.45), 0.22, 0.3, shade, glow=1.4, top=plain(CREAM))
 
 
-def cabinet(place: Builder, rng: np.random.Generator) -> None:
+def cabinet(place: Builder, rng: Generator) -> None:
     """Add a chest of drawers with objects on it and a map above it."""
     drawers = panelled((124, 146, 152), 3, 2, 0.03)
     place.box(
@@ -184,7 +181,7 @@ def fridge(place: Builder) -> None:
     place.box((0.1, -0.5, 1.705), (0.4, 0.34, 0.22), cloth((172, 132, 84)), skip="bottom")
 
 
-def kitchen(place: Builder, rng: np.random.Generator) -> None:
+def kitchen(place: Builder, rng: Generator) -> None:
     """Add counter, oven, sink, tiled backsplash, wall cupboards and an open shelf with jars."""
     width = 2.58
     glazes: tuple[Colour, ...] = (
@@ -234,7 +231,7 @@ def kitchen(place: Builder, rng: np.random.Generator) -> None:
             jar(place.at(x + rng.normal(0.0, 0.012), -0.15, z), shade, radius, tall)
 
 
-def sideboard(place: Builder, rng: np.random.Generator) -> None:
+def sideboard(place: Builder, rng: Generator) -> None:
     """Add a walnut sideboard with a lamp, records and a vase."""
     doors = panelled(TEAK, 1, 3, 0.05)
     place.box((-0.1, -0.42, 0.16), (1.5, 0.42, 0.56), wood(WALNUT), skip="back", front=doors)
@@ -284,7 +281,7 @@ def chair(place: Builder, colour: Colour) -> None:
         place.box((-0.16, 0.175, z), (0.32, 0.025, 0.075), wood(TEAK))
 
 
-def low_table(place: Builder, rng: np.random.Generator) -> None:
+def low_table(place: Builder, rng: Generator) -> None:
     """Add a low table with a shelf, books, a tray and a plant."""
     place.box((-0.5, -0.28, 0.37), (1.0, 0.56, 0.035), wood(WALNUT, 0.15))
     place.box((-0.46, -0.24, 0.12), (0.92, 0.48, 0.025), wood(OAK))

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from demo_room.palette import MUTED, VIVID, Colour, Palette
+from demo_room.palette import MUTED, VIVID, Colour
 from demo_room.pictures import FONTS, WORDS, abstract, city, draw_text, landscape
 from demo_room.textures import (
     COMMON,
@@ -22,9 +22,9 @@ from demo_room.textures import (
 
 
 @material
-def spine(rng: Generator, size_m: Size, palette: Palette = MUTED + VIVID[:4]) -> np.ndarray:
+def spine(rng: Generator, size_m: Size) -> np.ndarray:
     """Paint the spine of a book: a colour, bands, and a title along it."""
-    lying = size_m[0] > size_m[1]
+    lying, palette = size_m[0] > size_m[1], MUTED + VIVID[:4]
     if lying:
         size_m = size_m[::-1]
     ink = pick(rng, palette, 0.12)
@@ -51,13 +51,13 @@ def spine(rng: Generator, size_m: Size, palette: Palette = MUTED + VIVID[:4]) ->
 
 
 @material
-def label(rng: Generator, size_m: Size, ground: Colour, palette: Palette = VIVID) -> np.ndarray:
+def label(rng: Generator, size_m: Size, ground: Colour) -> np.ndarray:
     """Paint the surface of a jar or packet: a band of colour and a word."""
     image = canvas(size_m, vary(rng, ground, 0.1), FINE)
     height, width = image.shape[:2]
     top, bottom = sorted(rng.uniform(0.1, 0.9, 2))
-    box = (0, round(top * height)), (width, round(bottom * height))
-    cv2.rectangle(image, box[0], box[1], pick(rng, palette, 0.1), -1)
+    band = (0, round(top * height)), (width, round(bottom * height))
+    cv2.rectangle(image, *band, pick(rng, VIVID, 0.1), -1)
     word = WORDS[rng.integers(len(WORDS))]
     paper = (round(0.12 * width), round(0.32 * height))
     size = (round(0.76 * width), round(0.3 * height))

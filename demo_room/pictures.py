@@ -70,7 +70,7 @@ def _brushed(rng: Generator, image: np.ndarray, amount: float = 0.05) -> np.ndar
 def landscape(
     rng: Generator, size_m: Size, sky: tuple[Colour, Colour], hills: Palette, sun: Colour
 ) -> np.ndarray:
-    """Paint a painting of sky, sun, hills and trees."""
+    """Paint a picture of sky, sun, hills and trees."""
     image = canvas(size_m, sky[0], FINE)
     height, width = image.shape[:2]
     _gradient(image, *sky)
@@ -93,7 +93,7 @@ def landscape(
 def abstract(
     rng: Generator, size_m: Size, ground: Colour, palette: Palette, pieces: int = 34
 ) -> np.ndarray:
-    """Paint a painting of circles, bars and triangles."""
+    """Paint a picture of circles, bars and triangles."""
     image = canvas(size_m, ground, FINE)
     height, width = image.shape[:2]
     for index in range(pieces):

@@ -127,12 +127,8 @@ class Renderer:
         x = np.arange(width, dtype=np.float32)
         y = np.arange(height, dtype=np.float32)[:, None]
         right, down = (
-            (
-                (planes_n33[:, k, 0].take(face_hw) * x + planes_n33[:, k, 1].take(face_hw) * y)
-                + planes_n33[:, k, 2].take(face_hw)
-            )
-            * depth_hw
-            for k in (0, 1)
+            (a_n.take(face_hw) * x + b_n.take(face_hw) * y + c_n.take(face_hw)) * depth_hw
+            for a_n, b_n, c_n in planes_n33.transpose(1, 2, 0)[:2]
         )
         top = (self.atlas.levels_n[visible] - 1).take(face_hw)
         level_hw = np.clip(level_hw, 0, top)

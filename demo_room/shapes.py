@@ -11,7 +11,7 @@ import numpy as np
 
 from demo_room.textures import Material, wrapped_strips
 
-SIDES = ("front", "back", "left", "right", "top", "bottom")
+Vector = tuple[float, float, float]  # m
 
 
 @dataclass(frozen=True)
@@ -80,29 +80,14 @@ class Builder:
         return self._vector(x, y, z) + (self.x, self.y, self.z)
 
     def rectangle(
-        self,
-        corner: tuple[float, float, float],
-        right: tuple[float, float, float],
-        down: tuple[float, float, float],
-        material: Material,
-        glow: float = 0.0,
+        self, corner: Vector, right: Vector, down: Vector, material: Material, glow: float = 0.0
     ) -> None:
         """Add a rectangle, given by its top left corner, upper edge and left edge."""
-        self.rectangles.append(
-            Rectangle(
-                self._point(*corner), self._vector(*right), self._vector(*down), material, glow
-            )
-        )
+        place = self._point(*corner), self._vector(*right), self._vector(*down)
+        self.rectangles.append(Rectangle(*place, material, glow))
 
     def box(
-        self,
-        corner: tuple[float, float, float],
-        size: tuple[float, float, float],
-        material: Material,
-        *,
-        skip: str = "",
-        glow: float = 0.0,
-        **sides: Material,
+        self, corner: Vector, size: Vector, material: Material, *, skip: str = "", **sides: Material
     ) -> None:
         """Add a box.
 
@@ -111,7 +96,6 @@ class Builder:
             size: Size along x, y and z.
             material: Material of the sides.
             skip: Names of the sides to leave out, because they are never visible.
-            glow: Emitted light of the sides.
             sides: Materials that differ, by side (`front=`, ...).
         """
         (x, y, z), (w, d, h) = corner, size
@@ -123,16 +107,16 @@ class Builder:
             "top": ((x, y + d, z + h), (w, 0, 0), (0, -d, 0)),
             "bottom": ((x, y, z), (w, 0, 0), (0, d, 0)),
         }
-        for side in SIDES:
+        for side, face in faces.items():
             if side not in skip.split():
-                self.rectangle(*faces[side], sides.get(side, material), glow)
+                self.rectangle(*face, sides.get(side, material))
         half_3 = np.array([w, d, h]) / 2.0
         centre_3 = self._point(x + w / 2.0, y + d / 2.0, z + h / 2.0)
         self.blocks.append(Block.rotated(centre_3, half_3, self.yaw))
 
     def round(
         self,
-        centre: tuple[float, float, float],
+        centre: Vector,
         radius: float,
         height: float,
         material: Material,
@@ -159,7 +143,7 @@ class Builder:
 
     def blade(
         self,
-        foot: tuple[float, float, float],
+        foot: Vector,
         lean: tuple[float, float],
         width: float,
         height: float,

@@ -57,10 +57,7 @@ def wrapped_strips(surface: Material, strips: int) -> list[Material]:
 
 
 def clouds(
-    rng: Generator,
-    shape: tuple[int, ...],
-    cell_px: float | tuple[float, float],
-    octaves: int = 2,
+    rng: Generator, shape: tuple[int, ...], cell_px: float | tuple[float, float], octaves: int = 2
 ) -> np.ndarray:
     """Return smooth value noise (h, w) float32 of about unit variance, with cells of `cell_px`."""
     height, width = shape[:2]
@@ -108,7 +105,7 @@ def pick(rng: Generator, palette: Palette, amount: float = 0.06) -> Colour:
 def plaster(
     rng: Generator, size_m: Size, colour: Colour, mottling: float = 0.022, density: float = COMMON
 ) -> np.ndarray:
-    """Paint painted plaster: broad mottling, trowel marks, fine grain."""
+    """Paint plaster: broad mottling, trowel marks, fine grain."""
     image = canvas(size_m, colour, density)
     broad = clouds(rng, image.shape, 0.45 * density, 3)
     trowel = clouds(rng, image.shape, (0.10 * density, 0.025 * density), 1)
@@ -134,11 +131,11 @@ def wood(rng: Generator, size_m: Size, colour: Colour, contrast: float = 0.11) -
 
 
 @material
-def planks(rng: Generator, size_m: Size, palette: Palette, board_m: float = 0.15) -> np.ndarray:
+def planks(rng: Generator, size_m: Size, palette: Palette) -> np.ndarray:
     """Paint a floor of boards along x, each with its own tone, with dark seams."""
     image = canvas(size_m, palette[0], COMMON)
     height, width = image.shape[:2]
-    board_px = board_m * COMMON
+    board_px = 0.15 * COMMON
     shift = np.zeros((height, width), np.float32)
     seams = np.ones((height, width), np.float32)
     for row in range(int(height / board_px) + 1):
@@ -159,11 +156,9 @@ def planks(rng: Generator, size_m: Size, palette: Palette, board_m: float = 0.15
 
 
 @material
-def bricks(
-    rng: Generator, size_m: Size, palette: Palette, mortar: Colour = (188, 178, 164)
-) -> np.ndarray:
+def bricks(rng: Generator, size_m: Size, palette: Palette) -> np.ndarray:
     """Paint a brick wall: each brick has its own length, colour and wear."""
-    image = canvas(size_m, mortar, COMMON)
+    image = canvas(size_m, (188, 178, 164), COMMON)  # mortar
     height, width = image.shape[:2]
     raised = np.zeros((height, width), np.float32)
     course, joint = 0.076 * COMMON, 0.011 * COMMON
@@ -173,10 +168,8 @@ def bricks(
             length = rng.choice((0.22, 0.21, 0.20, 0.105), p=(0.5, 0.2, 0.15, 0.15)) * COMMON
             slack = rng.normal(0.0, 0.5, 4)
             corner = (round(left + slack[0]), round(row * course + slack[1]))
-            opposite = (
-                round(left + length - joint + slack[2]),
-                round((row + 1) * course - joint + slack[3]),
-            )
+            right, bottom = left + length - joint, (row + 1) * course - joint
+            opposite = (round(right + slack[2]), round(bottom + slack[3]))
             cv2.rectangle(image, corner, opposite, pick(rng, palette, 0.12), -1)
             cv2.rectangle(raised, corner, opposite, 1.0, -1)
             left += length
@@ -262,7 +255,7 @@ def curtain(rng: Generator, size_m: Size, colour: Colour, stripes: Palette) -> n
 def panelled(
     rng: Generator, size_m: Size, colour: Colour, rows: int, columns: int, margin_m: float = 0.07
 ) -> np.ndarray:
-    """Paint painted wood with recessed panels, for doors, cabinet fronts and drawers."""
+    """Paint wood with recessed panels, for doors, cabinet fronts and drawers."""
     image = canvas(size_m, vary(rng, colour, 0.03), COMMON)
     height, width = image.shape[:2]
     raised = np.ones((height, width), np.float32)

@@ -58,7 +58,10 @@ class Ablate:
             from distill_training.ablation.table import write_table
         runs = read_grid(self.config)
         if self.list:
-            _print_list({run.name: trainings.training_state(run, output) for run in runs})
+            table = Table("training", "state")
+            for run in runs:
+                table.add_row(Text(run.name), trainings.training_state(run, output))
+            Console().print(table)
             return
         trainings.check_students(runs, output)  # report errors before hours of training
         found = trainings.finished_outcomes(runs, output)
@@ -90,11 +93,3 @@ class Ablate:
             raise MoteError(
                 f"{len(failed)} of {len(runs)} trainings failed; {name[:60]}: {first_line[:200]}"
             )
-
-
-def _print_list(states: dict[str, str]) -> None:
-    """Print each training and its state."""
-    table = Table("training", "state", title_justify="left")
-    for name, state in states.items():
-        table.add_row(Text(name), state)
-    Console().print(table)

@@ -104,15 +104,10 @@ def read_grid(path: Path) -> list[Run]:
         raise MoteError(f"{path}: found neither grid nor rows, expected at least one of them")
     student = {"student": common.get("student", "cnn")}
     generated = iter(_generate_names([student | given for name, given in rows if name is None]))
-    runs = [
-        _make_run(
-            path,
-            name or next(generated),
-            _merge_common(common, student | given),
-            reconstructions,
-        )
-        for name, given in rows
-    ]
+    runs = []
+    for name, given in rows:
+        settings = _merge_common(common, student | given)
+        runs.append(_make_run(path, name or next(generated), settings, reconstructions))
     _check_distinct(path, runs)
     _check_comparable(path, runs)
     return runs

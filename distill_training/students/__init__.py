@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from distill_training.students.cnn import Cnn, CnnConfig
-from distill_training.students.cost import StudentFigures, describe
+from distill_training.students.cost import describe
 from distill_training.students.head import SceneNormalization
 from distill_training.students.mobilenet import MobileNet, MobileNetConfig
 from distill_training.students.student import CellGrid, Student
@@ -17,12 +17,8 @@ from mote_localization.errors import MoteError
 __all__ = [
     "FAMILIES",
     "CellGrid",
-    "CnnConfig",
-    "MobileNetConfig",
     "SceneNormalization",
     "Student",
-    "StudentFigures",
-    "VitConfig",
     "create_student",
     "describe",
     "find_family",

@@ -34,13 +34,13 @@ def describe(network: nn.Module, camera: Camera) -> StudentFigures:
     image_bhw3 = torch.zeros(1, camera.height, camera.width, 3, dtype=torch.uint8)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         counted(image_bhw3)
-    values = sum(p.numel() for p in parameters)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            values -= module.num_features  # the export merges it into the preceding convolution
+    count = sum(p.numel() for p in parameters)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    # The export merges a norm into the preceding convolution: half of its values vanish.
+    stored = count - sum(norm.num_features for norm in norms)
     return StudentFigures(
-        parameters=sum(p.numel() for p in parameters),
+        parameters=count,
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         macs=counter.get_total_flops() // 2,
-        file_bytes=2 * values,
+        file_bytes=2 * stored,
     )
