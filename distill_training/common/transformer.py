@@ -3,18 +3,16 @@
 Shapes: b images, n tokens, c channels.
 """
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _MLP_RATIO = 4  # hidden channels of the MLP over channels of a token
 
 
-class LayerNorm(nn.LayerNorm):
-    """Layer normalization with the epsilon of the published networks, 1e-6."""
-
-    def __init__(self, channels: int) -> None:
-        """Create the layer for tokens of `channels` channels."""
-        super().__init__(channels, eps=1e-6)
+# Layer normalization of tokens with the epsilon of the published networks.
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Mlp(nn.Module):

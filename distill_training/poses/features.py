@@ -78,23 +78,14 @@ def match(features: Sequence[Features], pairs: Sequence[Pair]) -> Matches:
     rng = np.random.default_rng(0)
     none, no_points = np.zeros(0, int), np.zeros((0, 3))
     found = [(none, no_points, none, no_points)]
-    for pair in track(pairs, "match", len(pairs)):
-        first, second = (features[i] for i in pair)
-        first_k, second_k = rng.permutation(_mutual_matches(first, second))[:_MAX_MATCHES].T
-        for (i, a, at_k), (j, b, seen_k) in (
-            ((pair[0], first, first_k), (pair[1], second, second_k)),
-            ((pair[1], second, second_k), (pair[0], first, first_k)),
-        ):
-            measured_k = a.depth_n[at_k] > 0
-            at_k, seen_k = at_k[measured_k], seen_k[measured_k]
-            found.append(
-                (
-                    np.full(len(at_k), i),
-                    a.rays_n3[at_k] * a.depth_n[at_k, None],
-                    np.full(len(at_k), j),
-                    b.rays_n3[seen_k],
-                )
-            )
+    for i, j in track(pairs, "match", len(pairs)):
+        matched_k2 = rng.permutation(_mutual_matches(features[i], features[j]))[:_MAX_MATCHES]
+        for measuring, seeing, indices_k2 in ((i, j, matched_k2), (j, i, matched_k2[:, ::-1])):
+            one, other = features[measuring], features[seeing]
+            own_m, other_m = indices_k2[one.depth_n[indices_k2[:, 0]] > 0].T
+            points_m3 = one.rays_n3[own_m] * one.depth_n[own_m, None]
+            measuring_m, seeing_m = np.full_like(own_m, measuring), np.full_like(own_m, seeing)
+            found.append((measuring_m, points_m3, seeing_m, other.rays_n3[other_m]))
     return Matches(*map(np.concatenate, zip(*found, strict=True)))
 
 

@@ -24,9 +24,7 @@ _BLOCK = 256  # images whose products with all others are in memory at once
 _GRID = (6, 5)  # rays across and down an image that represent it
 _DEPTHS = (0.5, 1.0, 2.0)  # of the typical depth, for the points along each ray
 _MIN_BASELINE = 0.05  # of the typical depth: shorter ones hardly determine the scale
-_MIN_JOINING_OVERLAP = (
-    0.05  # fraction of the image that a pair joining two components has in common
-)
+_MIN_JOINING_OVERLAP = 0.05  # fraction of the image in common, for a pair that joins components
 _LOOP_QUANTILE = 0.25  # of the similarities `max_gap` apart: loop closures are at least as similar
 _SIMILAR_PER_IMAGE = 2  # pairs per image that are chosen by similarity, to check known poses
 
@@ -59,18 +57,16 @@ def choose_pairs(
             "by overlap; choose them by retrieval"
         )
     if method == "complete" or (method == "auto" and n - 1 <= config.per_image):
-        return complete_pairs(n)
-    descriptors_nd = _centred(descriptors_nd)
+        return list(combinations(range(n), 2))
+    # The mean of all descriptors distinguishes no images. An image equal to it has no direction:
+    # it has product 0 with all others.
+    descriptors_nd = descriptors_nd - descriptors_nd.mean(axis=0)
+    descriptors_nd /= np.linalg.norm(descriptors_nd, axis=1, keepdims=True).clip(min=1e-6)
     if method == "overlap" or (method == "auto" and len(known) == n):
         return overlapping_and_similar_pairs(np.stack(known), cameras, descriptors_nd, config)
     if method == "video" or (method == "auto" and sequential):
         return video_and_loop_pairs(descriptors_nd, config)
     return retrieval_pairs(descriptors_nd, config.per_image)
-
-
-def complete_pairs(n: int) -> list[Pair]:
-    """Return all pairs of n images."""
-    return list(combinations(range(n), 2))
 
 
 def video_pairs(n: int, per_image: int, max_gap: int) -> list[Pair]:
@@ -193,13 +189,6 @@ def _geometric_integers(count: int, last: int) -> list[int]:
     return numbers
 
 
-def _centred(descriptors_nd: np.ndarray) -> np.ndarray:
-    """Return unit descriptors (n, d) without their mean, which distinguishes no images."""
-    centred_nd = descriptors_nd - descriptors_nd.mean(axis=0)
-    # An image equal to the mean has no direction: it has product 0 with all others.
-    return centred_nd / np.linalg.norm(centred_nd, axis=1, keepdims=True).clip(min=1e-6)
-
-
 def _similar_pairs(
     descriptors_nd: np.ndarray, per_image: int, min_gap: int = 1, least: float = -np.inf
 ) -> set[Pair]:
@@ -264,13 +253,8 @@ def _connected(
 ) -> list[Pair]:
     """Return the pairs, with further ones that join their connected components (Boruvka 1926).
 
-    Args:
-        pairs: The pairs so far.
-        n: Number of images.
-        best_outside: Takes the component (n,) of each image and returns the best partners in other
-            components.
+    `best_outside` takes the component (n,) of each image and returns the best partners in others.
     """
-    pairs = set(pairs)
     while True:
         group_n = _component_labels(n, pairs)
         count = group_n.max(initial=0) + 1

@@ -8,11 +8,10 @@ import numpy as np
 
 from distill_training.common.sampling import thinned
 from distill_training.poses.drift_fit import FittedDrift, fit_drift
-from distill_training.poses.features import FeatureFinder, Features, match
+from distill_training.poses.features import FeatureFinder, match
 from distill_training.poses.image_pairs import overlapping_pairs
 from distill_training.poses.pose_adjustment import adjust_poses
 from distill_training.poses.poses_config import PairsConfig
-from mote_localization.camera import Camera
 from mote_localization.drift import Kriging
 from mote_localization.errors import ReconstructionError
 from mote_localization.progress import track
@@ -62,9 +61,7 @@ def refine_poses(
         SceneError: A frame lacks intrinsics or depth, or its files are damaged.
         ReconstructionError: Too few frames show the same things.
     """
-    names: list[str] = []
-    cameras: list[Camera] = []
-    features: list[Features] = []
+    names, cameras, features = [], [], []
     finder: FeatureFinder | None = None
     chosen = set(thinned(list(given), _MAX_FRAMES))
     frames = (frame for frame in scene.frames("train") if frame.name in chosen)
@@ -84,11 +81,7 @@ def refine_poses(
             f"scene {scene.name[:60]}: {enough_n.sum()} of {len(names)} frames have matches with "
             f"others, expected {_MIN_FRAMES} or more to adjust poses; leave out --adjust-poses"
         )
-    known = {
-        name: T
-        for name, T, enough in zip(names, adjusted.T_map_cam_n44, enough_n, strict=True)
-        if enough
-    }
+    known = {names[i]: adjusted.T_map_cam_n44[i] for i in np.flatnonzero(enough_n)}
     if len(known) < len(names):
         _log.warning(
             "%d frames have few matches: their poses follow the frames around them",

@@ -39,7 +39,7 @@ def save_ply(reconstruction: Reconstruction, path: Path, most_points: int = MOST
         ReconstructionError: A frame is damaged, there is no point, or the file cannot be written.
     """
     points_n3, colours_n3 = _cloud(reconstruction, most_points)
-    lines_m23 = _frusta(reconstruction, _frustum_depth(points_n3))
+    _, lines_m23 = _frusta(reconstruction, points_n3)
     fraction = np.linspace(0, 1, _DOTS)[:, None, None]
     dots_n3 = (lines_m23[:, 0] * (1 - fraction) + lines_m23[:, 1] * fraction).reshape(-1, 3)
     vertices = np.empty(len(points_n3) + len(dots_n3), _PLY_VERTEX)
@@ -120,13 +120,13 @@ def _log_rerun(
     recording.log("map", (world if up[axis] > 0 else world_down)[axis], static=True)
     points_n3, colours_n3 = _cloud(reconstruction, most_points)
     recording.log("map/points", rerun.Points3D(points_n3, colors=colours_n3), static=True)
-    depth = _frustum_depth(points_n3)
-    lines = rerun.LineStrips3D(_frusta(reconstruction, depth), colors=[_CAMERA_RGB])
+    depth_m, lines_m23 = _frusta(reconstruction, points_n3)
+    lines = rerun.LineStrips3D(lines_m23, colors=[_CAMERA_RGB])
     recording.log("map/cameras", lines, static=True)
     pinhole = rerun.Pinhole(
         image_from_camera=camera.K_33,
         resolution=[camera.width, camera.height],
-        image_plane_distance=4 * depth,
+        image_plane_distance=4 * depth_m,
     )
     recording.log("map/camera", pinhole, static=True)
     for i, (name, T) in enumerate(reconstruction.poses.items()):
@@ -217,14 +217,10 @@ def _cloud(reconstruction: Reconstruction, most_points: int) -> tuple[np.ndarray
     return np.concatenate(points), np.concatenate(colours)
 
 
-def _frustum_depth(points_n3: np.ndarray) -> float:
-    """Return the depth of the drawn frusta, metres."""
+def _frusta(reconstruction: Reconstruction, points_n3: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return depth (m) and edges (m, 2, 3) of all cameras' frusta, eight edges each, map frame."""
     middle = np.median(points_n3, axis=0)
-    return _FRUSTUM * float(np.median(np.linalg.norm(points_n3 - middle, axis=1)))
-
-
-def _frusta(reconstruction: Reconstruction, depth_m: float) -> np.ndarray:
-    """Return the edges (m, 2, 3) of all cameras' frusta, eight each, map frame."""
+    depth_m = _FRUSTUM * float(np.median(np.linalg.norm(points_n3 - middle, axis=1)))
     edges_823 = frustum_edges(reconstruction.camera, depth_m)
     poses = reconstruction.poses.values()
-    return np.array([transform(T, edges_823) for T in poses]).reshape(-1, 2, 3)
+    return depth_m, np.array([transform(T, edges_823) for T in poses]).reshape(-1, 2, 3)

@@ -36,6 +36,9 @@ def reconstruct(
     """
     first = next(scene.frames("train"))
     canonical = canonical_camera(first.known_camera(), cells.width, cells.stride)
+    settings = asdict(cells) | asdict(config)
+    if not config.adjust_poses:  # older versions do not store it; their folders are resumed
+        del settings["adjust_poses"]
     reconstruction = Reconstruction(
         folder,
         scene.name,
@@ -43,7 +46,7 @@ def reconstruct(
         "",
         canonical,
         cells.stride,
-        _settings(cells, config),
+        settings,
         poses.T_map_cam,
         given_poses=poses.given,
     )
@@ -59,14 +62,6 @@ def reconstruct(
         T_map_cam = poses.T_map_cam[frame.name]
         reconstruction.write_frame(frame.name, sampler.reconstruct(frame, T_map_cam))
     return reconstruction
-
-
-def _settings(cells: CellsConfig, config: RgbdConfig) -> dict[str, float | int | str]:
-    """Return the settings as the reconstruction's index stores them."""
-    settings = asdict(cells) | asdict(config)
-    if not config.adjust_poses:  # older versions do not store it; their folders are resumed
-        del settings["adjust_poses"]
-    return settings
 
 
 class _DepthSampler:

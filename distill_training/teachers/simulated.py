@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from distill_training.teachers.pairwise.pair_predictor import Encoded, PairPointmaps, Pointmap
 from distill_training.teachers.teacher_config import SimulatedConfig
-from mote_localization.camera import Camera
+from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import SceneError
 from mote_localization.geometry import invert, transform
 from mote_localization.scenes import Frame
@@ -56,7 +56,9 @@ class Simulated:
             )
         camera = self.camera(live)
         true_camera = self.camera(frame.camera)
-        pixels_hw2 = frame.camera.project(true_camera.rays(_pixels(camera)))
+        pixels_hw2 = frame.camera.project(
+            true_camera.rays(cell_pixels(camera.width, camera.height, 1))
+        )
         depth_hw = _fill_holes(_interpolate(depth_hw, pixels_hw2))
         values: list[ArrayLike] = [
             [zlib.crc32(frame.name.encode()) >> 16, zlib.crc32(frame.name.encode()) & 0xFFFF],
@@ -96,7 +98,10 @@ class Simulated:
             first.overlap(transform(T_first_second, second.sample_points_n3())) < _MIN_OVERLAP
         )
         if wrong:
-            T_first_second = _random_transform(rng, np.median(first.depth_hw)) @ T_first_second
+            T_wrong = np.eye(4)
+            T_wrong[:3, :3] = cv2.Rodrigues(rng.standard_normal(3))[0]
+            T_wrong[:3, 3] = np.median(first.depth_hw) * rng.standard_normal(3)
+            T_first_second = T_wrong @ T_first_second
         scale = np.exp(config.pair_scale * rng.standard_normal())
         maps = []
         for truth, T in ((first, np.eye(4)), (second, T_first_second)):
@@ -146,9 +151,8 @@ class _Truth:
         high, low, fx, fy, cx, cy = (float(v) for v in values[:6])
         size = encoded.camera.width, encoded.camera.height
         camera = Camera(*size, fx, fy, cx, cy)
-        T_map_cam = np.eye(4)
-        T_map_cam[:3] = values[6:18].reshape(3, 4)
-        rays_hw3 = camera.rays(_pixels(camera)).astype(np.float32)
+        T_map_cam = np.vstack([values[6:18].reshape(3, 4).astype(float), (0, 0, 0, 1)])
+        rays_hw3 = camera.rays(cell_pixels(*size, 1)).astype(np.float32)
         key = (int(high) << 16) + int(low)
         return cls(key, T_map_cam, rays_hw3, values[18:].reshape(size[::-1]), camera)
 
@@ -168,11 +172,6 @@ class _Truth:
         pixels = pixels * (self.camera.fx, self.camera.fy) + (self.camera.cx, self.camera.cy)
         size = (self.camera.width, self.camera.height)
         return float(((z > 0) & ((pixels >= 0) & (pixels < size)).all(axis=-1)).mean())
-
-
-def _pixels(camera: Camera) -> np.ndarray:
-    """Return the pixel coordinates (h, w, 2) of a camera."""
-    return np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1)
 
 
 def _interpolate(depth_hw: np.ndarray, pixels_hw2: np.ndarray) -> np.ndarray:
@@ -197,14 +196,6 @@ def _fill_holes(depth_hw: np.ndarray) -> np.ndarray:
     measured = np.zeros(nearest_hw.max() + 1, np.float32)
     measured[nearest_hw[hole_hw == 0]] = depth_hw[hole_hw == 0]
     return measured[nearest_hw]
-
-
-def _random_transform(rng: np.random.Generator, distance_m: float) -> np.ndarray:
-    """Return a random transform (4, 4) with translations of about a distance."""
-    T = np.eye(4)
-    T[:3, :3] = cv2.Rodrigues(rng.standard_normal(3))[0]
-    T[:3, 3] = distance_m * rng.standard_normal(3)
-    return T
 
 
 def _stack(predicted: list[list[np.ndarray]]) -> PairPointmaps:

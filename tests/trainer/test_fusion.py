@@ -186,6 +186,7 @@ def test_estimates_in_different_frames_and_units_are_fused_in_the_map_frame(rng)
     pair_units_k, image_units_k = np.array([0.2, 1.0, 7.0, 1.3, 0.2]), np.arange(1.0, 6)
     none = np.zeros(0)
     alignment = Alignment(
+        [],
         Cameras(T_k44[:, :3, :3], T_k44[:, :3, 3], np.log(image_units_k), none, none),
         np.log(pair_units_k),
         *[none] * 4,

@@ -8,6 +8,7 @@ import time
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch  # noqa: E402
 from conftest import python_path
 
-from distill_training.poses.image_pairs import complete_pairs  # noqa: E402
 from distill_training.teachers.pairwise.cells import reduce_to_cells  # noqa: E402
 from distill_training.teachers.pairwise.pair_predictor import Encoded, PairPointmaps, Pointmap  # noqa: E402
 from distill_training.teachers.pairwise.photo import Photo  # noqa: E402
@@ -114,7 +114,7 @@ def finished(tmp_path: Path) -> Predictions:
     frames = photos([LANDSCAPE, PORTRAIT, ZOOMED, LANDSCAPE])
     made = predictions(tmp_path / "work", frames)
     made.encode()
-    made.decode(complete_pairs(4))
+    made.decode(combinations(range(4), 2))
     return made
 
 
@@ -123,7 +123,7 @@ def test_stored_predictions_are_those_of_the_predictor_reduced_to_cells(finished
     frames = photos([LANDSCAPE, PORTRAIT, ZOOMED, LANDSCAPE])
     predictor = Counting()
     encoded = [predictor.encode(f, f.image(), f.camera) for f in frames]
-    for i, j in complete_pairs(4):
+    for i, j in combinations(range(4), 2):
         direct = predictor.decode([encoded[i]], [encoded[j]])
         read = finished.read(i, j)
         assert [(pair.i, pair.j) for pair in read] == [(i, j), (j, i)]
@@ -172,7 +172,7 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path):
     for name, predictor in (("tight", tight), ("ample", ample)):
         made = predictions(tmp_path / name, frames, predictor, batch=8)
         made.encode()
-        made.decode(complete_pairs(6))
+        made.decode(combinations(range(6), 2))
     assert ample.batches == [8, 7]
     assert tight.batches == [8, 4, *[2] * 7, 1]
     assert contents(tmp_path / "tight") == contents(tmp_path / "ample")
@@ -183,7 +183,7 @@ def test_a_pair_that_does_not_fit_into_memory_is_an_error(tmp_path: Path):
     made = predictions(tmp_path / "work", frames, Counting(max_batch=0))
     made.encode()
     with pytest.raises(ReconstructionError, match="a pair of images does not fit into the memory"):
-        made.decode(complete_pairs(3))
+        made.decode(combinations(range(3), 2))
 
 
 def test_an_unreadable_image_is_named_and_left_out(tmp_path: Path, caplog):
@@ -362,7 +362,7 @@ def run_whole(folder: Path) -> None:
     frames = photos([LANDSCAPE] * 8)
     made = predictions(folder, frames)
     made.encode()
-    made.decode(complete_pairs(8))
+    made.decode(combinations(range(8), 2))
 
 
 def run_killed(folder: Path) -> None:

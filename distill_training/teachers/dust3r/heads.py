@@ -5,6 +5,7 @@ takes: 0 = output of the encoder, i = output of decoder block i.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ _OUT = 4  # channels: x, y, z and confidence before `pointmap`
 _DPT_WIDTHS = (96, 192, 384, 768)  # channels of the four feature maps, fine to coarse
 _DPT_FUSED = 256  # channels of the fused feature maps
 _DPT_LAST = 128  # channels of the last layers
+_Upsample2x = partial(nn.Upsample, scale_factor=2, mode="bilinear", align_corners=True)
 DPT_PATCH = 16  # px, the patch size for which the DPT head upsamples to full resolution
 
 
@@ -134,10 +136,3 @@ class _Residual(nn.Module):
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         return x_bchw + self.conv2(self.conv1(x_bchw.relu()).relu())
-
-
-class _Upsample2x(nn.Module):
-    """Doubles the resolution of a feature map."""
-
-    def forward(self, x_bchw: Tensor) -> Tensor:
-        return F.interpolate(x_bchw, scale_factor=2, mode="bilinear", align_corners=True)

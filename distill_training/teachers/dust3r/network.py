@@ -54,9 +54,8 @@ class DUSt3R(nn.Module):
         self.head_type, self.img_size, self.patch_size = head_type, tuple(img_size), patch_size
         self._enc_head_channels = enc_embed_dim // enc_num_heads
         self._dec_head_channels = dec_embed_dim // dec_num_heads
-        self.mask_token = nn.Parameter(
-            torch.zeros(1, 1, dec_embed_dim)
-        )  # used in the pre-training only
+        # Used in the pre-training only.
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dec_embed_dim))
         self.patch_embed = _PatchEmbed(patch_size, enc_embed_dim)
         self.enc_blocks = _blocks(EncoderBlock, enc_embed_dim, enc_num_heads, enc_depth)
         self.enc_norm = LayerNorm(enc_embed_dim)
@@ -126,12 +125,6 @@ class DUSt3R(nn.Module):
             *_pointmap(self.downstream_head1, kept1, grid1),
             *_pointmap(self.downstream_head2, kept2, grid2),
         )
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Load parameters; without those of the second decoder, it gets those of the first."""
-        return super().load_state_dict(with_second_decoder(state_dict), strict, assign)
 
 
 def with_second_decoder(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from distill_training.poses.image_pairs import components
+from distill_training.poses.image_pairs import Pair, components
 from distill_training.teachers.pairwise.focal_lengths import estimate_log_focal_ratios
 from distill_training.teachers.pairwise.fusion import fuse
 from distill_training.teachers.pairwise.global_adjustment import (
@@ -48,12 +48,17 @@ _MAX_UNIT_SIGMA = 0.1  # of the log unit; images with a larger value are not ali
 class Alignment:
     """All images in one frame."""
 
+    directed: list[Pair]  # the directed pairs (first, second), in the order of the arrays (e,)
     cameras: Cameras
     log_scales_e: np.ndarray  # log of the first image's units per pair unit
     consistent_e: np.ndarray  # bool: the points of the pair fit one similarity
     used_e: np.ndarray  # bool: consistent, and agrees with the other pairs
     aligned_i: np.ndarray  # bool: connected with the other images, and its scale is determined
     unit_sigma_i: np.ndarray  # standard deviation of each image's log unit
+
+    def pairs(self, which_e: np.ndarray) -> list[Pair]:
+        """Return the directed pairs at which a mask (e,) is set."""
+        return [self.directed[e] for e in np.flatnonzero(which_e)]
 
     def in_camera(self, image: int, pair: int, first: int, points: np.ndarray) -> np.ndarray:
         """Return points (..., 3) of a directed pair in the camera frame of an image, map units.
@@ -100,7 +105,8 @@ def align(
         cameras = initialize_along_spanning_tree(relative, good_p, cameras)
     none_e, none_i = np.zeros_like(consistent_e), np.zeros(o.images, bool)
     unknown_i = np.full(o.images, np.inf)
-    alignment = Alignment(cameras, log_scales_e, consistent_e, none_e, none_i, unknown_i)
+    directed = list(zip(o.first_e.tolist(), o.second_e.tolist(), strict=True))
+    alignment = Alignment(directed, cameras, log_scales_e, consistent_e, none_e, none_i, unknown_i)
     for round_ in track(range(1, _ROUNDS + 1), "align", _ROUNDS):
         if not good_p.any():
             return replace(alignment, used_e=none_e, aligned_i=none_i)
@@ -112,7 +118,7 @@ def align(
         cameras = adjusted.cameras
         aligned_i = _aligned(adjusted, relative, good_p, poses_known)
         alignment = Alignment(
-            cameras, log_scales_e, consistent_e, used_e, aligned_i, adjusted.unit_sigma_i
+            directed, cameras, log_scales_e, consistent_e, used_e, aligned_i, adjusted.unit_sigma_i
         )
         if round_ == _ROUNDS:
             break
@@ -140,11 +146,7 @@ def _not_outliers(error_p: np.ndarray, bounds: tuple[float, float]) -> np.ndarra
 def _agree_with_poses(
     relative: RelativePoses, good_p: np.ndarray, T_map_cam_i44: np.ndarray
 ) -> np.ndarray:
-    """Return which pairs agree with the relative rotations of the given poses.
-
-    Raises:
-        ReconstructionError: The poses have another convention, or are of other images.
-    """
+    """Return which pairs agree with the rotations of the given poses; raise if most do not."""
     convention, would_p, do_p = diagnose_pose_convention(relative.only(good_p), T_map_cam_i44)
     more, fewer = (would_p & ~do_p).sum(), (do_p & ~would_p).sum()
     disagreeing = (~do_p).sum()

@@ -26,11 +26,7 @@ from distill_training.teachers.pairwise.pair_predictor import PairPredictor
 from distill_training.teachers.pairwise.photo import Photo, take_photos
 from distill_training.teachers.pairwise.pointmaps import fuse_photos
 from distill_training.teachers.pairwise.predictions import Predictions
-from distill_training.teachers.pairwise.refusals import (
-    check_aligned,
-    explain_unaligned,
-    select_pairs,
-)
+from distill_training.teachers.pairwise.refusals import check_aligned, explain_unaligned
 from distill_training.teachers.pairwise.summary import Summary
 from distill_training.teachers.teacher_config import USUAL_CELLS, CellsConfig, PhotographsConfig
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
@@ -80,12 +76,8 @@ def reconstruct(
     _check_lengths(lengths, photos, poses.complete)
     settings = _settings(photos, poses, predictor, config, cells)
     begun = begun_reconstruction(folder)
-    if begun and (begun.scene, begun.teacher, begun.stride, begun.settings) != (
-        scene.name,
-        predictor.name,
-        cells.stride,
-        settings,
-    ):
+    expected = (scene.name, predictor.name, cells.stride, settings)
+    if begun and (begun.scene, begun.teacher, begun.stride, begun.settings) != expected:
         raise ReconstructionError(
             f"{folder}: holds a reconstruction made with other frames or settings; delete the "
             "folder or choose another"
@@ -99,19 +91,18 @@ def reconstruct(
     predictions = Predictions(work, predictor, photos, cells.stride, config.pair_batch)
     images, pairs, unreadable = _predict_pairs(scene, photos, predictions, config, poses)
     alignment = _align(photos, predictions, pairs, poses, cells.stride)
-    directed = [(i, j) for pair in pairs for i, j in (pair, pair[::-1])]
-    unaligned = explain_unaligned(photos, images, directed, alignment, poses.complete)
+    unaligned = explain_unaligned(photos, images, alignment, poses.complete)
     check_aligned(len(images), unaligned)
     factors = alignment.cameras.focal_factors()
     photos = [photo.with_focal_factor(f) for photo, f in zip(photos, factors, strict=True)]
-    maps = fuse_photos(photos, predictions, directed, alignment, cells.stride)
+    maps = fuse_photos(photos, predictions, alignment, cells.stride)
     if poses.complete:
         gauge = Gauge(1.0, np.eye(4))
         _check_unit(maps)
     else:
         gauge = _find_gauge(photos, maps, poses, lengths)
         maps = {i: one.in_gauge(gauge) for i, one in maps.items()}
-    used = select_pairs(directed, alignment.used_e)
+    used = alignment.pairs(alignment.used_e)
     agreement = measure_agreement(maps, [(i, j) for i, j in used if i in maps and j in maps])
     if agreement.fraction < _MIN_AGREEMENT:
         _log.warning(
@@ -235,7 +226,7 @@ def _align(
     poses: ScenePoses,
     stride: int,
 ) -> Alignment:
-    """Align all photographs; the directed pairs are (i, j) and (j, i) for each of `pairs`."""
+    """Align all photographs by their pairs, predicted in both orders."""
     directed_pairs = (
         one for pair in track(pairs, "read pairs", len(pairs)) for one in predictions.read(*pair)
     )

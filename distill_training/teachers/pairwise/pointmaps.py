@@ -16,17 +16,10 @@ _MAX_SIGMA = 0.15  # fraction of the distance; cells with a larger sigma have no
 
 
 def fuse_photos(
-    photos: Sequence[Photo],
-    predictions: Predictions,
-    directed: Sequence[tuple[int, int]],
-    alignment: Alignment,
-    stride: int,
+    photos: Sequence[Photo], predictions: Predictions, alignment: Alignment, stride: int
 ) -> dict[int, DepthMap]:
-    """Return the fused depth map of each aligned image; one pair is in memory at a time.
-
-    `directed` are the directed pairs in the order of the alignment.
-    """
-    index_of = {ends: e for e, ends in enumerate(directed) if alignment.used_e[e]}
+    """Return the fused depth map of each aligned image; one pair is in memory at a time."""
+    index_of = {ends: e for e, ends in enumerate(alignment.directed) if alignment.used_e[e]}
     partners: dict[int, list[int]] = {}
     for i, j in index_of:
         partners.setdefault(i, []).append(j)

@@ -39,6 +39,7 @@ _FORMAT_VERSION = 1
 _INDEX = "predictions.json"
 _CACHED_IMAGES = 64  # images whose features stay in memory, or twice the batch if that is more
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
+_undistorting_view = lru_cache(4)(CanonicalView)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Predictions:
         """
         self.folder, self._predictor, self._batch = folder, predictor, batch
         self._photos, self._stride = photos, stride
-        self._network = [predictor.camera(_undistorted(photo.live)) for photo in photos]
+        self._network = [predictor.camera(replace(photo.live, distortion=())) for photo in photos]
         index = {
             "format_version": _FORMAT_VERSION,
             "predictor": predictor.name,
@@ -148,8 +149,9 @@ class Predictions:
                 fit into the memory of the GPU.
         """
         groups = defaultdict(list)
+        sizes = [(camera.width, camera.height) for camera in self._network]
         for i, j in sorted(pairs):
-            groups[_size(self._network[i]), _size(self._network[j])].append((i, j))
+            groups[sizes[i], sizes[j]].append((i, j))
         batch = self._batch
         encoded = lru_cache(max(_CACHED_IMAGES, 2 * batch))(self._encoded)
         with _rate_bar("predict pairs", "pairs", sum(map(len, groups.values()))) as advance:
@@ -225,9 +227,10 @@ class Predictions:
                 f"frame {frame.name}: is {image_hw3.shape[1]}x{image_hw3.shape[0]} px, expected "
                 f"{live.width}x{live.height} px as its camera"
             )
+        undistorted = replace(live, distortion=())
         if live.distortion:
-            image_hw3 = _undistorting_view(live).warp(image_hw3)
-        encoded = self._predictor.encode(frame, image_hw3, _undistorted(live))
+            image_hw3 = _undistorting_view(live, undistorted, 1).warp(image_hw3)
+        encoded = self._predictor.encode(frame, image_hw3, undistorted)
         write_arrays(
             self._features_path(k),
             {"features": encoded.features, "descriptor_d": self._predictor.descriptor(encoded)},
@@ -298,27 +301,9 @@ def _out_of_memory(what: str) -> ReconstructionError:
     )
 
 
-def _size(camera: Camera) -> tuple[int, int]:
-    return camera.width, camera.height
-
-
-def _undistorted(live: Camera) -> Camera:
-    return replace(live, distortion=())
-
-
-@lru_cache(4)
-def _undistorting_view(live: Camera) -> CanonicalView:
-    """Return the view that undistorts images of a camera and keeps size and focal lengths."""
-    return CanonicalView(live, _undistorted(live), stride=1)
-
-
 @contextmanager
 def _rate_bar(description: str, unit: str, total: int) -> Iterator[Callable[[int, bool], None]]:
-    """Show a progress bar with the rate of new items.
-
-    Yields:
-        Function that advances the bar by a number of items, which are new or from an earlier run.
-    """
+    """Show a progress bar with the rate of new items, not counting those of an earlier run."""
     with progress_bar("{task.fields[rate]:.1f} " + f"{unit}/s") as bar:
         task = bar.add_task(description, total=total, rate=0.0)
         count, start_s = 0, time.perf_counter()

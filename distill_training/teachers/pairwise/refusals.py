@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
 from distill_training.poses.image_pairs import components
 from distill_training.teachers.pairwise.alignment import Alignment
 from distill_training.teachers.pairwise.photo import Photo
@@ -19,24 +17,15 @@ _INCONSISTENT = "its pairs disagree with those of the other images"
 _NO_SCALE = "taken from nearly the same spot as all overlapping images: scale unknown"
 
 
-def select_pairs(directed: Sequence[tuple[int, int]], which_e: np.ndarray) -> list[tuple[int, int]]:
-    """Return the directed pairs at which a mask (e,) is set."""
-    return [ends for ends, selected in zip(directed, which_e, strict=True) if selected]
-
-
 def explain_unaligned(
-    photos: Sequence[Photo],
-    images: Sequence[int],
-    directed: Sequence[tuple[int, int]],
-    alignment: Alignment,
-    poses_known: bool,
+    photos: Sequence[Photo], images: Sequence[int], alignment: Alignment, poses_known: bool
 ) -> dict[str, str]:
     """Return the reason for each frame that is not aligned, by name.
 
-    `images` are those that were encoded; `directed` are in the order of the alignment.
+    `images` are those that were encoded.
     """
-    paired = {i for ends in select_pairs(directed, alignment.used_e) for i in ends}
-    groups = components(len(photos), select_pairs(directed, alignment.consistent_e))
+    paired = {i for ends in alignment.pairs(alignment.used_e) for i in ends}
+    groups = components(len(photos), alignment.pairs(alignment.consistent_e))
     group_of = {i: group for group in groups for i in group}
     reasons = {}
     for i in images:

@@ -85,11 +85,8 @@ def _similarities(
     """Fit target = scale R source + t to each of a batch of point sets, with Cauchy weights.
 
     Each step has the closed form of Horn 1988 with the symmetric scale, which noise in the source
-    does not shrink.
-
-    Returns:
-        scale (b,), R (b, 3, 3), t (b, 3) and the median residual (b,) over the distance of the
-        targets.
+    does not shrink. Returns scale (b,), R (b, 3, 3), t (b, 3) and the median residual (b,) over the
+    distance of the targets.
     """
     distance_bn = np.maximum(np.linalg.norm(target_bn3, axis=-1), 1e-9)
     initial_bn = weight_bn / distance_bn**2
