@@ -113,11 +113,10 @@ class Kriging:
 
     def __init__(self, drift: Drift) -> None:
         """Solve for the weights of the samples."""
-        self._drift, self._inputs_nk = drift, kernel_inputs(drift.samples)
+        self._inputs_nk, self._noise = kernel_inputs(drift.samples), drift.noise
+        self._length_scales = (drift.length_scale_m, drift.length_scale_deg)
         motions_n6 = np.array(drift.samples)[:, -6:]
-        correlation_nn = matern_kernel(
-            self._inputs_nk, self._inputs_nk, drift.length_scale_m, drift.length_scale_deg
-        )
+        correlation_nn = matern_kernel(self._inputs_nk, self._inputs_nk, *self._length_scales)
         self._inverse_nn = np.linalg.inv(correlation_nn + drift.noise * np.eye(len(motions_n6)))
         self._weights_n6 = self._inverse_nn @ motions_n6
         # Maximum likelihood estimate of the motions' covariance.
@@ -129,14 +128,9 @@ class Kriging:
         The covariance (6, 6) is of x y z rotX rotY rotZ along the axes of the map, m and rad. Far
         from all samples it is the covariance of the drift itself.
         """
-        drift = self._drift
-        correlation_n = matern_kernel(
-            kernel_input(T_map_cam)[None],
-            self._inputs_nk,
-            drift.length_scale_m,
-            drift.length_scale_deg,
-        )[0]
-        relative_variance = 1 + drift.noise - correlation_n @ self._inverse_nn @ correlation_n
+        input_1k = kernel_input(T_map_cam)[None]
+        correlation_n = matern_kernel(input_1k, self._inputs_nk, *self._length_scales)[0]
+        relative_variance = 1 + self._noise - correlation_n @ self._inverse_nn @ correlation_n
         return (
             retract(T_map_cam, correlation_n @ self._weights_n6),
             relative_variance * self._covariance_66,

@@ -36,16 +36,11 @@ def atomic_write(
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            mask = os.umask(0)  # reading it requires setting it
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
             os.replace(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)  # exists after an error only
     except OSError as cause:
         raise error(f"{path}: cannot be written ({cause.strerror or cause}){advice}") from cause
-
-
-def _umask() -> int:
-    """Return the process's file mode mask; reading it requires setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

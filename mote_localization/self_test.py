@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -31,9 +31,8 @@ class SelfTest:
         The points are predicted from the decoded JPEG, so that a later check sees the same pixels.
         """
         jpeg = encode_jpeg(cv2.cvtColor(image_hw3, cv2.COLOR_RGB2BGR), _JPEG_QUALITY)
-        without_points = cls(jpeg, b"")
-        points_hw3, _ = predict(without_points.image_hw3())
-        return replace(without_points, points=points_hw3.astype("<f4").tobytes())
+        points_hw3, _ = predict(cls(jpeg, b"").image_hw3())
+        return cls(jpeg, points_hw3.astype("<f4").tobytes())
 
     def check(self, size: tuple[int, int], cells_hw: tuple[int, int]) -> None:
         """Check that image and points fit a map.

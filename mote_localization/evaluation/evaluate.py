@@ -72,7 +72,7 @@ class Evaluate:
                 self.map,
                 UNKNOWN_SCALE,
             )
-        started = time.time()
+        started = time.gmtime()
         transport = None
         if self.ros:
             from mote_localization.evaluation.over_ros import replay
@@ -84,7 +84,14 @@ class Evaluate:
             frames = track(scene.frames(self.split), "localizing", scene.count(self.split))
             answers = list(localize_frames(localizer, frames))
         evaluation = evaluate_answers(answers, transport)
-        subject = self._subject(scene.name, started)
+        subject = {
+            "scene": scene.name,
+            "split": self.split,
+            "map": self.map.name,
+            "backend": self.backend,
+            "over ROS 2": "yes" if self.ros else "no",
+            "date": time.strftime("%Y-%m-%d %H:%M UTC", started),
+        }
         console = Console()
         with_ros = "over ROS 2" if self.ros else "without ROS"
         title = f"{scene.name}, {self.split} frames, {with_ros}"
@@ -101,14 +108,3 @@ class Evaluate:
 
             write_report(self.report, subject, evaluation, localizer, scene.frames(self.split))
             console.print(f"report: {self.report}")
-
-    def _subject(self, scene: str, started: float) -> dict[str, str]:
-        """Return the description of the evaluation for the report and the JSON file."""
-        return {
-            "scene": scene,
-            "split": self.split,
-            "map": self.map.name,
-            "backend": self.backend,
-            "over ROS 2": "yes" if self.ros else "no",
-            "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)),
-        }

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -29,10 +30,8 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
+        named = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE)
+        model = named[1].strip() if named else model
     cores = len(os.sched_getaffinity(0))
     return f"{model}, {cores} core{'s' if cores > 1 else ''}, Python {platform.python_version()}"
 

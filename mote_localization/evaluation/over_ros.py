@@ -30,10 +30,10 @@ from mote_localization.geometry import pose_from
 from mote_localization.progress import progress_bar, track
 from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.bag import BagFrame, BagScene, BagWriter
+from mote_localization.scenes.scene import NOMINAL_RATE_HZ
 from mote_localization.share import share_file
 from mote_localization.stamps import stamp_seconds
 
-_FOLDER_RATE_HZ = 30.0  # frame rate of the replay of a scene folder
 _START_TIMEOUT_S = 60.0  # for processes to start, load the map and discover each other
 _ANSWER_TIMEOUT_S = 2.0  # after so long without an answer, the node has finished
 _END_TIMEOUT_S = 15.0  # for a process to end after SIGINT
@@ -154,7 +154,7 @@ def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _R
         repeated = chain.from_iterable(scene.frames(split) for _ in range(repeat))
         total = repeat * scene.count(split)
         for index, frame in enumerate(track(repeated, "writing the recording", total)):
-            stamp_ns = round((index + 1) / _FOLDER_RATE_HZ * 1e9)
+            stamp_ns = round((index + 1) / NOMINAL_RATE_HZ * 1e9)
             writer.write(stamp_ns, frame.image(), frame.known_camera())
             if isinstance(frame, BagFrame):
                 frame = replace(frame, message=None)  # images would fill the memory
@@ -244,8 +244,7 @@ def loopback_environment() -> dict[str, str]:
 
 def _free_domain() -> int:
     """Return a ROS domain that no process on this machine uses: its first port is free."""
-    domains = list(range(1, 102))
-    random.SystemRandom().shuffle(domains)
+    domains = random.SystemRandom().sample(range(1, 102), 101)
     for domain in domains:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
