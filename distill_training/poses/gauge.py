@@ -1,8 +1,6 @@
 """Frame and scale of a map from photographs: the gauge freedom of bundle adjustment.
 
-Photographs alone determine a place up to a similarity transform. These fix it, the first that is
-available: two or more given poses; one given pose for the frame, with known lengths for the scale;
-neither: z of the map frame points up, and the unit of length is arbitrary.
+Photographs alone determine a place up to a similarity transform; see `find_gauge`.
 """
 
 import logging
