@@ -17,6 +17,7 @@ from distill_training.teachers.teacher_options import Flat, Teacher
 from distill_training.training.train_config import TrainConfig
 from mote_localization.command_line import one_line_errors, run_command, say
 from mote_localization.errors import MoteError
+from mote_localization.files import check_output
 from mote_localization.map_file import read_map
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ class InspectionOptions:
         """Check the options before any work is done.
 
         Raises:
-            MoteError: A file's name is that of a folder, or rerun is not installed.
+            MoteError: A file cannot be written, or rerun is not installed.
         """
-        for path in (self.save_ply, self.picture, self.save_rrd):
-            if path and path.is_dir():
-                raise MoteError(f"{path}: is a folder, expected the name of a file")
+        check_output(self.save_ply, "--save-ply")
+        check_output(self.picture, "--picture")
+        check_output(self.save_rrd, "--save-rrd")
         if self.rerun or self.save_rrd:
             from distill_training.reconstruction.cloud_export import import_rerun
 
@@ -122,11 +123,12 @@ class StudentOptions:
         """Check the options before any work is done.
 
         Raises:
-            MoteError: The output is no map's name, torch is missing, the settings do not fit the
+            MoteError: The output cannot be a map file, torch is missing, settings do not fit the
                 student, or the map to calibrate from cannot be read.
         """
-        if output.is_dir() or output.suffix != ".onnx":
+        if output.suffix != ".onnx":
             raise MoteError(f"--output {output}: expected the name of a map file, NAME.onnx")
+        check_output(output, "--output")
         if self.pretrained and not self.pretrained.is_file():
             raise MoteError(f"--pretrained {self.pretrained}: expected a file of weights")
         if self.int8 and self.student == "vit":

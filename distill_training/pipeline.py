@@ -33,8 +33,8 @@ def train_student(
         config: Options of the training.
 
     Raises:
-        MoteError: As `train` and `read_scales`, no student has the reconstruction's stride, or too
-            few frames are left to train with.
+        MoteError: For the reasons of `train` and `read_scales`; no student has the stride of the
+            reconstruction; or too few frames are left to train with.
     """
     camera = reconstruction.camera
     cells = CellGrid(reconstruction.stride, camera.width, camera.height)

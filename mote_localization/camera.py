@@ -211,9 +211,9 @@ def read_camera_info(path: Path | str) -> Camera:
         raise CameraError(f"{path}: {error}") from error
     except msgspec.ValidationError as error:
         raise CameraError(
-            f"{path}: {str(error)[:120]}; expected the keys image_width, image_height, "
-            "camera_matrix.data, distortion_model, distortion_coefficients.data, as "
-            "camera_calibration writes them"
+            f"{path}: {'is empty' if content is None else str(error)[:120]}; expected the keys "
+            "image_width, image_height, camera_matrix.data, distortion_model, "
+            "distortion_coefficients.data, as camera_calibration writes them"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Atomic file writing: a file is replaced completely or not at all."""
+"""Files to write: checked before the work, replaced completely or not at all."""
 
 import os
 import tempfile
@@ -8,6 +8,28 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mote_localization.errors import MoteError
+
+
+def check_output(path: Path | None, option: str) -> None:
+    """Check that a file can be written, before the work whose result it will hold.
+
+    Args:
+        path: The file; None: nothing is checked.
+        option: The command-line option that names it, for the message.
+
+    Raises:
+        MoteError: The path is a folder, or its folder is not writable.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise MoteError(f"{option} {path}: is a folder, expected the name of a file")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise MoteError(f"{option} {path}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager

@@ -235,31 +235,33 @@ class Localizer:
             least = config.min_inliers
             counted = f"cells seen with sigma under {config.max_sigma_m:g} {unit}"
         if len(pixels_n2) < least:
-            return f"{len(pixels_n2)} {counted}, expected {least}"
+            return f"{len(pixels_n2)} {counted}, expected at least {least}"
         if solution is None:
             return "the matches determine no pose"
         inliers = int(solution.inliers_n.sum())
         if inliers < config.min_inliers:
-            return f"{inliers} inliers, expected {config.min_inliers}"
+            return f"{inliers} inliers, expected at least {config.min_inliers}"
         ratio = inliers / len(pixels_n2)
         if ratio < config.min_inlier_ratio:
-            return f"inlier ratio {ratio:.2f}, expected {config.min_inlier_ratio:g}"
+            return f"inlier ratio {ratio:.2f}, expected at least {config.min_inlier_ratio:g}"
         size = np.array([self.info.camera.width, self.info.camera.height])
         columns, rows = (pixels_n2[solution.inliers_n] / size * _SPREAD_GRID).astype(int).T
         count_of_tiles = np.bincount(rows * _SPREAD_GRID[0] + columns)
         spread = np.count_nonzero(count_of_tiles) / math.prod(_SPREAD_GRID)
         if spread < config.min_spread:
-            return f"inliers on {spread:.0%} of the image, expected {config.min_spread:.0%}"
+            return (
+                f"inliers on {spread:.0%} of the image, expected at least {config.min_spread:.0%}"
+            )
         if solution.reprojection_px > config.max_reprojection_px:
             return (
                 f"reprojection {solution.reprojection_px:.1f} px, "
-                f"expected {config.max_reprojection_px:g}"
+                f"expected at most {config.max_reprojection_px:g}"
             )
         deviation_m = float(np.sqrt(np.trace(solution.covariance_66[:3, :3])))
         if not deviation_m <= config.max_deviation_m:  # true for NaN
             return (
                 f"standard deviation of the position {deviation_m:.2f} {unit}, "
-                f"expected {config.max_deviation_m:g}"
+                f"expected at most {config.max_deviation_m:g}"
             )
         position = solution.T_map_cam[:3, 3]
         margin = config.bounds_margin_m

@@ -68,6 +68,8 @@ def read_map(path: Path | str) -> MapFile:
                 f"{path}: found {size >> 20} MiB, expected a map of at most "
                 f"{_MAX_MAP_BYTES >> 20} MiB"
             )
+        if not size:
+            raise MapFileError(f"{path}: is empty, expected a map made by `mote-distill map`")
         content = path.read_bytes()
     except OSError as error:
         raise MapFileError(

@@ -169,14 +169,23 @@ def test_a_summary_names_at_most_ten_unused_photographs():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--checkpoint c.pth", "--checkpoint: for --teacher dust3r, found --teacher rgbd"),
+        ("--checkpoint c.pth", "found --checkpoint with --teacher rgbd, expected --teacher dust3r"),
         (
             "--poses estimate --pairs.max-gap 3",
-            "--poses, --pairs.max-gap: for --teacher dust3r or",
+            "found --poses, --pairs.max-gap with --teacher rgbd, expected --teacher dust3r",
         ),
-        ("--teacher simulated --device cuda", "--device: for --teacher dust3r, found"),
-        ("--teacher simulated --max-depth-m 3", "--max-depth-m: for --teacher rgbd, found"),
-        ("--teacher dust3r --checkpoint c.pth --simulated.seed 1", "--simulated.seed: for --tea"),
+        (
+            "--teacher simulated --device cuda",
+            "found --device with --teacher simulated, expected --teacher dust3r",
+        ),
+        (
+            "--teacher simulated --max-depth-m 3",
+            "found --max-depth-m with --teacher simulated, expected --teacher rgbd",
+        ),
+        (
+            "--teacher dust3r --checkpoint c.pth --simulated.seed 1",
+            "found --simulated.seed with --teacher dust3r",
+        ),
         ("--teacher dust3r", "needs --checkpoint FILE: download DUSt3R_ViTLarge_BaseDecoder_512"),
         ("--teacher dust3r", "(CC BY-NC-SA 4.0, non-commercial)"),
         ("--teacher simulated --scale-from a-b", "--scale-from a-b: expected FRAME,FRAME=METRES"),

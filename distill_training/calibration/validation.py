@@ -57,7 +57,8 @@ class HeldOutFigures:
     spearman: float  # rank correlation of sigma with the distance to the teacher's point
     # factor for sigma under which the fraction within two expected errors is that of a Laplace law
     sigma_scale: float
-    covariance_scale: float  # median NEES over its expectation: factor for the poses' covariances
+    # median of the normalized estimation error squared (NEES) of the poses over its expectation
+    covariance_scale: float
 
     def finite(self) -> dict[str, float]:
         """Return the finite figures by name, rounded."""
@@ -86,6 +87,8 @@ class Measurement:
         figures = self.held_out
         if not figures.frames:
             return "-"
+        if math.isinf(figures.median_cm):
+            return "lost (more than half of the frames)"
         return (
             f"{figures.median_cm:.1f} cm {figures.median_deg:.2f}°, "
             f"{figures.within_5cm_5deg:.0%} in 5 cm/5°"
@@ -122,7 +125,7 @@ class Validation:
         )
 
     def held_out_figures(self, predictions: Sequence[Prediction], info: MapInfo) -> HeldOutFigures:
-        """Return the figures of predictions that exist, as a map with this metadata gives them."""
+        """Localize with recorded predictions and this metadata; return the figures."""
         if not predictions:
             return HeldOutFigures(0, *[math.nan] * 9)
         recorded = _RecordedBackend()

@@ -45,7 +45,7 @@ def write_student(
         network: The student, float32, in evaluation mode, on the CPU.
         info: The map's metadata.
         reconstruction: Source of the images on which map and student are compared.
-        path: Path of the map; an older map survives a failure.
+        path: Path of the map; unchanged if the export fails.
         int8: The map computes in 8-bit integers.
 
     Returns:
@@ -76,7 +76,7 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
         info: The map's metadata.
         images_bhw3: A few canonical images, uint8, to compare on; the map stores the first one for
             its self-test.
-        path: Path of the map; an older map survives a failure.
+        path: Path of the map; unchanged if the export fails.
 
     Returns:
         The largest difference of a point, metres.
@@ -112,7 +112,7 @@ def export_int8_map(
         network: The student, float32, in evaluation mode, on the CPU.
         info: The map's metadata.
         images_bhw3: Canonical images, uint8, of all parts of the place.
-        path: Path of the map; an older map survives a failure.
+        path: Path of the map; unchanged if the export fails.
 
     Returns:
         How far 8-bit integers move the points, as a fraction of their sigma, median.

@@ -55,7 +55,10 @@ def find_poses(
         else:
             given[frame.name] = T_map_cam
     if known == "given" and not given:
-        raise SceneError(f"scene {scene.name[:60]}: found no training frames, expected one or more")
+        raise SceneError(
+            f"scene {scene.name[:60]}: found no training frames, expected one or more; a rosbag2 "
+            "recording has none, it can only be evaluated"
+        )
     if refine_m is None:
         return ScenePoses(given, complete=complete)
     if refined is None:

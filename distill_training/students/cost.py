@@ -17,7 +17,7 @@ class StudentFigures:
     parameters: int
     trained: int  # number of parameters that are not frozen
     macs: int  # multiply-adds per image of convolutions, linear layers and attention
-    file_bytes: int  # weights of the map in float16; graph and small tensors add up to 150 kB
+    file_bytes: int  # weights in float16; the graph and small tensors add at most 150 kB
 
     def __str__(self) -> str:
         """Return the figures as one line."""

@@ -59,7 +59,8 @@ class Teacher:
             given = ", ".join(_changed_flags(config, prefix))
             if given and self.teacher not in users:
                 raise MoteError(
-                    f"{given}: for --teacher {' or '.join(users)}, found --teacher {self.teacher}"
+                    f"found {given} with --teacher {self.teacher}, expected --teacher "
+                    f"{' or '.join(users)}"
                 )
         if self.teacher == "dust3r" and self.dust3r.checkpoint is None:
             raise MoteError(

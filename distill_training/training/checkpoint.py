@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training on disk, with the fingerprint of its settings."""
+"""Checkpoints: the state of a training on disk, identified by all that determines it."""
 
 import tempfile
 from dataclasses import dataclass, field
@@ -47,14 +47,14 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def save_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
+def save_checkpoint(folder: Path, identity: str, state: TrainState) -> None:
     """Write the state of a training.
 
     Raises:
         CheckpointError: The file cannot be written; an existing checkpoint stays as it is.
     """
     content = {
-        "identity": fingerprint,
+        "identity": identity,
         "network": state.network.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "averaged": state.averaged.state_dict() if state.averaged else None,
@@ -72,11 +72,11 @@ def save_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
         ) from error
 
 
-def load_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
+def load_checkpoint(folder: Path, identity: str, state: TrainState) -> None:
     """Restore the state of a training, if the folder holds a checkpoint.
 
     Raises:
-        CheckpointError: The checkpoint is damaged, or its fingerprint differs.
+        CheckpointError: The checkpoint is damaged, or of another training.
     """
     path = folder / _NAME
     if not path.exists():
@@ -87,7 +87,7 @@ def load_checkpoint(folder: Path, fingerprint: str, state: TrainState) -> None:
         found = content["identity"]
     except Exception as error:  # a damaged pickle may raise anything
         raise CheckpointError(f"{path}: is damaged ({f'{error}'[:100]}); {advice}") from error
-    if found != fingerprint:
+    if found != identity:
         raise CheckpointError(
             f"{path}: belongs to a training with other settings or another reconstruction; {advice}"
         )

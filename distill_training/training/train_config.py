@@ -44,7 +44,7 @@ class TrainConfig:
     # map of the same place from a validation training, whose scales of sigma and covariance are
     # used; by default they are measured on this training's held-out frames
     calibration_from: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    # largest number of keyframes in the map, 10 kB each; they refine correct poses and reject
+    # largest number of keyframes in the map, 15 to 20 kB each; they refine correct poses and reject
     # wrong ones; 0: none
     keyframes: int = 0
     # numeric precision; auto: bf16 where the hardware supports it

@@ -84,11 +84,10 @@ def train(
     identity = training_identity(reconstruction, family, settings, config, fabric.world_size)
     make_folder(folder)
     load_checkpoint(folder, identity, state)
-    if state.step and fabric.is_global_zero:
-        minutes = state.elapsed_s / 60
-        _log.warning("%s: resuming at step %d, after %.1f min", folder, state.step, minutes)
-
     done = _fraction_done(state, config)
+    if state.step and fabric.is_global_zero:
+        what, minutes = "resuming" if done < 1 else "finished", state.elapsed_s / 60
+        _log.warning("%s: %s at step %d, after %.1f min", folder, what, state.step, minutes)
     steps_per_epoch = len(names) / (config.batch * fabric.world_size)
     journal: Journal[Measured] | None = None
     if fabric.is_global_zero:
@@ -96,7 +95,7 @@ def train(
     clock = time.perf_counter() - state.elapsed_s
     ranks = fabric.global_rank, fabric.world_size
     batches = random_batches(frames, names, config, state.step, *ranks)
-    with journal or nullcontext(), closing(batches):
+    with journal if journal and done < 1 else nullcontext(), closing(batches):
         while done < 1:
             losses = learner.learn(next(batches), done)
             state.elapsed_s = time.perf_counter() - clock
@@ -141,6 +140,7 @@ def _fraction_done(state: TrainState, config: TrainConfig) -> float:
 
 def _fabric(precision: str) -> Fabric:
     """Return the Fabric of one device, or of all devices for which processes were started."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # INFO: the precision
     if "LT_CLI_USED" in os.environ:  # `fabric run` sets the devices
         return Fabric(precision=_precision(precision))
     nodes = int(os.environ["GROUP_WORLD_SIZE"]) if started_together() else 1

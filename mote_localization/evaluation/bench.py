@@ -26,6 +26,7 @@ from mote_localization.evaluation.machine import (
 )
 from mote_localization.evaluation.metrics import STAGES, percent, percentiles_ms
 from mote_localization.evaluation.terminal_tables import times_table
+from mote_localization.files import check_output
 from mote_localization.localizer import Localizer, Status
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.progress import track
@@ -51,9 +52,8 @@ class Bench:
     size: tuple[int, int] = (640, 480)  # px, size of the live camera for the self-test image
     # give the localizer the pose of the image before, as the node does
     prior: tyro.conf.FlagCreatePairsOff[bool] = False
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = (
-        None  # write the figures to this file
-    )
+    # write the numbers to this file
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
 
     def run(self) -> None:
         """Measure, print the tables, write the file.
@@ -67,6 +67,7 @@ class Bench:
                 f"found --images {self.images} --size {self.size[0]} {self.size[1]}, expected 1 or "
                 "more for each"
             )
+        check_output(self.json, "--json")
         started = time.perf_counter()
         map_file = read_map(self.map)
         backend, name, _ = choose_backend(map_file, self.backend, self.threads)

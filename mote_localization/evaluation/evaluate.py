@@ -17,6 +17,7 @@ from mote_localization.evaluation.json_figures import write_evaluation_json
 from mote_localization.evaluation.localize_frames import localize_frames
 from mote_localization.evaluation.metrics import evaluate_answers, write_tum
 from mote_localization.evaluation.terminal_tables import accuracy_table, times_table
+from mote_localization.files import check_output
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE
 from mote_localization.progress import track
@@ -35,7 +36,7 @@ class Evaluate:
     Accuracy is over all frames of the split: a lost frame has an infinite error.
     """
 
-    scene: tyro.conf.Positional[Path]  # scene folder, or rosbag2 recording (all frames are test)
+    scene: tyro.conf.Positional[Path]  # scene folder, photographs, or rosbag2 recording
     map: Path  # map file (.onnx), made by `mote-distill map`
     split: Literal["test", "train", "all"] = "test"  # which frames
     backend: Annotated[str, tyro.conf.arg(help=BACKEND_HELP)] = "onnxruntime"
@@ -59,6 +60,8 @@ class Evaluate:
         """
         if not self.ros and (self.rate != 1 or self.repeat != 1):
             raise ReplayError("--rate and --repeat belong to a replay over ROS 2; add --ros")
+        for option in ("report", "output", "json"):
+            check_output(getattr(self, option), f"--{option}")
         localizer = Localizer.open(self.map, self.backend, self.threads)
         if self.image_topic or self.pose_topic:
             scene: Scene = BagScene(self.scene, self.image_topic, pose_topic=self.pose_topic)

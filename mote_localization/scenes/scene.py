@@ -76,7 +76,8 @@ class Frame(ABC):
         if self.T_map_cam is None:
             raise SceneError(
                 f"frame {self.name[:60]}: has no pose; give every frame one "
-                "(data/NAME.pose.txt), or remove frames without a pose from train.txt and test.txt"
+                "(data/NAME.pose.txt), remove frames without a pose from train.txt and test.txt, "
+                "or use a teacher that needs no poses (--teacher dust3r)"
             )
         return self.T_map_cam
 
@@ -86,7 +87,7 @@ class Frame(ABC):
         if depth_hw is None:
             raise SceneError(
                 f"frame {self.name[:60]}: has no depth; give every frame a depth image "
-                "(data/NAME.depth.png), or use a teacher that needs no depth"
+                "(data/NAME.depth.png), or use a teacher that needs no depth (--teacher dust3r)"
             )
         return depth_hw
 

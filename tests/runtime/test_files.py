@@ -2,11 +2,12 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from mote_localization.errors import MapFileError, MoteError
-from mote_localization.files import atomic_write
+from mote_localization.files import atomic_write, check_output
 
 
 def test_file_is_written_without_leftovers(tmp_path):
@@ -55,3 +56,17 @@ def test_folder_at_the_path_is_the_given_error_with_the_given_advice(tmp_path):
         with atomic_write(tmp_path / "a.bin", MapFileError, "; choose another") as file:
             file.write(b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize("path", ["folder", "/proc/none/a.bin"])
+def test_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    with pytest.raises(MoteError, match=f"--json {path}: "):
+        check_output(Path(path), "--json")
+
+
+def test_checked_output_leaves_no_trace(tmp_path):
+    check_output(None, "--json")
+    check_output(tmp_path / "new/a.json", "--json")
+    assert not any(tmp_path.iterdir())

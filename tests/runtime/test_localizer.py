@@ -148,7 +148,9 @@ def test_low_inlier_ratio_is_lost(map_file):
 
 
 def test_few_inliers_are_lost(map_file):
-    assert_lost(localize(map_file, with_outliers(0.5), min_inliers=700), "inliers, expected 700")
+    assert_lost(
+        localize(map_file, with_outliers(0.5), min_inliers=700), "inliers, expected at least 700"
+    )
 
 
 def test_inliers_in_one_corner_are_lost(map_file):
@@ -159,7 +161,7 @@ def test_inliers_in_one_corner_are_lost(map_file):
 
 def test_large_reprojection_error_is_lost(map_file):
     points = POINTS + 0.05 * np.random.default_rng(0).normal(size=POINTS.shape)
-    assert_lost(localize(map_file, points, max_reprojection_px=2.0), "px, expected 2")
+    assert_lost(localize(map_file, points, max_reprojection_px=2.0), "px, expected at most 2")
 
 
 def test_uncertain_position_is_lost(map_file):

@@ -113,13 +113,13 @@ def test_truncated_map_is_refused(good, tmp_path):
     }
     for end in sorted(ends):
         path.write_bytes(content[:end])
-        assert_refused(path, "truncated|damaged")
+        assert_refused(path, "truncated|damaged|is empty")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a map", b"\x89PNG\r\n\x1a\n", b"\x08" * 1000])
 def test_file_that_is_not_onnx_is_refused(tmp_path, content):
     (tmp_path / "a.onnx").write_bytes(content)
-    assert_refused(tmp_path / "a.onnx", "no ONNX file|not a map")
+    assert_refused(tmp_path / "a.onnx", "no ONNX file|not a map|is empty")
 
 
 def test_missing_map_and_folder_are_refused(tmp_path):

@@ -319,8 +319,8 @@ def test_an_interrupted_ablation_resumes_where_it_stopped(write, tmp_path: Path,
     save_checkpoint = journal.save_checkpoint
     first, second = read_grid(path)
 
-    def save_then_stop(folder, fingerprint, state, *rest):
-        save_checkpoint(folder, fingerprint, state, *rest)
+    def save_then_stop(folder, identity, state, *rest):
+        save_checkpoint(folder, identity, state, *rest)
         if folder.name.startswith("cnn-seed-1") and state.step == 2:
             raise KeyboardInterrupt
 
