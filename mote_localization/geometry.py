@@ -17,13 +17,17 @@ _VIEW_WEIGHT = 0.02  # of a viewing direction, beside 1 for an x axis
 _UP_STEPS = 10  # of reweighted least squares, enough to converge
 
 
+def rigid(R_33: np.ndarray, t_3: np.ndarray) -> np.ndarray:
+    """Return the rigid transform (4, 4) of a rotation and a translation."""
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = R_33, t_3
+    return T
+
+
 def invert(T_44: np.ndarray) -> np.ndarray:
     """Return the inverse of a rigid transform (4, 4)."""
     R, t = T_44[:3, :3], T_44[:3, 3]
-    inverse = np.eye(4)
-    inverse[:3, :3] = R.T
-    inverse[:3, 3] = -R.T @ t
-    return inverse
+    return rigid(R.T, -R.T @ t)
 
 
 def transform(T_44: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -118,10 +122,7 @@ def on_same_surface(depth: Any, reference: Any, tolerance: float) -> Any:
 
 def pose_from(position_3: np.ndarray, q_xyzw: np.ndarray) -> np.ndarray:
     """Return the transform (4, 4) of a position in metres and a quaternion (x, y, z, w)."""
-    T = np.eye(4)
-    T[:3, :3] = rotation_matrix(q_xyzw)
-    T[:3, 3] = position_3
-    return T
+    return rigid(rotation_matrix(q_xyzw), position_3)
 
 
 def check_pose(T_44: np.ndarray, where: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mote_localization.camera import Camera
 from mote_localization.errors import BackendError
-from mote_localization.geometry import exp_rotation, invert
+from mote_localization.geometry import exp_rotation, invert, rigid
 
 try:
     import poselib
@@ -153,9 +153,7 @@ def _ransac_poselib(
     )
     if info["num_inliers"] < _MIN_MATCHES:
         return None
-    T_cam_map = np.eye(4)
-    T_cam_map[:3] = pose.Rt
-    return T_cam_map
+    return rigid(pose.R, pose.t)
 
 
 def _ransac_opencv(
@@ -173,10 +171,7 @@ def _ransac_opencv(
     )
     if not found or inliers is None or len(inliers) < _MIN_MATCHES:
         return None
-    T_cam_map = np.eye(4)
-    T_cam_map[:3, :3] = cv2.Rodrigues(rotation)[0]
-    T_cam_map[:3, 3] = translation[:, 0]
-    return T_cam_map
+    return rigid(cv2.Rodrigues(rotation)[0], translation[:, 0])
 
 
 def _refine(

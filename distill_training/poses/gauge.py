@@ -18,7 +18,7 @@ from distill_training.poses.known_lengths import (
     scale_from_lengths,
 )
 from mote_localization.errors import ReconstructionError
-from mote_localization.geometry import level_rotation, rotation_angle
+from mote_localization.geometry import level_rotation, rigid, rotation_angle
 
 _log = logging.getLogger(__name__)
 
@@ -154,9 +154,7 @@ def gauge_from_poses(
             "given pose of %s: differs from the photographs by %.0f cm, %.1f degrees; treated as "
             "an outlier", names[i], 100 * residuals[i], angles_deg[i],
         )  # fmt: skip
-    T_map_estimate = np.eye(4)
-    T_map_estimate[:3, :3], T_map_estimate[:3, 3] = R, shift
-    return Gauge(scale, T_map_estimate, True, error / scale)
+    return Gauge(scale, rigid(R, shift), True, error / scale)
 
 
 def _mean_rotation(R_n33: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from distill_training.teachers.pairwise.pair_predictor import Encoded, PairPoint
 from distill_training.teachers.teacher_config import SimulatedConfig
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import SceneError
-from mote_localization.geometry import invert, transform
+from mote_localization.geometry import invert, rigid, transform
 from mote_localization.scenes import Frame
 
 _DESCRIPTOR_M = 0.5  # m, side of the voxels whose points a descriptor counts
@@ -98,10 +98,9 @@ class Simulated:
             first.overlap(transform(T_first_second, second.sample_points_n3())) < _MIN_OVERLAP
         )
         if wrong:
-            T_wrong = np.eye(4)
-            T_wrong[:3, :3] = cv2.Rodrigues(rng.standard_normal(3))[0]
-            T_wrong[:3, 3] = np.median(first.depth_hw) * rng.standard_normal(3)
-            T_first_second = T_wrong @ T_first_second
+            R_wrong = cv2.Rodrigues(rng.standard_normal(3))[0]
+            t_wrong = np.median(first.depth_hw) * rng.standard_normal(3)
+            T_first_second = rigid(R_wrong, t_wrong) @ T_first_second
         scale = np.exp(config.pair_scale * rng.standard_normal())
         maps = []
         for truth, T in ((first, np.eye(4)), (second, T_first_second)):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mote_localization.camera import Camera
-from mote_localization.geometry import exp_rotation, invert, on_same_surface
+from mote_localization.geometry import exp_rotation, invert, on_same_surface, rigid
 
 _SURFACE_TOLERANCE = 0.1  # fraction of the depth by which neighbouring cells of a surface differ
 _NEAREST = 0.1  # fraction of the median depth: nothing nearer is rendered
@@ -30,11 +30,8 @@ def random_nearby_pose(
         shift: Standard deviation of the position along each axis, fraction of the depth.
         rotation_deg: Standard deviation of the rotation about the x and the y axis, degrees.
     """
-    T_cam_novel = np.eye(4)
     rotation = np.radians(rotation_deg) * rng.standard_normal(3) * (1, 1, 0)
-    T_cam_novel[:3, :3] = exp_rotation(rotation)
-    T_cam_novel[:3, 3] = shift * depth * rng.standard_normal(3)
-    return T_cam_novel
+    return rigid(exp_rotation(rotation), shift * depth * rng.standard_normal(3))
 
 
 def same_surface(nearest: np.ndarray, farthest: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import cg
 from distill_training.common.robust import cauchy_weight, row_medians
 from distill_training.teachers.pairwise.observations import Observations
 from mote_localization.errors import ReconstructionError
-from mote_localization.geometry import skew
+from mote_localization.geometry import rigid, skew
 
 _log = logging.getLogger(__name__)
 _STEPS = 30
@@ -50,9 +50,7 @@ class Cameras:
 
     def pose(self, image: int) -> np.ndarray:
         """Return T_map_cam (4, 4) of an image."""
-        T = np.eye(4)
-        T[:3, :3], T[:3, 3] = self.R_i33[image], self.t_i3[image]
-        return T
+        return rigid(self.R_i33[image], self.t_i3[image])
 
     def focal_factors(self) -> list[float]:
         """Return the estimated over the initial focal length of each image."""
