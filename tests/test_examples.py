@@ -172,13 +172,39 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 90
 
 
+def is_defined(name: str, text: str) -> bool:
+    """Return whether each part of a dotted name is a class, function, constant or field."""
+    return all(
+        re.search(rf"^\s*(class|def) {part}\b|^{part}\b.*=|^\s+{part}: ", text, re.MULTILINE)
+        for part in name.split(".")
+    )
+
+
+def find_path(name: str) -> Path | None:
+    """Return the file or folder of a name on the architecture page; None: there is none."""
+    places = (ROOT / name, ROOT / "distill_training" / name)
+    return next((path for path in places if path.exists()), None)
+
+
 def test_the_architecture_page_names_files_and_definitions_that_exist():
     text = (ROOT / "docs" / "architecture.md").read_text()
-    found = re.findall(r"`([\w/]+/[\w.]+\.\w+)`(?::((?: ?`[\w.]+`,?)+))?", text)
+    found = re.findall(r"`([\w./-]+/[\w.-]+\.\w+)`(?::((?: ?`[\w.]+`,?)+))?", text)
     assert len(found) > 100
     for name, definitions in found:
-        assert (ROOT / name).is_file(), name
-        content = (ROOT / name).read_text()
-        for part in re.findall(r"\w+", definitions):
-            defined = rf"^\s*(class|def) {part}\b|^{part}\b.*="
-            assert re.search(defined, content, re.MULTILINE), f"{name}: {part}"
+        path = find_path(name)
+        assert path and path.is_file(), name
+        for definition in re.findall(r"[\w.]+", definitions):
+            assert is_defined(definition, path.read_text()), f"{name}: {definition}"
+
+
+def test_tables_of_the_architecture_page_name_definitions_of_files_in_the_same_row():
+    page, checked = (ROOT / "docs" / "architecture.md").read_text(), 0
+    for row in re.findall(r"^\|.*$", page, re.MULTILINE):
+        quoted = {name: find_path(name) for name in re.findall(r"`(\w[\w./-]*)`", row)}
+        files = [f for p in quoted.values() if p for f in (p.rglob("*.py") if p.is_dir() else [p])]
+        content = "\n".join(file.read_text() for file in files)
+        names = [name for name, path in quoted.items() if not path and "-" not in name]
+        for name in names:
+            assert is_defined(name, content), f"{name}, in: {row[:100]}"
+        checked += len(names)
+    assert checked > 150
