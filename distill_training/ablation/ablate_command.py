@@ -21,7 +21,7 @@ class Ablate:
 
     The YAML file describes the trainings:
 
-        reconstructions: {kitchen: kitchen.training/reconstruction}
+        reconstructions: {kitchen: kitchen.reconstruction}
         common: {steps: 3000, held_out: 0.1, margin: 8}
         grid: {student: [cnn, mobilenet, vit], seed: [0, 1]}
         rows: [{name: large, student: cnn, size: l, loss: distill+reprojection}]

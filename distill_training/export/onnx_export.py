@@ -39,20 +39,10 @@ _MAX_INT8_DIFFERENCE = 0.25  # of points, as a fraction of sigma, median
 def write_student(
     network: nn.Module, info: MapInfo, reconstruction: Reconstruction, path: Path, int8: bool
 ) -> str:
-    """Write a calibrated student as a map; see `export_map` and `export_int8_map`.
+    """Write a calibrated student as a map, and return how much they differ, for the user.
 
-    Args:
-        network: The student, float32, in evaluation mode, on the CPU.
-        info: The map's metadata.
-        reconstruction: Source of the images on which map and student are compared.
-        path: Path of the map; unchanged if the export fails.
-        int8: The map computes in 8-bit integers.
-
-    Returns:
-        How much map and student differ, for the user.
-
-    Raises:
-        MapFileError: They differ too much, or the file cannot be written.
+    Calls `export_map`, or `export_int8_map` if the map is to compute in 8-bit integers, with images
+    of the reconstruction.
     """
     if int8:
         images_bhw3 = sample_images(reconstruction, _INT8_SAMPLES)
@@ -106,13 +96,9 @@ def export_map(network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path:
 def export_int8_map(
     network: nn.Module, info: MapInfo, images_bhw3: np.ndarray, path: Path
 ) -> float:
-    """Write a student as a map that computes in 8-bit integers; see `export_map`.
+    """Write a student as a map that computes in 8-bit integers; arguments as in `export_map`.
 
-    Args:
-        network: The student, float32, in evaluation mode, on the CPU.
-        info: The map's metadata.
-        images_bhw3: Canonical images, uint8, of all parts of the place.
-        path: Path of the map; unchanged if the export fails.
+    The images are of all parts of the place: their activations set the scales of the integers.
 
     Returns:
         How far 8-bit integers move the points, as a fraction of their sigma, median.

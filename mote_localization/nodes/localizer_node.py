@@ -96,7 +96,7 @@ PARAMETERS = (
     Parameter("bounds_margin_m", _DEFAULTS.bounds_margin_m,
               "lost beyond: distance outside the mapped volume, m", (0.0, 1e6), False),
     Parameter("keyframe_min_matches", _DEFAULTS.keyframes.min_matches,
-              "lost below: points of the keyframes found in the image", (4, 100_000), False),
+              "lost below: points of the keyframes found; min_inliers too", (4, 100_000), False),
     Parameter("keyframe_sigma", _DEFAULTS.keyframes.sigma,
               "expected error of a keyframe's point, relative to its distance", (0.0, 1.0), False),
 )
