@@ -43,12 +43,7 @@ class Room:
     workers: int = min(os.cpu_count() or 1, 8)  # processes that render; each needs about 300 MB
 
     def run(self) -> None:
-        """Write the scene folder and the recording.
-
-        Raises:
-            SceneError: Neither is requested, an option is out of range, or a folder exists or
-                cannot be written.
-        """
+        """Write the scene folder and the recording."""
         fewest = min(self.drives, self.views, self.test_views)
         if fewest < 0 or self.seconds <= 0 or self.rate <= 0 or self.workers < 1:
             raise SceneError(

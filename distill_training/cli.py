@@ -87,12 +87,7 @@ class Reconstruct:
     inspection: Annotated[InspectionOptions, Flat] = field(default_factory=InspectionOptions)
 
     def run(self) -> None:
-        """Reconstruct the scene and show the result.
-
-        Raises:
-            MoteError: The scene cannot be used, the folder holds something else, or a file cannot
-                be written.
-        """
+        """Reconstruct the scene and show the result."""
         self.inspection.check()
         reconstruction = self.teacher.reconstruct(self.scene, self.output)
         say(
@@ -188,12 +183,7 @@ class Distill:
     student: Annotated[StudentOptions, Flat] = field(default_factory=StudentOptions)
 
     def run(self) -> None:
-        """Train, calibrate and export.
-
-        Raises:
-            MoteError: The reconstruction cannot be used, torch is missing, or the map cannot be
-                written.
-        """
+        """Train, calibrate and export."""
         self.student.check(self.output)
         self.student.make_map(open_reconstruction(self.reconstruction), self.output)
 
@@ -208,12 +198,7 @@ class Map:
     student: Annotated[StudentOptions, Flat] = field(default_factory=StudentOptions)
 
     def run(self) -> None:
-        """Reconstruct, train, calibrate and export.
-
-        Raises:
-            MoteError: The scene cannot be used, torch is missing, a file cannot be written, or
-                several processes were started.
-        """
+        """Reconstruct, train, calibrate and export."""
         if processes() > 1:
             raise MoteError(
                 f"found {processes()} processes, expected one: run `mote-distill reconstruct` in "

@@ -43,7 +43,6 @@ class Camera:
     distortion: tuple[float, ...] = ()  # empty: none
 
     def __post_init__(self) -> None:
-        """Check all values; raise `CameraError` where one is impossible."""
         if not (0 < self.width <= MAX_SIDE_PX and 0 < self.height <= MAX_SIDE_PX):
             raise CameraError(
                 f"found an image size of {f'{self.width}x{self.height}'[:40]} px, expected 1 to "

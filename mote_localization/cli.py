@@ -29,11 +29,7 @@ class Inspect:
     map: tyro.conf.Positional[Path]  # map file (.onnx), made by `mote-distill map`
 
     def run(self) -> None:
-        """Print the metadata as a table.
-
-        Raises:
-            MapFileError: The file is not a map.
-        """
+        """Print the metadata as a table."""
         map_file = read_map(self.map)
         info, camera = map_file.info, map_file.info.camera
         rows, columns = info.cells_hw
@@ -76,11 +72,7 @@ class Localize:
     threads: int = 0  # CPU threads of the network; 0: one per core
 
     def run(self) -> None:
-        """Localize the image; print pose, covariance, inliers and times.
-
-        Raises:
-            MoteError: A file cannot be used, or the image is lost.
-        """
+        """Localize the image; print pose, covariance, inliers and times."""
         camera = read_camera_info(self.camera)
         localizer = Localizer.open(self.map, self.backend, self.threads)
         image_hw3 = read_image(self.image)
@@ -120,11 +112,7 @@ class BuildEngine:
     precision: Precision = "fp16"
 
     def run(self) -> None:
-        """Build the engine unless the cache has it.
-
-        Raises:
-            MoteError: The map cannot be used, or the engine cannot be built.
-        """
+        """Build the engine unless the cache has it."""
         gpu = Gpu.parse(self.gpu)
         engine = engine_for(read_map(self.map), "tensorrt_rtx", gpu, self.precision)
         say(f"engine: {len(engine) / 2**20:.1f} MiB for {gpu}, in {cache_folder()}")

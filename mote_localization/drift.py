@@ -39,7 +39,6 @@ class Drift(msgspec.Struct, frozen=True):
     noise: float  # variance of a sample's error, relative to the variance of the drift
 
     def __post_init__(self) -> None:
-        """Check all values; raise `MapFileError` where one is impossible."""
         if not 1 <= len(self.samples) <= MAX_SAMPLES:
             raise MapFileError(
                 f"found a drift of {len(self.samples)} samples, expected 1 to {MAX_SAMPLES}"
@@ -66,7 +65,6 @@ class Drift(msgspec.Struct, frozen=True):
                 )
 
     def __str__(self) -> str:
-        """Return the median size of the drift, for users."""
         motions_n6 = np.array(self.samples)[:, -6:]
         metres, radians = np.median(np.linalg.norm(motions_n6.reshape(-1, 2, 3), axis=2), axis=0)
         return (

@@ -37,12 +37,7 @@ class Ablate:
     list: tyro.conf.FlagCreatePairsOff[bool] = False  # list the trainings and exit
 
     def run(self) -> None:
-        """Run the trainings that are not finished; write table, plots and pictures.
-
-        Raises:
-            MoteError: The file or a reconstruction cannot be used, torch is missing, a file cannot
-                be written, or a training failed. The other trainings are finished first.
-        """
+        """Run the trainings that are not finished; write table, plots and pictures."""
         if self.pictures < 0:
             raise MoteError(f"found --pictures {self.pictures}, expected 0 or more")
         output = self.output or self.config.with_suffix(".training")

@@ -19,7 +19,6 @@ class Mlp(nn.Module):
     """MLP with one hidden layer and GELU, applied to each token."""
 
     def __init__(self, channels: int) -> None:
-        """Create the layers for tokens of `channels` channels."""
         super().__init__()
         self.fc1 = nn.Linear(channels, _MLP_RATIO * channels)
         self.fc2 = nn.Linear(_MLP_RATIO * channels, channels)

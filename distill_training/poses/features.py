@@ -40,7 +40,6 @@ class FeatureFinder:
     """Finds features in images of one live camera."""
 
     def __init__(self, live: Camera, near_m: float, far_m: float) -> None:
-        """Prepare the undistortion at full size; depths outside the range count as not measured."""
         self.live, self._range_m = live, (near_m, far_m)
         self._pinhole = replace(live, distortion=())
         self._view = CanonicalView(live, self._pinhole, 1)

@@ -276,7 +276,6 @@ class _Views:
     def __init__(
         self, T_map_cam_n44: np.ndarray, cameras: Sequence[Camera], depth_m: float
     ) -> None:
-        """Place points along rays of every image."""
         self._depth_m = depth_m
         self._R_n33 = T_map_cam_n44[:, :3, :3].astype(np.float32)
         self._position_n3 = T_map_cam_n44[:, :3, 3].astype(np.float32)

@@ -27,7 +27,6 @@ class PairsConfig:
     max_angle_deg: float = 60.0  # deg, largest angle between the viewing directions of a pair
 
     def __post_init__(self) -> None:
-        """Reject invalid settings."""
         if self.method not in ("auto", "complete", "video", "retrieval", "overlap"):
             raise ReconstructionError(
                 f"found pair choice '{self.method[:60]}', expected auto, complete, video, "

@@ -24,7 +24,6 @@ class ImageInput(nn.Module):
     """Converts image_bhw3 uint8 RGB to float (b, 3, h, w) of about unit range."""
 
     def __init__(self, scale: float = 64, offset: float = 2) -> None:
-        """Create the layer, which computes image / scale - offset."""
         super().__init__()
         self._scale, self._offset = scale, offset
 

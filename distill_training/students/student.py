@@ -25,7 +25,6 @@ class CellGrid:
     height: int = 240  # px, of the canonical camera
 
     def __post_init__(self) -> None:
-        """Check the stride."""
         if self.stride not in STRIDES:
             raise MoteError(
                 f"found a stride of {self.stride} px, expected one of "
@@ -38,7 +37,6 @@ class StudentConfig:
     """Base class of a family's settings; its fields are plain values."""
 
     def __post_init__(self) -> None:
-        """Check each value against its field's type; convert text to a path."""
         for field in fields(self):
             value = getattr(self, field.name)
             converted = convert_value(field.name, value, field.type)
@@ -56,7 +54,6 @@ class PretrainedConfig(StudentConfig):
     backbone_rate: NonNegativeFloat = 0.1  # learning rate, relative to the other layers'
 
     def __post_init__(self) -> None:
-        """Check the values, alone and together."""
         super().__post_init__()
         if not (self.freeze in ("none", "all") or _FREEZE.fullmatch(self.freeze)):
             raise MoteError(
@@ -77,7 +74,6 @@ class Student(nn.Module):
     rate: ClassVar[float] = 1.0  # learning rate of the family, relative to the trainer's
 
     def __init__(self) -> None:
-        """Create a network whose parameters are all trained."""
         super().__init__()
         self._backbone_rate = 1.0
         self._backbone: set[nn.Parameter] = set()

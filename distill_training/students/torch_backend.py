@@ -9,7 +9,6 @@ class TorchBackend:
     """Runs a student with torch."""
 
     def __init__(self, network: nn.Module) -> None:
-        """Take a student and set it to evaluation mode."""
         self._network = network.eval()
         self._device = next(network.parameters()).device
 

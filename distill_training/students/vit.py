@@ -30,7 +30,6 @@ class VitConfig(PretrainedConfig):
     fine_blocks: NonNegativeInt = 2  # residual blocks after the merge
 
     def __post_init__(self) -> None:
-        """Check the values, alone and together."""
         super().__post_init__()
         if self.width % self.heads:
             raise MoteError(

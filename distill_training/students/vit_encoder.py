@@ -73,7 +73,6 @@ class Positions(nn.Module):
     """
 
     def __init__(self, channels: int, grid: tuple[int, int]) -> None:
-        """Create an untrained embedding for a grid of (rows, columns)."""
         super().__init__()
         self.values = nn.Parameter(torch.empty(1, channels, *grid))
         nn.init.trunc_normal_(self.values, std=0.02)
@@ -100,7 +99,6 @@ class Prefix(nn.Module):
     """Adds learned tokens without a patch before the others, and removes them."""
 
     def __init__(self, values_1kc: Tensor) -> None:
-        """Create the tokens from published values."""
         super().__init__()
         self.values = nn.Parameter(values_1kc.clone())
 

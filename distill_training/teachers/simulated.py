@@ -33,7 +33,6 @@ class Simulated:
     licence = ""
 
     def __init__(self, config: SimulatedConfig) -> None:
-        """Use these errors."""
         self._config = config
         self.settings: dict[str, float | int | str] = asdict(config)
 

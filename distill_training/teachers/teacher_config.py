@@ -17,7 +17,6 @@ class CellsConfig:
     stride: int = 8  # px of the canonical image per cell side
 
     def __post_init__(self) -> None:
-        """Reject invalid settings."""
         if min(self.width, self.stride) < 1 or self.width % self.stride:
             raise ReconstructionError(
                 f"found width {self.width}, stride {self.stride} px, expected 1 or more, and a "
@@ -41,7 +40,6 @@ class RgbdConfig:
     adjust_poses: tyro.conf.FlagCreatePairsOff[bool] = False
 
     def __post_init__(self) -> None:
-        """Reject invalid settings."""
         if self.window_px < 1:
             raise ReconstructionError(f"found a window of {self.window_px} px, expected 1 or more")
         if not 0 <= self.min_depth_m < self.max_depth_m:
@@ -65,7 +63,6 @@ class PhotographsConfig:
     pairs: PairsConfig = field(default_factory=PairsConfig)
 
     def __post_init__(self) -> None:
-        """Reject invalid settings."""
         if self.pair_batch < 1:
             raise ReconstructionError(
                 f"found a batch of {self.pair_batch} pairs, expected 1 or more"
@@ -86,7 +83,6 @@ class SimulatedConfig:
     seed: int = 0  # of the errors
 
     def __post_init__(self) -> None:
-        """Reject invalid settings."""
         if self.width < 16 or min(self.pair_scale, self.noise, self.warp) < 0:
             raise ReconstructionError(
                 f"found a simulated image width of {self.width} px, errors of {self.pair_scale:g}, "

@@ -50,7 +50,6 @@ class AugmentConfig:
     novel_view_rotation_deg: float = 3.0
 
     def __post_init__(self) -> None:
-        """Check the ranges; raise MoteError where a value is out of range."""
         for name, value in vars(self).items():
             option = f"--augment.{name.replace('_', '-')}"
             least = 1 if name in ("zoom", "stretch") else 0

@@ -70,7 +70,6 @@ class Journal(Generic[Measured]):
             self._record()
 
     def __enter__(self) -> "Journal[Measured]":
-        """Open the curves and show the progress bar."""
         self._curves = self._open.enter_context(
             SummaryWriter(self._folder, purge_step=self._state.step)
         )
@@ -83,7 +82,6 @@ class Journal(Generic[Measured]):
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        """Close the curves and the progress bar."""
         self._open.close()
 
     def note(self, done: float, losses: dict[str, Tensor]) -> None:

@@ -55,7 +55,6 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        """Check the ranges; raise MoteError where a value is out of range."""
         first_px, last_px = self.reprojection_bound_px
         for name, fits, expected in (
             ("steps", self.steps >= 0, "a whole number"),

@@ -56,12 +56,7 @@ class Bench:
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
 
     def run(self) -> None:
-        """Measure, print the tables, write the file.
-
-        Raises:
-            MoteError: The map, the backend or the scene cannot be used, the map has no self-test
-                image and no scene is given, or the file cannot be written.
-        """
+        """Measure, print the tables, write the file."""
         if self.images < 1 or min(self.size) < 1:
             raise MoteError(
                 f"found --images {self.images} --size {self.size[0]} {self.size[1]}, expected 1 or "

@@ -52,12 +52,7 @@ class Evaluate:
     json: _File = None  # write the figures and the errors of every frame to this file
 
     def run(self) -> None:
-        """Evaluate, print the tables, write the files.
-
-        Raises:
-            MoteError: The scene, the map or an image cannot be used, the replay failed, a file
-                cannot be written, or options do not go together.
-        """
+        """Evaluate, print the tables, write the files."""
         if not self.ros and (self.rate != 1 or self.repeat != 1):
             raise ReplayError("--rate and --repeat belong to a replay over ROS 2; add --ros")
         for option in ("report", "output", "json"):

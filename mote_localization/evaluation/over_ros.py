@@ -169,7 +169,6 @@ class _ChildProcess:
     def __init__(
         self, name: str, arguments: Sequence[str], env: dict[str, str], folder: Path
     ) -> None:
-        """Start a module of `mote_localization.nodes`; its log is in the folder."""
         self.name, self.log = name.removesuffix("_main"), folder / f"{name}.log"
         command = [sys.executable, "-m", f"mote_localization.nodes.{name}", *arguments]
         with self.log.open("wb") as output:

@@ -15,7 +15,6 @@ class StampMatcher(Generic[ImageT, InfoT]):
     """
 
     def __init__(self, max_images: int = 4, max_infos: int = 30) -> None:
-        """Set how many images and CameraInfos can wait; beyond, the oldest is dropped."""
         self._max_images, self._max_infos = max_images, max_infos
         self._images: dict[int, ImageT] = {}  # by stamp, ns; oldest arrival first
         self._infos: dict[int, InfoT] = {}

@@ -49,14 +49,7 @@ class Replay:
     log: Path | None = None  # write the time of publishing of each image to this file, JSON lines
 
     def run(self) -> None:
-        """Play the recording until its end, SIGINT or SIGTERM.
-
-        Raises:
-            BagError: The recording is missing, damaged or has no images.
-            ReplayError: The images have no subscriber, the rate is invalid, or the log cannot be
-                written.
-            RosError: ROS 2 is missing or rejects the remapping.
-        """
+        """Play the recording until its end, SIGINT or SIGTERM."""
         if not 0 < self.rate < float("inf"):
             raise ReplayError(f"--rate {self.rate:g}: expected a number above 0")
         process.block_signals()

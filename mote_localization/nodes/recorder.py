@@ -37,12 +37,7 @@ class Record:
     node: str = "/localizer"  # name of the localizer node
 
     def run(self) -> None:
-        """Record until SIGINT or SIGTERM.
-
-        Raises:
-            RosError: ROS 2 is missing.
-            ReplayError: The file cannot be written, or a status cannot be read.
-        """
+        """Record until SIGINT or SIGTERM."""
         process.block_signals()
         try:
             self._record()

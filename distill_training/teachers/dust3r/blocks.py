@@ -21,7 +21,6 @@ class Rope:
     """
 
     def __init__(self, grid: tuple[int, int], head_channels: int, device: torch.device) -> None:
-        """Compute the table of angles for a grid (rows, columns) of tokens."""
         half = head_channels // 2
         frequencies = _ROPE_BASE ** -(torch.arange(0, half, 2, device=device) / half)
         row_column_n2 = torch.cartesian_prod(
@@ -42,7 +41,6 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention among the tokens of one image."""
 
     def __init__(self, channels: int, heads: int) -> None:
-        """Create the layers; `heads` must divide `channels`."""
         super().__init__()
         self._heads = heads
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -58,7 +56,6 @@ class CrossAttention(nn.Module):
     """Multi-head cross-attention from the tokens of one image to those of the other image."""
 
     def __init__(self, channels: int, heads: int) -> None:
-        """Create the layers; `heads` must divide `channels`."""
         super().__init__()
         self._heads = heads
         self.projq = nn.Linear(channels, channels)
@@ -78,7 +75,6 @@ class EncoderBlock(nn.Module):
     """Pre-norm transformer block: self-attention, then an MLP."""
 
     def __init__(self, channels: int, heads: int) -> None:
-        """Create the layers; `heads` must divide `channels`."""
         super().__init__()
         self.norm1 = LayerNorm(channels)
         self.attn = SelfAttention(channels, heads)
@@ -95,7 +91,6 @@ class DecoderBlock(nn.Module):
     """Pre-norm transformer block: self-attention, cross-attention, then an MLP."""
 
     def __init__(self, channels: int, heads: int) -> None:
-        """Create the layers; `heads` must divide `channels`."""
         super().__init__()
         self.norm1 = LayerNorm(channels)
         self.attn = SelfAttention(channels, heads)

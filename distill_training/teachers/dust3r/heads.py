@@ -32,7 +32,6 @@ class LinearHead(nn.Module):
     """Linear head: each token gives the pixels of its own patch."""
 
     def __init__(self, patch_size: int, channels: int, depth: int) -> None:
-        """Create the layers for a decoder with `depth` blocks."""
         super().__init__()
         self.layers = (depth,)
         self._patch_size = patch_size
@@ -48,7 +47,6 @@ class DptHead(nn.Module):
     """DPT head: fuses tokens of four layers from coarse to fine (Ranftl et al., DPT, ICCV 2021)."""
 
     def __init__(self, encoder_channels: int, channels: int, depth: int) -> None:
-        """Create the layers for decoders with `depth` blocks, a multiple of 4."""
         super().__init__()
         self.layers = (0, depth // 2, depth * 3 // 4, depth)
         self.dpt = _Dpt((encoder_channels, channels, channels, channels))
