@@ -55,7 +55,7 @@ demo-map: $(DEV)  ## train the map of the demo room again: maps/demo_room.onnx (
 		--augment.brightness 0.05 --augment.contrast 0.1 --augment.colour 0.02
 
 clean:  ## remove .venv and everything built
-	rm -rf $(VENV) build report.html *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist report.html *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	rm -rf packaging/*/build packaging/*/*.egg-info
 	rm -rf ros2_ws/build ros2_ws/install ros2_ws/log
 

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from glob import glob
+from pathlib import Path
 
 import setuptools
 
@@ -12,7 +13,7 @@ if int(setuptools.__version__.split(".")[0]) < 61:
     sys.exit(f"{NAME}: setuptools 61 or later is needed, found {setuptools.__version__}; use .venv")
 
 # an earlier build may have left modules there that are no longer in the package
-shutil.rmtree("build/lib", ignore_errors=True)
+shutil.rmtree(Path(__file__).with_name("build") / "lib", ignore_errors=True)
 
 
 class Distribution(setuptools.Distribution):

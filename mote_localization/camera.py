@@ -161,7 +161,8 @@ def frustum_edges(camera: Camera, depth: float) -> np.ndarray:
 
 
 class _Numbers(msgspec.Struct, frozen=True):
-    data: Annotated[tuple[float, ...], msgspec.Meta(max_length=_MAX_NUMBERS)]
+    # numbers that YAML 1.1 takes for text, as 1e-05 and -.5, are converted when they are used
+    data: Annotated[tuple[float | str, ...], msgspec.Meta(max_length=_MAX_NUMBERS)] = ()
 
 
 class _Calibration(msgspec.Struct):
@@ -171,7 +172,7 @@ class _Calibration(msgspec.Struct):
     image_height: int
     camera_matrix: _Numbers
     distortion_model: str | None = None
-    distortion_coefficients: _Numbers = _Numbers(())
+    distortion_coefficients: _Numbers = _Numbers()
 
 
 def read_camera_info(path: Path | str) -> Camera:
@@ -198,17 +199,18 @@ def read_camera_info(path: Path | str) -> Camera:
             f"{path}: is not YAML ({why[:80]}), expected a camera_info YAML"
         ) from error
     try:
-        found = msgspec.convert(content, _Calibration, strict=False)  # 1e-05 is a string in YAML
+        named = {k: v for k, v in content.items() if isinstance(k, str)} if content else content
+        found = msgspec.convert(named, _Calibration)
         return Camera.from_K(
             found.image_width,
             found.image_height,
-            found.camera_matrix.data,
+            tuple(map(float, found.camera_matrix.data)),
             found.distortion_model,
-            found.distortion_coefficients.data,
+            tuple(map(float, found.distortion_coefficients.data)),
         )
     except CameraError as error:
         raise CameraError(f"{path}: {error}") from error
-    except msgspec.ValidationError as error:
+    except (ValueError, AttributeError) as error:  # msgspec's ValidationError is a ValueError
         raise CameraError(
             f"{path}: {'is empty' if content is None else str(error)[:120]}; expected the keys "
             "image_width, image_height, camera_matrix.data, distortion_model, "

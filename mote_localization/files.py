@@ -22,11 +22,11 @@ def check_output(path: Path | None, option: str) -> None:
     """
     if path is None:
         return
-    if path.is_dir():
-        raise MoteError(f"{option} {path}: is a folder, expected the name of a file")
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
     try:
-        with tempfile.TemporaryFile(dir=existing):
+        if path.is_dir():
+            raise MoteError(f"{option} {path}: is a folder, expected the name of a file")
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(prefix=path.name, dir=existing):
             pass
     except OSError as error:
         raise MoteError(f"{option} {path}: cannot be written ({error.strerror})") from error

@@ -68,10 +68,6 @@ def parse_metadata(entries: dict[str, str]) -> MapInfo:
         info = MapInfo(**{name: _decode(name, named[name]) for name in _TYPES if name in named})
     except (CameraError, SceneError) as error:
         raise MapFileError(f"{error}") from error
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise MapFileError(
-            f"its metadata is damaged ({str(error)[:120]}); copy the map again, or make it again"
-        ) from error
     if info.format_version > int(version):
         raise MapFileError(
             f"found format version {version}, expected {info.format_version} or later for a map "
@@ -81,12 +77,18 @@ def parse_metadata(entries: dict[str, str]) -> MapInfo:
 
 
 def _decode(name: str, text: str) -> Any:
-    """Return the value of a `MapInfo` field; raise `ValueError` if the text has another type."""
+    """Return the value of a `MapInfo` field; raise `MapFileError` if the text has another type."""
     if _TYPES[name] is str:
         return text
-    if name == "training":  # its figures may be NaN, which Python writes but msgspec refuses
-        return msgspec.convert(json.loads(text), _TYPES[name])
-    return msgspec.json.decode(text, type=_TYPES[name])
+    try:
+        if name == "training":  # its figures may be NaN, which Python writes but msgspec refuses
+            return msgspec.convert(json.loads(text), _TYPES[name])
+        return msgspec.json.decode(text, type=_TYPES[name])
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise MapFileError(
+            f"its metadata is damaged (`{PREFIX}{name}`: {str(error)[:120]}); copy the map again, "
+            "or make it again"
+        ) from error
 
 
 def _check_lengths(entries: dict[str, str]) -> None:

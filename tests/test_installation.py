@@ -35,9 +35,11 @@ def sources(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=built)
     for name in FILES:
         shutil.copy(ROOT / name, folder)
-    removed = folder / "build/lib/distill_training/removed.py"  # as an earlier build leaves it
-    removed.parent.mkdir(parents=True)
-    removed.touch()
+    for built in ("build", "packaging/mote_distill/build"):  # as an earlier build leaves them
+        for package in PACKAGES:
+            removed = folder / built / "lib" / package / "removed.py"
+            removed.parent.mkdir(parents=True)
+            removed.touch()
     return folder
 
 

@@ -69,7 +69,7 @@ def as_settings(value: object, where: str) -> dict[str, Value]:
         MoteError: It is something else, or gives more than one budget.
     """
     settings = {key.replace("-", "_"): v for key, v in as_mapping(value, where).items()}
-    refuse_renamed(settings)
+    refuse_renamed(settings, where=f"{where}: ")
     for key, setting in settings.items():
         _check_plain(setting, f"{where}: {key[:40]}")
     budgets = [key for key in BUDGETS if key in settings]

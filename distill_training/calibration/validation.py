@@ -34,7 +34,10 @@ class Prediction:
     sigma_hw: np.ndarray  # float32, m
 
     def with_scaled_sigma(self, scale: float) -> "Prediction":
-        """Return the prediction of the same student after its head's `scale_sigma`."""
+        """Return the prediction of the same student after its head's `scale_sigma`.
+
+        A sigma at a bound of the head's range is scaled from the bound.
+        """
         low, high = np.exp(np.array(LOG_SIGMA_RANGE, np.float32))
         return replace(self, sigma_hw=(self.sigma_hw * np.float32(scale)).clip(low, high))
 

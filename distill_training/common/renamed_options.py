@@ -21,12 +21,13 @@ RENAMED = {
 _FIRST_NAMES = {new.split(".")[-1]: old.split(".")[-1] for old, new in RENAMED.items()}
 
 
-def refuse_renamed(names: Iterable[str], prefix: str = "") -> None:
+def refuse_renamed(names: Iterable[str], prefix: str = "", where: str = "") -> None:
     """Raise an error for an option under its old name.
 
     Args:
         names: Names as fields (`fix_statistics`).
         prefix: Characters before a name as users write it, for example `--`.
+        where: Begins the message, for example with a file's name.
 
     Raises:
         MoteError: One of the names is an old one; the message gives the new one.
@@ -36,7 +37,7 @@ def refuse_renamed(names: Iterable[str], prefix: str = "") -> None:
             old, new = (f"{prefix}{one}" for one in (name, RENAMED[name]))
             if prefix == "--":
                 old, new = (one.replace("_", "-") for one in (old, new))
-            raise MoteError(f"found {old}, which is now {new}: same meaning, same values")
+            raise MoteError(f"{where}found {old}, which is now {new}: same meaning, same values")
 
 
 def refuse_renamed_flags(arguments: Iterable[str]) -> None:

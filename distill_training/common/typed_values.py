@@ -1,6 +1,7 @@
 """Values of settings, converted to the types of the fields of configuration classes."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -28,8 +29,10 @@ def convert_value(name: str, value: object, kind: Any, from_text: bool = False) 
     Raises:
         MoteError: The value is not of the type.
     """
+    if from_text and isinstance(value, str):
+        value = _from_text(value, kind)
     try:
-        converted = msgspec.convert(value, kind, strict=not from_text, dec_hook=_convert_custom)
+        converted = msgspec.convert(value, kind, dec_hook=_convert_custom)
     except (msgspec.ValidationError, OverflowError):
         pass
     else:
@@ -62,6 +65,18 @@ def placeholder(kind: Any) -> str:
         case inspect.CustomType():
             return "FILE"
     return "TEXT"
+
+
+def _from_text(text: str, kind: Any) -> object:
+    """Return the number or choice that a text stands for; another text unchanged."""
+    main = _main_type(kind)
+    if isinstance(main, inspect.LiteralType):
+        return next((choice for choice in get_args(kind) if str(choice) == text), text)
+    for convert, numbers in ((int, inspect.IntType), (float, inspect.FloatType)):
+        if isinstance(main, numbers):
+            with suppress(ValueError):
+                return convert(text)
+    return text
 
 
 def _convert_custom(kind: type, value: object) -> object:

@@ -24,6 +24,7 @@ from mote_localization.geometry import check_pose, invert, transform
 
 FORMAT_VERSION = 2
 _INDEX = "reconstruction.json"
+_MAX_STRIDE_PX = 1 << 14
 
 
 _Row = tuple[float, float, float, float]
@@ -33,7 +34,7 @@ _Pose = tuple[_Row, _Row, _Row, _Row]
 class _Frame(msgspec.Struct):
     """A frame in `reconstruction.json`."""
 
-    name: str
+    name: Annotated[str, msgspec.Meta(max_length=250)]  # of a file
     T_map_cam: _Pose
     T_map_cam_given: _Pose | msgspec.UnsetType = msgspec.UNSET  # set where poses are adjusted
 
@@ -51,7 +52,7 @@ class _Index(_Version, kw_only=True, omit_defaults=True):
     teacher: str
     teacher_licence: str
     camera: Camera
-    stride: Annotated[int, msgspec.Meta(ge=1)]
+    stride: Annotated[int, msgspec.Meta(ge=1, le=_MAX_STRIDE_PX)]
     metric: bool = True  # stored only if false, so that indices of older versions stay equal
     settings: dict[str, bool | int | float | str]
     frames: list[_Frame]

@@ -26,7 +26,7 @@ def localize_frames(
         try:
             found = localizer.localize(frame.image(), frame.known_camera(), last)
         except (CameraError, ImageError) as error:
-            raise type(error)(f"frame {frame.name}: {error}") from error
+            raise type(error)(f"frame {frame.name[:60]}: {error}") from error
         last = found.T_map_cam if prior else None
         yield Answer(
             name=frame.name,

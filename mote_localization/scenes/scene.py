@@ -53,7 +53,8 @@ class Frame(ABC):
         if camera is not None and image.shape[:2] != (camera.height, camera.width):
             raise kind(
                 f"{where}: found an image of {image.shape[1]}x{image.shape[0]} px, expected "
-                f"{camera.width}x{camera.height} px as in {source}"
+                f"{camera.width}x{camera.height} px as in {source}: replace the file, or correct "
+                "the calibration"
             )
         return image
 

@@ -294,3 +294,18 @@ def test_file_without_a_calibration_is_one_short_error_that_names_it(tmp_path, c
 def test_missing_calibration_is_one_error(tmp_path):
     with pytest.raises(CameraError, match="cannot be read"):
         read_camera_info(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("written", "coefficients"),
+    [
+        ("data: [-.2, 1e-05, +1e-3, 0, 0]", (-0.2, 1e-5, 1e-3, 0.0, 0.0)),  # text in YAML 1.1
+        ("rows: 1, cols: 5", ()),
+    ],
+)
+def test_calibration_with_numbers_as_text_or_without_coefficients(tmp_path, written, coefficients):
+    calibration = yaml.safe_load(CALIBRATION)
+    del calibration["distortion_coefficients"]
+    text = f"{yaml.safe_dump(calibration)}distortion_coefficients: {{{written}}}\n7: a number\n"
+    (tmp_path / "head.yaml").write_text(text)
+    assert read_camera_info(tmp_path / "head.yaml").distortion == coefficients

@@ -70,3 +70,17 @@ def test_checked_output_leaves_no_trace(tmp_path):
     check_output(None, "--json")
     check_output(tmp_path / "new/a.json", "--json")
     assert not any(tmp_path.iterdir())
+
+
+def test_output_with_a_name_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(MoteError, match="--json .*: cannot be written"):
+        check_output(tmp_path / ("n" * 300), "--json")
+
+
+def test_output_below_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", denied)  # root may look into every folder
+    with pytest.raises(MoteError, match="cannot be written .Permission denied"):
+        check_output(tmp_path / "closed/a.json", "--json")

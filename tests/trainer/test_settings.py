@@ -38,6 +38,8 @@ def test_text_and_values_give_the_same_settings():
         ("cnn", {"stem": "many"}, "found stem = 'many', expected a whole number, 1 or more"),
         ("cnn", {"stem": 1.5}, "found stem = 1.5, expected a whole number, 1 or more"),
         ("cnn", {"stem": 900 * "x"}, "found stem = 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx',"),
+        ("cnn", {"stem": "3.0"}, "found stem = '3.0', expected a whole number, 1 or more"),
+        ("cnn", {"stem": "null"}, "found stem = 'null', expected a whole number, 1 or more"),
         ("mobilenet", {"backbone_rate": "inf"}, "expected a number, 0 or more"),
         ("mobilenet", {"pretrained": 3}, "found pretrained = 3, expected a path"),
         ("vit", {"freeze": "all"}, "without a pretrained file"),
@@ -89,3 +91,10 @@ def test_another_content_of_the_pretrained_file_is_another_training(
     write(tmp_path / "moved.pth", 1)
     with pytest.raises(CheckpointError, match="other settings"):
         train_student(reconstruction, tmp_path / "t", "mobilenet", settings, quick)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [(".5", 0.5), ("+3", 3), ("1_000", 1000), ("2e-3", 2e-3)]
+)
+def test_numbers_are_read_as_python_reads_them(text: str, number: float):
+    assert student_settings("mobilenet", {"backbone_rate": text}) == {"backbone_rate": number}

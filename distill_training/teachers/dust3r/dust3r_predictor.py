@@ -101,13 +101,13 @@ class Dust3r:
         """
         if image_hw3.shape != (live.height, live.width, 3) or image_hw3.dtype != np.uint8:
             raise SceneError(
-                f"frame {frame.name}: found an image of shape {image_hw3.shape} "
+                f"frame {frame.name[:60]}: found an image of shape {image_hw3.shape} "
                 f"{image_hw3.dtype}, expected {(live.height, live.width, 3)} uint8 as its camera"
             )
         try:
             camera = self.camera(live)
         except CameraError as error:
-            raise SceneError(f"frame {frame.name}: {error}") from error
+            raise SceneError(f"frame {frame.name[:60]}: {error}") from error
         image_b3hw = prepare(image_hw3, self._size, self._patch)[None].to(self._device)
         tokens_bnc, grid = self._network.encode(image_b3hw)
         return Encoded(tokens_bnc[0].half().unflatten(0, grid).cpu().numpy(), camera)

@@ -224,8 +224,8 @@ class Predictions:
         image_hw3 = frame.image()
         if image_hw3.shape[:2] != (live.height, live.width):
             raise SceneError(
-                f"frame {frame.name}: is {image_hw3.shape[1]}x{image_hw3.shape[0]} px, expected "
-                f"{live.width}x{live.height} px as its camera"
+                f"frame {frame.name[:60]}: is {image_hw3.shape[1]}x{image_hw3.shape[0]} px, "
+                f"expected {live.width}x{live.height} px as its camera"
             )
         undistorted = replace(live, distortion=())
         if live.distortion:
