@@ -220,13 +220,13 @@ def test_two_processes_train_one_student(reconstruction: Reconstruction, tmp_pat
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=300)[1].decode() for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+    outputs = [process.communicate(timeout=300)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     last = read_history(folder)[-1]
     assert last["step"] > 0 and last["epoch"] == last["step"]  # all four frames in every step
-    assert "distill, s" in said[0] and "distill, s" not in said[1]
+    assert "distill, s" in outputs[0] and "distill, s" not in said[1]
 
 
 def test_a_reconstruction_of_another_stride_is_refused(
