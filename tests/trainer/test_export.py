@@ -1,4 +1,4 @@
-"""Students as maps: the file predicts what the student does, or is not written."""
+"""Export: the map predicts the same as the student, or is not written."""
 
 import math
 from dataclasses import replace
@@ -72,7 +72,7 @@ def test_an_exported_student_predicts_the_same(
 def test_weights_are_stored_in_half_precision_where_points_allow_it(
     spread: float, all_halved: bool, tmp_path: Path
 ):
-    """In a place of hundreds of metres, half precision would move points by centimetres."""
+    """In a place of hundreds of metres, half precision moves points by centimetres."""
     frame = SceneNormalization((0.0, 0.0, 0.0), spread)
     network = as_if_trained(create_student("cnn", frame, CellGrid(8, 64, 48), **SMALL["cnn"]))
     assert export_map(network, info(8, "cnn"), images(2).numpy(), tmp_path / "m.onnx") < 2e-3
@@ -81,8 +81,8 @@ def test_weights_are_stored_in_half_precision_where_points_allow_it(
     assert (large == {onnx.TensorProto.FLOAT16}) == all_halved
 
 
-def test_small_layers_stay_in_single_precision_where_their_rounding_counts(tmp_path: Path):
-    """Two channels that are alike cancel each other in the next layer, but not when rounded."""
+def test_small_layers_stay_in_single_precision_if_their_rounding_matters(tmp_path: Path):
+    """Two equal channels cancel each other in the next layer, but not after rounding."""
     frame = SceneNormalization((0.0, 0.0, 0.0), 1.0)
     network = as_if_trained(
         create_student("cnn", frame, CellGrid(8, 64, 48), **SMALL["cnn"] | {"fine": 24})
@@ -117,8 +117,10 @@ def test_an_exported_map_predicts_what_the_student_does(
     np.testing.assert_allclose(sigma, expected_sigma[0], rtol=1e-2)
 
 
-def test_an_unequal_export_is_not_written(reconstruction: Reconstruction, tmp_path: Path):
-    class Restless(torch.nn.Module):
+def test_export_that_differs_from_the_student_is_not_written(
+    reconstruction: Reconstruction, tmp_path: Path
+):
+    class DifferentInExport(torch.nn.Module):
         """Adds 5 mm to each coordinate of its points outside of export."""
 
         def __init__(self, student: torch.nn.Module) -> None:
@@ -129,7 +131,7 @@ def test_an_unequal_export_is_not_written(reconstruction: Reconstruction, tmp_pa
             points, sigma = self.student(image)
             return points + (0.0 if torch.onnx.is_in_onnx_export() else 0.005), sigma
 
-    network = Restless(student("cnn")).eval()
+    network = DifferentInExport(student("cnn")).eval()
     info = MapInfo("s", CAMERA, 8, (0, 0, 0), (1, 1, 1), "rgbd", "", "cnn")
     path = tmp_path / "wall.onnx"
     path.write_bytes(b"the old map")
@@ -138,7 +140,7 @@ def test_an_unequal_export_is_not_written(reconstruction: Reconstruction, tmp_pa
     assert path.read_bytes() == b"the old map"
 
 
-def test_a_student_that_predicts_nothing_is_not_written(tmp_path: Path):
+def test_student_that_predicts_nan_is_not_written(tmp_path: Path):
     network = student("cnn")
     network.head.out.bias.data[:] = torch.nan
     info = MapInfo("s", CAMERA, 8, (0, 0, 0), (1, 1, 1), "rgbd", "", "cnn")

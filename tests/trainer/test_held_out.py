@@ -1,4 +1,4 @@
-"""Frames that are kept from training: which, what is measured on them, and what it calibrates."""
+"""Held-out frames: the split, the figures measured on them, the calibration."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from mote_localization.map_file import MapInfo  # noqa: E402
 pytestmark = pytest.mark.train
 
 
-def test_held_out_frames_are_contiguous_blocks_apart_from_training():
+def test_held_out_frames_are_contiguous_blocks():
     names = [f"{i:03}" for i in range(100)]
     training, held_out = split_held_out(names, 0.2)
     assert sorted(training + held_out) == names and len(held_out) == 20
@@ -47,7 +47,7 @@ def test_held_out_frames_are_contiguous_blocks_apart_from_training():
     assert together == names[first : first + len(held_out)]
 
 
-def test_frames_near_a_held_out_block_are_in_neither_part():
+def test_frames_in_the_margin_of_a_block_are_in_neither_part():
     names = [f"{i:03}" for i in range(100)]
     _, held_out = split_held_out(names, 0.2)
     training, same = split_held_out(names, 0.2, margin=3)
@@ -56,14 +56,14 @@ def test_frames_near_a_held_out_block_are_in_neither_part():
     assert distances.min() == 4
 
 
-@pytest.mark.parametrize(("frames", "share", "margin"), [(100, 0.2, 10), (3, 0.5, 0)])
-def test_too_few_frames_to_train_with_are_refused(frames: int, share: float, margin: int):
+@pytest.mark.parametrize(("frames", "fraction", "margin"), [(100, 0.2, 10), (3, 0.5, 0)])
+def test_too_few_training_frames_are_refused(frames: int, fraction: float, margin: int):
     names = [f"{i:03}" for i in range(frames)]
     with pytest.raises(MoteError, match=f"of {frames} frames left .* lower --held-out"):
-        split_held_out(names, share, margin)
+        split_held_out(names, fraction, margin)
 
 
-class Off(torch.nn.Module):
+class BiasedStudent(torch.nn.Module):
     """Predicts the points of one frame with errors of half its sigma, which grows by column."""
 
     def __init__(self, frame: ReconstructedFrame) -> None:
@@ -84,8 +84,8 @@ def measure(network: torch.nn.Module, info: MapInfo, place: Reconstruction) -> M
     return Validation(place, FrameStore(place), split, info).measure(network)
 
 
-def test_a_held_out_error_is_that_of_the_student(reconstruction: Reconstruction):
-    network = Off(reconstruction.read_frame("f1"))
+def test_held_out_figures_are_those_of_the_student(reconstruction: Reconstruction):
+    network = BiasedStudent(reconstruction.read_frame("f1"))
     info = MapInfo("wall", CAMERA, 8, (-9, -9, -9), (9, 9, 9), "rgbd", "", "cnn")
     measured = measure(network, info, reconstruction)
     error = measured.held_out
@@ -99,30 +99,30 @@ def test_a_held_out_error_is_that_of_the_student(reconstruction: Reconstruction)
     assert error.cells_within_2_sigma == 0
 
 
-def test_a_held_out_error_is_counted_in_the_frame_of_the_given_poses(
+def test_held_out_errors_are_measured_in_the_frame_of_the_given_poses(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     motion = np.array([0.08, -0.02, 0.05, 0.01, -0.02, 0.005])
     given = {name: retract(T, motion) for name, T in reconstruction.poses.items()}
-    bent = replace(reconstruction, folder=tmp_path / "bent", given_poses=given)
-    bent.begin()
-    for name in bent.poses:
-        bent.write_frame(name, reconstruction.read_frame(name))
-    network = Off(bent.read_frame("f1"))
-    _, info = train_student(bent, tmp_path / "t", "cnn", SMALL, QUICK)
+    drifting = replace(reconstruction, folder=tmp_path / "drifting", given_poses=given)
+    drifting.begin()
+    for name in drifting.poses:
+        drifting.write_frame(name, reconstruction.read_frame(name))
+    network = BiasedStudent(drifting.read_frame("f1"))
+    _, info = train_student(drifting, tmp_path / "t", "cnn", SMALL, QUICK)
     assert info.drift is not None and len(info.drift.samples) == 4
     info = replace(info, bounds_min=(-9, -9, -9), bounds_max=(9, 9, 9))
-    corrected = measure(network, info, bent).held_out
-    uncorrected = measure(network, replace(info, drift=None), bent).held_out
+    corrected = measure(network, info, drifting).held_out
+    uncorrected = measure(network, replace(info, drift=None), drifting).held_out
     assert corrected.median_cm < 2 and uncorrected.median_cm > 8
     # points are measured before the correction
     assert corrected.cell_cm == uncorrected.cell_cm == pytest.approx(0.55, abs=0.02)
 
 
-def test_sigmas_are_scaled_to_what_held_out_frames_show(
+def test_sigma_is_scaled_by_the_errors_on_held_out_frames(
     reconstruction: Reconstruction, tmp_path: Path
 ):
-    """Of the Laplace law, which the likelihood assumes, 86 % lie within two expected errors."""
+    """86 % of the errors of a Laplace distribution are within two expected errors."""
     config = replace(QUICK, steps=40, held_out=0.5)
     _, info = train_student(reconstruction, tmp_path, "cnn", SMALL, config)
     assert info.training["sigma_scale"] != 1
@@ -130,7 +130,7 @@ def test_sigmas_are_scaled_to_what_held_out_frames_show(
     assert info.training["held_out_sigma_scale"] == pytest.approx(1, abs=0.01)
 
 
-def test_without_held_out_frames_a_map_is_calibrated_by_an_earlier_one_or_not(
+def test_without_held_out_frames_an_earlier_map_calibrates_or_none(
     reconstruction: Reconstruction, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     images = np.zeros((1, 48, 64, 3), np.uint8)
@@ -184,10 +184,10 @@ def test_a_map_of_given_poses_does_not_calibrate_one_of_adjusted_poses(
         reconstruction, tmp_path / "t", "cnn", SMALL, replace(QUICK, held_out=0.25)
     )
     export_map(student, info, np.zeros((1, 48, 64, 3), np.uint8), tmp_path / "plain.onnx")
-    bent = replace(reconstruction, given_poses=reconstruction.poses)
+    drifting = replace(reconstruction, given_poses=reconstruction.poses)
     with pytest.raises(MoteError, match="poses of one of the two were adjusted"):
         calibrated = replace(QUICK, calibration_from=tmp_path / "plain.onnx")
-        train_student(bent, tmp_path / "u", "cnn", SMALL, calibrated)
+        train_student(drifting, tmp_path / "u", "cnn", SMALL, calibrated)
 
 
 def test_after_the_last_step_the_network_runs_once_per_held_out_frame(

@@ -1,4 +1,4 @@
-"""Training: it learns, repeats, goes on where it was killed; the command."""
+"""Training: it learns, is deterministic, resumes after it was killed; the command."""
 
 import math
 import os
@@ -39,19 +39,19 @@ from mote_localization.map_file import read_map  # noqa: E402
 pytestmark = pytest.mark.train
 
 
-def test_learning_rate_rises_to_one_and_falls_to_almost_nothing():
+def test_learning_rate_rises_to_its_maximum_and_falls_to_nearly_zero():
     rates = [one_cycle(done, 0.05) for done in np.linspace(0, 1, 101)]
     assert max(rates) == pytest.approx(1, abs=1e-3) and rates[5] == max(rates)
     assert rates[-1] < 1e-3 and rates[0] < 0.1
 
 
-def test_keyframes_are_frames_trained_with_spread_over_the_recording(
+def test_keyframes_are_training_frames_spread_evenly_over_the_recording(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     config = replace(QUICK, steps=1, held_out=0.25, held_out_blocks=1)
     names = split_frames(reconstruction.poses, config).training
     _, none = train_student(reconstruction, tmp_path, "cnn", SMALL, config)
-    # the same training, gone on with: keyframes change nothing that is learned
+    # resumes the same training: keyframes do not change the weights
     _, few = train_student(reconstruction, tmp_path, "cnn", SMALL, replace(config, keyframes=2))
     assert none.keyframes == () and 1 <= len(few.keyframes) <= 2
     poses = [reconstruction.poses[name].tolist() for name in names]
@@ -59,7 +59,9 @@ def test_keyframes_are_frames_trained_with_spread_over_the_recording(
     assert found == poses[:: math.ceil(len(poses) / 2)]
     frame, keyframe = reconstruction.read_frame(names[0]), few.keyframes[0]
     grey_hw = cv2.cvtColor(frame.image_hw3, cv2.COLOR_RGB2GRAY).astype(int)
-    assert np.abs(keyframe.grey_hw() - grey_hw).mean() < 12  # noise is hard for JPEG
+    assert (
+        np.abs(keyframe.grey_hw() - grey_hw).mean() < 12
+    )  # the images are noise, which JPEG compresses badly
     points_hw3 = transform(
         keyframe.pose_44,
         CAMERA.rays(cell_pixels(CAMERA.width, CAMERA.height, 8))
@@ -73,7 +75,9 @@ def test_too_many_keyframes_are_refused():
         replace(QUICK, keyframes=513)
 
 
-def test_training_repeats_exactly(reconstruction: Reconstruction, tmp_path: Path):
+def test_training_with_the_same_seed_gives_the_same_weights(
+    reconstruction: Reconstruction, tmp_path: Path
+):
     first, _ = train_student(reconstruction, tmp_path / "1", "cnn", SMALL, QUICK)
     second, _ = train_student(reconstruction, tmp_path / "2", "cnn", SMALL, QUICK)
     assert all(
@@ -96,7 +100,9 @@ def test_training_lowers_the_loss(reconstruction: Reconstruction, tmp_path: Path
     assert error(60) < 0.5 * error(1)
 
 
-def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstruction, tmp_path: Path):
+def test_killed_training_resumes_to_the_same_weights(
+    reconstruction: Reconstruction, tmp_path: Path
+):
     averaging = replace(QUICK, ema=0.7)
     whole, _ = train_student(reconstruction, tmp_path / "whole", "cnn", SMALL, averaging)
     script = (
@@ -128,10 +134,10 @@ def test_a_killed_training_goes_on_to_the_same_end(reconstruction: Reconstructio
         assert {**a, "minutes": 0} == pytest.approx({**b, "minutes": 0}, abs=1e-3, nan_ok=True)
 
 
-def test_the_average_of_the_weights_becomes_the_map(
+def test_the_running_average_of_the_weights_becomes_the_map(
     reconstruction: Reconstruction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    passed = []  # the weights after each step
+    passed = []  # weights after each step
 
     def step(model: AveragedModel, network: torch.nn.Module) -> None:
         passed.append({k: v.clone() for k, v in network.state_dict().items()})
@@ -149,7 +155,7 @@ def test_the_average_of_the_weights_becomes_the_map(
             torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
 
 
-def test_a_history_begins_untrained_and_has_a_row_a_check(
+def test_history_begins_with_the_untrained_student_and_has_a_row_per_check(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     _, info = train_student(
@@ -160,8 +166,8 @@ def test_a_history_begins_untrained_and_has_a_row_a_check(
     assert [row["epoch"] for row in rows[:3]] == [0, 2, 4]  # of four frames, two are held out
     assert np.isnan(rows[0]["loss"]) and np.isfinite([row["loss"] for row in rows[1:]]).all()
     assert rows[-1]["loss"] < rows[1]["loss"]
-    assert len({row["train_cell_cm"] for row in rows}) == len(rows)  # measured anew each time
-    for figure in ("held_out_cell_cm", "held_out_spearman"):  # sigma's scale moves neither
+    assert len({row["train_cell_cm"] for row in rows}) == len(rows)  # measured again at each check
+    for figure in ("held_out_cell_cm", "held_out_spearman"):  # independent of the scale of sigma
         assert info.training[figure] == rows[-1][figure]
 
 
@@ -173,7 +179,7 @@ def test_a_damaged_history_is_refused(tmp_path: Path, text: bytes | None):
         read_history(tmp_path)
 
 
-def test_processes_share_out_the_frames_of_one(reconstruction: Reconstruction):
+def test_processes_divide_the_views_of_a_step(reconstruction: Reconstruction):
     store, names = FrameStore(reconstruction), list(reconstruction.poses)
 
     def drawn(batch: int, rank: int, ranks: int) -> list[torch.Tensor]:
@@ -186,7 +192,7 @@ def test_processes_share_out_the_frames_of_one(reconstruction: Reconstruction):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_student(reconstruction: Reconstruction, tmp_path: Path):
+def test_two_processes_train_the_same_student(reconstruction: Reconstruction, tmp_path: Path):
     script = (
         "import sys, torch\n"
         "from pathlib import Path\n"
@@ -226,7 +232,7 @@ def test_two_processes_train_one_student(reconstruction: Reconstruction, tmp_pat
     assert all(torch.equal(first[name], second[name]) for name in first)
     last = read_history(folder)[-1]
     assert last["step"] > 0 and last["epoch"] == last["step"]  # all four frames in every step
-    assert "distill, s" in outputs[0] and "distill, s" not in said[1]
+    assert "distill, s" in outputs[0] and "distill, s" not in outputs[1]
 
 
 def test_a_reconstruction_of_another_stride_is_refused(
@@ -245,7 +251,7 @@ def test_a_checkpoint_of_other_settings_is_refused(reconstruction: Reconstructio
         train_student(reconstruction, tmp_path / "t", "cnn", SMALL, replace(QUICK, seed=1))
 
 
-def test_a_torn_checkpoint_is_refused(reconstruction: Reconstruction, tmp_path: Path):
+def test_truncated_checkpoint_is_refused(reconstruction: Reconstruction, tmp_path: Path):
     train_student(reconstruction, tmp_path / "t", "cnn", SMALL, QUICK)
     path = tmp_path / "t/checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
@@ -265,7 +271,7 @@ def test_a_checkpoint_cannot_run_code(reconstruction: Reconstruction, tmp_path: 
     assert not (tmp_path / "attacked").exists()
 
 
-def test_a_training_that_diverges_is_refused_and_its_last_checkpoint_survives(
+def test_diverged_training_is_an_error_and_the_last_checkpoint_stays(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     with pytest.raises(MoteError, match="not finite before step .*lower --learning-rate"):
