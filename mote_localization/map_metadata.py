@@ -66,8 +66,8 @@ def parse_metadata(entries: dict[str, str]) -> MapInfo:
         )
     try:
         info = MapInfo(**{name: _decode(name, named[name]) for name in _TYPES if name in named})
-    except (CameraError, SceneError) as error:
-        raise MapFileError(f"{error}") from error
+    except (CameraError, SceneError, ValueError) as error:  # of the values' own checks
+        raise MapFileError(f"{str(error)[:200]}; copy the map again, or make it again") from error
     if info.format_version > int(version):
         raise MapFileError(
             f"found format version {version}, expected {info.format_version} or later for a map "
