@@ -99,9 +99,11 @@ class Teacher:
             from distill_training.teachers.pairwise.pair_predictor import PairPredictor
             from distill_training.teachers.pairwise.photographs import reconstruct
             from distill_training.teachers.simulated import Simulated
-        predictor: PairPredictor = Simulated(self.simulated)
-        if self.dust3r.checkpoint is not None:
+        predictor: PairPredictor
+        if self.teacher == "dust3r" and self.dust3r.checkpoint is not None:
             predictor = Dust3r.open(self.dust3r.checkpoint, self.dust3r.device)
+        else:
+            predictor = Simulated(self.simulated)
         reconstruction, summary = reconstruct(
             scene, poses, folder, predictor, self.photographs, self.cells
         )
