@@ -50,18 +50,18 @@ class HeldOutFigures:
     """
 
     frames: int
-    median_cm: float  # position error of the camera
-    median_deg: float
-    within_5cm_5deg: float  # fraction of all held-out frames
-    within_10cm_5deg: float  # fraction of all held-out frames
-    cell_cm: float  # median distance of the points to the teacher's
+    median_cm: float = math.nan  # position error of the camera
+    median_deg: float = math.nan
+    within_5cm_5deg: float = math.nan  # fraction of all held-out frames
+    within_10cm_5deg: float = math.nan  # fraction of all held-out frames
+    cell_cm: float = math.nan  # median distance of the points to the teacher's
     # fraction of the points within two expected errors, the student's and the teacher's combined
-    cells_within_2_sigma: float
-    spearman: float  # rank correlation of sigma with the distance to the teacher's point
+    cells_within_2_sigma: float = math.nan
+    spearman: float = math.nan  # rank correlation of sigma with the distance to the teacher's point
     # factor for sigma under which the fraction within two expected errors is that of a Laplace law
-    sigma_scale: float
+    sigma_scale: float = math.nan
     # median of the normalized estimation error squared (NEES) of the poses over its expectation
-    covariance_scale: float
+    covariance_scale: float = math.nan
 
     def finite(self) -> dict[str, float]:
         """Return the finite figures by name, rounded."""
@@ -130,7 +130,7 @@ class Validation:
     def held_out_figures(self, predictions: Sequence[Prediction], info: MapInfo) -> HeldOutFigures:
         """Localize with recorded predictions and this metadata; return the figures."""
         if not predictions:
-            return HeldOutFigures(0, *[math.nan] * 9)
+            return HeldOutFigures(frames=0)
         recorded = _RecordedBackend()
         localizer = Localizer(MapFile(Path("training"), info, b""), recorded)
         position_cm, rotation_deg, nees = [], [], []
