@@ -1,7 +1,6 @@
 """Rigid transforms. `T_a_b` maps points of frame b to frame a; adjacent frames cancel."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,6 @@ from mote_localization.errors import SceneError
 # Largest error of R R^T: text files have few digits, and trackers accumulate rounding errors.
 _ORTHONORMAL_TOLERANCE = 1e-2
 _ROUNDING = 1e-12  # error of R R^T in double precision
-# For `level_rotation`:
-_ROLL = np.sin(np.radians(10))  # sine of the roll at which a camera's weight is one half
-_VIEW_WEIGHT = 0.02  # of a viewing direction, beside 1 for an x axis
-_UP_STEPS = 10  # of reweighted least squares, enough to converge
 
 
 def rigid(R_33: np.ndarray, t_3: np.ndarray) -> np.ndarray:
@@ -155,29 +150,3 @@ def check_pose(T_44: np.ndarray, where: str) -> np.ndarray:
         U, _, Vt = np.linalg.svd(R)
         checked[:3, :3] = U @ Vt
     return checked
-
-
-def level_rotation(poses: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the rotation (3, 3) to a frame with z up and x along the first camera's view.
-
-    People and robots hold cameras without roll, at any pitch. Up is therefore the direction most
-    orthogonal to the cameras' x axes. The viewing directions count too, with a small weight: they
-    decide where the x axes are nearly parallel. Robust weights exclude a few rolled cameras.
-
-    Args:
-        poses: T_frame_cam (4, 4), one or more, in any frame.
-    """
-    axes_n33 = np.array(poses)[:, :3, :3]
-    x, up_image, view = axes_n33[:, :, 0], -axes_n33[:, :, 1], axes_n33[:, :, 2]
-    up = up_image.mean(0)
-    for _ in range(_UP_STEPS):
-        weights = 1 / (1 + (x @ up / _ROLL) ** 2)  # Cauchy
-        scatter = (weights[:, None] * x).T @ x + _VIEW_WEIGHT * (weights[:, None] * view).T @ view
-        up = np.linalg.eigh(scatter)[1][:, 0]
-        up *= 1 if up @ (weights @ up_image) >= 0 else -1
-    first = axes_n33[0]
-    ahead = first[:, 2] - first[:, 2] @ up * up
-    if np.linalg.norm(ahead) < 0.1:  # the first camera looks straight up or down
-        ahead = np.cross(up, first[:, 0])
-    ahead /= np.linalg.norm(ahead)
-    return np.stack([ahead, np.cross(up, ahead), up])

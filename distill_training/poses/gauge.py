@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distill_training.common.level_rotation import level_rotation
 from distill_training.common.robust import cauchy_weight, residual_scale, weighted_median
 from distill_training.poses.known_lengths import (
     MIN_LENGTH,
@@ -18,7 +19,7 @@ from distill_training.poses.known_lengths import (
     scale_from_lengths,
 )
 from mote_localization.errors import ReconstructionError
-from mote_localization.geometry import level_rotation, rigid, rotation_angle
+from mote_localization.geometry import rigid, rotation_angle
 
 _log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from benchmarks.similarity import similarity
+from distill_training.common.level_rotation import level_rotation
 from distill_training.poses.gauge import find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import (
     End,
@@ -18,7 +19,6 @@ from mote_localization.camera import Camera, canonical_camera, cell_pixels
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import (
     exp_rotation,
-    level_rotation,
     rotation_angle,
     transform,
 )
