@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike
 
-from mote_localization.errors import CameraError, ImageError
+from mote_localization.errors import CameraError, ImageError, first_line
 from mote_localization.images import MAX_SIDE_PX
 
 # Allowed numbers of coefficients of each model, in the order of sensor_msgs/CameraInfo.
@@ -194,9 +194,8 @@ def read_camera_info(path: Path | str) -> Camera:
         ) from error
     # PyYAML's constructors of dates and numbers raise Python's own errors
     except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
         raise CameraError(
-            f"{path}: is not YAML ({why[:80]}), expected a camera_info YAML"
+            f"{path}: is not YAML ({first_line(error, 80)}), expected a camera_info YAML"
         ) from error
     try:
         named = {k: v for k, v in content.items() if isinstance(k, str)} if content else content

@@ -43,3 +43,13 @@ class ReconstructionError(MoteError):
 
 class CheckpointError(MoteError):
     """A network's weights are damaged, not Mote's, or from another training."""
+
+
+def first_line(error: Exception, limit: int) -> str:
+    """Return the first line of another library's error, its type's name where it has no text.
+
+    Args:
+        error: The error.
+        limit: Largest number of characters.
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:limit]

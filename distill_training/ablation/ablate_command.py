@@ -12,7 +12,7 @@ from rich.text import Text
 from distill_training.common.dependencies import training_packages
 from distill_training.common.processes import processes
 from mote_localization.command_line import say
-from mote_localization.errors import MoteError
+from mote_localization.errors import MoteError, first_line
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Ablate:
             say(f"{len(found)} of {len(runs)} trainings compared: {output / 'table.md'}")
         if failed:
             name, first = next(iter(failed.items()))
-            first_line = (str(first) or type(first).__name__).splitlines()[0]
             raise MoteError(
-                f"{len(failed)} of {len(runs)} trainings failed; {name[:60]}: {first_line[:200]}"
+                f"{len(failed)} of {len(runs)} trainings failed; {name[:60]}: "
+                f"{first_line(first, 200)}"
             )

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from mote_localization.errors import MoteError, RosError
+from mote_localization.errors import MoteError, RosError, first_line
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -61,7 +61,7 @@ def ros_context(arguments: Sequence[str] = ()) -> Iterator[None]:
         # rclpy takes the first argument as the name of the program.
         rclpy.init(args=["mote", *arguments], signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # the exceptions of rclpy have no public names
-        raise RosError(f"ROS 2 does not start: {_first_line(error)}") from error
+        raise RosError(f"ROS 2 does not start: {first_line(error, _MAX_LINE)}") from error
     try:
         yield
     finally:
@@ -117,7 +117,7 @@ def run_node(create_node: Callable[[], Node], arguments: Sequence[str]) -> int:
             try:
                 node = create_node()
             except ParameterException as error:
-                raise RosError(_first_line(error)) from error
+                raise RosError(first_line(error, _MAX_LINE)) from error
             try:
                 with spin_in_thread(node) as callbacks:
                     while not stop_requested(0.5):
@@ -136,7 +136,3 @@ def print_error(error: MoteError) -> None:
     """Print an error on stderr; this also works without ROS 2."""
     with suppress(BrokenPipeError):
         print(f"error: {error}", file=sys.stderr, flush=True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_LINE]
