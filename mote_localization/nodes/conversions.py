@@ -61,7 +61,7 @@ def camera_from_message(info: CameraInfo) -> Camera:
     Raises:
         CameraError: The camera is not calibrated (K is zero), or its distortion model is unknown.
     """
-    return Camera.from_K(info.width, info.height, info.k, info.distortion_model, tuple(info.d))
+    return Camera.from_K(info.width, info.height, info.k, info.distortion_model, info.d)
 
 
 def pose_message(
