@@ -4,7 +4,7 @@ import numpy as np
 
 _TUNING = 2.0  # robust standard deviations at which a Cauchy weight is one half
 _STEPS = 5
-_NORMAL = 1.4826  # standard deviation of normal errors over their median absolute value
+NORMAL = 1.4826  # standard deviation of normal errors over their median absolute value
 _MIN_SLOPE = 0.3  # mean slope of the influence over the mean weight; keeps the deviation finite
 _MIN_SPREAD = 1e-6
 
@@ -63,7 +63,7 @@ def robust_mean(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np
         count = weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
         # One of n values is the median itself; this quantile is the median of the others.
         middle = np.nan_to_num(0.5 + 0.5 / count, nan=0.5)
-        spread = _NORMAL * _quantile(np.abs(values - mean), weights, 0, middle)
+        spread = NORMAL * _quantile(np.abs(values - mean), weights, 0, middle)
         usual = weighted_median(spread.ravel(), (count > 1 + 1e-6).ravel().astype(float), axis=0)
         scale = _TUNING * np.fmax(np.fmax(spread, usual), _MIN_SPREAD)
         for _ in range(_STEPS):

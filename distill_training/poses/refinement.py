@@ -18,7 +18,7 @@ from mote_localization.progress import track
 from mote_localization.scenes import Scene
 
 _MAX_FRAMES = 400  # that are matched; the drift around them refines the others
-_PAIRS = PairsConfig(method="overlap", per_image=20)
+_PAIRS = PairsConfig(per_image=20)
 _MIN_MATCHES = 30  # inliers in an image for its pose to be adjusted by them
 _MIN_FRAMES = 12  # with enough matches
 _log = logging.getLogger(__name__)

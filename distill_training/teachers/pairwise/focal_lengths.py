@@ -5,7 +5,7 @@ In the camera frame of its own image, each point lies on the ray of its cell.
 
 import numpy as np
 
-from distill_training.common.robust import cauchy_weight, row_medians
+from distill_training.common.robust import NORMAL, cauchy_weight, row_medians
 from distill_training.teachers.pairwise.observations import Observations
 
 _STEPS = 10
@@ -44,5 +44,5 @@ def estimate_log_focal_ratios(
     log_ratio_l = np.array(
         [np.median(log_e[lens_e == lens]) for lens in range(lens_i.max(initial=-1) + 1)]
     )
-    deviation = 1.4826 * float(np.median(np.abs(log_e - log_ratio_l[lens_e])))
+    deviation = NORMAL * float(np.median(np.abs(log_e - log_ratio_l[lens_e])))
     return log_ratio_l, max(deviation, _MIN_SIGMA)

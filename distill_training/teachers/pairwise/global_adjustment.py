@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import cg
 
-from distill_training.common.robust import cauchy_weight, row_medians
+from distill_training.common.robust import NORMAL, cauchy_weight, row_medians
 from distill_training.teachers.pairwise.observations import Observations
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import rigid, skew
@@ -242,7 +242,7 @@ class AdjustmentProblem:
         error_en3 = self._predicted_en3[chunk] - expected_en3
         relative_en = np.linalg.norm(error_en3, axis=-1) / self._distance_en[chunk]
         if np.isfinite(median):
-            sigma = 1.4826 * median / np.sqrt(3)
+            sigma = NORMAL * median / np.sqrt(3)
             robust_en = cauchy_weight(relative_en, _TUNING * median) / (sigma**2 * _CORRELATED)
         else:
             robust_en = np.ones_like(relative_en)
