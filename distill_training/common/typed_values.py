@@ -53,7 +53,7 @@ def shown(value: object) -> str:
     return repr(value[:_SHOWN_LETTERS] if isinstance(value, str) else value)[:60]
 
 
-def placeholder(kind: Any) -> str:
+def metavar(kind: Any) -> str:
     """Return the values of a field's type as a help text shows them: `a|b`, `N`, `X`, `FILE`."""
     match _main_type(kind):
         case inspect.LiteralType():

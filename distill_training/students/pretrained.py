@@ -1,13 +1,12 @@
 """Reads files of published weights without executing code in them."""
 
-import argparse
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from distill_training.common.safe_load import are_named_tensors, load_plain
 from mote_localization.errors import CheckpointError
 
 _BATCH_COUNT = "num_batches_tracked"  # of batch normalization; missing in older files
@@ -25,17 +24,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # in DUSt3R's checkpoints
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+        content = load_plain(path, mmap=archive)
     except Exception as error:  # a damaged or hostile pickle can raise anything
         raise CheckpointError(
             f"{path}: is damaged or not a file of weights; expected a file of torch.save that "
             "contains only tensors"
         ) from error
     state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
+    if not are_named_tensors(state):
         raise CheckpointError(
             f"{path}: contains something other than named tensors, expected a state dict, at the "
             "top level or under 'model'"

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from distill_training.common.renamed_options import refuse_renamed
-from distill_training.common.typed_values import convert_value, placeholder
+from distill_training.common.typed_values import convert_value, metavar
 from distill_training.students import find_family
 from mote_localization.errors import MoteError
 
@@ -36,7 +36,7 @@ def student_settings(family: str, given: Mapping[str, object]) -> Settings:
         }
         made, default = config(**values), config()
     except MoteError as error:
-        takes = " ".join(f"{name}={placeholder(kind)}" for name, kind in kinds.items())
+        takes = " ".join(f"{name}={metavar(kind)}" for name, kind in kinds.items())
         raise MoteError(f"student {family}: {error}; it takes {takes}") from error
     changed = {
         k: getattr(made, k) for k in sorted(given) if getattr(made, k) != getattr(default, k)

@@ -4,7 +4,6 @@ Such a file is a pickle, which can contain code. Only tensors, plain values and 
 training arguments are unpickled. Sizes are checked against the tensors before a network is created.
 """
 
-import argparse
 import ast
 import math
 import pickle
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill_training.common.safe_load import are_named_tensors, load_plain
 from distill_training.teachers.dust3r.network import DUSt3R, with_second_decoder
 from mote_localization.errors import CheckpointError
 
@@ -92,9 +92,7 @@ def _checked(path: Path) -> tuple[DUSt3R, Mapping[str, Tensor]]:
         )
         raise _Unusable(f"found {found}, expected 'args' and 'model'")
     state = content["model"]
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
+    if not are_named_tensors(state):
         raise _Unusable("found a 'model' that is no table of named tensors")
     net = _sizes(getattr(content["args"], "model", None), state)
     try:
@@ -131,8 +129,7 @@ def _read(path: Path) -> Any:
             m.file_size > _MAX_PICKLE_BYTES for m in members if m.filename.endswith("/data.pkl")
         ):
             raise _Unusable("found more names and values than in any published file")
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return load_plain(path, mmap=True)
     except (_Unusable, OSError):
         raise
     except Exception as error:  # a damaged or hostile pickle can raise anything
