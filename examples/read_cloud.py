@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from mote_localization.backends import create_backend
-from mote_localization.camera import cell_pixels
 from mote_localization.geometry import transform
 from mote_localization.map_file import read_map
 
@@ -16,7 +15,7 @@ def map_cloud(path: Path) -> np.ndarray:
     map_file = read_map(path)
     camera, info = map_file.info.camera, map_file.info
     points_hw3, _ = create_backend(map_file).predict(info.self_test.image_hw3())
-    rays_hw3 = camera.rays(cell_pixels(camera.width, camera.height, info.stride))
+    rays_hw3 = camera.cell_rays(info.stride)
     clouds_n3 = [points_hw3.reshape(-1, 3)]
     for k in info.keyframes:
         clouds_n3.append(transform(k.pose_44, rays_hw3.reshape(-1, 3) * k.depth_m()[:, None]))

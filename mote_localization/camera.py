@@ -130,6 +130,14 @@ class Camera:
         xy = (pixels - (self.cx, self.cy)) / (self.fx, self.fy)
         return np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1)
 
+    def cell_rays(self, stride: int) -> np.ndarray:
+        """Return the rays (h, w, 3) of the centres of its cells; see `rays` and `cell_pixels`.
+
+        Args:
+            stride: Side of a cell, px.
+        """
+        return self.rays(cell_pixels(self.width, self.height, stride))
+
     def corner_rays(self) -> np.ndarray:
         """Return the rays (4, 3), z = 1, of the image corners, clockwise from the top left."""
         right, bottom = self.width - 0.5, self.height - 0.5

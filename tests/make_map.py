@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mote_localization.camera import Camera, cell_pixels
+from mote_localization.camera import Camera
 from mote_localization.map_file import MapInfo, write_map
 
 DARK = 8.0  # mean pixel value, of 255
@@ -36,7 +36,7 @@ T_MAP_CAM = np.array(
 
 def room_points(T_map_cam: np.ndarray, camera: Camera, stride: int) -> np.ndarray:
     """Return points_hw3 (float32, m, map frame): where each cell's ray hits the box room."""
-    rays_hw3 = camera.rays(cell_pixels(camera.width, camera.height, stride)) @ T_map_cam[:3, :3].T
+    rays_hw3 = camera.cell_rays(stride) @ T_map_cam[:3, :3].T
     eye = T_map_cam[:3, 3]
     with np.errstate(divide="ignore"):
         depth_hw3 = np.where(rays_hw3 > 0, ROOM_M - eye, -eye) / rays_hw3

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -20,7 +19,7 @@ from distill_training.ablation.plots import STYLE, colours, hundredth_unit, save
 from distill_training.ablation.trainings import Outcome, held_out_names
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction
 from mote_localization.camera import frustum_edges
-from mote_localization.evaluation.cloud_plot import cloud_collection, surface_tiles
+from mote_localization.evaluation.cloud_plot import cloud_collection, surface_tiles, view_rotation
 from mote_localization.evaluation.plot_style import INK
 from mote_localization.geometry import invert, rotation_angle, transform
 from mote_localization.localizer import Localization, Localizer
@@ -209,9 +208,7 @@ class _View:
         camera, stride = image.reconstruction.camera, image.reconstruction.stride
         self._T_cam_map = invert(image.T_map_cam)
         self._image_hw3, self._stride = image.frame.image_hw3, stride
-        yaw, pitch = np.radians(_VIEW_DEG)
-        R_yaw, R_pitch = (cv2.Rodrigues(np.array(v))[0] for v in ((0, yaw, 0), (pitch, 0, 0)))
-        self._R_view_cam = R_pitch @ R_yaw
+        self._R_view_cam = view_rotation(*_VIEW_DEG)
         points_hw3 = transform(self._T_cam_map, image.frame.points_hw3.astype(float))
         self._surface_hw = surface_tiles(points_hw3, stride / camera.fx)
         depth = float(np.nanmedian(points_hw3[..., 2]))

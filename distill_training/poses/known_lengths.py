@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill_training.common.robust import cauchy_weight, residual_scale, weighted_median
-from mote_localization.camera import Camera, cell_pixels
+from mote_localization.camera import Camera
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import on_same_surface, transform
 
@@ -42,7 +42,7 @@ class PhotoDepth:
                 f"{size[0]}x{size[1]} px"
             )
         stride = self.grid.width // self.depth_hw.shape[1]
-        rays_hw3 = self.grid.rays(cell_pixels(self.grid.width, self.grid.height, stride))
+        rays_hw3 = self.grid.cell_rays(stride)
         pixels_hw2 = self.live.project(rays_hw3)
         side_px = stride * self.live.fx / self.grid.fx
         known = np.isfinite(self.depth_hw)

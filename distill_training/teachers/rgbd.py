@@ -8,7 +8,7 @@ import numpy as np
 from distill_training.poses.scene_poses import ScenePoses
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction
 from distill_training.teachers.teacher_config import USUAL_CELLS, CellsConfig, RgbdConfig
-from mote_localization.camera import Camera, CanonicalView, canonical_camera, cell_pixels
+from mote_localization.camera import Camera, CanonicalView, canonical_camera
 from mote_localization.geometry import transform
 from mote_localization.progress import track
 from mote_localization.scenes import Frame, Scene
@@ -70,7 +70,7 @@ class _DepthSampler:
     def __init__(self, live: Camera, canonical: Camera, config: RgbdConfig, stride: int) -> None:
         self.view = CanonicalView(live, canonical, stride)
         self._config = config
-        self._rays_hw3 = canonical.rays(cell_pixels(canonical.width, canonical.height, stride))
+        self._rays_hw3 = canonical.cell_rays(stride)
         offsets = np.arange(config.window_px) - (config.window_px - 1) / 2
         # Rounded after the window is placed: at an even scale, cell and window are between pixels.
         window = np.stack(np.meshgrid(offsets, offsets), axis=-1).reshape(-1, 2)

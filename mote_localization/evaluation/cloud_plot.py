@@ -6,8 +6,16 @@ import cv2
 import numpy as np
 from matplotlib.collections import PolyCollection
 
+from mote_localization.geometry import exp_rotation
+
 _BREAK_CELLS = 5.0  # neighbours farther apart, in widths of a cell, are on different surfaces
 _SUBDIVISION = 4  # parts into which the side of a tile is divided for the colours
+
+
+def view_rotation(yaw_deg: float, pitch_deg: float) -> np.ndarray:
+    """Return the rotation (3, 3) from a camera to a view from beside and above it, degrees."""
+    yaw, pitch = np.radians((yaw_deg, pitch_deg))
+    return exp_rotation(np.array([pitch, 0, 0])) @ exp_rotation(np.array([0, yaw, 0]))
 
 
 def surface_tiles(points_hw3: np.ndarray, cell_angle: float) -> np.ndarray:

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mote_localization.camera import Camera, frustum_edges
-from mote_localization.evaluation.cloud_plot import cloud_collection, surface_tiles
+from mote_localization.evaluation.cloud_plot import cloud_collection, surface_tiles, view_rotation
 from mote_localization.evaluation.metrics import PERCENTILES, Evaluation
 from mote_localization.evaluation.plot_style import figure_style
-from mote_localization.geometry import exp_rotation, invert, transform
+from mote_localization.geometry import invert, transform
 from mote_localization.localizer import Localization
 
 # Placeholder colours; `_svg` replaces them by the CSS variables of the page.
@@ -276,8 +276,7 @@ def _plot_cloud(axes: Axes, found: Localization, camera: Camera) -> None:
     reliable = found.covered_hw & np.isfinite(points_hw3).all(-1)
     reliable &= found.sigma_hw <= np.percentile(found.sigma_hw[reliable], 90)
     depth = float(np.median(points_hw3[reliable][:, 2]))
-    yaw, pitch = np.radians(30), np.radians(28)
-    view = exp_rotation(np.array([pitch, 0, 0])) @ exp_rotation(np.array([0, yaw, 0]))
+    view = view_rotation(yaw_deg=30, pitch_deg=28)
     stride = camera.width // found.sigma_hw.shape[1]
     reliable_hw3 = np.where(reliable[..., None], points_hw3, np.nan)
     shown_hw = surface_tiles(reliable_hw3, stride / camera.fx)

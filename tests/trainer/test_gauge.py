@@ -15,7 +15,7 @@ from distill_training.poses.known_lengths import (
     PhotoDepth,
     parse_known_length,
 )
-from mote_localization.camera import Camera, canonical_camera, cell_pixels
+from mote_localization.camera import Camera, canonical_camera
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import (
     exp_rotation,
@@ -276,7 +276,7 @@ def test_malformed_lengths_are_refused(text: str, message: str):
 
 def slanted(sigma: float | None = None) -> PhotoDepth:
     """Return the depth of the plane z = 4 + 0.5 x, units of the estimate; with a distorted lens."""
-    rays_hw3 = GRID.rays(cell_pixels(GRID.width, GRID.height, 8))
+    rays_hw3 = GRID.cell_rays(8)
     depth_hw = 4 / (1 - 0.5 * rays_hw3[..., 0])
     sigma_hw = None if sigma is None else np.full(depth_hw.shape, sigma)
     return PhotoDepth(LENS, GRID, depth_hw, sigma_hw)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from distill_training.poses.gauge import Gauge
-from mote_localization.camera import Camera, cell_pixels
+from mote_localization.camera import Camera
 from mote_localization.geometry import on_same_surface
 
 SAME_SURFACE = 0.1  # fraction of the depth: larger differences are between two surfaces
@@ -23,7 +23,7 @@ class DepthMap:
 
     def rays_hw3(self) -> np.ndarray:
         """Return the rays of the cells (h, w, 3), z = 1."""
-        return self.grid.rays(cell_pixels(self.grid.width, self.grid.height, self.stride))
+        return self.grid.cell_rays(self.stride)
 
     def in_gauge(self, gauge: Gauge) -> "DepthMap":
         """Return the depth map in the frame and unit of a gauge."""

@@ -29,7 +29,7 @@ from distill_training.teachers.pairwise.predictions import Predictions
 from distill_training.teachers.pairwise.refusals import check_aligned, explain_unaligned
 from distill_training.teachers.pairwise.summary import Summary
 from distill_training.teachers.teacher_config import USUAL_CELLS, CellsConfig, PhotographsConfig
-from mote_localization.camera import Camera, CanonicalView, cell_pixels
+from mote_localization.camera import Camera, CanonicalView
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import transform
 from mote_localization.progress import track
@@ -300,7 +300,7 @@ def _canonical_frame(
 ) -> ReconstructedFrame:
     """Return image and pointmap resampled to the canonical camera."""
     view = _canonical_view(photo.live, canonical, depth_map.stride)
-    rays_hw3 = canonical.rays(cell_pixels(canonical.width, canonical.height, depth_map.stride))
+    rays_hw3 = canonical.cell_rays(depth_map.stride)
     depth_hw, sigma_hw = depth_map.depth_hw, depth_map.sigma_hw
     if depth_map.grid != canonical:
         depth_hw, sigma_hw = depth_map.sample(rays_hw3)

@@ -9,7 +9,6 @@ from distill_training.teachers.pairwise.depth_map import DepthMap
 from distill_training.teachers.pairwise.fusion import fuse
 from distill_training.teachers.pairwise.photo import Photo
 from distill_training.teachers.pairwise.predictions import Predictions
-from mote_localization.camera import cell_pixels
 from mote_localization.progress import track
 
 _MAX_SIGMA = 0.15  # fraction of the distance; cells with a larger sigma have no point
@@ -27,7 +26,7 @@ def fuse_photos(
     aligned = np.flatnonzero(alignment.aligned_i).tolist()
     for i in track(aligned, "fuse pairs", len(aligned)):
         grid = photos[i].grid
-        rays_hw3 = grid.rays(cell_pixels(grid.width, grid.height, stride))
+        rays_hw3 = grid.cell_rays(stride)
         points, confidence = [], []
         for j in partners[i]:
             forward, backward = predictions.read(i, j)
