@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
 from make_scene import View, write_scene
 from rich.console import Console
@@ -511,7 +512,7 @@ def test_no_process_is_left_after_sigterm(tmp_path, tiny_map, drive):
         "from pathlib import Path; from mote_localization.evaluation.evaluate import Evaluate; "
         f"Evaluate(Path({str(drive)!r}), Path({str(tiny_map)!r}), ros=True, rate=0.01).run()"
     )
-    tmp = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    tmp = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", code], env=os.environ | tmp) as process:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("mote-*/published.jsonl")):

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from conftest import ROOT
 from make_map import CAMERA, write_constant_map
 from onnx import TensorProto, helper
 
@@ -392,10 +392,9 @@ def test_full_disk_leaves_the_old_map_unchanged(good, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)
 
-    root = Path(__file__).resolve().parents[2]
     ended = subprocess.run(
         [sys.executable, "-B", "-c", script, path, good],
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         preexec_fn=fill_disk,
         capture_output=True,
         text=True,

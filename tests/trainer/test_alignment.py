@@ -34,7 +34,7 @@ from distill_training.teachers.pairwise.relative_pose import (  # noqa: E402
 )
 from distill_training.teachers.pairwise.spanning_tree import initialize_along_spanning_tree  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
-from mote_localization.geometry import exp_rotation, invert, rotation_angle, transform  # noqa: E402
+from mote_localization.geometry import exp_rotation, invert, rigid, rotation_angle, transform  # noqa: E402
 
 pytestmark = pytest.mark.train
 
@@ -52,9 +52,7 @@ def cells() -> np.ndarray:
 
 
 def pose_of(omega_3: np.ndarray, position_3: np.ndarray) -> np.ndarray:
-    T = np.eye(4)
-    T[:3, :3], T[:3, 3] = exp_rotation(omega_3), position_3
-    return T
+    return rigid(exp_rotation(omega_3), position_3)
 
 
 @dataclass(frozen=True)

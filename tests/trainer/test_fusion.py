@@ -17,7 +17,7 @@ from distill_training.teachers.pairwise.fusion import fuse  # noqa: E402
 from distill_training.teachers.pairwise.global_adjustment import Cameras  # noqa: E402
 from distill_training.teachers.pairwise.pair_predictor import Pointmap  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
-from mote_localization.geometry import exp_rotation, invert, transform  # noqa: E402
+from mote_localization.geometry import exp_rotation, invert, rigid, transform  # noqa: E402
 
 pytestmark = pytest.mark.train
 
@@ -32,14 +32,8 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(3)
 
 
-def pixels(camera: Camera) -> np.ndarray:
-    return np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1)
-
-
 def pose_of(omega_3, position_3) -> np.ndarray:
-    T = np.eye(4)
-    T[:3, :3], T[:3, 3] = exp_rotation(np.array(omega_3, float)), position_3
-    return T
+    return rigid(exp_rotation(np.array(omega_3, float)), position_3)
 
 
 # Robust averages
@@ -114,13 +108,13 @@ def cells_of(points_hw3, confidence_hw=None, network: Camera = NETWORK):
 
 
 def test_the_point_of_a_cell_is_on_its_ray():
-    points, confidence = cells_of(3 * NETWORK.rays(pixels(NETWORK)))
+    points, confidence = cells_of(3 * NETWORK.cell_rays(1))
     np.testing.assert_allclose(points, 3 * GRID.rays(cell_pixels(160, 128, STRIDE)), atol=1e-6)
     np.testing.assert_allclose(confidence, 2)
 
 
 def test_the_points_of_a_slanted_plane_are_on_it():
-    rays = NETWORK.rays(pixels(NETWORK))
+    rays = NETWORK.cell_rays(1)
     points, _ = cells_of(2 * rays / (rays @ PLANE)[..., None])
     np.testing.assert_allclose(points @ PLANE, 2, atol=1e-5)
     directions = points[..., :2] / points[..., 2:]
@@ -131,7 +125,7 @@ def test_the_points_of_a_slanted_plane_are_on_it():
 def test_pixels_are_weighted_by_confidence():
     confidence = np.ones((64, 80))
     confidence[:, ::2] = 3
-    rays = NETWORK.rays(pixels(NETWORK))
+    rays = NETWORK.cell_rays(1)
     points, found = cells_of(rays * np.where(confidence > 1, 1.0, 1.02)[..., None], confidence)
     np.testing.assert_allclose(points[..., 2], 0.75 + 0.25 * 1.02, rtol=1e-6)
     np.testing.assert_allclose(found, 2)
@@ -140,7 +134,7 @@ def test_pixels_are_weighted_by_confidence():
 def test_a_cell_over_a_depth_edge_is_on_one_of_both_surfaces():
     depth = np.full((64, 80), 1.0)
     depth[:, 33:] = 4  # 3 of 4 columns of a cell are on the far surface
-    points, confidence = cells_of(NETWORK.rays(pixels(NETWORK)) * depth[..., None])
+    points, confidence = cells_of(NETWORK.cell_rays(1) * depth[..., None])
     np.testing.assert_allclose(points[:, :8, 2], 1, rtol=1e-6)
     np.testing.assert_allclose(points[:, 8:, 2], 4, rtol=1e-6)
     np.testing.assert_allclose(confidence[:, 8], 2 * 3 / 4)
@@ -148,7 +142,7 @@ def test_a_cell_over_a_depth_edge_is_on_one_of_both_surfaces():
 
 def test_cells_outside_of_the_crop_have_no_point():
     crop = replace(NETWORK, width=60, cx=NETWORK.cx - 10)  # 10 px cut off on either side
-    points, confidence = cells_of(crop.rays(pixels(crop)), network=crop)
+    points, confidence = cells_of(crop.cell_rays(1), network=crop)
     assert np.isnan(points[:, [0, 1, -2, -1]]).all()
     assert not confidence[:, [0, 1, -2, -1]].any()
     np.testing.assert_allclose(confidence[:, [2, -3]], 1)  # half of these cells
@@ -156,7 +150,7 @@ def test_cells_outside_of_the_crop_have_no_point():
 
 
 def test_pixels_without_a_point_are_ignored():
-    points = 3 * NETWORK.rays(pixels(NETWORK))
+    points = 3 * NETWORK.cell_rays(1)
     points[:4, :7] = np.nan
     points[0, 7] = np.inf
     found, confidence = cells_of(points)
@@ -248,7 +242,7 @@ def test_cells_without_an_estimate_have_no_depth():
 
 def of_plane(T_map_cam: np.ndarray, normal_3: np.ndarray = PLANE) -> DepthMap:
     """Return the depth map of a plane in the map."""
-    rays = GRID.rays(cell_pixels(GRID.width, GRID.height, STRIDE))
+    rays = GRID.cell_rays(STRIDE)
     rays_map, origin = rays @ T_map_cam[:3, :3].T, T_map_cam[:3, 3]
     depth = (2 - origin @ normal_3) / (rays_map @ normal_3)
     return DepthMap(GRID, STRIDE, T_map_cam, depth, np.full(depth.shape, 0.02))

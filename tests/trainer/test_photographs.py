@@ -31,7 +31,7 @@ from distill_training.teachers.teacher_config import (  # noqa: E402
     PhotographsConfig,
     SimulatedConfig,
 )
-from mote_localization.camera import Camera, CanonicalView, cell_pixels  # noqa: E402
+from mote_localization.camera import Camera, CanonicalView  # noqa: E402
 from mote_localization.errors import ReconstructionError, SceneError  # noqa: E402
 from mote_localization.geometry import (
     exp_rotation,
@@ -118,9 +118,7 @@ class Shot(Frame):
         return self.true_camera.width, self.true_camera.height
 
     def depth(self) -> np.ndarray:
-        size = self.size()
-        pixels_hw2 = np.stack(np.meshgrid(*map(np.arange, size)), axis=-1)
-        return depth_along(self.T_true, self.true_camera.rays(pixels_hw2))
+        return depth_along(self.T_true, self.true_camera.cell_rays(1))
 
 
 class Shots(Scene):
@@ -175,7 +173,7 @@ def error_m(made: Reconstruction, taken: Sequence[Shot]) -> float:
 
     True points are on the rays of the canonical camera, so that errors of resampling count.
     """
-    rays_hw3 = made.camera.rays(cell_pixels(made.camera.width, made.camera.height, made.stride))
+    rays_hw3 = made.camera.cell_rays(made.stride)
     errors = []
     for shot in taken:
         if shot.name in made.poses:

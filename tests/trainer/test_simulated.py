@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 from distill_training.teachers.pairwise.pair_predictor import PairPointmaps  # noqa: E402
 from distill_training.teachers.simulated import Simulated, SimulatedConfig  # noqa: E402
-from mote_localization.camera import Camera  # noqa: E402
+from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.errors import ReconstructionError, SceneError  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, transform  # noqa: E402
 from mote_localization.scenes import Frame  # noqa: E402
@@ -32,7 +32,9 @@ class View(Frame):
         self.T_map_cam = np.eye(4)
         self.T_map_cam[:3, :3] = exp_rotation(np.array([0, 0.02, 0.01]) * number)
         self.T_map_cam[:3, 3] = step_m * number * np.array([1, 0.5, -0.2])
-        self.depth_hw: np.ndarray | None = self.true_depth(pixels(camera))
+        self.depth_hw: np.ndarray | None = self.true_depth(
+            cell_pixels(camera.width, camera.height, 1)
+        )
 
     def true_depth(self, pixels_hw2: np.ndarray) -> np.ndarray:
         directions = CAMERA.rays(pixels_hw2) @ self.T_map_cam[:3, :3].T
@@ -43,10 +45,6 @@ class View(Frame):
 
     def depth(self) -> np.ndarray | None:
         return self.depth_hw
-
-
-def pixels(camera: Camera) -> np.ndarray:
-    return np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1)
 
 
 def predict(
@@ -79,7 +77,7 @@ def directed_predictions(
 def truth(view: View, other: View, width: int = 80) -> np.ndarray:
     """Return true points of the other view in the camera frame of the first, for each pixel."""
     step = 160 / width
-    pixels_hw2 = step * pixels(CAMERA.resized(width, round(120 / step))) + (step - 1) / 2
+    pixels_hw2 = step * cell_pixels(width, round(120 / step), 1) + (step - 1) / 2
     depth_hw = other.true_depth(pixels_hw2)
     T = invert(view.T_map_cam) @ other.T_map_cam
     return transform(T, CAMERA.rays(pixels_hw2) * depth_hw[..., None])

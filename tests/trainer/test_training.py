@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 import torch  # noqa: E402
+from conftest import ROOT  # noqa: E402
 from make_scene import write_plane_scene  # noqa: E402
 from make_wall import CAMERA, QUICK, SMALL  # noqa: E402
 from torch.optim.swa_utils import AveragedModel  # noqa: E402
@@ -28,7 +29,6 @@ from distill_training.training.frame_split import split_frames  # noqa: E402
 from distill_training.training.history import read_history  # noqa: E402
 from distill_training.training.learner import one_cycle  # noqa: E402
 from distill_training.training.train_config import TrainConfig  # noqa: E402
-from mote_localization.camera import cell_pixels  # noqa: E402
 from mote_localization.errors import (  # noqa: E402
     CheckpointError,
     MoteError,
@@ -64,8 +64,7 @@ def test_keyframes_are_training_frames_spread_evenly_over_the_recording(
     )  # the images are noise, which JPEG compresses badly
     points_hw3 = transform(
         keyframe.pose_44,
-        CAMERA.rays(cell_pixels(CAMERA.width, CAMERA.height, 8))
-        * keyframe.depth_m().reshape(6, 8, 1),
+        CAMERA.cell_rays(8) * keyframe.depth_m().reshape(6, 8, 1),
     )
     np.testing.assert_allclose(points_hw3, frame.points_hw3, atol=2e-3)
 
@@ -123,8 +122,7 @@ def test_killed_training_resumes_to_the_same_weights(
     )
     folder = tmp_path / "resumed"
     command = [sys.executable, "-c", script, str(reconstruction.folder), str(folder)]
-    root = str(Path(__file__).resolve().parents[2])
-    run = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True)
+    run = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
     assert run.returncode == 9, run.stderr.decode()
     resumed, info = train_student(reconstruction, folder, "cnn", SMALL, averaging)
     assert info.training["steps"] == 6
@@ -212,7 +210,7 @@ def test_two_processes_train_the_same_student(reconstruction: Reconstruction, tm
     folder = tmp_path / "together"
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "PYTHONPATH": str(ROOT),
         "LT_ACCELERATOR": "cpu",
         "GLOO_SOCKET_IFNAME": "lo",
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
@@ -282,11 +280,10 @@ def test_diverged_training_is_an_error_and_the_last_checkpoint_stays(
 
 
 def mote_distill(*arguments: object) -> subprocess.CompletedProcess:
-    root = str(Path(__file__).resolve().parents[2])
     run = "from distill_training.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", run, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
