@@ -26,6 +26,7 @@ from similarity import similarity
 import demo_room as room
 from demo_room.record import write_scene
 from distill_training.poses.image_pairs import choose_pairs
+from distill_training.poses.poses_config import PosesConfig
 from distill_training.poses.scene_poses import find_poses
 from distill_training.reconstruction import Reconstruction
 from distill_training.teachers import rgbd
@@ -150,10 +151,10 @@ def _compare(scene: FolderScene, config: SimulatedConfig, folder: Path) -> None:
     columns = {}
     for number, (name, (some, lengths)) in enumerate(runs.items()):
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
-        photographs_config = PhotographsConfig(scale_from=lengths)
-        poses = find_poses(some, photographs_config.poses)
+        known = PosesConfig(scale_from=lengths)
+        poses = find_poses(some, known)
         made, summary = photographs.reconstruct(
-            some, poses, folder / str(number), predictor, photographs_config
+            some, poses, folder / str(number), predictor, PhotographsConfig(), known=known
         )
         seconds = time.perf_counter() - start_s, time.process_time() - start_cpu_s
         assert summary is not None
@@ -331,7 +332,7 @@ def _cost(path: Path, count: int, poses_known: bool) -> _Cost:
         images = part if poses_known else part.without_poses()
         made, summary = photographs.reconstruct(
             images,
-            find_poses(images, "auto"),
+            find_poses(images, PosesConfig()),
             Path(folder),
             _SimulatedFromTruth(part.truth, SimulatedConfig()),
             PhotographsConfig(),

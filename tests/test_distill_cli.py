@@ -88,7 +88,7 @@ def test_a_finished_reconstruction_is_exported_without_computing_it_again(room, 
 @pytest.mark.train
 def test_the_summary_states_what_was_estimated(room, distill):
     status, printed = distill(
-        f"reconstruct room -o made --teacher simulated {QUICK} --poses estimate "
+        f"reconstruct room -o made --teacher simulated {QUICK} --poses dust3r "
         "--intrinsics estimate --simulated.noise 0 --simulated.warp 0 --simulated.wrong-pairs 0"
     )
     assert status == 0, printed
@@ -169,11 +169,25 @@ def test_a_summary_names_at_most_ten_unused_photographs():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--checkpoint c.pth", "found --checkpoint with --teacher rgbd, expected --teacher dust3r"),
         (
-            "--poses estimate --pairs.max-gap 3",
-            "found --poses, --pairs.max-gap with --teacher rgbd, expected --teacher dust3r",
+            "--teacher rgbd --checkpoint c.pth",
+            "found --checkpoint with --teacher rgbd, expected --teacher dust3r",
         ),
+        (
+            "--pairs.max-gap 3 --device cpu",
+            "found --device with --teacher rgbd, expected --teacher dust3r",
+        ),
+        (
+            "--pairs.max-gap 3",
+            "found --pairs.max-gap with --teacher rgbd, expected --teacher dust3r",
+        ),
+        (
+            "--teacher simulated --poses refine",
+            "found --poses refine with --teacher simulated, expected --poses given or dust3r",
+        ),
+        ("--poses=estimate", "found --poses estimate, which is now --poses sfm"),
+        ("--adjust-poses", "found --adjust-poses, which is now --poses refine"),
+        ("--sfm.tolerance 0", "found --sfm.tolerance 0.0, expected above 0 and below 1"),
         (
             "--teacher simulated --device cuda",
             "found --device with --teacher simulated, expected --teacher dust3r",
@@ -227,7 +241,7 @@ def test_a_checkpoint_runs_on_the_given_device(room, distill):
     status, printed = distill(f"{command} --device gpu9")
     assert status == 1 and "found device 'gpu9'" in printed
     # Its weights are random, so its predictions do not agree.
-    status, printed = distill(f"{command} --device cpu --poses estimate")
+    status, printed = distill(f"{command} --device cpu --poses dust3r")
     assert status == 1 and "no two images could be aligned" in printed
 
 

@@ -3,7 +3,7 @@
 Folders store the first names of options, so that those of earlier versions are resumed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mote_localization.errors import MoteError
@@ -17,6 +17,11 @@ RENAMED = {
     "augment.novel_shift": "augment.novel_view_shift",
     "augment.novel_turn_deg": "augment.novel_view_rotation_deg",
     "pairs.reach": "pairs.max_gap",
+}
+# Flags and values that another flag replaces, as users write them.
+_REPLACED = {
+    ("--adjust-poses",): "--poses refine",
+    ("--poses", "estimate"): "--poses sfm (structure from motion) or --poses dust3r",
 }
 _FIRST_NAMES = {new.split(".")[-1]: old.split(".")[-1] for old, new in RENAMED.items()}
 
@@ -40,9 +45,13 @@ def refuse_renamed(names: Iterable[str], prefix: str = "", where: str = "") -> N
             raise MoteError(f"{where}found {old}, which is now {new}: same meaning, same values")
 
 
-def refuse_renamed_flags(arguments: Iterable[str]) -> None:
+def refuse_renamed_flags(arguments: Sequence[str]) -> None:
     """Raise an error for a command line flag under its old name; see `refuse_renamed`."""
-    flags = (a[2:].split("=")[0] for a in arguments if a.startswith("--"))
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    for old, new in _REPLACED.items():
+        if any(tuple(words[i : i + len(old)]) == old for i in range(len(words))):
+            raise MoteError(f"found {' '.join(old)}, which is now {new}")
+    flags = (word[2:] for word in words if word.startswith("--"))
     refuse_renamed((flag.replace("-", "_") for flag in flags), prefix="--")
 
 

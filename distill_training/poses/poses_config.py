@@ -1,14 +1,67 @@
 """Settings of the poses stage. Imports little, so that a command line shows its help quickly."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
+from distill_training.poses.known_lengths import parse_known_length
 from mote_localization.errors import ReconstructionError
 
-# Whether poses or focal lengths are taken from the scene or estimated; auto: taken where complete.
+# Whether intrinsics are taken from the scene or estimated; auto: taken where they are known.
 Known = Literal["auto", "given", "estimate"]
+Poses = Literal["auto", "given", "refine", "sfm", "dust3r"]
+
+
+@dataclass(frozen=True)
+class SfmConfig:
+    """Structure from motion: its features, and what its checks demand."""
+
+    max_px: int = 1600  # px, long side to which larger images are reduced
+    max_features: int = 3000  # per image, at different positions
+    peak_threshold: float = 0.004  # least contrast of a feature; lower ones find more
+    per_image: int = 24  # approximate number of pairs per image
+    exhaustive_images: int = 400  # largest number of images of which all pairs may be matched
+    # largest difference of a camera between two solutions that agree
+    tolerance: float = 0.01  # of the median depth of the camera's points
+    tolerance_deg: float = 1.0  # deg
+    min_images: int = 5  # of a part that holds
+
+    def __post_init__(self) -> None:
+        for name, fits, expected in (
+            ("max_px", self.max_px >= 320, "320 px or more"),
+            ("max_features", 100 <= self.max_features <= 1 << 15, "100 to 32768"),
+            ("peak_threshold", 0 < self.peak_threshold < 1, "above 0 and below 1"),
+            ("per_image", self.per_image >= 2, "2 or more"),
+            ("exhaustive_images", self.exhaustive_images >= 0, "0 or more"),
+            ("tolerance", 0 < self.tolerance < 1, "above 0 and below 1"),
+            ("tolerance_deg", 0 < self.tolerance_deg < 180, "above 0 and below 180"),
+            ("min_images", self.min_images >= 3, "3 or more"),
+        ):
+            if not fits:
+                option = "--sfm." + name.replace("_", "-")
+                raise ReconstructionError(
+                    f"found {option} {getattr(self, name)}, expected {expected}"
+                )
+
+
+@dataclass(frozen=True)
+class PosesConfig:
+    """Where the poses and the intrinsics of the training frames come from."""
+
+    # camera poses; given: those of the scene, unchanged; refine: given ones, adjusted so that
+    # matching features of the images agree; sfm: structure from motion, given ones fix the map
+    # frame; dust3r: the alignment of DUSt3R's pairs; auto: given where all frames have one
+    poses: Poses = "auto"
+    intrinsics: Known = "auto"  # focal lengths; auto: given where they are known
+    # known lengths that fix the scale, where poses are estimated and at most one is given:
+    # FRAME,FRAME=METRES (two cameras) or FRAME:X:Y,FRAME:X:Y=METRES (two pixels)
+    scale_from: tuple[str, ...] = ()
+    sfm: SfmConfig = field(default_factory=SfmConfig)  # structure from motion
+
+    def __post_init__(self) -> None:
+        for text in self.scale_from:
+            parse_known_length(text)
 
 
 @dataclass(frozen=True)

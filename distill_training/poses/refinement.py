@@ -79,7 +79,7 @@ def refine_poses(
     if enough_n.sum() < _MIN_FRAMES:
         raise ReconstructionError(
             f"scene {scene.name[:60]}: {enough_n.sum()} of {len(names)} frames have matches with "
-            f"others, expected {_MIN_FRAMES} or more to adjust poses; leave out --adjust-poses"
+            f"others, expected {_MIN_FRAMES} or more to adjust poses; use --poses given"
         )
     known = {names[i]: adjusted.T_map_cam_n44[i] for i in np.flatnonzero(enough_n)}
     if len(known) < len(names):
@@ -96,7 +96,7 @@ def refine_poses(
     if fitted.residual_cm > fitted.drift_cm:
         _log.warning(
             "the drift cannot be predicted from one part of the recording to another: the given "
-            "poses, or the adjusted ones, are noisy; compare with a map without --adjust-poses"
+            "poses, or the adjusted ones, are noisy; compare with a map made with --poses given"
         )
     return RefinedPoses(
         poses,

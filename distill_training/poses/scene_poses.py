@@ -1,68 +1,124 @@
 """The poses of a scene, as one value that the stages after this one use."""
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from distill_training.poses.poses_config import Known
+from distill_training.poses.frame_points import FramePoints
+from distill_training.poses.known_lengths import parse_known_length
+from distill_training.poses.poses_config import PosesConfig
 from distill_training.poses.refinement import refine_poses
+from mote_localization.camera import Camera
 from mote_localization.command_line import print_table
 from mote_localization.errors import SceneError
-from mote_localization.scenes import Scene
+from mote_localization.scenes import Frame, Scene
+
+DEPTHS_M = (0.1, 20.0)  # nearest and farthest depth that refines poses, m
 
 
 @dataclass(frozen=True)
 class ScenePoses:
     """The known poses of the training frames, camera to map, metres."""
 
-    # training frame -> T_map_cam (4, 4), in recording order; of all frames where complete
+    # training frame -> T_map_cam (4, 4), in recording order; of all usable frames where complete
     T_map_cam: dict[str, np.ndarray]
     # training frame -> T_map_cam (4, 4) as given, where `T_map_cam` are refined; else empty
     given: dict[str, np.ndarray] = field(default_factory=dict)
-    # all training frames have a pose, and it is used as it is; False: poses are estimated from
-    # photographs, and the known ones only fix the map frame
+    # all training frames that can be used have a pose, and it is used as it is; False: poses are
+    # estimated from pairs of photographs, and the known ones only fix the map frame
     complete: bool = True
+    # training frame -> camera, where structure from motion estimated it; else empty
+    cameras: dict[str, Camera] = field(default_factory=dict)
+    # training frame -> triangulated points, where structure from motion made them; else empty
+    points: dict[str, FramePoints] = field(default_factory=dict)
+    metric: bool = True  # False: the scale is unknown, lengths are in arbitrary units
+
+    def camera(self, frame: Frame) -> Camera:
+        """Return the camera of a frame; raise `SceneError` if its intrinsics are not known."""
+        return self.cameras.get(frame.name) or frame.known_camera()
 
 
 def find_poses(
     scene: Scene,
-    known: Known = "given",
-    refine_m: tuple[float, float] | None = None,
+    config: PosesConfig | None = None,
+    folder: Path | None = None,
+    depths_m: tuple[float, float] = DEPTHS_M,
     refined: Mapping[str, np.ndarray] | None = None,
 ) -> ScenePoses:
     """Return the poses of a scene's training frames.
 
     Args:
         scene: Where frames and given poses are read.
-        known: given: every frame has a pose; estimate: given poses only fix the map frame; auto:
-            given where every frame has a pose, else estimate.
-        refine_m: Depths (nearest, farthest) to refine the given poses with, metres; None: not
-            refined.
+        config: Where the poses come from; None: they are given.
+        folder: For intermediate files of structure from motion.
+        depths_m: Depths (nearest, farthest) to refine given poses with, metres.
         refined: T_map_cam (4, 4) from an interrupted run, used instead of refining again.
 
     Raises:
         SceneError: There are no training frames, a pose that must be given is missing, or files
             are damaged.
-        ReconstructionError: Too few frames show the same things to refine their poses.
+        ReconstructionError: Too few frames show the same things to refine their poses, or no part
+            of the photographs holds.
     """
+    config = config or PosesConfig("given")
+    must = config.poses in ("given", "refine")
     given: dict[str, np.ndarray] = {}
-    complete = known != "estimate"
+    complete = must or config.poses == "auto"
     for frame in scene.frames("train"):
-        T_map_cam = frame.known_pose() if known == "given" else frame.T_map_cam
+        T_map_cam = frame.known_pose() if must else frame.T_map_cam
         if T_map_cam is None:
             complete = False
         else:
             given[frame.name] = T_map_cam
-    if known == "given" and not given:
+    if must and not given:
         raise SceneError(
             f"scene {scene.name[:60]}: found no training frames, expected one or more; a rosbag2 "
             "recording has none, it can only be evaluated"
         )
-    if refine_m is None:
+    if config.poses == "sfm" and folder is not None:
+        return _by_structure_from_motion(scene, config, folder)
+    if config.poses != "refine":
         return ScenePoses(given, complete=complete)
     if refined is None:
-        found = refine_poses(scene, given, *refine_m)
+        found = refine_poses(scene, given, *depths_m)
         print_table(found.described(), "poses", stderr=True)
         refined = found.T_map_cam
     return ScenePoses(dict(refined), given)
+
+
+def _by_structure_from_motion(scene: Scene, config: PosesConfig, folder: Path) -> ScenePoses:
+    # pycolmap has no wheels for some platforms, where all other poses still work.
+    from distill_training.poses.sfm_poses import place_by_structure_from_motion
+
+    lengths = [parse_known_length(text) for text in config.scale_from]
+    placed = place_by_structure_from_motion(scene, folder, config.intrinsics, config.sfm, lengths)
+    print_table(placed.described, "poses", stderr=True)
+    return ScenePoses(
+        placed.T_map_cam, cameras=placed.cameras, points=placed.points, metric=placed.metric
+    )
+
+
+def inputs_of(scene: Scene, config: PosesConfig) -> dict[str, int | float | str]:
+    """Return what decides the poses: the options, and a hash of names, cameras and given poses.
+
+    A reconstruction is only resumed where they are equal.
+    """
+    frames = [
+        (
+            frame.name,
+            asdict(frame.camera) if frame.camera else None,
+            np.asarray(frame.T_map_cam).tolist(),
+        )
+        for frame in scene.frames("train")
+    ]
+    return {
+        "poses": config.poses,
+        "intrinsics": config.intrinsics,
+        "scale_from": " ".join(config.scale_from),
+        "frames_sha256": hashlib.sha256(json.dumps(frames).encode()).hexdigest(),
+        **{f"sfm_{name}": value for name, value in asdict(config.sfm).items()},
+    }

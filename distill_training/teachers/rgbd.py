@@ -1,5 +1,6 @@
 """The RGB-D teacher: points from measured depth and poses."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,25 +21,27 @@ def reconstruct(
     folder: Path,
     config: RgbdConfig,
     cells: CellsConfig = USUAL_CELLS,
+    poses_settings: Mapping[str, float | int | str] | None = None,
 ) -> Reconstruction:
     """Reconstruct the training frames of a scene with depth; resumes an interrupted run.
 
     Args:
-        scene: Its training frames have intrinsics and depth.
-        poses: Poses of all training frames.
+        scene: Its training frames have depth.
+        poses: Poses, and cameras if estimated, of the frames to reconstruct.
         folder: Folder of the reconstruction.
         config: How depth images become pointmaps.
         cells: Size of the canonical camera and of its cells.
+        poses_settings: What decides the poses, where they are estimated.
 
     Raises:
         SceneError: A frame lacks intrinsics or depth, or its files are damaged.
         ReconstructionError: The folder holds another reconstruction, or cannot be written.
     """
-    first = next(scene.frames("train"))
-    canonical = canonical_camera(first.known_camera(), cells.width, cells.stride)
-    settings = asdict(cells) | asdict(config)
-    if not config.adjust_poses:  # older versions do not store it; their folders are resumed
-        del settings["adjust_poses"]
+    first = next(frame for frame in scene.frames("train") if frame.name in poses.T_map_cam)
+    canonical = canonical_camera(poses.camera(first), cells.width, cells.stride)
+    settings = asdict(cells) | asdict(config) | dict(poses_settings or {})
+    if poses.given:
+        settings["adjust_poses"] = True  # the option's first name, as in older folders
     reconstruction = Reconstruction(
         folder,
         scene.name,
@@ -48,15 +51,15 @@ def reconstruct(
         cells.stride,
         settings,
         poses.T_map_cam,
-        given_poses=poses.given,
+        poses.metric,
+        poses.given,
     )
     reconstruction.begin()
     missing = set(reconstruction.missing())
     sampler: _DepthSampler | None = None
-    for frame in track(scene.frames("train"), "reconstruct", scene.count("train")):
-        if frame.name not in missing:
-            continue
-        camera = frame.known_camera()
+    frames = (frame for frame in scene.frames("train") if frame.name in missing)
+    for frame in track(frames, "reconstruct", len(missing)):
+        camera = poses.camera(frame)
         if sampler is None or sampler.view.live != camera:
             sampler = _DepthSampler(camera, canonical, config, cells.stride)
         T_map_cam = poses.T_map_cam[frame.name]

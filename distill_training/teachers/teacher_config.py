@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass, field
 
-import tyro
-
-from distill_training.poses.known_lengths import parse_known_length
-from distill_training.poses.poses_config import Known, PairsConfig
+from distill_training.poses.poses_config import PairsConfig
 from mote_localization.errors import ReconstructionError
 
 
@@ -35,9 +32,6 @@ class RgbdConfig:
     window_px: int = 4
     min_depth_m: float = 0.1  # m, nearer depths count as not measured
     max_depth_m: float = 20.0  # m, farther depths count as not measured
-    # adjust the given poses, so that matching features of the images agree; poses localized with
-    # the map are still reported in the frame of the given poses
-    adjust_poses: tyro.conf.FlagCreatePairsOff[bool] = False
 
     def __post_init__(self) -> None:
         if self.window_px < 1:
@@ -50,15 +44,8 @@ class RgbdConfig:
 
 @dataclass(frozen=True)
 class PhotographsConfig:
-    """How photographs become a reconstruction."""
+    """How pairs of photographs are predicted."""
 
-    # camera poses; given: those of the scene; estimate: from the photographs, given ones then only
-    # fix the map frame; auto: given where all frames have one
-    poses: Known = "auto"
-    intrinsics: Known = "auto"  # focal lengths; auto: given where they are known
-    # known lengths that fix the scale, where poses are estimated and at most one is given:
-    # FRAME,FRAME=METRES (two cameras) or FRAME:X:Y,FRAME:X:Y=METRES (two pixels)
-    scale_from: tuple[str, ...] = ()
     pair_batch: int = 16  # pairs that the network takes at once
     pairs: PairsConfig = field(default_factory=PairsConfig)
 
@@ -67,8 +54,6 @@ class PhotographsConfig:
             raise ReconstructionError(
                 f"found a batch of {self.pair_batch} pairs, expected 1 or more"
             )
-        for text in self.scale_from:
-            parse_known_length(text)
 
 
 @dataclass(frozen=True)

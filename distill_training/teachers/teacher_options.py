@@ -1,13 +1,15 @@
 """The teacher and its settings, as the part of a command line that chooses them."""
 
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from distill_training.common.dependencies import training_packages
+from distill_training.poses.poses_config import PosesConfig
 from distill_training.reconstruction import Reconstruction, begun_reconstruction
 from distill_training.teachers.teacher_config import (
     CellsConfig,
@@ -19,8 +21,13 @@ from mote_localization.command_line import print_table
 from mote_localization.errors import MoteError
 from mote_localization.scenes import Scene, open_scene
 
-if TYPE_CHECKING:
-    from distill_training.poses.scene_poses import ScenePoses
+# teacher -> sources of poses that it can use
+_POSES_OF = {
+    "rgbd": ("given", "refine", "sfm"),
+    "sfm": ("sfm",),
+    "dust3r": ("given", "dust3r"),
+    "simulated": ("given", "dust3r"),
+}
 
 Flat = tyro.conf.arg(name="")  # fields become flags of the command itself
 
@@ -38,9 +45,12 @@ class Dust3rConfig:
 class Teacher:
     """What measures the 3-D points that a student learns."""
 
-    # rgbd: measured depth and poses; dust3r: a network that predicts pointmaps of pairs of
-    # photographs; simulated: measured depth with the errors of such a network, to test alignment
-    teacher: Literal["rgbd", "dust3r", "simulated"] = "rgbd"
+    # rgbd: measured depth; sfm: points triangulated by structure from motion; dust3r: a network
+    # that predicts pointmaps of pairs of photographs; simulated: measured depth with the errors of
+    # such a network, to test alignment; auto: rgbd where the scene has depth, dust3r with
+    # --checkpoint, else sfm
+    teacher: Literal["auto", "rgbd", "sfm", "dust3r", "simulated"] = "auto"
+    poses: Annotated[PosesConfig, Flat] = field(default_factory=PosesConfig)
     cells: Annotated[CellsConfig, Flat] = field(default_factory=CellsConfig)
     rgbd: Annotated[RgbdConfig, Flat] = field(default_factory=RgbdConfig)
     dust3r: Annotated[Dust3rConfig, Flat] = field(default_factory=Dust3rConfig)
@@ -50,6 +60,8 @@ class Teacher:
 
     def __post_init__(self) -> None:
         """Reject flags of other teachers, and dust3r without its checkpoint."""
+        if self.teacher == "auto":
+            return  # the flags are checked when the scene decides the teacher
         for config, prefix, users in (
             (self.rgbd, "--", ("rgbd",)),
             (self.dust3r, "--", ("dust3r",)),
@@ -62,6 +74,12 @@ class Teacher:
                     f"found {given} with --teacher {self.teacher}, expected --teacher "
                     f"{' or '.join(users)}"
                 )
+        sources = _POSES_OF[self.teacher]
+        if self.poses.poses not in ("auto", *sources):
+            raise MoteError(
+                f"found --poses {self.poses.poses} with --teacher {self.teacher}, expected --poses "
+                f"{' or '.join(sources)}"
+            )
         if self.teacher == "dust3r" and self.dust3r.checkpoint is None:
             raise MoteError(
                 "--teacher dust3r needs --checkpoint FILE: download "
@@ -73,28 +91,71 @@ class Teacher:
         """Reconstruct a scene, or resume an interrupted run; print a table for photographs.
 
         Raises:
-            MoteError: The scene or the checkpoint cannot be used, torch is missing, or the folder
-                holds another reconstruction.
+            MoteError: The scene or the checkpoint cannot be used, a package is missing, or the
+                folder holds another reconstruction.
         """
         opened = open_scene(scene)
+        decided = self.decided(opened)
+        if decided.teacher in ("dust3r", "simulated"):
+            return decided._from_pairs(opened, folder)
+        return decided._from_known_poses(opened, folder)
+
+    def decided(self, scene: Scene) -> "Teacher":
+        """Return the options with a teacher, and a source of poses, that fit the scene.
+
+        Raises:
+            MoteError: Options do not fit the teacher that the scene decides.
+        """
+        teacher = self.teacher
+        if teacher == "auto":
+            first = next(scene.frames("train"), None)
+            if self.dust3r.checkpoint is not None:
+                teacher = "dust3r"
+            elif first is None or first.depth() is not None:
+                teacher = "rgbd"
+            else:
+                teacher = "sfm"
+        poses = self.poses.poses
+        if poses == "auto":
+            if teacher == "sfm":
+                poses = "sfm"
+            elif teacher == "rgbd":
+                posed = any(frame.T_map_cam is not None for frame in scene.frames("train"))
+                poses = "given" if posed or not scene.count("train") else "sfm"
+        return replace(self, teacher=teacher, poses=replace(self.poses, poses=poses))
+
+    def _from_known_poses(self, scene: Scene, folder: Path) -> Reconstruction:
+        """Reconstruct with poses that are known before the points are."""
         # These imports load scipy, which would delay the help of a command line.
-        from distill_training.poses.scene_poses import find_poses
-        from distill_training.teachers import rgbd
+        from distill_training.poses.scene_poses import find_poses, inputs_of
+        from distill_training.teachers import rgbd, sfm
 
-        if self.teacher != "rgbd":
-            return self._from_photographs(
-                opened, find_poses(opened, self.photographs.poses), folder
-            )
-        refine_m = refined = None
-        if self.rgbd.adjust_poses:
-            refine_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
-            begun = begun_reconstruction(folder)
-            refined = begun.poses if begun else None
-        poses = find_poses(opened, "given", refine_m, refined)
-        return rgbd.reconstruct(opened, poses, folder, self.rgbd, self.cells)
+        by_sfm = self.poses.poses == "sfm"
+        settings = inputs_of(scene, self.poses) if by_sfm else {}
+        begun = begun_reconstruction(folder)
+        if by_sfm and begun and not begun.missing():
+            if {name: begun.settings.get(name) for name in settings} != settings:
+                raise MoteError(
+                    f"{folder}: holds a reconstruction made with other frames or settings; delete "
+                    "the folder or choose another"
+                )
+            return begun
+        depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
+        refined = begun.poses if begun and self.poses.poses == "refine" else None
+        work = folder / "work"
+        poses = find_poses(scene, self.poses, work, depths_m, refined)
+        if self.teacher == "sfm":
+            made = sfm.reconstruct(scene, poses, folder, settings, self.cells)
+        else:
+            made = rgbd.reconstruct(scene, poses, folder, self.rgbd, self.cells, settings)
+        if work.exists():
+            shutil.rmtree(work)
+        return made
 
-    def _from_photographs(self, scene: Scene, poses: "ScenePoses", folder: Path) -> Reconstruction:
+    def _from_pairs(self, scene: Scene, folder: Path) -> Reconstruction:
+        """Reconstruct from predictions of pairs of photographs."""
         with training_packages():
+            from distill_training.poses.scene_poses import find_poses
             from distill_training.teachers.dust3r import Dust3r
             from distill_training.teachers.pairwise.pair_predictor import PairPredictor
             from distill_training.teachers.pairwise.photographs import reconstruct
@@ -104,8 +165,9 @@ class Teacher:
             predictor = Dust3r.open(self.dust3r.checkpoint, self.dust3r.device)
         else:
             predictor = Simulated(self.simulated)
+        poses = find_poses(scene, self.poses)
         reconstruction, summary = reconstruct(
-            scene, poses, folder, predictor, self.photographs, self.cells
+            scene, poses, folder, predictor, self.photographs, self.cells, self.poses
         )
         described = {"scene": reconstruction.scene}
         if summary is None:

@@ -19,6 +19,7 @@ from PIL import Image  # noqa: E402
 from test_dust3r import small_network  # noqa: E402
 
 from benchmarks.similarity import similarity  # noqa: E402
+from distill_training.poses.poses_config import PosesConfig  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.teachers.dust3r import Dust3r  # noqa: E402
@@ -162,10 +163,10 @@ def shots(
 
 
 def run(folder: Path, taken: Sequence[Shot], network=None, **config):
-    config = PhotographsConfig(**{"pairs": PairsConfig(per_image=6), **config})
-    scene, cells = Shots(taken), CellsConfig(width=160)
-    poses = find_poses(scene, config.poses)
-    return reconstruct(scene, poses, folder, network or Network(), config, cells)
+    predicted = PhotographsConfig(pairs=config.pop("pairs", PairsConfig(per_image=6)))
+    scene, cells, known = Shots(taken), CellsConfig(width=160), PosesConfig(**config)
+    poses = find_poses(scene, known)
+    return reconstruct(scene, poses, folder, network or Network(), predicted, cells, known)
 
 
 def error_m(made: Reconstruction, taken: Sequence[Shot]) -> float:
@@ -588,7 +589,7 @@ def test_image_files_of_all_kinds_reach_the_alignment(tmp_path: Path):
     unreadable, names = {"e", "f"}, {"a", "b", "c", "d"}
     try:
         scene, config = PhotoScene(folder), PhotographsConfig()
-        poses = find_poses(scene, config.poses)
+        poses = find_poses(scene, PosesConfig())
         made, summary = reconstruct(
             scene, poses, tmp_path / "out", network, config, CellsConfig(64, 8)
         )

@@ -12,6 +12,7 @@ import pytest
 from make_scene import PLANE_CAMERA, write_plane_scene
 
 from distill_training.poses import refinement
+from distill_training.poses.poses_config import PosesConfig
 from distill_training.poses.scene_poses import find_poses
 from distill_training.reconstruction import (
     ReconstructedFrame,
@@ -92,14 +93,14 @@ def test_poses_of_a_scene_are_those_given(scene: Path):
     assert list(poses.T_map_cam) == ["a", "b"] and poses.complete and not poses.given
     for frame in folder.frames("train"):
         assert np.array_equal(poses.T_map_cam[frame.name], frame.known_pose())
-    assert find_poses(folder, "auto").complete
-    anchors = find_poses(folder, "estimate")
+    assert find_poses(folder, PosesConfig()).complete
+    anchors = find_poses(folder, PosesConfig("dust3r"))
     assert list(anchors.T_map_cam) == ["a", "b"] and not anchors.complete
 
 
 def test_poses_of_some_frames_are_not_complete(scene: Path):
     (scene / "data/b.pose.txt").unlink()
-    poses = find_poses(FolderScene(scene), "auto")
+    poses = find_poses(FolderScene(scene), PosesConfig())
     assert list(poses.T_map_cam) == ["a"] and not poses.complete
     with pytest.raises(SceneError, match="frame b: has no pose"):
         find_poses(FolderScene(scene))
@@ -109,7 +110,7 @@ def test_refined_poses_of_an_interrupted_run_are_used_again(scene: Path):
     folder = FolderScene(scene)
     given = find_poses(folder).T_map_cam
     refined = {name: retract(T, np.full(6, 0.01)) for name, T in given.items()}
-    poses = find_poses(folder, "given", (0.1, 20.0), refined)
+    poses = find_poses(folder, PosesConfig("refine"), refined=refined)
     for name, T in given.items():
         assert np.array_equal(poses.T_map_cam[name], refined[name])
         assert np.array_equal(poses.given[name], T)
@@ -120,7 +121,7 @@ def test_adjusted_poses_are_near_the_given_ones_and_adjusted_only_once(
 ):
     scene = Few(FolderScene(kitchen), 14)
     monkeypatch.setattr(teacher_options, "open_scene", lambda path: scene)
-    teacher = Teacher(rgbd=replace(CONFIG, adjust_poses=True))
+    teacher = Teacher(poses=PosesConfig("refine"))
     made = teacher.reconstruct(kitchen, tmp_path / "r")
     index = (tmp_path / "r/reconstruction.json").stat().st_mtime_ns
     lost = tmp_path / f"r/frames/{list(made.poses)[3]}.npz"
@@ -159,8 +160,8 @@ def test_frames_without_matches_follow_their_neighbours(
 
 
 def test_poses_of_images_without_matches_are_not_adjusted(scene: Path):
-    with pytest.raises(ReconstructionError, match="0 of 2 frames have.*leave out --adjust-poses"):
-        find_poses(FolderScene(scene), "given", (CONFIG.min_depth_m, CONFIG.max_depth_m))
+    with pytest.raises(ReconstructionError, match="0 of 2 frames have.*use --poses given"):
+        find_poses(FolderScene(scene), PosesConfig("refine"))
 
 
 def test_cells_without_depth_have_no_point(scene: Path, tmp_path: Path):

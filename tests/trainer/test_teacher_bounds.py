@@ -11,7 +11,10 @@ pytest.importorskip("torch", reason="torch is not installed")
 import demo_room as room  # noqa: E402
 from benchmarks.similarity import similarity  # noqa: E402
 from distill_training.poses.image_pairs import overlapping_pairs  # noqa: E402
-from distill_training.poses.poses_config import PairsConfig  # noqa: E402
+from distill_training.poses.poses_config import (
+    PairsConfig,  # noqa: E402
+    PosesConfig,  # noqa: E402
+)
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.teachers import rgbd  # noqa: E402
@@ -121,11 +124,12 @@ def measure(frames: Sequence[Frame], folder: Path) -> Reconstruction:
 
 
 def from_photographs(
-    frames: Sequence[Frame], folder: Path, predictor: Simulated, config: PhotographsConfig
+    frames: Sequence[Frame], folder: Path, predictor: Simulated, known: PosesConfig
 ) -> tuple[Reconstruction, Summary | None]:
     """Return the reconstruction from photographs, and its summary."""
     scene = Some(frames)
-    return reconstruct(scene, find_poses(scene, config.poses), folder, predictor, config)
+    poses, config = find_poses(scene, known), PhotographsConfig()
+    return reconstruct(scene, poses, folder, predictor, config, known=known)
 
 
 def rms(values: np.ndarray) -> float:
@@ -170,7 +174,7 @@ def posed(frames, truth, tmp_path_factory) -> Outcome:
     """The kitchen from half as many photographs, with poses and intrinsics."""
     folder = tmp_path_factory.mktemp("posed")
     predictor = Simulated(SimulatedConfig())
-    return outcome(*from_photographs(frames[::2], folder, predictor, PhotographsConfig()), truth)
+    return outcome(*from_photographs(frames[::2], folder, predictor, PosesConfig()), truth)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +185,7 @@ def unposed(frames, truth, tmp_path_factory) -> Outcome:
     one, other = np.unravel_index(apart_m.argmax(), apart_m.shape)
     length = f"{frames[one].name},{frames[other].name}={apart_m.max()}"
     photographs = [Photograph(f.name, None, None, f.image()) for f in frames]
-    folder, config = tmp_path_factory.mktemp("unposed"), PhotographsConfig(scale_from=(length,))
+    folder, config = tmp_path_factory.mktemp("unposed"), PosesConfig(scale_from=(length,))
     return outcome(*from_photographs(photographs, folder, TruthByName(frames), config), truth)
 
 
@@ -222,7 +226,7 @@ def of_room(tmp_path_factory) -> Outcome:
     truth = measure(frames, tmp_path_factory.mktemp("room"))
     folder = tmp_path_factory.mktemp("posed_room")
     predictor = Simulated(SimulatedConfig())
-    return outcome(*from_photographs(frames, folder, predictor, PhotographsConfig()), truth)
+    return outcome(*from_photographs(frames, folder, predictor, PosesConfig()), truth)
 
 
 def test_pointmaps_and_sigmas_of_the_synthetic_room_are_as_accurate(of_room):

@@ -3,8 +3,9 @@
 import logging
 from dataclasses import dataclass, replace
 
+from distill_training.poses.poses_config import Known
 from distill_training.teachers.pairwise.pair_predictor import PairPredictor
-from distill_training.teachers.teacher_config import CellsConfig, Known
+from distill_training.teachers.teacher_config import CellsConfig
 from mote_localization.camera import Camera, canonical_camera
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.scenes import Frame, Scene

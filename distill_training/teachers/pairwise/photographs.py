@@ -16,6 +16,7 @@ from distill_training.common.renamed_options import first_names
 from distill_training.poses.gauge import Gauge, find_gauge
 from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth, parse_known_length
+from distill_training.poses.poses_config import PosesConfig
 from distill_training.poses.scene_poses import ScenePoses
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction, begun_reconstruction
 from distill_training.teachers.pairwise.agreement import measure_agreement
@@ -37,6 +38,7 @@ from mote_localization.scenes import Scene
 
 _log = logging.getLogger(__name__)
 _MIN_AGREEMENT = 0.7  # fraction of comparable cells that agree in a good reconstruction
+USUAL_POSES = PosesConfig()
 _TOLERANCE = 1e-4  # m, px and ratios: smaller differences are rounding, not another result
 _PLAUSIBLE_DEPTHS_M = (0.1, 200.0)  # median depth, for poses in metres
 _canonical_view = lru_cache(maxsize=16)(CanonicalView)  # a scene has few different cameras
@@ -49,6 +51,7 @@ def reconstruct(
     predictor: PairPredictor,
     config: PhotographsConfig,
     cells: CellsConfig = USUAL_CELLS,
+    known: PosesConfig = USUAL_POSES,
 ) -> tuple[Reconstruction, Summary | None]:
     """Reconstruct the training frames of a scene from their images, or resume that.
 
@@ -59,8 +62,9 @@ def reconstruct(
         poses: Used as they are where complete; otherwise they only fix the map frame.
         folder: Folder of the reconstruction.
         predictor: Predicts the pointmaps of image pairs.
-        config: What is known, which pairs are predicted, and lengths that define the scale.
+        config: Which pairs are predicted.
         cells: Size of the canonical camera and of its cells.
+        known: Which poses and intrinsics are given, and lengths that define the scale.
 
     Returns:
         The reconstruction, and a summary; None where the reconstruction was finished before.
@@ -71,10 +75,10 @@ def reconstruct(
         ReconstructionError: Fewer than two images can be aligned, the given poses contradict the
             images, or the folder holds another reconstruction.
     """
-    lengths = [parse_known_length(text) for text in config.scale_from]
-    photos, unusable = take_photos(scene, predictor, config.intrinsics, cells)
+    lengths = [parse_known_length(text) for text in known.scale_from]
+    photos, unusable = take_photos(scene, predictor, known.intrinsics, cells)
     _check_lengths(lengths, photos, poses.complete)
-    settings = _settings(photos, poses, predictor, config, cells)
+    settings = _settings(photos, poses, predictor, config, cells, known)
     begun = begun_reconstruction(folder)
     expected = (scene.name, predictor.name, cells.stride, settings)
     if begun and (begun.scene, begun.teacher, begun.stride, begun.settings) != expected:
@@ -170,6 +174,7 @@ def _settings(
     predictor: PairPredictor,
     config: PhotographsConfig,
     cells: CellsConfig,
+    known: PosesConfig,
 ) -> dict[str, float | int | str]:
     """Return what decides the result; a reconstruction resumes only where it is equal."""
     given = [
@@ -182,9 +187,10 @@ def _settings(
         **predictor.settings,
         **pairs,
         "map_width": cells.width,
-        "poses": config.poses,
-        "intrinsics": config.intrinsics,
-        "scale_from": " ".join(config.scale_from),
+        # the option's first name, as in older folders
+        "poses": "estimate" if known.poses == "dust3r" else known.poses,
+        "intrinsics": known.intrinsics,
+        "scale_from": " ".join(known.scale_from),
         "frames_sha256": hashlib.sha256(json.dumps(given).encode()).hexdigest(),
     }
 

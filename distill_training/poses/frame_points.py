@@ -1,0 +1,41 @@
+"""Triangulated points that one frame sees."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mote_localization.camera import Camera
+
+
+@dataclass(frozen=True)
+class FramePoints:
+    """Triangulated points that one frame sees, in its camera frame."""
+
+    ray_k2: np.ndarray  # x and y at z = 1, without distortion
+    depth_k: np.ndarray  # m, along the optical axis
+    sigma_k: np.ndarray  # m, expected error of the depth
+
+    def scaled(self, scale: float) -> "FramePoints":
+        """Return the points with their depths multiplied by a factor."""
+        return FramePoints(self.ray_k2, scale * self.depth_k, scale * self.sigma_k)
+
+    def in_cells(self, grid: Camera, stride: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return depth and sigma (h, w) of the most accurate point in each cell, metres.
+
+        Cells without a point have depth NaN and sigma infinite.
+
+        Args:
+            grid: Undistorted camera of the cells.
+            stride: Side of a cell, px.
+        """
+        rows, columns = grid.height // stride, grid.width // stride
+        depth_hw, sigma_hw = np.full((rows, columns), np.nan), np.full((rows, columns), np.inf)
+        pixels_k2 = self.ray_k2 * (grid.fx, grid.fy) + (grid.cx, grid.cy)
+        column_k, row_k = np.floor((pixels_k2 + 0.5) / stride).astype(int).T
+        inside_k = (column_k >= 0) & (column_k < columns) & (row_k >= 0) & (row_k < rows)
+        usable = np.flatnonzero(inside_k & (self.depth_k > 0) & np.isfinite(self.sigma_k))
+        # The last assignment to a cell stays: the most accurate point comes last.
+        usable = usable[np.argsort(-self.sigma_k[usable], kind="stable")]
+        depth_hw[row_k[usable], column_k[usable]] = self.depth_k[usable]
+        sigma_hw[row_k[usable], column_k[usable]] = self.sigma_k[usable]
+        return depth_hw, sigma_hw

@@ -1,0 +1,10 @@
+"""Structure from motion by pycolmap, whose result is checked before it is used.
+
+A database holds features and matches; mappers make models of it; checks keep the parts of the
+models that independent solutions agree on.
+"""
+
+import cv2  # noqa: F401  # before pycolmap: otherwise OpenCV calls pycolmap's zlib, and crashes
+import pycolmap
+
+pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value

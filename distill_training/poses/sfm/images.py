@@ -1,0 +1,119 @@
+"""The images of structure from motion, and their cameras, known or not."""
+
+import logging
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from distill_training.poses.poses_config import Known
+from mote_localization.camera import Camera, CanonicalView
+from mote_localization.errors import SceneError
+from mote_localization.scenes import Frame, Scene
+
+_log = logging.getLogger(__name__)
+_INITIAL_FOCAL = 0.9  # times the long side of the image: typical of phones
+
+
+@dataclass(frozen=True)
+class SfmImage:
+    """An image and its cameras; unknown intrinsics have initial values."""
+
+    frame: Frame
+    live: Camera  # of the image as the frame returns it
+    working: Camera  # undistorted and reduced, the camera of the features
+    lens: int  # images with the same number have the same intrinsics
+    known: bool  # the intrinsics are given
+
+
+def initial_camera(frame: Frame, intrinsics: Known) -> tuple[Camera, bool]:
+    """Return a frame's camera, and whether it is known; an unknown one has a typical focal length.
+
+    Args:
+        frame: The frame.
+        intrinsics: given: they must be known; estimate: given ones are initial values; auto: known
+            where the frame has them.
+
+    Raises:
+        SceneError: Given intrinsics are missing, or the image's size cannot be read.
+    """
+    camera = frame.known_camera() if intrinsics == "given" else frame.camera
+    if camera is not None:
+        return camera, intrinsics != "estimate"
+    width, height = frame.size()
+    focal = _INITIAL_FOCAL * max(width, height)
+    return Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2), False
+
+
+def lens_key(camera: Camera, known: bool) -> object:
+    """Return a key that is equal for images of the same lens.
+
+    Landscape and portrait images of one size are assumed to have the same lens.
+    """
+    return camera if known else tuple(sorted((camera.width, camera.height)))
+
+
+def take_images(
+    scene: Scene, intrinsics: Known, max_px: int
+) -> tuple[list[SfmImage], dict[str, str]]:
+    """Return the usable training frames, and the reason for each other frame, by name.
+
+    Args:
+        scene: Its training frames are used.
+        intrinsics: See `initial_camera`.
+        max_px: Larger images are reduced to this size of their long side.
+
+    Raises:
+        SceneError: Given intrinsics are required and missing.
+    """
+    images: list[SfmImage] = []
+    unusable: dict[str, str] = {}
+    lenses: dict[object, int] = {}
+    for frame in scene.frames("train"):
+        try:
+            live, known = initial_camera(frame, intrinsics)
+        except SceneError as error:
+            if intrinsics == "given":
+                raise
+            _log.warning("frame %s is left out: %s", frame.name, error)
+            unusable[frame.name] = str(error)
+            continue
+        # Portrait images have their own principal point: they are another camera of pycolmap.
+        key = (lens_key(live, known), live.width)
+        working = replace(live, distortion=()) if known else live
+        factor = min(1, max_px / max(live.width, live.height))
+        if factor < 1:
+            working = working.resized(round(live.width * factor), round(live.height * factor))
+        images.append(SfmImage(frame, live, working, lenses.setdefault(key, len(lenses)), known))
+    return images, unusable
+
+
+class WorkingView:
+    """Reduces images of a live camera to its working camera."""
+
+    def __init__(self, live: Camera, working: Camera, known: bool) -> None:
+        """Prepare the view.
+
+        Args:
+            live: Camera of the images.
+            working: Its working camera.
+            known: The distortion is known; otherwise the working image keeps it.
+        """
+        self._size = (working.width, working.height)
+        self._view = CanonicalView(live, working, 1) if known and any(live.distortion) else None
+
+    @property
+    def covered_hw(self) -> np.ndarray:
+        """Pixels inside the field of view of the lens."""
+        if self._view:
+            return self._view.covered_hw
+        return np.ones(self._size[::-1], bool)
+
+    def warp(self, image_hw3: np.ndarray) -> np.ndarray:
+        """Return the grey working image (h, w), uint8, of an image (H, W, 3), uint8."""
+        if self._view:
+            image_hw3 = self._view.warp(image_hw3)
+        grey_hw = cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY)
+        if grey_hw.shape[::-1] == self._size:
+            return grey_hw
+        return cv2.resize(grey_hw, self._size, interpolation=cv2.INTER_AREA)

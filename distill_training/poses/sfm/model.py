@@ -1,0 +1,156 @@
+"""A model: poses of images and the points that they share, read from pycolmap's reconstruction."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pycolmap
+from scipy.sparse import coo_array, csr_array
+
+from distill_training.poses.sfm.colmap_camera import image_name, is_calibrated
+from mote_localization.geometry import invert
+
+_MIN_ERROR_PX = 0.5  # of a feature
+_MIN_DETERMINANT = 1e-9  # of a point's information, relative: below it its rays are parallel
+_MIN_SHARED_POINTS = 15  # that connect two images, as many as a verified pair has
+
+
+@dataclass(frozen=True)
+class Model:
+    """Images with poses, in a frame and unit of the model; arrays follow the order of `images`."""
+
+    reconstruction: pycolmap.Reconstruction
+    images: np.ndarray  # (n,) numbers of the images in the list that was mapped, ascending
+    T_model_cam_n44: np.ndarray
+    points_m3: np.ndarray
+    # observations: which image sees which point, at which ray
+    image_k: np.ndarray  # positions in `images`
+    point_k: np.ndarray  # positions in `points_m3`
+    ray_k2: np.ndarray  # x and y at z = 1, camera frame, without distortion
+    error_px_m: np.ndarray  # mean reprojection error of each point
+
+    @classmethod
+    def of(cls, reconstruction: pycolmap.Reconstruction) -> "Model":
+        """Return the model of a reconstruction, whose images have `image_name`s."""
+        registered = [one for one in reconstruction.images.values() if one.has_pose]
+        registered.sort(key=lambda one: one.name)
+        points = reconstruction.points3D
+        position = {point_id: k for k, point_id in enumerate(points)}
+        image_k, point_k, ray_k2 = [], [], []
+        for n, image in enumerate(registered):
+            seen = [p for p in image.points2D if p.has_point3D()]
+            image_k.append(np.full(len(seen), n))
+            point_k.append(np.array([position[p.point3D_id] for p in seen], int))
+            pixels = np.array([p.xy for p in seen]).reshape(-1, 2)
+            ray_k2.append(image.camera.cam_from_img(pixels) if len(seen) else pixels)
+        poses = [np.vstack([one.cam_from_world().matrix(), (0, 0, 0, 1)]) for one in registered]
+        return cls(
+            reconstruction,
+            np.array([int(one.name) for one in registered], int),
+            np.array([invert(T) for T in poses]).reshape(-1, 4, 4),
+            np.array([point.xyz for point in points.values()]).reshape(-1, 3),
+            np.concatenate([np.zeros(0, int), *image_k]),
+            np.concatenate([np.zeros(0, int), *point_k]),
+            np.concatenate([np.zeros((0, 2)), *ray_k2]),
+            np.array([point.error for point in points.values()]),
+        )
+
+    def visible_nm(self) -> csr_array:
+        """Return 1 where an image sees a point (n, m)."""
+        ones = np.ones(len(self.image_k))
+        shape = (len(self.images), len(self.points_m3))
+        return coo_array((ones, (self.image_k, self.point_k)), shape=shape).tocsr()
+
+    def covisible_nn(self) -> csr_array:
+        """Return the number of points that two images share, 0 where it is small."""
+        visible_nm = self.visible_nm()
+        shared_nn = (visible_nm @ visible_nm.T).tocsr()
+        return shared_nn.multiply(shared_nn >= _MIN_SHARED_POINTS).tocsr()
+
+    def observations_of(self, n: int) -> np.ndarray:
+        """Return the positions of the observations of the n-th image."""
+        return np.flatnonzero(self.image_k == n)
+
+    def camera_of(self, n: int) -> pycolmap.Camera:
+        """Return the working camera of the n-th image, as it was estimated."""
+        name = image_name(int(self.images[n]))
+        image = self.reconstruction.find_image_with_name(name)
+        assert image is not None and image.camera is not None  # the model was made of it
+        return image.camera
+
+    @cached_property
+    def depth_k(self) -> np.ndarray:
+        """The depth of the point of each observation, units of the model."""
+        T_cam_model = np.array([invert(T) for T in self.T_model_cam_n44]).reshape(-1, 4, 4)
+        row_k4 = T_cam_model[self.image_k, 2]
+        return (row_k4[:, :3] * self.points_m3[self.point_k]).sum(axis=1) + row_k4[:, 3]
+
+    def median_depth_n(self) -> np.ndarray:
+        """Return the median depth of each image's points, units of the model; NaN without one."""
+        order = np.argsort(self.image_k, kind="stable")
+        ends = np.bincount(self.image_k, minlength=len(self.images)).cumsum()[:-1]
+        return np.array(
+            [np.median(one) if len(one) else np.nan for one in np.split(self.depth_k[order], ends)]
+        )
+
+    @cached_property
+    def depth_sigma_k(self) -> np.ndarray:
+        """The expected error of each observation's depth, units of the model.
+
+        The covariance of a triangulated point is the inverse of the sum of its rays' information
+        (Hartley and Zisserman 2004, section 5.2). Each ray has the error of the point's mean
+        reprojection error, but at least `_MIN_ERROR_PX`. Infinite where rays are parallel.
+        """
+        focal_n = np.array([self.camera_of(n).mean_focal_length() for n in range(len(self.images))])
+        position_k3 = self.T_model_cam_n44[self.image_k, :3, 3]
+        ray_k3 = self.points_m3[self.point_k] - position_k3
+        distance_k = np.linalg.norm(ray_k3, axis=1)
+        unit_k3 = ray_k3 / distance_k[:, None].clip(np.finfo(float).tiny)
+        error_px_k = self.error_px_m[self.point_k].clip(_MIN_ERROR_PX)
+        error_k = error_px_k / focal_n[self.image_k] * distance_k
+        information_k33 = np.eye(3) - unit_k3[:, :, None] * unit_k3[:, None]
+        information_k33 /= (error_k**2)[:, None, None]
+        information_m33 = np.zeros((len(self.points_m3), 3, 3))
+        np.add.at(information_m33, self.point_k, information_k33)
+        scale_m = np.trace(information_m33, axis1=1, axis2=2) / 3
+        relative_m33 = information_m33 / scale_m[:, None, None]
+        parallel_m = np.linalg.det(relative_m33) < _MIN_DETERMINANT
+        relative_m33[parallel_m] = np.eye(3)
+        covariance_m33 = np.linalg.inv(relative_m33) / scale_m[:, None, None]
+        axis_k3 = self.T_model_cam_n44[self.image_k, :3, 2]
+        variance_k = np.einsum("ki,kij,kj->k", axis_k3, covariance_m33[self.point_k], axis_k3)
+        return np.where(parallel_m[self.point_k], np.inf, np.sqrt(variance_k))
+
+    def part(self, members: np.ndarray) -> "Model":
+        """Return a model of some of the images: positions in `images`."""
+        kept = {int(self.images[k]) for k in members}
+        smaller = copy.deepcopy(self.reconstruction)
+        for image in list(smaller.images.values()):
+            if image.has_pose and int(image.name) not in kept:
+                smaller.deregister_frame(image.frame_id)
+        return Model.of(smaller)
+
+    def adjusted(self, points: Iterable[int] | None = None) -> "Model":
+        """Return the model after a bundle adjustment; calibrated cameras stay as they are.
+
+        Args:
+            points: Identifiers of the points to use; None: all.
+        """
+        changed = copy.deepcopy(self.reconstruction)
+        if points is not None:
+            for unused in changed.point3D_ids() - set(points):
+                changed.delete_point3D(unused)
+        config = pycolmap.BundleAdjustmentConfig()
+        for image_id in changed.reg_image_ids():
+            config.add_image(image_id)
+        for camera_id, camera in changed.cameras.items():
+            if is_calibrated(camera):
+                config.set_constant_cam_intrinsics(camera_id)
+        options = pycolmap.BundleAdjustmentOptions(print_summary=False)
+        options.ceres.loss_function_type = pycolmap.LossFunctionType.HUBER
+        options.ceres.solver_options.function_tolerance = 1e-5
+        pycolmap.create_default_bundle_adjuster(options, config, changed).solve()
+        changed.update_point_3d_errors()
+        return Model.of(changed)

@@ -1,0 +1,245 @@
+"""Poses of a scene by structure from motion, in the frame and the unit of the map."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distill_training.poses.frame_points import FramePoints
+from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
+from distill_training.poses.known_lengths import KnownLength, PhotoDepth
+from distill_training.poses.poses_config import Known, SfmConfig
+from distill_training.poses.sfm.colmap_camera import from_colmap
+from distill_training.poses.sfm.images import SfmImage, take_images
+from distill_training.poses.sfm.model import Model
+from distill_training.poses.sfm.sfm import SfmPoses, structure_from_motion
+from mote_localization.camera import Camera, canonical_camera
+from mote_localization.errors import ReconstructionError
+from mote_localization.scenes import Scene
+
+_log = logging.getLogger(__name__)
+_DEPTH_WIDTH, _DEPTH_STRIDE = 320, 8  # px, cells in which the depth of a pixel is looked up
+_MIN_GIVEN = 3  # given poses that join a part to the others
+_MIN_DEPTHS = 20  # measured depths of an image for its ratio to count
+_NAMED = 5  # frames that a message names
+
+
+@dataclass(frozen=True)
+class PlacedPoses:
+    """Poses by structure from motion in the map frame, and what is known of their quality."""
+
+    T_map_cam: dict[str, np.ndarray]  # (4, 4), m, of the frames that hold, in recording order
+    cameras: dict[str, Camera]  # live camera of each of these frames
+    points: dict[str, FramePoints]  # triangulated points that each of these frames sees
+    metric: bool
+    described: dict[str, str]  # rows of a table to print: name and value
+
+
+def place_by_structure_from_motion(
+    scene: Scene,
+    folder: Path,
+    intrinsics: Known,
+    config: SfmConfig,
+    lengths: Sequence[KnownLength] = (),
+) -> PlacedPoses:
+    """Return poses and triangulated points of a scene's training frames.
+
+    Given poses fix frame and scale; else measured depth or known lengths fix the scale.
+
+    Args:
+        scene: Its training frames are used.
+        folder: For intermediate files; an interrupted run resumes.
+        intrinsics: See `initial_camera`.
+        config: Settings of structure from motion.
+        lengths: Measured in the place.
+
+    Raises:
+        SceneError: Given intrinsics are required and missing.
+        ReconstructionError: No part of the photographs holds, given poses contradict them, or a
+            length cannot be found.
+    """
+    images, unusable = take_images(scene, intrinsics, config.max_px)
+    if len(images) < 2:
+        raise ReconstructionError(
+            f"scene {scene.name[:60]}: {len(images)} of {scene.count('train')} images can be used, "
+            "expected two or more that show the same things"
+        )
+    found = structure_from_motion(images, folder, config, scene.sequential)
+    given = {image.frame.name: T for image in images if (T := image.frame.T_map_cam) is not None}
+    placed: dict[int, _Placed] = {}
+    gauges = []
+    for k, part in enumerate(found.parts):
+        gauge = _gauge_of_part(part, images, given, lengths, first=k == 0)
+        if gauge is None:
+            continue
+        gauges.append((part, gauge))
+        placed |= {i: one for i, one in _place(part, gauge, images).items() if i not in placed}
+    ordered = sorted(placed)
+    names = [images[i].frame.name for i in ordered]
+    return PlacedPoses(
+        {name: placed[i].T_map_cam for name, i in zip(names, ordered, strict=True)},
+        {name: placed[i].camera for name, i in zip(names, ordered, strict=True)},
+        {name: placed[i].points for name, i in zip(names, ordered, strict=True)},
+        gauges[0][1].metric,
+        _described(scene, images, unusable, found, gauges, given, placed),
+    )
+
+
+@dataclass(frozen=True)
+class _Placed:
+    T_map_cam: np.ndarray
+    camera: Camera
+    points: FramePoints
+
+
+def _gauge_of_part(
+    part: Model,
+    images: Sequence[SfmImage],
+    given: Mapping[str, np.ndarray],
+    lengths: Sequence[KnownLength],
+    first: bool,
+) -> Gauge | None:
+    """Return frame and scale of a part; None where nothing places it relative to the first one."""
+    poses = {
+        images[i].frame.name: T for i, T in zip(part.images, part.T_model_cam_n44, strict=True)
+    }
+    known = {name: T for name, T in given.items() if name in poses}
+    median_depth = float(np.nanmedian(part.median_depth_n()))
+    if not first:
+        return gauge_from_poses(poses, known, median_depth) if len(known) >= _MIN_GIVEN else None
+    if len(known) > 1:
+        return find_gauge(poses, median_depth, _no_depth, known, lengths)
+    if not lengths and (measured := _scale_from_depth(part, images)):
+        gauge = find_gauge(poses, median_depth, _no_depth, known)
+        factor = measured[0] / gauge.scale
+        T = gauge.T_map_estimate.copy()
+        T[:3, 3] *= factor
+        if known:  # the first camera stays where its given pose is
+            name = next(iter(known))
+            T[:3, 3] = known[name][:3, 3] - measured[0] * T[:3, :3] @ poses[name][:3, 3]
+        return Gauge(measured[0], T, True, measured[1])
+    depths = {images[i].frame.name: (i, n) for n, i in enumerate(part.images)}
+
+    def depth_of(name: str) -> PhotoDepth:
+        i, n = depths[name]
+        live = _camera(part, n, images[i])
+        grid = canonical_camera(live, _DEPTH_WIDTH, _DEPTH_STRIDE)
+        depth_hw, sigma_hw = _frame_points(part, n).in_cells(grid, _DEPTH_STRIDE)
+        return PhotoDepth(live, grid, depth_hw, sigma_hw)
+
+    return find_gauge(poses, median_depth, depth_of, known, lengths)
+
+
+def _no_depth(name: str) -> PhotoDepth:
+    raise AssertionError("two given poses, or no lengths: no depth is needed")
+
+
+def _scale_from_depth(part: Model, images: Sequence[SfmImage]) -> tuple[float, float] | None:
+    """Return metres per unit of a part and its uncertainty, from measured depth; None without.
+
+    The scale is the median over images of the median ratio of measured depth to triangulated
+    depth. The uncertainty is the standard error of the median, relative to the scale.
+    """
+    ratios = []
+    for n, i in enumerate(part.images):
+        depth_hw = images[i].frame.depth()
+        if depth_hw is None:
+            continue
+        points = _frame_points(part, n)
+        live = _camera(part, n, images[i])
+        rays_k3 = np.concatenate([points.ray_k2, np.ones_like(points.ray_k2[:, :1])], axis=1)
+        columns, rows = live.project(rays_k3).round().astype(int).reshape(-1, 2).T
+        inside = (columns >= 0) & (columns < live.width) & (rows >= 0) & (rows < live.height)
+        measured_k = depth_hw[rows[inside], columns[inside]]
+        ratio_k = measured_k[measured_k > 0] / points.depth_k[inside][measured_k > 0]
+        if len(ratio_k) >= _MIN_DEPTHS:
+            ratios.append(float(np.median(ratio_k)))
+    if not ratios:
+        return None
+    scale = float(np.median(ratios))
+    spread = 1.4826 * float(np.median(np.abs(np.array(ratios) / scale - 1)))
+    return scale, 1.2533 * spread / np.sqrt(len(ratios))
+
+
+def _place(part: Model, gauge: Gauge, images: Sequence[SfmImage]) -> dict[int, _Placed]:
+    """Return the part's images in the map frame."""
+    return {
+        int(i): _Placed(
+            gauge.apply(part.T_model_cam_n44[n]),
+            _camera(part, n, images[i]),
+            _frame_points(part, n).scaled(gauge.scale),
+        )
+        for n, i in enumerate(part.images)
+    }
+
+
+def _camera(part: Model, n: int, image: SfmImage) -> Camera:
+    """Return the live camera of the n-th image of a part: the given one, or the estimated one."""
+    if image.known:
+        return image.live
+    estimated = from_colmap(part.camera_of(n))
+    return estimated.resized(image.live.width, image.live.height)
+
+
+def _frame_points(part: Model, n: int) -> FramePoints:
+    seen = part.observations_of(n)
+    return FramePoints(part.ray_k2[seen], part.depth_k[seen], part.depth_sigma_k[seen])
+
+
+def _described(
+    scene: Scene,
+    images: Sequence[SfmImage],
+    unusable: Mapping[str, str],
+    found: SfmPoses,
+    gauges: Sequence[tuple[Model, Gauge]],
+    given: Mapping[str, np.ndarray],
+    placed: Mapping[int, _Placed],
+) -> dict[str, str]:
+    """Return the rows of the table that is printed."""
+    rows = {"poses": f"structure from motion, {len(placed)} of {scene.count('train')} images"}
+    reasons = dict(unusable)
+    reasons |= {images[i].frame.name: reason for i, reason in found.left_out.items()}
+    for part in found.parts:
+        for i in part.images:
+            if int(i) not in placed:
+                reasons[images[i].frame.name] = (
+                    "in a part whose place relative to the largest one is not known"
+                )
+    if reasons:
+        rows["not used"] = "\n".join(_grouped(reasons))
+    rows["parts that hold"] = ", ".join(f"{len(part.images)} images" for part in found.parts)
+    lenses = {images[i].lens: one.camera for i, one in placed.items() if not images[i].known}
+    if lenses:
+        focal = sorted(camera.fx for camera in lenses.values())
+        shown = f"{focal[0]:.1f} to {focal[-1]:.1f}" if len(focal) > 1 else f"{focal[0]:.1f}"
+        rows["focal length"] = f"estimated, {shown} px of the images"
+    differences = [
+        np.linalg.norm(one.T_map_cam[:3, 3] - given[name][:3, 3])
+        for i, one in placed.items()
+        if (name := images[i].frame.name) in given
+    ]
+    if len(differences) > 1:
+        median, most = np.percentile(differences, (50, 90)) * 100
+        rows["given poses"] = f"differ by {median:.1f} cm (median), {most:.1f} cm (90 %)"
+    gauge = gauges[0][1]
+    if not gauge.metric:
+        rows["scale"] = "unknown; measure a length in the place and give it with --scale-from"
+    elif gauge.scale_uncertainty is not None:
+        rows["scale"] = f"metres, 1 sigma {100 * gauge.scale_uncertainty:.1f} %"
+    else:
+        rows["scale"] = "metres, uncertainty unknown"
+    return rows
+
+
+def _grouped(reasons: Mapping[str, str]) -> list[str]:
+    """Return one line for each reason, with its first frames."""
+    frames: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        frames.setdefault(reason, []).append(name)
+    lines = []
+    for reason, names in sorted(frames.items(), key=lambda one: -len(one[1])):
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        lines.append(f"{', '.join(names[:_NAMED])}{more}: {reason}")
+    return lines
