@@ -21,10 +21,10 @@ import numpy as np
 import torch
 import tyro
 from scipy.optimize import minimize_scalar
-from similarity import similarity
 
 import demo_room as room
 from demo_room.record import write_scene
+from distill_training.common.similarity import similarity
 from distill_training.poses.image_pairs import choose_pairs
 from distill_training.poses.poses_config import PosesConfig
 from distill_training.poses.scene_poses import find_poses

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
-from benchmarks.similarity import similarity  # noqa: E402
+from distill_training.common.similarity import similarity  # noqa: E402
 from distill_training.teachers.pairwise.focal_lengths import estimate_log_focal_ratios  # noqa: E402
 from distill_training.teachers.pairwise.global_adjustment import (
     Adjustment,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from benchmarks.similarity import similarity
 from distill_training.common.level_rotation import level_rotation
+from distill_training.common.similarity import similarity
 from distill_training.poses.gauge import find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import (
     End,

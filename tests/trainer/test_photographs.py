@@ -18,7 +18,7 @@ from conftest import python_path
 from PIL import Image  # noqa: E402
 from test_dust3r import small_network  # noqa: E402
 
-from benchmarks.similarity import similarity  # noqa: E402
+from distill_training.common.similarity import similarity  # noqa: E402
 from distill_training.poses.poses_config import PosesConfig  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402

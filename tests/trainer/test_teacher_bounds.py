@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 import demo_room as room  # noqa: E402
-from benchmarks.similarity import similarity  # noqa: E402
+from distill_training.common.similarity import similarity  # noqa: E402
 from distill_training.poses.image_pairs import overlapping_pairs  # noqa: E402
 from distill_training.poses.poses_config import (
     PairsConfig,  # noqa: E402

@@ -6,6 +6,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from distill_training.common.similarity import similarity
+
 _HYPOTHESES = 1000  # random pairs of cameras, each of which determines a similarity
 _REFINEMENTS = 5
 _BLOCK = 256  # hypotheses that are evaluated at once
@@ -72,22 +74,6 @@ def connected_parts(group_n: np.ndarray, covisible_nn: csr_array, least: int) ->
     return sorted((part for part in parts if len(part) >= least), key=len, reverse=True)
 
 
-def similarity(
-    source_n3: np.ndarray, target_n3: np.ndarray
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return scale, rotation (3, 3) and translation (3,) that map points best to others.
-
-    Least squares: Umeyama 1991, eq. 40 to 42.
-    """
-    source_mean, target_mean = source_n3.mean(axis=0), target_n3.mean(axis=0)
-    centred = source_n3 - source_mean
-    U, D, Vt = np.linalg.svd((target_n3 - target_mean).T @ centred)
-    S = np.array([1, 1, np.sign(np.linalg.det(U) * np.linalg.det(Vt))])
-    R = (U * S) @ Vt
-    scale = float(D @ S / max((centred**2).sum(), np.finfo(float).tiny))
-    return scale, R, target_mean - scale * R @ source_mean
-
-
 def _largest_group(
     T_one_n44: np.ndarray,
     T_other_n44: np.ndarray,
@@ -114,7 +100,7 @@ def _largest_group(
     for _ in range(_REFINEMENTS):
         if len(best) < 3:
             break
-        scale, _, _ = similarity(T_other_n44[best, :3, 3], T_one_n44[best, :3, 3])
+        scale, _ = similarity(T_other_n44[best, :3, 3], T_one_n44[best, :3, 3])
         R = _mean_rotation(R_one[best] @ np.swapaxes(R_other[best], 1, 2))
         t = (T_one_n44[best, :3, 3] - scale * T_other_n44[best, :3, 3] @ R.T).mean(axis=0)
         fits_n = _fits(

@@ -1,0 +1,207 @@
+"""Structure from motion: groups that agree, checks, triangulated points, and real photographs."""
+
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+from distill_training.common.similarity import similarity  # noqa: E402
+from distill_training.poses.frame_points import FramePoints  # noqa: E402
+from distill_training.poses.poses_config import PosesConfig, SfmConfig  # noqa: E402
+from distill_training.poses.scene_poses import find_poses  # noqa: E402
+from distill_training.poses.sfm.colmap_camera import from_colmap, to_colmap  # noqa: E402
+from distill_training.poses.sfm.consensus import agreeing_groups, connected_parts  # noqa: E402
+from distill_training.reconstruction import open_reconstruction  # noqa: E402
+from distill_training.teachers.teacher_options import Teacher  # noqa: E402
+from mote_localization.camera import Camera  # noqa: E402
+from mote_localization.errors import ReconstructionError  # noqa: E402
+from mote_localization.geometry import exp_rotation, rigid, transform  # noqa: E402
+from mote_localization.scenes.folder import FolderScene  # noqa: E402
+
+CAMERA = Camera(640, 480, 500.0, 510.0, 330.0, 236.0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def walk(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Return poses along a line, 10 cm apart, that look in various directions."""
+    return np.array(
+        [
+            rigid(exp_rotation(rng.normal(0, 0.5, 3)), [0.1 * k, *rng.normal(0, 0.05, 2)])
+            for k in range(count)
+        ]
+    )
+
+
+def moved(T_n44: np.ndarray, scale: float, T: np.ndarray) -> np.ndarray:
+    """Return poses in another frame and unit."""
+    scaled = T_n44.copy()
+    scaled[:, :3, 3] *= scale
+    return T @ scaled
+
+
+def chain(count: int) -> csr_array:
+    """Return cameras that share points with the four beside them."""
+    index = np.arange(count)
+    return csr_array((np.abs(index[:, None] - index) <= 4).astype(float))
+
+
+def groups(one: np.ndarray, other: np.ndarray, least: int = 5) -> np.ndarray:
+    return agreeing_groups(one, other, np.full(len(one), 0.02), 1.0, chain(len(one)), least)
+
+
+def test_models_that_differ_by_a_similarity_agree(rng):
+    one = walk(rng, 40)
+    other = moved(one, 0.3, rigid(exp_rotation(rng.normal(0, 1, 3)), rng.normal(size=3)))
+    assert (groups(one, other) == 0).all()
+
+
+def test_two_halves_at_different_scales_are_two_groups(rng):
+    """Global mapping returned such a model of 50 photographs, at 1 px."""
+    one, T = walk(rng, 40), rigid(exp_rotation(np.array([0, 0.3, 0])), np.ones(3))
+    other = np.concatenate([moved(one[:25], 1, T), moved(one[25:], 0.8, T)])
+    group_n = groups(one, other)
+    # Cameras beside the border fit both halves.
+    assert (group_n[:22] == 0).all() and (group_n[30:] == 1).all()
+
+
+def test_a_camera_with_a_wrong_rotation_is_in_no_group(rng):
+    one = walk(rng, 40)
+    other = one.copy()
+    other[7, :3, :3] = exp_rotation(np.array([0, 0, np.radians(2)])) @ other[7, :3, :3]
+    assert np.flatnonzero(groups(one, other) < 0).tolist() == [7]
+
+
+def test_unrelated_poses_have_no_group(rng):
+    assert (groups(walk(rng, 40), walk(rng, 40)[rng.permutation(40)]) < 0).all()
+
+
+def test_a_group_is_split_where_no_points_connect_it():
+    covisible = chain(20).toarray()
+    covisible[:8, 8:] = covisible[8:, :8] = 0
+    parts = connected_parts(np.zeros(20, int), csr_array(covisible), 5)
+    assert [part.tolist() for part in parts] == [list(range(8, 20)), list(range(8))]
+    assert len(connected_parts(np.zeros(20, int), csr_array(covisible), 9)) == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_cameras_are_the_same_in_colmap(known, rng):
+    colmap = to_colmap(CAMERA, known)
+    rays_n3 = np.concatenate([rng.uniform(-0.5, 0.5, (20, 2)), np.ones((20, 1))], axis=1)
+    if not known:
+        colmap.params = [500.0, *colmap.params[1:3], -0.08]
+    expected = np.array([colmap.img_from_cam(ray) for ray in rays_n3]) - 0.5
+    np.testing.assert_allclose(from_colmap(colmap).project(rays_n3), expected, atol=1e-9)
+    assert colmap.has_prior_focal_length == known
+
+
+def test_a_cell_takes_its_most_accurate_point():
+    grid = Camera(32, 16, 20.0, 20.0, 15.5, 7.5)
+    pixels = np.array([[3.5, 3.5], [3.5, 4.5], [20.0, 12.0], [40.0, 2.0], [12.0, 4.0]])
+    points = FramePoints(
+        (pixels - (15.5, 7.5)) / 20,
+        np.array([2.0, 3.0, 4.0, 5.0, -1.0]),
+        np.array([0.2, 0.1, 0.3, 0.1, 0.1]),
+    )
+    depth_hw, sigma_hw = points.in_cells(grid, 8)
+    assert depth_hw.shape == (2, 4)
+    # The second point is more accurate, but beside the centre of the cell at (3.5, 3.5).
+    assert depth_hw[0, 0] == 3 and sigma_hw[0, 0] == pytest.approx(np.hypot(0.1, 3 / 20))
+    assert depth_hw[1, 2] == 4
+    # Outside the image, behind the camera, or without a point:
+    assert np.isfinite(depth_hw).sum() == 2 and np.isinf(sigma_hw).sum() == 6
+
+
+def test_opencv_reads_images_after_pycolmap_is_loaded():
+    """Both bring a zlib; where pycolmap's came first, OpenCV crashed."""
+    code = (
+        "import distill_training.poses.sfm, cv2, numpy as np; "
+        "image = np.random.default_rng(0).integers(0, 255, (480, 640), np.uint8); "
+        "[cv2.imdecode(cv2.imencode('.png', image)[1], 0) for _ in range(20)]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def photographs(kitchen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene of 24 photographs of the kitchen, without depth; six of them have a pose."""
+    folder = tmp_path_factory.mktemp("photographs")
+    (folder / "data").mkdir()
+    names = []
+    for k, frame in enumerate(islice(FolderScene(kitchen).frames("train"), 0, 72, 3)):
+        names.append(frame.name)
+        cv2.imwrite(str(folder / f"data/{frame.name}.color.png"), frame.image()[..., ::-1])
+        if k % 4 == 0:
+            np.savetxt(folder / f"data/{frame.name}.pose.txt", frame.known_pose())
+        camera = frame.known_camera()
+    (folder / "train.txt").write_text("\n".join(names))
+    np.savetxt(folder / "camera-intrinsics.txt", camera.K_33)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def truth(shared_data: Path, kitchen: Path) -> dict[str, np.ndarray]:
+    """Positions (3,) of the kitchen's frames by structure from motion over all its sequences."""
+    lines = (kitchen / "poses_sfm.txt").read_text().splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    return {name: np.array(numbers[:3], float) for name, *numbers in rows}
+
+
+@pytest.fixture(scope="module")
+def made(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a reconstruction of the photographs, made by the default options."""
+    folder = tmp_path_factory.mktemp("made") / "r"
+    Teacher().reconstruct(photographs, folder)
+    return folder
+
+
+def test_photographs_alone_become_a_reconstruction(made: Path, truth):
+    reconstruction = open_reconstruction(made)
+    assert reconstruction.teacher == "sfm" and reconstruction.metric
+    assert len(reconstruction.poses) == 24 and not (made / "work").exists()
+    found = np.array([T[:3, 3] for T in reconstruction.poses.values()])
+    expected = np.array([truth[name] for name in reconstruction.poses])
+    scale, T = similarity(found, expected)
+    errors_m = np.linalg.norm(transform(T, scale * found) - expected, axis=1)
+    assert np.median(errors_m) < 0.005
+    for name, T_map_cam in islice(reconstruction.poses.items(), 3):
+        points_hw3 = reconstruction.read_frame(name).points_hw3
+        valid_hw = np.isfinite(points_hw3).all(axis=-1)
+        assert valid_hw.mean() > 0.15
+        depth = ((points_hw3[valid_hw] - T_map_cam[:3, 3]) @ T_map_cam[:3, :3])[:, 2]
+        assert 0.5 < np.median(depth) < 4
+
+
+def test_a_finished_reconstruction_is_not_made_again(made: Path, photographs: Path):
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+    Teacher().reconstruct(photographs, made)
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
+    with pytest.raises(Exception, match="made with other frames or settings"):
+        Teacher(poses=PosesConfig(sfm=SfmConfig(max_features=900))).reconstruct(photographs, made)
+
+
+def test_photographs_without_overlap_are_refused(tmp_path: Path, rng):
+    (tmp_path / "data").mkdir()
+    for name in "abcdef":
+        image = cv2.resize(rng.integers(0, 255, (60, 80, 3), np.uint8), (320, 240))
+        cv2.imwrite(str(tmp_path / f"data/{name}.color.png"), image)
+    (tmp_path / "train.txt").write_text("\n".join("abcdef"))
+    with pytest.raises(ReconstructionError, match="no part of 6 images whose poses hold"):
+        find_poses(FolderScene(tmp_path), PosesConfig("sfm"), tmp_path / "work")
+
+
+def test_one_photograph_is_refused(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    cv2.imwrite(str(tmp_path / "data/a.color.png"), np.zeros((240, 320, 3), np.uint8))
+    (tmp_path / "train.txt").write_text("a")
+    with pytest.raises(ReconstructionError, match="1 of 1 images can be used, expected two"):
+        find_poses(FolderScene(tmp_path), PosesConfig("sfm"), tmp_path / "work")
