@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distill_training.poses.depth_agreement import check_conventions
 from distill_training.poses.frame_points import FramePoints
 from distill_training.poses.known_lengths import parse_known_length
 from distill_training.poses.poses_config import PosesConfig
@@ -59,8 +60,8 @@ def find_poses(
         refined: T_map_cam (4, 4) from an interrupted run, used instead of refining again.
 
     Raises:
-        SceneError: There are no training frames, a pose that must be given is missing, or files
-            are damaged.
+        SceneError: There are no training frames, a pose that must be given is missing, given poses
+            or depths have another convention than expected, or files are damaged.
         ReconstructionError: Too few frames show the same things to refine their poses, or no part
             of the photographs holds.
     """
@@ -79,6 +80,8 @@ def find_poses(
             f"scene {scene.name[:60]}: found no training frames, expected one or more; a rosbag2 "
             "recording has none, it can only be evaluated"
         )
+    if must or len(given) == scene.count("train"):
+        check_conventions(scene, given)
     if config.poses == "sfm" and folder is not None:
         return _by_structure_from_motion(scene, config, folder)
     if config.poses != "refine":
