@@ -36,6 +36,7 @@ def train_student(
         MoteError: For the reasons of `train` and `read_scales`; no student has the stride of the
             reconstruction; or too few frames are left to train with.
     """
+    config = config.with_loss_for(reconstruction.teacher)
     camera = reconstruction.camera
     cells = CellGrid(reconstruction.stride, camera.width, camera.height)
     split = split_frames(reconstruction.poses, config)

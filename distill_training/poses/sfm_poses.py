@@ -12,9 +12,9 @@ from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth
 from distill_training.poses.poses_config import Known, SfmConfig
 from distill_training.poses.sfm.colmap_camera import from_colmap
-from distill_training.poses.sfm.images import SfmImage, take_images
-from distill_training.poses.sfm.model import Model
-from distill_training.poses.sfm.sfm import SfmPoses, structure_from_motion
+from distill_training.poses.sfm.sfm_images import SfmImage, take_images
+from distill_training.poses.sfm.sfm_model import Model
+from distill_training.poses.sfm.structure_from_motion import SfmPoses, structure_from_motion
 from mote_localization.camera import Camera, canonical_camera
 from mote_localization.errors import ReconstructionError
 from mote_localization.scenes import Scene
@@ -111,7 +111,9 @@ def _gauge_of_part(
         return gauge_from_poses(poses, known, median_depth) if len(known) >= _MIN_GIVEN else None
     if len(known) > 1:
         return find_gauge(poses, median_depth, _no_depth, known, lengths)
-    if not lengths and (measured := _scale_from_depth(part, images)):
+    if measured := _scale_from_depth(part, images):
+        if lengths:
+            _log.warning("--scale-from is not used: measured depth fixes the scale")
         gauge = find_gauge(poses, median_depth, _no_depth, known)
         factor = measured[0] / gauge.scale
         T = gauge.T_map_estimate.copy()

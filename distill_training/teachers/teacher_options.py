@@ -128,7 +128,7 @@ class Teacher:
         """Reconstruct with poses that are known before the points are."""
         # These imports load scipy, which would delay the help of a command line.
         from distill_training.poses.scene_poses import find_poses, inputs_of
-        from distill_training.teachers import rgbd, sfm
+        from distill_training.teachers import rgbd, triangulated
 
         by_sfm = self.poses.poses == "sfm"
         settings = inputs_of(scene, self.poses) if by_sfm else {}
@@ -145,7 +145,7 @@ class Teacher:
         work = folder / "work"
         poses = find_poses(scene, self.poses, work, depths_m, refined)
         if self.teacher == "sfm":
-            made = sfm.reconstruct(scene, poses, folder, settings, self.cells)
+            made = triangulated.reconstruct(scene, poses, folder, settings, self.cells)
         else:
             made = rgbd.reconstruct(scene, poses, folder, self.rgbd, self.cells, settings)
         if work.exists():

@@ -1,7 +1,7 @@
 """The options of a training; imports no torch, so that --help is fast and works without it."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,8 +31,9 @@ class TrainConfig:
     # decay per step of the running average of the weights, which is measured and exported; 0: no
     # average, the last weights are exported
     ema: float = 0.0
-    # what is minimized: the distance to the teacher's points, or that and reprojection errors
-    loss: Literal["distill", "distill+reprojection"] = "distill"
+    # what is minimized: the distance to the teacher's points, or that and reprojection errors;
+    # auto: both where the teacher is sfm, which measures only some of the cells; else the distance
+    loss: Literal["auto", "distill", "distill+reprojection"] = "auto"
     reprojection_weight: float = 0.1  # weight of the reprojection losses, per canonical px
     # bound of reprojection errors at the start and at the end, canonical px
     reprojection_bound_px: tuple[float, float] = (30.0, 2.0)
@@ -53,6 +54,12 @@ class TrainConfig:
     seed: int = 0
     # how training views are augmented
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def with_loss_for(self, teacher: str) -> "TrainConfig":
+        """Return the options with the loss that auto stands for."""
+        if self.loss != "auto":
+            return self
+        return replace(self, loss="distill+reprojection" if teacher == "sfm" else "distill")
 
     def __post_init__(self) -> None:
         first_px, last_px = self.reprojection_bound_px

@@ -169,7 +169,7 @@ BAD = {
     "option's value": ({"rows": [{"batch": 0}]}, "found --batch 0"),
     "true": ({"rows": [{"learning_rate": True}]}, "found learning_rate = True, expected a number"),
     "infinite": ({"rows": [{"minutes": math.inf}]}, "found minutes = inf, expected a number"),
-    "loss": ({"rows": [{"loss": "l2"}]}, "found loss = 'l2', expected distill or distill+repro"),
+    "loss": ({"rows": [{"loss": "l2"}]}, "found loss = 'l2', expected auto or distill or distill"),
     "pair": ({"rows": [{"reprojection_bound_px": [3]}]}, "= a list (1), expected 2 numbers"),
     "two budgets": ({"rows": [{"steps": 3, "epochs": 2}]}, "found epochs and steps, expected one"),
     "no step": ({"rows": [{"epochs": 0.01}]}, "found epochs = 0.01, expected at least one"),

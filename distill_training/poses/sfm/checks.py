@@ -8,7 +8,7 @@ from distill_training.poses.image_pairs import Pair
 from distill_training.poses.poses_config import SfmConfig
 from distill_training.poses.sfm.consensus import agreeing_groups, connected_parts
 from distill_training.poses.sfm.feature_database import TwoView
-from distill_training.poses.sfm.model import Model
+from distill_training.poses.sfm.sfm_model import Model
 from mote_localization.geometry import rotation_angle
 
 _SEED = 0

@@ -21,7 +21,7 @@ from scipy.cluster.vq import kmeans2
 from distill_training.poses.image_pairs import Pair
 from distill_training.poses.poses_config import SfmConfig
 from distill_training.poses.sfm.colmap_camera import image_name, to_colmap
-from distill_training.poses.sfm.images import SfmImage, WorkingView
+from distill_training.poses.sfm.sfm_images import SfmImage, WorkingView
 from mote_localization.camera import Camera
 from mote_localization.errors import ImageError, SceneError
 from mote_localization.progress import progress_bar

@@ -28,9 +28,9 @@ from distill_training.poses.sfm.checks import (
     two_view_agreement,
 )
 from distill_training.poses.sfm.feature_database import FeatureDatabase, TwoView
-from distill_training.poses.sfm.images import SfmImage
 from distill_training.poses.sfm.mapper import run_mappers
-from distill_training.poses.sfm.model import Model
+from distill_training.poses.sfm.sfm_images import SfmImage
+from distill_training.poses.sfm.sfm_model import Model
 from mote_localization.errors import ReconstructionError
 
 _log = logging.getLogger(__name__)
