@@ -15,7 +15,7 @@ from distill_training.common.renamed_options import refuse_renamed_flags
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.teachers.teacher_options import Flat, Teacher
 from distill_training.training.train_config import TrainConfig
-from mote_localization.command_line import one_line_errors, run_command, say
+from mote_localization.command_line import one_line_errors, print_table, run_command, say
 from mote_localization.errors import MoteError
 from mote_localization.files import check_output
 from mote_localization.map_file import read_map
@@ -83,12 +83,17 @@ class Reconstruct:
 
     scene: tyro.conf.Positional[Path]  # scene folder, or folder of photographs
     output: Output  # folder for the reconstruction; an interrupted one is completed
+    # print what is found and what would be done, and stop
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
     inspection: Annotated[InspectionOptions, Flat] = field(default_factory=InspectionOptions)
 
     def run(self) -> None:
         """Reconstruct the scene and show the result."""
         self.inspection.check()
+        print_table(self.teacher.plan(self.scene), str(self.scene), stderr=True)
+        if self.dry_run:
+            return
         reconstruction = self.teacher.reconstruct(self.scene, self.output)
         say(
             f"reconstruction: {self.output} ({len(reconstruction.poses)} frames); make a map of it "
@@ -142,6 +147,13 @@ class StudentOptions:
         """Return the folder for the files of a map's training."""
         return self.work or output.with_suffix(".training")
 
+    def plan(self) -> str:
+        """Return student and training, as text."""
+        train = self.train
+        length = f"{train.steps} steps" if train.steps else f"{train.minutes:g} minutes"
+        keyframes = f", {train.keyframes} keyframes" if train.keyframes else ""
+        return f"{self.student}, {length} of training{keyframes}"
+
     def make_map(self, reconstruction: Reconstruction, output: Path) -> None:
         """Train the student on a reconstruction, calibrate it, and write its map.
 
@@ -194,6 +206,8 @@ class Map:
 
     scene: tyro.conf.Positional[Path]  # scene folder, or folder of photographs
     output: Output  # map file (.onnx)
+    # print what is found and what would be done, and stop
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
     student: Annotated[StudentOptions, Flat] = field(default_factory=StudentOptions)
 
@@ -205,6 +219,10 @@ class Map:
                 "one process, then `mote-distill distill` in all of them"
             )
         self.student.check(self.output)
+        plan = {**self.teacher.plan(self.scene), "student": self.student.plan()}
+        print_table(plan, str(self.scene), stderr=True)
+        if self.dry_run:
+            return
         folder = self.student.folder(self.output) / "reconstruction"
         self.student.make_map(self.teacher.reconstruct(self.scene, folder), self.output)
 

@@ -227,7 +227,7 @@ def test_an_unusable_checkpoint_is_one_line(room, distill, content, message):
     if content:
         Path("c.pth").write_bytes(content)
     status, printed = distill("reconstruct room -o made --teacher dust3r --checkpoint c.pth")
-    assert status == 1 and printed.startswith("error: ") and message in printed
+    assert status == 1 and "error: " in printed and message in printed
     assert "download DUSt3R_ViTLarge_BaseDecoder_{512_dpt," in printed
     assert not Path("made").exists()
 
@@ -243,6 +243,31 @@ def test_a_checkpoint_runs_on_the_given_device(room, distill):
     # Its weights are random, so its predictions do not agree.
     status, printed = distill(f"{command} --device cpu --poses dust3r")
     assert status == 1 and "no two images could be aligned" in printed
+
+
+def test_a_dry_run_prints_what_would_be_done_and_why(room, distill):
+    status, printed = distill("map room -o room.onnx --dry-run --steps 3 --keyframes 5")
+    assert status == 0 and not Path("room.training").exists()
+    for text in (
+        "found 6 training images, with depth; 6 have poses, 6 intrinsics",
+        "teacher rgbd, as there is depth poses given intrinsics given",
+        "student cnn, 3 steps of training, 5 keyframes",
+    ):
+        assert text in printed
+    for depth in room.glob("data/*.depth.png"):
+        depth.unlink()
+    _, printed = distill("reconstruct room -o made --dry-run --intrinsics estimate")
+    assert "teacher sfm, as there is no depth poses structure from motion; given poses" in printed
+    assert "intrinsics 0 given, others estimated" in printed
+    _, printed = distill("reconstruct room -o made --dry-run --checkpoint c.pth")
+    assert "teacher dust3r, as there is a checkpoint poses given" in printed
+
+
+def test_without_pycolmap_structure_from_motion_is_refused_in_one_line(room, distill, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    status, printed = distill("reconstruct room -o made --poses sfm")
+    assert status == 1 and printed.startswith("error: structure from motion needs pycolmap")
+    assert "or give the poses (--poses given)" in printed and not Path("made").exists()
 
 
 @pytest.mark.train

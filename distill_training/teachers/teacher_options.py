@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from distill_training.common.dependencies import training_packages
+from distill_training.common.dependencies import structure_from_motion_packages, training_packages
 from distill_training.poses.poses_config import PosesConfig
 from distill_training.reconstruction import Reconstruction, begun_reconstruction
 from distill_training.teachers.teacher_config import (
@@ -27,6 +27,14 @@ _POSES_OF = {
     "sfm": ("sfm",),
     "dust3r": ("given", "dust3r"),
     "simulated": ("given", "dust3r"),
+}
+
+_SOURCES = {
+    "auto": "given",
+    "given": "given",
+    "refine": "given, then refined so that the images agree",
+    "sfm": "structure from motion",
+    "dust3r": "alignment of pairs of photographs",
 }
 
 Flat = tyro.conf.arg(name="")  # fields become flags of the command itself
@@ -106,23 +114,55 @@ class Teacher:
         Raises:
             MoteError: Options do not fit the teacher that the scene decides.
         """
-        teacher = self.teacher
+        return self._decided(Found.of(scene))
+
+    def plan(self, scene: Path) -> dict[str, str]:
+        """Return what is found in a scene and what is chosen, as rows to print: name and value.
+
+        Raises:
+            MoteError: The scene cannot be used, or options do not fit it.
+        """
+        found = Found.of(open_scene(scene))
+        decided = self._decided(found)
+        decided._check_packages()
+        teacher: str = decided.teacher
+        if self.teacher == "auto":
+            checkpoint = self.dust3r.checkpoint is not None
+            there_is = "a checkpoint" if checkpoint else "depth" if found.depth else "no depth"
+            teacher += f", as there is {there_is}"
+        poses = decided.poses.poses
+        source = _SOURCES["dust3r" if poses == "auto" and found.poses < found.images else poses]
+        if poses == "sfm" and found.poses:
+            source += "; given poses fix the map frame"
+        known = found.cameras if self.poses.intrinsics != "estimate" else 0
+        return {
+            "found": f"{found.images} training images, {'with' if found.depth else 'without'} "
+            f"depth; {found.poses} have poses, {found.cameras} intrinsics",
+            "teacher": teacher,
+            "poses": source,
+            "intrinsics": "given" if known == found.images else f"{known} given, others estimated",
+        }
+
+    def _decided(self, found: "Found") -> "Teacher":
+        teacher, poses = self.teacher, self.poses.poses
         if teacher == "auto":
-            first = next(scene.frames("train"), None)
+            teacher = "rgbd" if found.depth or not found.images else "sfm"
             if self.dust3r.checkpoint is not None:
                 teacher = "dust3r"
-            elif first is None or first.depth() is not None:
-                teacher = "rgbd"
-            else:
-                teacher = "sfm"
-        poses = self.poses.poses
-        if poses == "auto":
-            if teacher == "sfm":
-                poses = "sfm"
-            elif teacher == "rgbd":
-                posed = any(frame.T_map_cam is not None for frame in scene.frames("train"))
-                poses = "given" if posed or not scene.count("train") else "sfm"
+        if poses == "auto" and teacher == "sfm":
+            poses = "sfm"
+        elif poses == "auto" and teacher == "rgbd":
+            poses = "given" if found.poses or not found.images else "sfm"
         return replace(self, teacher=teacher, poses=replace(self.poses, poses=poses))
+
+    def _check_packages(self) -> None:
+        """Check that the packages that the teacher needs are installed."""
+        if self.teacher in ("dust3r", "simulated"):
+            with training_packages():
+                import torch  # noqa: F401
+        if self.poses.poses == "sfm":
+            with structure_from_motion_packages():
+                import distill_training.poses.sfm  # noqa: F401
 
     def _from_known_poses(self, scene: Scene, folder: Path) -> Reconstruction:
         """Reconstruct with poses that are known before the points are."""
@@ -177,6 +217,27 @@ class Teacher:
         described["licence of the teacher"] = reconstruction.teacher_licence or "none"
         print_table(described, str(folder), stderr=True)
         return reconstruction
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a scene holds for its training frames."""
+
+    images: int
+    depth: bool  # of the first frame
+    poses: int  # number of frames with a pose
+    cameras: int  # number of frames with known intrinsics
+
+    @classmethod
+    def of(cls, scene: Scene) -> "Found":
+        """Return what a scene holds; one depth image is read."""
+        frames = list(scene.frames("train"))
+        return cls(
+            len(frames),
+            bool(frames) and frames[0].depth() is not None,
+            sum(frame.T_map_cam is not None for frame in frames),
+            sum(frame.camera is not None for frame in frames),
+        )
 
 
 def _changed_flags(config: Any, prefix: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from distill_training.common.similarity import similarity
+from mote_localization.geometry import rigid
 
 _HYPOTHESES = 1000  # random pairs of cameras, each of which determines a similarity
 _REFINEMENTS = 5
@@ -74,6 +75,17 @@ def connected_parts(group_n: np.ndarray, covisible_nn: csr_array, least: int) ->
     return sorted((part for part in parts if len(part) >= least), key=len, reverse=True)
 
 
+def align_poses(T_source_n44: np.ndarray, T_target_n44: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return scale and rigid transform (4, 4) that map poses best to others, by least squares.
+
+    The rotation follows from the rotations, because positions on one line do not determine it.
+    """
+    source_n3, target_n3 = T_source_n44[:, :3, 3], T_target_n44[:, :3, 3]
+    scale, _ = similarity(source_n3, target_n3)
+    R = _mean_rotation(T_target_n44[:, :3, :3] @ np.swapaxes(T_source_n44[:, :3, :3], 1, 2))
+    return scale, rigid(R, (target_n3 - scale * source_n3 @ R.T).mean(axis=0))
+
+
 def _largest_group(
     T_one_n44: np.ndarray,
     T_other_n44: np.ndarray,
@@ -88,7 +100,6 @@ def _largest_group(
         return np.zeros(0, int)
     best = np.zeros(0, int)
     least_cosine = np.cos(np.radians(tolerance_deg))
-    R_one, R_other = T_one_n44[:, :3, :3], T_other_n44[:, :3, :3]
     for scale_k, R_k33, t_k3 in _hypotheses(T_one_n44, T_other_n44, covisible_nn, rng):
         fits_kn = _fits(scale_k, R_k33, t_k3, T_one_n44, T_other_n44, tolerance_n, least_cosine)
         for k in np.argsort(-fits_kn.sum(axis=1), kind="stable")[:2]:
@@ -100,11 +111,15 @@ def _largest_group(
     for _ in range(_REFINEMENTS):
         if len(best) < 3:
             break
-        scale, _ = similarity(T_other_n44[best, :3, 3], T_one_n44[best, :3, 3])
-        R = _mean_rotation(R_one[best] @ np.swapaxes(R_other[best], 1, 2))
-        t = (T_one_n44[best, :3, 3] - scale * T_other_n44[best, :3, 3] @ R.T).mean(axis=0)
+        scale, T = align_poses(T_other_n44[best], T_one_n44[best])
         fits_n = _fits(
-            np.array([scale]), R[None], t[None], T_one_n44, T_other_n44, tolerance_n, least_cosine
+            np.array([scale]),
+            T[None, :3, :3],
+            T[None, :3, 3],
+            T_one_n44,
+            T_other_n44,
+            tolerance_n,
+            least_cosine,
         )[0]
         refined = _largest_component(np.flatnonzero(fits_n), covisible_nn)
         if len(refined) < len(best):

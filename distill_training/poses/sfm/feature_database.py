@@ -204,6 +204,7 @@ class FeatureDatabase:
         """Write a copy of the database that holds only the matches of some pairs."""
         kept = set(pairs)
         partial = path.with_suffix(".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
         with sqlite3.connect(self.path) as source, sqlite3.connect(partial) as target:
             source.backup(target)

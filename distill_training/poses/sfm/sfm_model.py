@@ -1,9 +1,11 @@
 """A model: poses of images and the points that they share, read from pycolmap's reconstruction."""
 
 import copy
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pycolmap
@@ -56,6 +58,39 @@ class Model:
             np.concatenate([np.zeros((0, 2)), *ray_k2]),
             np.array([point.error for point in points.values()]),
         )
+
+    @classmethod
+    def triangulated(
+        cls,
+        database: Path,
+        poses: Mapping[int, np.ndarray],
+        cameras: Mapping[int, pycolmap.Camera],
+    ) -> "Model":
+        """Return the model that the matches of a database give at known poses.
+
+        Args:
+            database: Features and matches.
+            poses: T_model_cam (4, 4) of each image to use, by its number.
+            cameras: Cameras by pycolmap's number, as they were estimated.
+        """
+        model = pycolmap.Reconstruction()
+        with pycolmap.Database.open(database) as opened:
+            for camera in opened.read_all_cameras():
+                model.add_camera(cameras.get(camera.camera_id, camera))
+            for rig in opened.read_all_rigs():
+                model.add_rig(rig)
+            images = {image.frame_id: image for image in opened.read_all_images()}
+            for frame in opened.read_all_frames():
+                image = images[frame.frame_id]
+                T_model_cam = poses.get(int(image.name))
+                if T_model_cam is not None:
+                    frame.rig_from_world = pycolmap.Rigid3d(invert(T_model_cam)[:3])
+                    model.add_frame(frame)
+                    model.add_image(image)
+        options = pycolmap.IncrementalPipelineOptions(extract_colors=False, random_seed=0)
+        with tempfile.TemporaryDirectory() as folder:
+            found = pycolmap.triangulate_points(model, database, folder, folder, True, options)
+        return cls.of(found)
 
     def visible_nm(self) -> csr_array:
         """Return 1 where an image sees a point (n, m)."""

@@ -10,9 +10,8 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +21,13 @@ from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.poses_config import PairsConfig, SfmConfig
 from distill_training.poses.sfm import mapper
 from distill_training.poses.sfm.checks import (
+    groups_that_agree,
     halves,
     parts_that_hold,
     rotation_difference_deg,
     two_view_agreement,
 )
+from distill_training.poses.sfm.consensus import align_poses
 from distill_training.poses.sfm.feature_database import FeatureDatabase, TwoView
 from distill_training.poses.sfm.mapper import run_mappers
 from distill_training.poses.sfm.sfm_images import SfmImage
@@ -34,6 +35,10 @@ from distill_training.poses.sfm.sfm_model import Model
 from mote_localization.errors import ReconstructionError
 
 _log = logging.getLogger(__name__)
+_ATTEMPTS = ("chosen", "dense", "exhaustive")
+_DENSE = 24  # images before and after an image, or similar to it, of which pairs are matched
+_MIN_COMMON_AGREEMENT = 0.8  # fraction of the common images on which two parts agree
+_UNCONNECTED = "not connected: no other image shows the same things"
 _RESULT = "result"  # folder of the parts
 _ENOUGH = 0.95  # fraction of the images in parts that hold: no further candidate is tried
 _MAX_ROTATION_DIFFERENCE_DEG = 3.0  # between a pair's rotation and a model's, where both are right
@@ -71,20 +76,135 @@ def structure_from_motion(
         return finished
     database = FeatureDatabase(folder / "features.db", images, config)
     unusable = database.extract()
-    best = SfmPoses([])
-    usable = len(images) - len(unusable)
-    for name, pairs in _candidates(database, config, sequential, poses):
-        database.match(pairs)
-        found = _solve(database, pairs, folder / name, config)
-        if _count(found) > _count(best) or not best.left_out:
-            best = found
-        if _count(best) >= _ENOUGH * usable:
+    usable = [i for i in range(len(images)) if i not in unusable]
+    attempts = _Attempts(database, config, sequential, poses)
+    parts: list[Model] = []
+    matched: set[Pair] = set()
+    reasons: dict[int, str] = dict.fromkeys(usable, _UNCONNECTED)
+    for name in _ATTEMPTS:
+        left = [i for i in usable if i in reasons]
+        if len(left) <= (1 - _ENOUGH) * len(usable):
             break
-    if not best.parts:
-        raise ReconstructionError(_why_nothing_holds(images, unusable, best))
-    result = SfmPoses(best.parts, {**best.left_out, **unusable})
+        pairs = attempts.pairs(name, left)
+        if matched.issuperset(pairs):
+            continue
+        database.match(pairs)
+        matched.update(pairs)
+        matches = _Matches.of(database, matched, folder / name / "matches.db")
+        found, why = _solve(matches, left, folder / name, config)
+        parts = _joined([*parts, *found], matches, config)
+        held = {int(i) for part in parts for i in part.images}
+        reasons = {i: why.get(i, reason) for i, reason in reasons.items() if i not in held}
+    if not parts:
+        raise ReconstructionError(_why_nothing_holds(images, {**reasons, **unusable}))
+    result = SfmPoses(parts, {**reasons, **unusable})
     _write(result, folder / _RESULT)
     return result
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """The matches of one attempt and those before it; later ones do not change its result."""
+
+    database: FeatureDatabase
+    path: Path  # of a copy of the database without other matches
+    geometries: dict[Pair, TwoView]
+
+    @classmethod
+    def of(cls, database: FeatureDatabase, pairs: set[Pair], path: Path) -> "_Matches":
+        geometries = database.two_view_geometries()
+        kept = {pair: one for pair, one in geometries.items() if pair in pairs}
+        if not path.exists():
+            database.copy_with(path, kept)
+        return cls(database, path, kept)
+
+
+class _Attempts:
+    """Choices of pairs, in the order of their cost; later ones add pairs of images left out."""
+
+    def __init__(
+        self,
+        database: FeatureDatabase,
+        config: SfmConfig,
+        sequential: bool,
+        poses: Sequence[np.ndarray | None] | None,
+    ) -> None:
+        self._images, self._config, self._sequential = database.images, config, sequential
+        self._descriptors_nd = database.image_descriptors()
+        self._poses = poses or [None] * len(self._images)
+
+    def pairs(self, name: str, left: Sequence[int]) -> list[Pair]:
+        """Return the pairs of an attempt.
+
+        Args:
+            name: One of `_ATTEMPTS`.
+            left: Images that earlier attempts left out.
+        """
+        n = len(self._images)
+        if name == "chosen":
+            return choose_pairs(
+                PairsConfig(per_image=self._config.per_image),
+                self._descriptors_nd,
+                [image.working for image in self._images],
+                self._poses,
+                self._sequential,
+            )
+        if name == "exhaustive":
+            others = range(n) if n <= self._config.exhaustive_images else []
+            return _pairs_of(left, lambda i: others)
+        if self._sequential:
+            return _pairs_of(left, lambda i: range(max(0, i - _DENSE), min(n, i + _DENSE + 1)))
+        order = np.argsort(-self._descriptors_nd @ self._descriptors_nd.T, axis=1)
+        return _pairs_of(left, lambda i: order[i, : _DENSE + 1].tolist())
+
+
+def _pairs_of(images: Sequence[int], partners: Callable[[int], Iterable[int]]) -> list[Pair]:
+    """Return the pairs of images with their partners, sorted."""
+    pairs = {(min(i, j), max(i, j)) for i in images for j in partners(i) if i != j}
+    return sorted(pairs)
+
+
+def _joined(parts: Sequence[Model], matches: _Matches, config: SfmConfig) -> list[Model]:
+    """Return the parts, joined where they agree on images that they have in common."""
+    waiting = sorted(parts, key=lambda part: len(part.images), reverse=True)
+    joined: list[Model] = []
+    while waiting:
+        part = waiting.pop(0)
+        for k, other in enumerate(joined):
+            if set(part.images) <= set(other.images):
+                break
+            if merged := _join(other, part, matches, config):
+                # The larger part may now agree with others.
+                waiting = [merged, *joined[:k], *joined[k + 1 :], *waiting]
+                waiting.sort(key=lambda one: len(one.images), reverse=True)
+                joined = []
+                break
+        else:
+            joined.append(part)
+    return sorted(joined, key=lambda part: len(part.images), reverse=True)
+
+
+def _join(one: Model, other: Model, matches: _Matches, config: SfmConfig) -> Model | None:
+    """Return the model of both parts' images, None where the parts do not agree."""
+    common, own, others_own = np.intersect1d(one.images, other.images, return_indices=True)
+    if len(common) < config.min_images:
+        return None
+    group_n = groups_that_agree(one, [other], config)
+    if (group_n[own] >= 0).sum() < _MIN_COMMON_AGREEMENT * len(common):
+        return None
+    agreeing = np.isin(others_own, others_own[group_n[own] >= 0])
+    scale, T = align_poses(
+        other.T_model_cam_n44[others_own[agreeing]], one.T_model_cam_n44[own[agreeing]]
+    )
+    poses = {}
+    for i, T_other_cam in zip(other.images, other.T_model_cam_n44, strict=True):
+        moved = T_other_cam.copy()
+        moved[:3, 3] *= scale
+        poses[int(i)] = T @ moved
+    poses |= {int(i): pose for i, pose in zip(one.images, one.T_model_cam_n44, strict=True)}
+    both = Model.triangulated(matches.path, poses, dict(one.reconstruction.cameras)).adjusted()
+    strong = _strong_parts(both, matches.geometries, config)
+    return strong[0] if strong and len(strong[0].images) == len(poses) else None
 
 
 def _write(result: SfmPoses, folder: Path) -> None:
@@ -110,46 +230,30 @@ def _read(folder: Path) -> SfmPoses | None:
     )
 
 
-def _candidates(
-    database: FeatureDatabase,
-    config: SfmConfig,
-    sequential: bool,
-    poses: Sequence[np.ndarray | None] | None,
-) -> Iterator[tuple[str, list[Pair]]]:
-    """Yield choices of pairs, in the order of their cost."""
-    n = len(database.images)
-    cameras = [image.working for image in database.images]
-    all_pairs = list(combinations(range(n), 2))
-    chosen = choose_pairs(
-        PairsConfig(per_image=config.per_image),
-        database.image_descriptors(),
-        cameras,
-        poses or [None] * n,
-        sequential,
-    )
-    yield "chosen", chosen
-    if len(chosen) < len(all_pairs) and n <= config.exhaustive_images:
-        yield "exhaustive", all_pairs
-
-
 def _solve(
-    database: FeatureDatabase, pairs: Sequence[Pair], folder: Path, config: SfmConfig
-) -> SfmPoses:
-    """Return the parts on which global and incremental mapping agree."""
-    refine = not all(image.known for image in database.images)
-    geometries = {p: g for p, g in database.two_view_geometries().items() if p in set(pairs)}
-    first = _map("global", database, geometries, folder, refine)
+    matches: _Matches, left: Sequence[int], folder: Path, config: SfmConfig
+) -> tuple[list[Model], dict[int, str]]:
+    """Return the parts on which global and incremental mapping agree, and why images are in none.
+
+    Args:
+        matches: Features and matches.
+        left: The images to place; those that share matches with them take part.
+        folder: For the models.
+        config: What counts as agreement.
+    """
+    wanted = set(left)
+    beside = {i for pair in matches.geometries if wanted.intersection(pair) for i in pair}
+    geometries = {p: one for p, one in matches.geometries.items() if beside.issuperset(p)}
+    first = _map("global", matches.database, geometries, folder)
     # A pair whose two-view geometry is the wrong one of two, as for flat scenes, misleads the
     # incremental mapper, which starts from one pair. The global one averages all of them.
     consistent = _consistent_pairs(first, geometries)
-    second = _map("incremental", database, consistent, folder, refine)
+    second = _map("incremental", matches.database, consistent, folder)
     parts: list[Model] = []
     for model in first:
         for members in parts_that_hold(model, [second], config):
-            part = model.part(members).adjusted()
-            parts += _strong_parts(part, geometries, config)
-    parts.sort(key=lambda part: len(part.images), reverse=True)
-    return SfmPoses(parts, _reasons(database, first, second, parts))
+            parts += _strong_parts(model.part(members).adjusted(), geometries, config)
+    return parts, _reasons(left, first, second)
 
 
 def _map(
@@ -157,12 +261,11 @@ def _map(
     database: FeatureDatabase,
     geometries: Mapping[Pair, TwoView],
     folder: Path,
-    refine: bool,
 ) -> list[Model]:
     path = folder / f"{kind}.db"
     if not (folder / kind).exists():
-        folder.mkdir(parents=True, exist_ok=True)
         database.copy_with(path, geometries)
+    refine = not all(image.known for image in database.images)
     mapping = mapper.Mapping(kind, path, folder / kind, refine)
     models = [Model.of(one) for one in run_mappers([mapping], len(database.images))[0]]
     path.unlink(missing_ok=True)
@@ -197,42 +300,30 @@ def _strong_parts(
     return [part.part(members).adjusted() for members in found]
 
 
-def _count(found: SfmPoses) -> int:
-    return sum(len(part.images) for part in found.parts)
-
-
 def _reasons(
-    database: FeatureDatabase,
-    first: Sequence[Model],
-    second: Sequence[Model],
-    parts: Sequence[Model],
+    left: Sequence[int], first: Sequence[Model], second: Sequence[Model]
 ) -> dict[int, str]:
-    """Return the reason for each image that is in no part."""
-    held = {int(image) for part in parts for image in part.images}
+    """Return the reason why each image is in no part, if it is in none."""
     mapped_first, mapped_second = (
         {int(image) for model in models for image in model.images} for models in (first, second)
     )
     reasons = {}
-    for i in range(len(database.images)):
-        if i in held:
-            continue
-        if i not in mapped_first and i not in mapped_second:
-            reasons[i] = "not connected: no other image shows the same things"
-        elif i in mapped_first and i in mapped_second:
+    for i in left:
+        if i in mapped_first and i in mapped_second:
             reasons[i] = "two solutions place it differently"
-        else:
+        elif i in mapped_first or i in mapped_second:
             reasons[i] = "only one of two solutions could place it"
+        else:
+            reasons[i] = _UNCONNECTED
     return reasons
 
 
-def _why_nothing_holds(
-    images: Sequence[SfmImage], unusable: Mapping[int, str], found: SfmPoses
-) -> str:
+def _why_nothing_holds(images: Sequence[SfmImage], reasons: Mapping[int, str]) -> str:
     """Return the message for images of which no part holds."""
-    counts = Counter({**found.left_out, **unusable}.values()).most_common(2)
-    reasons = "; ".join(f"{count}: {reason}" for reason, count in counts)
+    counts = Counter(reasons.values()).most_common(2)
+    shown = "; ".join(f"{count}: {reason}" for reason, count in counts)
     return (
         f"structure from motion found no part of {len(images)} images whose poses hold "
-        f"({reasons}); expected photographs that overlap by two thirds and show things from "
+        f"({shown}); expected photographs that overlap by two thirds and show things from "
         "several sides: move sideways between them"
     )
