@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 _DEPTH_WIDTH, _DEPTH_STRIDE = 320, 8  # px, cells in which the depth of a pixel is looked up
 _MIN_GIVEN = 3  # given poses that join a part to the others
 _MIN_DEPTHS = 20  # measured depths of an image for its ratio to count
+_MIN_SIGMA_M = 0.01  # m, of given positions
+_MIN_POINTS = 30  # that an image must see to be placed by its given pose
+_MAX_SIGMAS = 5.0  # by which its position may then change
 _NAMED = 5  # frames that a message names
 
 
@@ -76,6 +79,8 @@ def place_by_structure_from_motion(
             continue
         gauges.append((part, gauge))
         placed |= {i: one for i, one in _place(part, gauge, images).items() if i not in placed}
+    if len(gauges) > 1 or any(images[i].frame.name in given for i in found.left_out):
+        placed = _with_given_positions(placed, images, found.parts[0], folder)
     ordered = sorted(placed)
     names = [images[i].frame.name for i in ordered]
     return PlacedPoses(
@@ -177,6 +182,44 @@ def _place(part: Model, gauge: Gauge, images: Sequence[SfmImage]) -> dict[int, _
     }
 
 
+def _with_given_positions(
+    placed: Mapping[int, _Placed], images: Sequence[SfmImage], largest: Model, folder: Path
+) -> dict[int, _Placed]:
+    """Return the placed images and those left out that have a given pose, adjusted together.
+
+    Images that were left out start at their given poses, and stay near them. The standard deviation
+    of the given positions is their median distance to those placed.
+
+    Args:
+        placed: Images that hold, in the map frame.
+        images: All images.
+        largest: The largest part, whose cameras are used.
+        folder: Folder of structure from motion.
+    """
+    given = {i: T for i, one in enumerate(images) if (T := one.frame.T_map_cam) is not None}
+    differences = [
+        np.linalg.norm(one.T_map_cam[:3, 3] - given[i][:3, 3])
+        for i, one in placed.items()
+        if i in given
+    ]
+    if len(differences) < _MIN_GIVEN:
+        return dict(placed)
+    sigma_m = max(float(np.median(differences)), _MIN_SIGMA_M)
+    poses = given | {i: one.T_map_cam for i, one in placed.items()}
+    model = Model.triangulated(
+        folder / "features.db", poses, dict(largest.reconstruction.cameras)
+    ).adjusted(positions={i: T[:3, 3] for i, T in given.items()}, sigma=sigma_m)
+    adjusted = _place(model, Gauge(1.0, np.eye(4)), images)
+    seen_n = np.bincount(model.image_k, minlength=len(model.images))
+    kept = {}
+    for i, count in zip(model.images.tolist(), seen_n, strict=True):
+        expected = given.get(i, poses[i])
+        moved_m = float(np.linalg.norm(adjusted[i].T_map_cam[:3, 3] - expected[:3, 3]))
+        if i in placed or (count >= _MIN_POINTS and moved_m < _MAX_SIGMAS * sigma_m):
+            kept[i] = adjusted[i]
+    return kept
+
+
 def _camera(part: Model, n: int, image: SfmImage) -> Camera:
     """Return the live camera of the n-th image of a part: the given one, or the estimated one."""
     if image.known:
@@ -202,7 +245,9 @@ def _described(
     """Return the rows of the table that is printed."""
     rows = {"poses": f"structure from motion, {len(placed)} of {scene.count('train')} images"}
     reasons = dict(unusable)
-    reasons |= {images[i].frame.name: reason for i, reason in found.left_out.items()}
+    reasons |= {
+        images[i].frame.name: reason for i, reason in found.left_out.items() if i not in placed
+    }
     for part in found.parts:
         for i in part.images:
             if int(i) not in placed:

@@ -167,11 +167,18 @@ class Model:
                 smaller.deregister_frame(image.frame_id)
         return Model.of(smaller)
 
-    def adjusted(self, points: Iterable[int] | None = None) -> "Model":
+    def adjusted(
+        self,
+        points: Iterable[int] | None = None,
+        positions: Mapping[int, np.ndarray] | None = None,
+        sigma: float = 1.0,
+    ) -> "Model":
         """Return the model after a bundle adjustment; calibrated cameras stay as they are.
 
         Args:
             points: Identifiers of the points to use; None: all.
+            positions: Expected position (3,) of images by their number; None: nothing is expected.
+            sigma: Standard deviation of the expected positions along each axis.
         """
         changed = copy.deepcopy(self.reconstruction)
         if points is not None:
@@ -186,6 +193,34 @@ class Model:
         options = pycolmap.BundleAdjustmentOptions(print_summary=False)
         options.ceres.loss_function_type = pycolmap.LossFunctionType.HUBER
         options.ceres.solver_options.function_tolerance = 1e-5
-        pycolmap.create_default_bundle_adjuster(options, config, changed).solve()
+        if positions is None:
+            adjuster = pycolmap.create_default_bundle_adjuster(options, config, changed)
+        else:
+            adjuster = pycolmap.create_pose_prior_bundle_adjuster(
+                options, _prior_options(), config, _priors(changed, positions, sigma), changed
+            )
+        adjuster.solve()
         changed.update_point_3d_errors()
         return Model.of(changed)
+
+
+def _prior_options() -> pycolmap.PosePriorBundleAdjustmentOptions:
+    options = pycolmap.PosePriorBundleAdjustmentOptions()
+    options.ceres.prior_position_loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    return options
+
+
+def _priors(
+    reconstruction: pycolmap.Reconstruction, positions: Mapping[int, np.ndarray], sigma: float
+) -> list[pycolmap.PosePrior]:
+    """Return the priors of the registered images that have an expected position."""
+    return [
+        pycolmap.PosePrior(
+            corr_data_id=image.data_id,
+            position=positions[int(image.name)],
+            position_covariance=sigma**2 * np.eye(3),
+            coordinate_system=pycolmap.PosePriorCoordinateSystem.CARTESIAN,
+        )
+        for image in reconstruction.images.values()
+        if image.has_pose and int(image.name) in positions
+    ]
