@@ -32,6 +32,14 @@ def is_calibrated(camera: pycolmap.Camera) -> bool:
     return camera.model_name == _CALIBRATED
 
 
+def release(camera: pycolmap.Camera) -> None:
+    """Change a calibrated camera into one whose focal length and distortion are estimated."""
+    if is_calibrated(camera):
+        fx, fy, cx, cy = camera.params
+        camera.model = pycolmap.CameraModelId.SIMPLE_RADIAL
+        camera.params = ((fx + fy) / 2, cx, cy, 0.0)
+
+
 def from_colmap(camera: pycolmap.Camera) -> Camera:
     """Return the camera of either model that `to_colmap` makes."""
     fx, cx = camera.focal_length_x, camera.principal_point_x - HALF_PX

@@ -11,11 +11,12 @@ import numpy as np
 import pycolmap
 from scipy.sparse import coo_array, csr_array
 
-from distill_training.poses.sfm.colmap_camera import image_name, is_calibrated
+from distill_training.poses.sfm.colmap_camera import image_name, is_calibrated, release
 from mote_localization.geometry import invert
 
 _MIN_ERROR_PX = 0.5  # of a feature
 _MIN_DETERMINANT = 1e-9  # of a point's information, relative: below it its rays are parallel
+_FOCAL_IMAGES = 30  # whose adjustment estimates focal lengths
 _MIN_SHARED_POINTS = 15  # that connect two images, as many as a verified pair has
 
 
@@ -110,10 +111,13 @@ class Model:
 
     def camera_of(self, n: int) -> pycolmap.Camera:
         """Return the working camera of the n-th image, as it was estimated."""
-        name = image_name(int(self.images[n]))
-        image = self.reconstruction.find_image_with_name(name)
-        assert image is not None and image.camera is not None  # the model was made of it
-        return image.camera
+        return self.reconstruction.cameras[self.camera_id_of(n)]
+
+    def camera_id_of(self, n: int) -> int:
+        """Return pycolmap's number of the camera of the n-th image."""
+        image = self.reconstruction.find_image_with_name(image_name(int(self.images[n])))
+        assert image is not None  # the model was made of it
+        return image.camera_id
 
     @cached_property
     def depth_k(self) -> np.ndarray:
@@ -184,15 +188,7 @@ class Model:
         if points is not None:
             for unused in changed.point3D_ids() - set(points):
                 changed.delete_point3D(unused)
-        config = pycolmap.BundleAdjustmentConfig()
-        for image_id in changed.reg_image_ids():
-            config.add_image(image_id)
-        for camera_id, camera in changed.cameras.items():
-            if is_calibrated(camera):
-                config.set_constant_cam_intrinsics(camera_id)
-        options = pycolmap.BundleAdjustmentOptions(print_summary=False)
-        options.ceres.loss_function_type = pycolmap.LossFunctionType.HUBER
-        options.ceres.solver_options.function_tolerance = 1e-5
+        config, options = _adjustment(changed)
         if positions is None:
             adjuster = pycolmap.create_default_bundle_adjuster(options, config, changed)
         else:
@@ -202,6 +198,40 @@ class Model:
         adjuster.solve()
         changed.update_point_3d_errors()
         return Model.of(changed)
+
+
+def estimated_focal_lengths(model: Model) -> dict[int, float]:
+    """Return the focal length that the images give for each camera, px, also for calibrated ones.
+
+    A bundle adjustment of some of the images with free focal lengths and radial distortion.
+
+    Returns:
+        Focal lengths by pycolmap's number of the camera.
+    """
+    chosen = np.unique(np.linspace(0, len(model.images) - 1, _FOCAL_IMAGES).astype(int))
+    free = copy.deepcopy(model.part(chosen).reconstruction)
+    for camera in free.cameras.values():
+        release(camera)
+    config, options = _adjustment(free)
+    pycolmap.create_default_bundle_adjuster(options, config, free).solve()
+    used = {image.camera_id for image in free.images.values() if image.has_pose}
+    return {camera_id: free.cameras[camera_id].mean_focal_length() for camera_id in used}
+
+
+def _adjustment(
+    reconstruction: pycolmap.Reconstruction,
+) -> tuple[pycolmap.BundleAdjustmentConfig, pycolmap.BundleAdjustmentOptions]:
+    """Return what a bundle adjustment changes, calibrated cameras excepted, and how."""
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in reconstruction.reg_image_ids():
+        config.add_image(image_id)
+    for camera_id, camera in reconstruction.cameras.items():
+        if is_calibrated(camera):
+            config.set_constant_cam_intrinsics(camera_id)
+    options = pycolmap.BundleAdjustmentOptions(print_summary=False)
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.HUBER
+    options.ceres.solver_options.function_tolerance = 1e-5
+    return config, options
 
 
 def _prior_options() -> pycolmap.PosePriorBundleAdjustmentOptions:

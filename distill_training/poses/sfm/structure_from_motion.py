@@ -7,6 +7,7 @@ independent solutions are computed, and only parts on which they agree are used.
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections import Counter
@@ -31,13 +32,15 @@ from distill_training.poses.sfm.consensus import align_poses
 from distill_training.poses.sfm.feature_database import FeatureDatabase, TwoView
 from distill_training.poses.sfm.mapper import run_mappers
 from distill_training.poses.sfm.sfm_images import SfmImage
-from distill_training.poses.sfm.sfm_model import Model
+from distill_training.poses.sfm.sfm_model import Model, estimated_focal_lengths
 from mote_localization.errors import ReconstructionError
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = ("chosen", "dense", "exhaustive")
 _DENSE = 24  # images before and after an image, or similar to it, of which pairs are matched
 _MIN_COMMON_AGREEMENT = 0.8  # fraction of the common images on which two parts agree
+_MIN_FOCAL_IMAGES = 12  # of a part, to compare its focal length with the given one
+_MAX_FOCAL_ERROR = 0.05  # of a given focal length: correct ones differ by up to 3 %
 _UNCONNECTED = "not connected: no other image shows the same things"
 _RESULT = "result"  # folder of the parts
 _ENOUGH = 0.95  # fraction of the images in parts that hold: no further candidate is tried
@@ -97,9 +100,29 @@ def structure_from_motion(
         reasons = {i: why.get(i, reason) for i, reason in reasons.items() if i not in held}
     if not parts:
         raise ReconstructionError(_why_nothing_holds(images, {**reasons, **unusable}))
+    _check_intrinsics(parts[0], images)
     result = SfmPoses(parts, {**reasons, **unusable})
     _write(result, folder / _RESULT)
     return result
+
+
+def _check_intrinsics(part: Model, images: Sequence[SfmImage]) -> None:
+    """Raise `ReconstructionError` if the images contradict a given focal length."""
+    if len(part.images) < _MIN_FOCAL_IMAGES:
+        return
+    estimated = estimated_focal_lengths(part)
+    for n, i in enumerate(part.images):
+        camera_id, camera = part.camera_id_of(n), images[i].working
+        focal = estimated.get(camera_id)
+        if not images[i].known or focal is None:
+            continue
+        if abs(math.log(focal / camera.fx)) > _MAX_FOCAL_ERROR:
+            scale = images[i].live.width / camera.width
+            raise ReconstructionError(
+                f"frame {images[i].frame.name[:60]}: found a focal length of "
+                f"{images[i].live.fx:.0f} px, but the images give {scale * focal:.0f} px; correct "
+                "the calibration, or estimate it with --intrinsics estimate"
+            )
 
 
 @dataclass(frozen=True)
