@@ -24,7 +24,6 @@ from scipy.optimize import minimize_scalar
 
 import demo_room as room
 from demo_room.record import write_scene
-from distill_training.common.similarity import similarity
 from distill_training.poses.image_pairs import choose_pairs
 from distill_training.poses.poses_config import PosesConfig
 from distill_training.poses.scene_poses import find_poses
@@ -46,6 +45,7 @@ from mote_localization.command_line import run_command
 from mote_localization.geometry import invert, rotation_angle, transform
 from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.folder import FolderScene
+from mote_localization.similarity import similarity
 
 _CAMERA = Camera(320, 240, 240.0, 240.0, 159.5, 119.5)  # of `growth`
 _RATE_HZ = 5.0  # images per second of the drive, of `growth`

@@ -20,6 +20,7 @@ from mote_localization.image_files import read_image
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.nodes.player import Replay
+from mote_localization.transform_command import Transform
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def main() -> None:
             "evaluate": Evaluate,
             "replay": Replay,
             "bench": Bench,
+            "transform": Transform,
             "build-engine": BuildEngine,
         },
         "mote",

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distill_training.common.level_rotation import level_rotation
 from distill_training.common.robust import cauchy_weight, residual_scale, weighted_median
 from distill_training.poses.known_lengths import (
     MIN_LENGTH,
@@ -20,6 +19,7 @@ from distill_training.poses.known_lengths import (
 )
 from mote_localization.errors import ReconstructionError
 from mote_localization.geometry import rigid, rotation_angle
+from mote_localization.level_rotation import level_rotation
 
 _log = logging.getLogger(__name__)
 

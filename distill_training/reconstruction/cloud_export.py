@@ -11,12 +11,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from distill_training.common.level_rotation import level_rotation
 from distill_training.reconstruction.format import Reconstruction
 from mote_localization.camera import frustum_edges
 from mote_localization.errors import ReconstructionError
 from mote_localization.files import atomic_write
 from mote_localization.geometry import transform
+from mote_localization.level_rotation import level_rotation
 from mote_localization.progress import track
 
 RERUN = "rerun-sdk==0.41.0"  # the tested version; too large for a dependency

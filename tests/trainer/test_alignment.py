@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
-from distill_training.common.similarity import similarity  # noqa: E402
 from distill_training.teachers.pairwise.focal_lengths import estimate_log_focal_ratios  # noqa: E402
 from distill_training.teachers.pairwise.global_adjustment import (
     Adjustment,
@@ -35,6 +34,7 @@ from distill_training.teachers.pairwise.relative_pose import (  # noqa: E402
 from distill_training.teachers.pairwise.spanning_tree import initialize_along_spanning_tree  # noqa: E402
 from mote_localization.camera import Camera, cell_pixels  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, rigid, rotation_angle, transform  # noqa: E402
+from mote_localization.similarity import similarity  # noqa: E402
 
 pytestmark = pytest.mark.train
 

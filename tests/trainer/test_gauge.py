@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from distill_training.common.level_rotation import level_rotation
-from distill_training.common.similarity import similarity
 from distill_training.poses.gauge import find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import (
     End,
@@ -22,6 +20,8 @@ from mote_localization.geometry import (
     rotation_angle,
     transform,
 )
+from mote_localization.level_rotation import level_rotation
+from mote_localization.similarity import similarity
 
 SCALE = 0.37  # m per unit of the estimates here
 LENS = Camera(640, 480, 500.0, 500.0, 330.0, 236.0, "plumb_bob", (-0.2, 0.05, 0.001, 0.001, 0.0))

@@ -18,7 +18,6 @@ from conftest import python_path
 from PIL import Image  # noqa: E402
 from test_dust3r import small_network  # noqa: E402
 
-from distill_training.common.similarity import similarity  # noqa: E402
 from distill_training.poses.poses_config import PosesConfig  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
@@ -43,6 +42,7 @@ from mote_localization.geometry import (
 )  # noqa: E402
 from mote_localization.scenes import Frame, Scene, Split  # noqa: E402
 from mote_localization.scenes.photos import PhotoScene  # noqa: E402
+from mote_localization.similarity import similarity  # noqa: E402
 
 pytestmark = pytest.mark.train
 

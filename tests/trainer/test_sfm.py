@@ -12,7 +12,6 @@ import pytest
 from scipy.sparse import csr_array
 
 pytest.importorskip("pycolmap", reason="pycolmap is not installed")
-from distill_training.common.similarity import similarity  # noqa: E402
 from distill_training.poses.frame_points import FramePoints  # noqa: E402
 from distill_training.poses.poses_config import PosesConfig, SfmConfig  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
@@ -24,6 +23,7 @@ from mote_localization.camera import Camera  # noqa: E402
 from mote_localization.errors import ReconstructionError  # noqa: E402
 from mote_localization.geometry import exp_rotation, rigid, transform  # noqa: E402
 from mote_localization.scenes.folder import FolderScene  # noqa: E402
+from mote_localization.similarity import similarity  # noqa: E402
 
 CAMERA = Camera(640, 480, 500.0, 510.0, 330.0, 236.0)
 

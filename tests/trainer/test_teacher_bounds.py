@@ -9,7 +9,6 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 import demo_room as room  # noqa: E402
-from distill_training.common.similarity import similarity  # noqa: E402
 from distill_training.poses.image_pairs import overlapping_pairs  # noqa: E402
 from distill_training.poses.poses_config import (
     PairsConfig,  # noqa: E402
@@ -26,6 +25,7 @@ from distill_training.teachers.teacher_config import RgbdConfig  # noqa: E402
 from mote_localization.camera import Camera, canonical_camera  # noqa: E402
 from mote_localization.geometry import invert, rotation_angle, transform  # noqa: E402
 from mote_localization.scenes import Frame, Scene, open_scene  # noqa: E402
+from mote_localization.similarity import similarity  # noqa: E402
 
 pytestmark = pytest.mark.train
 

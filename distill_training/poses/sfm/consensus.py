@@ -6,8 +6,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from distill_training.common.similarity import similarity
 from mote_localization.geometry import rigid
+from mote_localization.similarity import similarity
 
 _HYPOTHESES = 1000  # random pairs of cameras, each of which determines a similarity
 _REFINEMENTS = 5

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill_training.common.robust import cauchy_weight
-
 _ROLL = np.sin(np.radians(10))  # sine of the roll at which a camera's weight is one half
 _VIEW_WEIGHT = 0.02  # of a viewing direction, beside 1 for an x axis
 _STEPS = 10  # of reweighted least squares, enough to converge
@@ -25,7 +23,7 @@ def level_rotation(poses: Sequence[np.ndarray]) -> np.ndarray:
     x, up_image, view = axes_n33[:, :, 0], -axes_n33[:, :, 1], axes_n33[:, :, 2]
     up = up_image.mean(0)
     for _ in range(_STEPS):
-        weights = cauchy_weight(x @ up, _ROLL)
+        weights = 1 / (1 + (x @ up / _ROLL) ** 2)  # of a Cauchy M-estimator
         scatter = (weights[:, None] * x).T @ x + _VIEW_WEIGHT * (weights[:, None] * view).T @ view
         up = np.linalg.eigh(scatter)[1][:, 0]
         up *= 1 if up @ (weights @ up_image) >= 0 else -1

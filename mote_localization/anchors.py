@@ -1,0 +1,128 @@
+"""Anchors: points or poses that are known in a map's frame and in the user's own frame."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import yaml
+
+from mote_localization.errors import MoteError, first_line
+from mote_localization.geometry import pose_from, rigid
+from mote_localization.map_transform import FrameChange
+from mote_localization.similarity import similarity
+
+_MAX_BYTES = 1 << 20
+_MIN_POINTS = 3
+_MIN_SPREAD = 0.05  # of the points across a line, relative to their spread along it
+_FORM = (
+    "expected a list `anchors` of pairs {map: [x, y, z], target: [x, y, z]}, three or more, or of "
+    "poses [x, y, z, qx, qy, qz, qw]"
+)
+
+_Numbers = Annotated[tuple[float, ...], msgspec.Meta(min_length=3, max_length=7)]
+
+
+class _Anchor(msgspec.Struct):
+    map: _Numbers
+    target: _Numbers
+
+
+class _File(msgspec.Struct):
+    anchors: list[_Anchor]
+
+
+@dataclass(frozen=True)
+class AnchorFit:
+    """The frame change that fits anchors, and how well it fits them."""
+
+    change: FrameChange
+    residuals_m: np.ndarray  # (n,) distance of each anchor
+    scale: float  # of the best similarity: 1 where the map's metre is the user's
+
+
+def read_anchors(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the poses (n, 4, 4) of anchors in the map and in the user's frame.
+
+    The rotation of an anchor that is a point is NaN.
+
+    Raises:
+        MoteError: The file cannot be read, or holds no pairs of points or poses.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise MoteError(f"{path}: found over {_MAX_BYTES} bytes, {_FORM}")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        anchors = msgspec.convert(content, _File).anchors
+    except OSError as error:
+        raise MoteError(f"{path}: cannot be read ({error.strerror}), {_FORM}") from error
+    except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
+        raise MoteError(f"{path}: {first_line(error, 100)}; {_FORM}") from error
+    poses = []
+    for number, anchor in enumerate(anchors, 1):
+        pair = [np.array(numbers) for numbers in (anchor.map, anchor.target)]
+        sizes = [len(numbers) for numbers in pair]
+        if sizes not in ([3, 3], [7, 7]) or not all(np.isfinite(one).all() for one in pair):
+            raise MoteError(f"{path}: anchor {number} has {sizes} numbers; {_FORM}")
+        if sizes == [7, 7] and any(np.linalg.norm(one[3:]) < 0.5 for one in pair):
+            raise MoteError(f"{path}: anchor {number} has a quaternion of length 0; {_FORM}")
+        poses.append([_pose(one) for one in pair])
+    if not poses:
+        raise MoteError(f"{path}: found no anchors, {_FORM}")
+    T_n244 = np.array(poses)
+    return T_n244[:, 0], T_n244[:, 1]
+
+
+def fit_anchors(
+    T_map_n44: np.ndarray, T_target_n44: np.ndarray, metric: bool, where: str = "anchors"
+) -> AnchorFit:
+    """Return the frame change from a map to the user's frame.
+
+    Args:
+        T_map_n44: Anchors in the map's frame; the rotation of a point is NaN.
+        T_target_n44: The same anchors in the user's frame.
+        metric: The map is in metres: its scale stays. Otherwise the anchors determine it.
+        where: Their file, for messages.
+
+    Raises:
+        MoteError: The anchors do not determine the frame.
+    """
+    source_n3, target_n3 = T_map_n44[:, :3, 3], T_target_n44[:, :3, 3]
+    posed = np.isfinite(T_map_n44).all(axis=(1, 2))
+    if posed.any() and (metric or len(source_n3) > 1):
+        R_n33 = T_target_n44[posed, :3, :3] @ np.swapaxes(T_map_n44[posed, :3, :3], 1, 2)
+        U, _, Vt = np.linalg.svd(R_n33.sum(axis=0))
+        R = (U * (1, 1, np.linalg.det(U) * np.linalg.det(Vt))) @ Vt
+        fitted = similarity(source_n3, target_n3)[0] if len(source_n3) > 1 else 1.0
+    else:
+        _check_spread(source_n3, where)
+        fitted, T = similarity(source_n3, target_n3)
+        R = T[:3, :3]
+    if not 0 < fitted < np.inf:
+        raise MoteError(f"{where}: the anchors determine no scale; {_FORM}, at different places")
+    scale = 1.0 if metric else fitted
+    translation = (target_n3 - scale * source_n3 @ R.T).mean(axis=0)
+    change = FrameChange(rigid(R, translation), scale)
+    residuals = np.linalg.norm(change.points(source_n3) - target_n3, axis=1)
+    return AnchorFit(change, residuals, fitted)
+
+
+def _pose(values: np.ndarray) -> np.ndarray:
+    if len(values) == 7:
+        return pose_from(values[:3], values[3:])
+    T = np.full((4, 4), np.nan)
+    T[:3, 3] = values
+    return T
+
+
+def _check_spread(points_n3: np.ndarray, where: str) -> None:
+    """Raise `MoteError` if points do not determine a rotation."""
+    if len(points_n3) < _MIN_POINTS:
+        raise MoteError(f"{where}: found {len(points_n3)} points; {_FORM}")
+    spread = np.linalg.svd(points_n3 - points_n3.mean(axis=0), compute_uv=False)
+    if spread[1] < _MIN_SPREAD * spread[0] or not spread[0]:
+        raise MoteError(
+            f"{where}: the points are on one line, which determines no rotation; add a point "
+            "beside the line"
+        )
