@@ -250,7 +250,7 @@ def test_a_dry_run_prints_what_would_be_done_and_why(room, distill):
     assert status == 0 and not Path("room.training").exists()
     for text in (
         "found 6 training images, with depth; 6 have poses, 6 intrinsics",
-        "teacher rgbd, as there is depth poses given intrinsics given",
+        "teacher rgbd, as there is depth poses given; refined if the images disagree with them",
         "student cnn, 3 steps of training, 5 keyframes",
     ):
         assert text in printed

@@ -12,12 +12,14 @@ from distill_training.poses.depth_agreement import check_conventions
 from distill_training.poses.frame_points import FramePoints
 from distill_training.poses.known_lengths import parse_known_length
 from distill_training.poses.poses_config import PosesConfig
-from distill_training.poses.refinement import refine_poses
+from distill_training.poses.refinement import RefinedPoses, refine_poses
+from distill_training.reconstruction import Reconstruction
 from mote_localization.camera import Camera
-from mote_localization.command_line import print_table
-from mote_localization.errors import SceneError
+from mote_localization.command_line import print_table, say
+from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.scenes import Frame, Scene
 
+MAX_DRIFT_PX = 2.0  # median distance of matches at given poses: above it, auto refines the poses
 DEPTHS_M = (0.1, 20.0)  # nearest and farthest depth that refines poses, m
 
 
@@ -47,8 +49,8 @@ def find_poses(
     scene: Scene,
     config: PosesConfig | None = None,
     folder: Path | None = None,
-    depths_m: tuple[float, float] = DEPTHS_M,
-    refined: Mapping[str, np.ndarray] | None = None,
+    depths_m: tuple[float, float] | None = None,
+    begun: Reconstruction | None = None,
 ) -> ScenePoses:
     """Return the poses of a scene's training frames.
 
@@ -56,8 +58,9 @@ def find_poses(
         scene: Where frames and given poses are read.
         config: Where the poses come from; None: they are given.
         folder: For intermediate files of structure from motion.
-        depths_m: Depths (nearest, farthest) to refine given poses with, metres.
-        refined: T_map_cam (4, 4) from an interrupted run, used instead of refining again.
+        depths_m: Depths (nearest, farthest) to refine given poses with, metres. With auto, None
+            leaves given poses as they are.
+        begun: Reconstruction of an interrupted run, whose poses are used instead of refining again.
 
     Raises:
         SceneError: There are no training frames, a pose that must be given is missing, given poses
@@ -84,13 +87,43 @@ def find_poses(
         check_conventions(scene, given)
     if config.poses == "sfm" and folder is not None:
         return _by_structure_from_motion(scene, config, folder)
-    if config.poses != "refine":
-        return ScenePoses(given, complete=complete)
-    if refined is None:
-        found = refine_poses(scene, given, *depths_m)
-        print_table(found.described(), "poses", stderr=True)
-        refined = found.T_map_cam
-    return ScenePoses(dict(refined), given)
+    if config.poses == "refine":
+        if begun:
+            return ScenePoses(dict(begun.poses), given)
+        return ScenePoses(_refined(scene, given, depths_m or DEPTHS_M).T_map_cam, given)
+    if config.poses == "auto" and complete and depths_m is not None:
+        return _given_or_refined(scene, given, depths_m, begun)
+    return ScenePoses(given, complete=complete)
+
+
+def _given_or_refined(
+    scene: Scene,
+    given: Mapping[str, np.ndarray],
+    depths_m: tuple[float, float],
+    begun: Reconstruction | None,
+) -> ScenePoses:
+    """Return the given poses, or refined ones where the images disagree with the given ones."""
+    if begun:
+        return ScenePoses(dict(begun.poses), dict(given) if begun.given_poses else {})
+    try:
+        found = _refined(scene, given, depths_m)
+    except ReconstructionError:  # too few matches to measure anything
+        return ScenePoses(dict(given))
+    if not found.given_px > MAX_DRIFT_PX:
+        return ScenePoses(dict(given))
+    say(
+        f"matching features are {found.given_px:.1f} px apart at the given poses, more than "
+        f"{MAX_DRIFT_PX:g} px: the poses are refined (--poses given keeps them)"
+    )
+    return ScenePoses(found.T_map_cam, dict(given))
+
+
+def _refined(
+    scene: Scene, given: Mapping[str, np.ndarray], depths_m: tuple[float, float]
+) -> RefinedPoses:
+    found = refine_poses(scene, given, *depths_m)
+    print_table(found.described(), "poses", stderr=True)
+    return found
 
 
 def _by_structure_from_motion(scene: Scene, config: PosesConfig, folder: Path) -> ScenePoses:

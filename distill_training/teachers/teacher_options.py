@@ -131,7 +131,11 @@ class Teacher:
             there_is = "a checkpoint" if checkpoint else "depth" if found.depth else "no depth"
             teacher += f", as there is {there_is}"
         poses = decided.poses.poses
-        source = _SOURCES["dust3r" if poses == "auto" and found.poses < found.images else poses]
+        source = _SOURCES[poses]
+        if poses == "auto" and found.poses < found.images:
+            source = _SOURCES["dust3r"]
+        elif poses == "auto" and decided.teacher == "rgbd":
+            source += "; refined if the images disagree with them"
         if poses == "sfm" and found.poses:
             source += "; given poses fix the map frame"
         known = found.cameras if self.poses.intrinsics != "estimate" else 0
@@ -152,7 +156,7 @@ class Teacher:
         if poses == "auto" and teacher == "sfm":
             poses = "sfm"
         elif poses == "auto" and teacher == "rgbd":
-            poses = "given" if found.poses or not found.images else "sfm"
+            poses = "auto" if found.poses == found.images else "sfm"
         return replace(self, teacher=teacher, poses=replace(self.poses, poses=poses))
 
     def _check_packages(self) -> None:
@@ -181,9 +185,8 @@ class Teacher:
                 )
             return begun
         depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
-        refined = begun.poses if begun and self.poses.poses == "refine" else None
         work = folder / "work"
-        poses = find_poses(scene, self.poses, work, depths_m, refined)
+        poses = find_poses(scene, self.poses, work, depths_m, begun)
         if self.teacher == "sfm":
             made = triangulated.reconstruct(scene, poses, folder, settings, self.cells)
         else:

@@ -55,10 +55,10 @@ def test_rgbd_points_are_on_the_plane_and_on_the_rays_of_their_cells(scene: Path
 
 
 class Few(Scene):
-    """The first frames of a scene."""
+    """The first frames of a scene, every `step`-th of them."""
 
-    def __init__(self, scene: Scene, count: int) -> None:
-        self.name, self._frames = scene.name, list(islice(scene.frames("train"), count))
+    def __init__(self, scene: Scene, count: int, step: int = 1) -> None:
+        self.name, self._frames = scene.name, list(islice(scene.frames("train"), 0, count, step))
 
     def frames(self, split: Split) -> Iterator[Frame]:
         return iter(self._frames)
@@ -106,14 +106,34 @@ def test_poses_of_some_frames_are_not_complete(scene: Path):
         find_poses(FolderScene(scene))
 
 
-def test_refined_poses_of_an_interrupted_run_are_used_again(scene: Path):
+def test_refined_poses_of_an_interrupted_run_are_used_again(scene: Path, tmp_path: Path):
     folder = FolderScene(scene)
     given = find_poses(folder).T_map_cam
     refined = {name: retract(T, np.full(6, 0.01)) for name, T in given.items()}
-    poses = find_poses(folder, PosesConfig("refine"), refined=refined)
-    for name, T in given.items():
-        assert np.array_equal(poses.T_map_cam[name], refined[name])
-        assert np.array_equal(poses.given[name], T)
+    made = tmp_path / "r", "s", "rgbd", "", PLANE_CAMERA, 8, {}
+    begun = Reconstruction(*made, refined, True, given)
+    for source in ("refine", "auto"):
+        poses = find_poses(folder, PosesConfig(source), depths_m=(0.1, 20.0), begun=begun)
+        for name, T in given.items():
+            assert np.array_equal(poses.T_map_cam[name], refined[name])
+            assert np.array_equal(poses.given[name], T)
+    kept = find_poses(
+        folder, PosesConfig(), depths_m=(0.1, 20.0), begun=Reconstruction(*made, given)
+    )
+    assert not kept.given and all(np.array_equal(kept.T_map_cam[n], T) for n, T in given.items())
+
+
+@pytest.mark.parametrize(("name", "refined"), [("kitchen", True), ("lounge", False)])
+def test_poses_are_refined_only_where_they_drift(
+    name: str, refined: bool, request: pytest.FixtureRequest, capsys
+):
+    """Features are 5.4 px apart at the kitchen's poses (KinectFusion), 1.2 px at the lounge's."""
+    scene = FolderScene(request.getfixturevalue(name))
+    some = Few(scene, scene.count("train"), 8)
+    poses = find_poses(some, PosesConfig(), depths_m=(0.1, 20.0))
+    printed = capsys.readouterr().err
+    assert poses.complete and bool(poses.given) == refined
+    assert ("the poses are refined (--poses given keeps them)" in printed) == refined
 
 
 def test_adjusted_poses_are_near_the_given_ones_and_adjusted_only_once(
