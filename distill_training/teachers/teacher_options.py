@@ -166,7 +166,7 @@ class Teacher:
                 import torch  # noqa: F401
         if self.poses.poses == "sfm":
             with structure_from_motion_packages():
-                import distill_training.poses.sfm  # noqa: F401
+                import pycolmap  # noqa: F401
 
     def _from_known_poses(self, scene: Scene, folder: Path) -> Reconstruction:
         """Reconstruct with poses that are known before the points are."""
