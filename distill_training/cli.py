@@ -19,6 +19,7 @@ from mote_localization.command_line import one_line_errors, print_table, run_com
 from mote_localization.errors import MoteError
 from mote_localization.files import check_output
 from mote_localization.map_file import read_map
+from mote_localization.transform_command import FrameOptions
 
 if TYPE_CHECKING:
     from distill_training.students.settings import Settings
@@ -118,6 +119,7 @@ class StudentOptions:
     # folder for checkpoint, history and reconstruction; default: beside the map, NAME.training
     work: Path | None = None
     train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
+    frame: Annotated[FrameOptions, Flat] = field(default_factory=FrameOptions)
 
     def check(self, output: Path) -> None:
         """Check the options before any work is done.
@@ -136,6 +138,7 @@ class StudentOptions:
                 "found --int8 with --student vit, expected cnn or mobilenet: 8-bit integers do not "
                 "speed up attention"
             )
+        self.frame.check()
         if self.train.calibration_from:
             read_map(self.train.calibration_from)
         with training_packages():
@@ -170,6 +173,9 @@ class StudentOptions:
         if rank():
             return  # in a distributed training the first process writes the map
         parity = write_student(student.network, student.info, reconstruction, output, self.int8)
+        if self.frame.given:
+            frames = {name: reconstruction.given_pose(name) for name in reconstruction.poses}
+            self.frame.write(output, output, frames)
         say(
             f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), {parity}; inspect it with "
             f"`mote inspect {output}`"

@@ -1,5 +1,6 @@
 """Anchors: points or poses that are known in a map's frame and in the user's own frame."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ import numpy as np
 import yaml
 
 from mote_localization.errors import MoteError, first_line
-from mote_localization.geometry import pose_from, rigid
+from mote_localization.geometry import pose_from, quaternion_xyzw, rigid
 from mote_localization.map_transform import FrameChange
 from mote_localization.similarity import similarity
 
@@ -18,15 +19,16 @@ _MIN_POINTS = 3
 _MIN_SPREAD = 0.05  # of the points across a line, relative to their spread along it
 _FORM = (
     "expected a list `anchors` of pairs {map: [x, y, z], target: [x, y, z]}, three or more, or of "
-    "poses [x, y, z, qx, qy, qz, qw]"
+    "poses [x, y, z, qx, qy, qz, qw]; `frame: NAME` may replace `map`"
 )
 
 _Numbers = Annotated[tuple[float, ...], msgspec.Meta(min_length=3, max_length=7)]
 
 
 class _Anchor(msgspec.Struct):
-    map: _Numbers
     target: _Numbers
+    map: _Numbers | msgspec.UnsetType = msgspec.UNSET
+    frame: str | msgspec.UnsetType = msgspec.UNSET  # in place of `map`: name of a training frame
 
 
 class _File(msgspec.Struct):
@@ -42,14 +44,52 @@ class AnchorFit:
     scale: float  # of the best similarity: 1 where the map's metre is the user's
 
 
-def read_anchors(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_anchors(
+    path: Path, frames: Mapping[str, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the poses (n, 4, 4) of anchors in the map and in the user's frame.
 
     The rotation of an anchor that is a point is NaN.
 
+    Args:
+        path: The file.
+        frames: T_map_cam (4, 4) of training frames, which anchors may name; frames that are not
+            among them are left out. None: anchors name no frames.
+
     Raises:
         MoteError: The file cannot be read, or holds no pairs of points or poses.
     """
+    poses = []
+    for number, anchor in enumerate(_read(path), 1):
+        in_map = anchor.map
+        if anchor.frame is not msgspec.UNSET:
+            if frames is None:
+                raise MoteError(
+                    f"{path}: anchor {number} names a frame, but a finished map stores no frames; "
+                    "use it with `mote-distill map`, or give `map: [x, y, z]`"
+                )
+            if anchor.frame not in frames:
+                continue
+            T = frames[anchor.frame]
+            in_map = (*T[:3, 3], *quaternion_xyzw(T[:3, :3]))[: len(anchor.target)]
+        poses.append([_pose(np.array(numbers)) for numbers in (in_map, anchor.target)])
+    if not poses:
+        raise MoteError(f"{path}: found no anchors of this map, {_FORM}")
+    T_n244 = np.array(poses)
+    return T_n244[:, 0], T_n244[:, 1]
+
+
+def check_anchors(path: Path) -> None:
+    """Check that a file has the form of anchors, before the map is made.
+
+    Raises:
+        MoteError: The file cannot be read, or holds no pairs of points or poses.
+    """
+    _read(path)
+
+
+def _read(path: Path) -> list[_Anchor]:
+    """Return the anchors of a file, checked one by one."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise MoteError(f"{path}: found over {_MAX_BYTES} bytes, {_FORM}")
@@ -59,19 +99,20 @@ def read_anchors(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise MoteError(f"{path}: cannot be read ({error.strerror}), {_FORM}") from error
     except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
         raise MoteError(f"{path}: {first_line(error, 100)}; {_FORM}") from error
-    poses = []
     for number, anchor in enumerate(anchors, 1):
-        pair = [np.array(numbers) for numbers in (anchor.map, anchor.target)]
-        sizes = [len(numbers) for numbers in pair]
-        if sizes not in ([3, 3], [7, 7]) or not all(np.isfinite(one).all() for one in pair):
-            raise MoteError(f"{path}: anchor {number} has {sizes} numbers; {_FORM}")
-        if sizes == [7, 7] and any(np.linalg.norm(one[3:]) < 0.5 for one in pair):
-            raise MoteError(f"{path}: anchor {number} has a quaternion of length 0; {_FORM}")
-        poses.append([_pose(one) for one in pair])
-    if not poses:
+        where = f"{path}: anchor {number}"
+        named, located = anchor.frame is not msgspec.UNSET, anchor.map is not msgspec.UNSET
+        if named == located:
+            raise MoteError(f"{where} has both or neither of `map` and `frame`; {_FORM}")
+        in_map = anchor.target if anchor.map is msgspec.UNSET else anchor.map
+        sizes = [len(in_map), len(anchor.target)]
+        if sizes not in ([3, 3], [7, 7]) or not np.isfinite([*in_map, *anchor.target]).all():
+            raise MoteError(f"{where} has {sizes} numbers; {_FORM}")
+        if any(len(one) == 7 and np.linalg.norm(one[3:]) < 0.5 for one in (in_map, anchor.target)):
+            raise MoteError(f"{where} has a quaternion of length 0; {_FORM}")
+    if not anchors:
         raise MoteError(f"{path}: found no anchors, {_FORM}")
-    T_n244 = np.array(poses)
-    return T_n244[:, 0], T_n244[:, 1]
+    return anchors
 
 
 def fit_anchors(

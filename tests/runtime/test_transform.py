@@ -188,6 +188,8 @@ def test_one_pose_anchors_a_metric_map(tmp_path):
         ("anchors: [{map: [1, 2, 3, 4], target: [1, 2, 3]}]", "anchor 1 has [4, 3] numbers"),
         ("anchors: [{map: [1, 2, .nan], target: [1, 2, 3]}]", "anchor 1 has"),
         ("anchors: [{map: [1, 2, 3, 0, 0, 0, 0], target: [1, 2, 3, 0, 0, 0, 1]}]", "length 0"),
+        ("anchors: [{target: [1, 2, 3]}]", "both or neither of `map` and `frame`"),
+        ("anchors: [{frame: a, map: [1, 2, 3], target: [1, 2, 3]}]", "both or neither"),
         ("anchors: {", "expected a list `anchors` of pairs"),
     ],
 )
@@ -196,6 +198,22 @@ def test_anchor_files_that_cannot_be_used_are_refused(tmp_path, text, message):
     with pytest.raises(MoteError) as error:
         read_anchors(tmp_path / "a.yaml")
     assert message in str(error.value) and "expected" in str(error.value)
+
+
+@pytest.mark.parametrize("poses", [True, False])
+def test_anchors_may_name_training_frames(tmp_path, poses):
+    frames = {f"view{k}": T for k, T in enumerate(VIEWS)}
+    path = anchors_file(tmp_path / "a.yaml", VIEWS, FrameChange(T_NEW), poses)
+    content = yaml.safe_load(path.read_text())
+    for k, anchor in enumerate(content["anchors"]):
+        del anchor["map"]
+        anchor["frame"] = f"view{k}"
+    content["anchors"].append({"frame": "left out", "target": content["anchors"][0]["target"]})
+    path.write_text(yaml.safe_dump(content))
+    change = fit_anchors(*read_anchors(path, frames), True).change
+    np.testing.assert_allclose(change.T_new_map, T_NEW, atol=1e-6)
+    with pytest.raises(MoteError, match="names a frame, but a finished map stores no frames"):
+        read_anchors(path)
 
 
 def test_anchors_on_a_line_are_refused(tmp_path):
@@ -214,8 +232,8 @@ def test_the_command_writes_a_level_map(tmp_path, monkeypatch, mote, images):
     monkeypatch.chdir(tmp_path)
     tilt = FrameChange(rigid(exp_rotation(np.array([0.1, -0.2, 0.0])), np.zeros(3)))
     moved(write(tmp_path, keyframes=tuple(map(keyframe, VIEWS))), tilt, tmp_path)
-    status, output, _ = mote("transform moved.onnx -o level.onnx --level floor")
-    assert status == 0 and "tilt of the z axis" in output
+    status, _, printed = mote("transform moved.onnx -o level.onnx --level floor")
+    assert status == 0 and "tilt of the z axis" in printed
     first, second = (
         Localizer.open(name).localize(images[0], CAMERA) for name in ("room.onnx", "level.onnx")
     )
@@ -226,15 +244,15 @@ def test_the_command_writes_a_map_in_the_frame_of_anchors(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     write(tmp_path, metric=False)
     anchors_file(tmp_path / "anchors.yaml", VIEWS, FrameChange(T_NEW, 0.4), False)
-    status, output, _ = mote("transform room.onnx -o moved.onnx --anchor anchors.yaml")
-    assert status == 0 and "4, off by 0.0 cm (median), 0.0 cm (largest)" in output
+    status, _, printed = mote("transform room.onnx -o moved.onnx --anchor anchors.yaml")
+    assert status == 0 and "4, off by 0.0 cm (median), 0.0 cm (largest)" in printed
     assert read_map("moved.onnx").info.metric
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "expected one of them"),
+        ("", "found neither --level nor --anchor"),
         ("--level floor --anchor a.yaml", "expected one of them"),
         ("--level cameras", "stores no camera poses"),
         ("--level floor", "has no keyframes"),
