@@ -12,16 +12,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 
 from demo_room.room_camera import CAMERA, render
 from demo_room.views import drive, training_views
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
+from mote_localization.geometry import quaternion_xyzw
 from mote_localization.progress import track
 from mote_localization.scenes.bag import BagWriter
 
 JPEG_QUALITY = 95
 # Added to the seed, so that the scene's drives differ from the recorded one.
+_ANCHORS = 12  # about; training frames whose poses are anchors
 _TEST_SEED = 1_000_003
 _TRAINING_SEED = 2_000_003
 _TRAINING_S, _TRAINING_HZ = 16.0, 5.0  # length and frame rate of a drive for training views
@@ -37,6 +40,8 @@ class Room:
     drives: int = 12  # drives through the room for training views, 80 views each
     views: int = 0  # further training views, spread evenly over the free floor
     test_views: int = 100  # test views in the scene, from a separate drive
+    # training views of the scene without depth and poses; anchors.yaml has poses of some of them
+    photographs: bool = False
     seconds: float = 12.0  # s, length of the recorded drive
     rate: float = 30.0  # Hz, frame rate of the recorded drive
     seed: int = 0  # seed of views and drives; the room is always the same
@@ -65,7 +70,7 @@ class Room:
                 seed = self.seed + _TRAINING_SEED + index
                 train += drive(_TRAINING_S, _TRAINING_HZ, seed)[1]
             _, test = drive(_TEST_S, self.test_views / _TEST_S, self.seed + _TEST_SEED)
-            write_scene(self.scene, train, CAMERA, test, self.workers)
+            write_scene(self.scene, train, CAMERA, test, self.workers, self.photographs)
         if self.bag is not None:
             stamps_s, poses = drive(self.seconds, self.rate, self.seed)
             write_bag(self.bag, stamps_s, poses, CAMERA, self.workers)
@@ -77,6 +82,7 @@ def write_scene(
     camera: Camera = CAMERA,
     test_poses: Sequence[np.ndarray] = (),
     workers: int = 1,
+    photographs: bool = False,
 ) -> None:
     """Write images, depth (mm), poses and the split; the folder appears when it is complete.
 
@@ -86,6 +92,8 @@ def write_scene(
         camera: Pinhole camera of all frames.
         test_poses: Camera poses of the test frames.
         workers: Processes that render.
+        photographs: Write no depth and poses of training frames, but the poses of some of them as
+            anchors.
 
     Raises:
         SceneError: The folder exists already or cannot be written.
@@ -100,7 +108,12 @@ def write_scene(
         parts = [f"{name} train -" for name in names[:count]]
         parts += [f"{name} test {count}-{total - 1}" for name in names[count:]]
         (building / "split.txt").write_text("# frame part block\n" + "\n".join(parts) + "\n")
-        jobs = zip(names, [*poses, *test_poses], strict=True)
+        if photographs:
+            chosen = list(zip(names, poses, strict=False))[:: max(1, count // _ANCHORS)]
+            anchors = [{"frame": name, "target": _numbers(T)} for name, T in chosen]
+            (building / "anchors.yaml").write_text(yaml.safe_dump({"anchors": anchors}))
+        alone = [photographs] * count + [False] * len(test_poses)
+        jobs = zip(names, [*poses, *test_poses], alone, strict=True)
         write = partial(_write_frame, building / "data", camera)
         for _ in track(_map_in_order(write, jobs, workers), f"rendering {folder}", total):
             pass
@@ -136,9 +149,14 @@ def _render_image(camera: Camera, T_map_cam: np.ndarray) -> np.ndarray:
     return render(T_map_cam, camera)[0]
 
 
-def _write_frame(data: Path, camera: Camera, job: tuple[str, np.ndarray]) -> None:
-    """Render one frame and write its three files."""
-    name, T_map_cam = job
+def _numbers(T: np.ndarray) -> list[float]:
+    """Return position and quaternion of a pose: x y z qx qy qz qw."""
+    return [round(float(v), 6) for v in (*T[:3, 3], *quaternion_xyzw(T[:3, :3]))]
+
+
+def _write_frame(data: Path, camera: Camera, job: tuple[str, np.ndarray, bool]) -> None:
+    """Render one frame and write its three files; of a photograph, the image alone."""
+    name, T_map_cam, photograph = job
     image_hw3, depth_hw = render(T_map_cam, camera)
     millimetres_hw = np.round(1000.0 * depth_hw).astype(np.uint16)
     quality = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
@@ -146,10 +164,13 @@ def _write_frame(data: Path, camera: Camera, job: tuple[str, np.ndarray]) -> Non
         (".color.jpg", image_hw3[..., ::-1], quality),
         (".depth.png", millimetres_hw, ()),
     ):
+        if photograph and suffix == ".depth.png":
+            continue
         # cv2.imwrite raises no error when the disk is full; write_bytes does
         encoded = cv2.imencode(suffix[-4:], pixels, options)[1]
         (data / f"{name}{suffix}").write_bytes(encoded.tobytes())
-    np.savetxt(data / f"{name}.pose.txt", T_map_cam, fmt="%.17g")
+    if not photograph:
+        np.savetxt(data / f"{name}.pose.txt", T_map_cam, fmt="%.17g")
 
 
 def _map_in_order(function: Callable, jobs: Iterable, workers: int) -> Iterator:

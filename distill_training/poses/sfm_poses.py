@@ -11,6 +11,7 @@ from distill_training.poses.frame_points import FramePoints
 from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth
 from distill_training.poses.poses_config import Known, SfmConfig
+from distill_training.poses.sfm.checks import weakest_connection
 from distill_training.poses.sfm.colmap_camera import from_colmap
 from distill_training.poses.sfm.sfm_images import SfmImage, take_images
 from distill_training.poses.sfm.sfm_model import Model
@@ -257,6 +258,10 @@ def _described(
     if reasons:
         rows["not used"] = "\n".join(_grouped(reasons))
     rows["parts that hold"] = ", ".join(f"{len(part.images)} images" for part in found.parts)
+    points, smaller = weakest_connection(found.parts[0])
+    rows["weakest connection"] = (
+        f"{points} points, between {smaller} images of the largest part and the others"
+    )
     lenses = {images[i].lens: one.camera for i, one in placed.items() if not images[i].known}
     if lenses:
         focal = sorted(camera.fx for camera in lenses.values())

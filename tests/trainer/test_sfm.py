@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 from distill_training.poses.frame_points import FramePoints  # noqa: E402
 from distill_training.poses.poses_config import PosesConfig, SfmConfig  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
+from distill_training.poses.sfm.checks import weakest_connection  # noqa: E402
 from distill_training.poses.sfm.colmap_camera import from_colmap, to_colmap  # noqa: E402
 from distill_training.poses.sfm.consensus import agreeing_groups, connected_parts  # noqa: E402
+from distill_training.poses.sfm.sfm_model import Model  # noqa: E402
 from distill_training.reconstruction import open_reconstruction  # noqa: E402
 from distill_training.teachers.teacher_options import Teacher  # noqa: E402
 from mote_localization.camera import Camera  # noqa: E402
@@ -158,9 +160,18 @@ def truth(shared_data: Path, kitchen: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def made(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of structure from motion of the photographs."""
+    folder = tmp_path_factory.mktemp("sfm") / "work"
+    find_poses(FolderScene(photographs), PosesConfig("sfm"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(photographs: Path, work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a reconstruction of the photographs, made by the default options."""
     folder = tmp_path_factory.mktemp("made") / "r"
+    shutil.copytree(work, folder / "work")
     Teacher().reconstruct(photographs, folder)
     return folder
 
@@ -188,6 +199,42 @@ def test_a_finished_reconstruction_is_not_made_again(made: Path, photographs: Pa
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
     with pytest.raises(Exception, match="made with other frames or settings"):
         Teacher(poses=PosesConfig(sfm=SfmConfig(max_features=900))).reconstruct(photographs, made)
+
+
+def test_an_interrupted_run_gives_the_same_poses(photographs: Path, work: Path, tmp_path: Path):
+    scene, config = FolderScene(photographs), PosesConfig("sfm")
+    expected = find_poses(scene, config, work)
+    shutil.copytree(work, tmp_path / "work")
+    for folder in ("result", "chosen/incremental"):
+        shutil.rmtree(tmp_path / "work" / folder)
+    (tmp_path / "work/chosen/incremental.99.partial").mkdir()
+    with pycolmap.Database.open(tmp_path / "work/features.db") as database:
+        database.delete_two_view_geometry(3, 4)
+    found = find_poses(scene, config, tmp_path / "work")
+    assert list(found.T_map_cam) == list(expected.T_map_cam)
+    for name, T in expected.T_map_cam.items():
+        np.testing.assert_allclose(found.T_map_cam[name], T, atol=1e-4)
+
+
+def test_a_folder_of_another_run_is_refused(photographs: Path, work: Path):
+    config = PosesConfig("sfm", sfm=SfmConfig(max_features=900))
+    with pytest.raises(ReconstructionError, match="made with other frames or settings"):
+        find_poses(FolderScene(photographs), config, work)
+
+
+def model(visible: np.ndarray) -> Model:
+    """Return a model of which only is known which image sees which point."""
+    image_k, point_k = visible.nonzero()
+    n, m = visible.shape
+    arrays = np.arange(n), np.zeros((n, 4, 4)), np.zeros((m, 3)), image_k, point_k
+    return Model(pycolmap.Reconstruction(), *arrays, np.zeros((len(image_k), 2)), np.zeros(m))
+
+
+def test_the_weakest_connection_is_found():
+    visible = np.zeros((30, 1000), bool)
+    visible[:12, :400] = visible[12:, 420:] = True
+    visible[8:16, 400:420] = True
+    assert weakest_connection(model(visible)) == (20, 12)
 
 
 def test_photographs_without_overlap_are_refused(tmp_path: Path, rng):

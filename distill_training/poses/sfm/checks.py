@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.linalg import eigh
 
 from distill_training.poses.image_pairs import Pair
 from distill_training.poses.poses_config import SfmConfig
@@ -78,6 +79,34 @@ def parts_that_hold(
     if held_n.any():
         group_n[held_n] = np.unique(labels_ns[held_n], axis=0, return_inverse=True)[1].ravel()
     return connected_parts(group_n, model.covisible_nn(), config.min_images)
+
+
+def weakest_connection(model: Model) -> tuple[int, int]:
+    """Return the points that connect the two least connected halves of a model, and the smaller.
+
+    The cut is the best of those along the second eigenvector of the normalized Laplacian of the
+    covisibility graph (Shi and Malik 2000).
+
+    Returns:
+        The number of points seen from both sides, and of images on the smaller side.
+    """
+    shared_nn = model.covisible_nn().toarray()
+    np.fill_diagonal(shared_nn, 0)
+    degree_n = shared_nn.sum(axis=1).clip(min=1)
+    scale_n = 1 / np.sqrt(degree_n)
+    laplacian_nn = np.eye(len(degree_n)) - scale_n[:, None] * shared_nn * scale_n
+    second_n = eigh(laplacian_nn, subset_by_index=(1, 1))[1][:, 0] * scale_n
+    order = np.argsort(second_n, kind="stable")
+    ordered_nn, volume_n = shared_nn[order][:, order], degree_n[order].cumsum()
+    inside_n = np.diagonal(ordered_nn.cumsum(axis=0).cumsum(axis=1))
+    smaller_n = np.minimum(volume_n, volume_n[-1] - volume_n)[:-1]
+    cost_n = (volume_n - inside_n)[:-1] / smaller_n.clip(min=1)
+    split = int(cost_n.argmin()) + 1
+    first = np.zeros(len(order), bool)
+    first[order[:split]] = True
+    visible_nm = model.visible_nm()
+    seen_by_first, seen_by_second = (visible_nm[side].sum(axis=0) > 0 for side in (first, ~first))
+    return int((seen_by_first & seen_by_second).sum()), min(split, len(order) - split)
 
 
 def two_view_agreement(model: Model, pairs: Mapping[Pair, TwoView], max_deg: float) -> np.ndarray:

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -206,7 +207,11 @@ class FeatureDatabase:
         partial = path.with_suffix(".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
-        with sqlite3.connect(self.path) as source, sqlite3.connect(partial) as target:
+        # Closed, not only committed: an open connection keeps content in another file.
+        with (
+            closing(sqlite3.connect(self.path)) as source,
+            closing(sqlite3.connect(partial)) as target,
+        ):
             source.backup(target)
         with pycolmap.Database.open(partial) as database:
             index = {id_: i for i, id_ in enumerate(self._image_ids(database))}

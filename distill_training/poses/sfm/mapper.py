@@ -50,10 +50,11 @@ def run_mappers(mappings: Sequence[Mapping], images: int) -> list[list[pycolmap.
     with progress_bar() as bar:
         for one in waiting:
             count = context.Value("i", 0)
-            # Not a daemon: a process that is ended while it writes would leave half a model.
             process = context.Process(target=_run, args=(one, threads, count), daemon=True)
             process.start()
-            task = bar.add_task(f"{one.kind} mapping", total=images)
+            # The global mapper places all images at once.
+            total = images if one.kind == "incremental" else None
+            task = bar.add_task(f"{one.kind} mapping", total=total)
             running.append((one, process, count, task))
         while any(process.is_alive() for _, process, _, _ in running):
             time.sleep(_POLL_S)
@@ -69,14 +70,17 @@ def run_mappers(mappings: Sequence[Mapping], images: int) -> list[list[pycolmap.
 def _run(mapping: Mapping, threads: int, count: Any) -> None:
     """Run a mapper; the folder exists only when it is finished."""
     pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
-    partial = mapping.folder.with_name(f"{mapping.folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    # A mapper whose parent was killed goes on: each has its own folder.
+    partial = mapping.folder.with_name(f"{mapping.folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     if mapping.kind == "incremental":
         _map_incrementally(mapping, partial, threads, count)
     else:
         _map_globally(mapping, partial, threads)
-    os.replace(partial, mapping.folder)
+    if mapping.folder.exists():  # another one has finished in the meantime
+        shutil.rmtree(partial)
+    else:
+        os.replace(partial, mapping.folder)
 
 
 def _map_incrementally(mapping: Mapping, folder: Path, threads: int, count: Any) -> None:

@@ -12,12 +12,13 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 
+from distill_training.common.array_folder import begin_folder
 from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.poses_config import PairsConfig, SfmConfig
 from distill_training.poses.sfm import mapper
@@ -40,7 +41,7 @@ _ATTEMPTS = ("chosen", "dense", "exhaustive")
 _DENSE = 24  # images before and after an image, or similar to it, of which pairs are matched
 _MIN_COMMON_AGREEMENT = 0.8  # fraction of the common images on which two parts agree
 _MIN_FOCAL_IMAGES = 12  # of a part, to compare its focal length with the given one
-_MAX_FOCAL_ERROR = 0.05  # of a given focal length: correct ones differ by up to 3 %
+_MAX_FOCAL_ERROR = 0.07  # of a given focal length: few images of correct ones give up to 5 %
 _UNCONNECTED = "not connected: no other image shows the same things"
 _RESULT = "result"  # folder of the parts
 _ENOUGH = 0.95  # fraction of the images in parts that hold: no further candidate is tried
@@ -73,8 +74,10 @@ def structure_from_motion(
         poses: Approximate T_map_cam (4, 4), which choose the pairs where all images have one.
 
     Raises:
-        ReconstructionError: No part holds, or the folder cannot be written.
+        ReconstructionError: No part holds, a given focal length is wrong, or the folder cannot be
+            written or holds another run.
     """
+    begin_folder(folder / "sfm.json", _index(images, config, sequential))
     if finished := _read(folder / _RESULT):
         return finished
     database = FeatureDatabase(folder / "features.db", images, config)
@@ -104,6 +107,21 @@ def structure_from_motion(
     result = SfmPoses(parts, {**reasons, **unusable})
     _write(result, folder / _RESULT)
     return result
+
+
+def _index(images: Sequence[SfmImage], config: SfmConfig, sequential: bool) -> dict:
+    """Return everything that decides the result."""
+    frames = [
+        {
+            "name": one.frame.name,
+            "camera": asdict(one.working),
+            "lens": one.lens,
+            "known": one.known,
+        }
+        for one in images
+    ]
+    index = {"settings": asdict(config), "sequential": sequential, "frames": frames}
+    return json.loads(json.dumps(index))  # tuples become lists, as in the file
 
 
 def _check_intrinsics(part: Model, images: Sequence[SfmImage]) -> None:
