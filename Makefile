@@ -13,7 +13,7 @@ ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
-.PHONY: help setup demo test test-install format bench demo-map clean
+.PHONY: help setup demo test test-install format bench demo-photographs demo-map clean
 .DELETE_ON_ERROR:
 
 help:
@@ -46,6 +46,13 @@ endif
 bench: $(DEV) | $(filter build/demo/drive/metadata.yaml,$(SCENE)/metadata.yaml)  ## measure maps, backends and a baseline: SCENE=, MAPS=, BASELINE=; writes docs/results/benchmarks.md
 	$(BIN)/python benchmarks/bench_students.py $(SCENE) --maps $(MAPS) $(if $(BASELINE),--baseline $(BASELINE)) \
 		$(if $(BACKENDS),--backends $(BACKENDS)) --write docs/results/benchmarks.md
+
+demo-photographs: $(DEV)  ## make a map of the demo room from rendered photographs alone, and evaluate it (half an hour)
+	rm -rf build/demo/photographs build/demo/photographs.training
+	$(BIN)/mote-distill room --scene build/demo/photographs --drives 2 --photographs
+	$(BIN)/mote-distill map build/demo/photographs -o build/demo/photographs.onnx \
+		--anchor build/demo/photographs/anchors.yaml --minutes 15
+	$(BIN)/mote evaluate build/demo/photographs --map build/demo/photographs.onnx --report build/demo/photographs.html
 
 demo-map: $(DEV)  ## train the map of the demo room again: maps/demo_room.onnx (half an hour)
 	rm -rf build/demo/room build/demo/training

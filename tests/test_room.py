@@ -7,6 +7,7 @@ import pytest
 
 import demo_room as room
 from demo_room import model, record, views
+from mote_localization.anchors import read_anchors
 from mote_localization.errors import BagError, CameraError, SceneError
 from mote_localization.geometry import invert, rotation_angle, transform
 from mote_localization.scenes import open_scene
@@ -161,6 +162,19 @@ def test_a_written_scene_folder_can_be_read(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["scene"]
     with pytest.raises(SceneError, match="exists already"):
         record.write_scene(tmp_path / "scene", train, SMALL)
+
+
+def test_photographs_have_no_depth_and_no_pose_but_anchors(tmp_path):
+    train, test = room.training_views(3, seed=6), room.drive(1.0, 1.0, seed=6)[1]
+    record.write_scene(tmp_path / "scene", train, SMALL, test, photographs=True)
+    scene = open_scene(tmp_path / "scene")
+    taken = {frame.name: T for frame, T in zip(scene.frames("train"), train, strict=True)}
+    for frame in scene.frames("train"):
+        assert frame.T_map_cam is None and frame.depth() is None
+    assert all(frame.known_pose() is not None for frame in scene.frames("test"))
+    in_map, target = read_anchors(tmp_path / "scene/anchors.yaml", taken)
+    assert len(in_map) == 3
+    np.testing.assert_allclose(in_map, target, atol=1e-5)
 
 
 def test_several_processes_render_the_same_images(tmp_path):
