@@ -1,10 +1,12 @@
 """From a reconstruction to a calibrated student: each stage is called once, in order."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from distill_training.calibration.map_description import describe_map
 from distill_training.calibration.scales import CalibratedStudent, calibrate, read_scales
 from distill_training.calibration.validation import Validation
+from distill_training.export.keyframe_depth import complete_keyframes
 from distill_training.export.keyframe_selection import choose_keyframes
 from distill_training.reconstruction import Reconstruction
 from distill_training.reconstruction.extent import measure_extent
@@ -58,6 +60,8 @@ def train_student(
         folder,
         validation.measure,
     )
+    keyframes = complete_keyframes(trained.network, reconstruction, split.training, keyframes)
+    validation = Validation(reconstruction, frames, split, replace(info, keyframes=keyframes))
     calibrated = calibrate(trained, validation, given)
     frames.clear()
     return calibrated

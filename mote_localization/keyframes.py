@@ -1,6 +1,6 @@
 """Keyframes: training images that a map stores, each with its pose and the depth of its cells."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -40,6 +40,10 @@ class Keyframe:
             encode_jpeg(grey_hw, _JPEG_QUALITY),
             depth_hw.astype("<f2").tobytes(),
         )
+
+    def with_depth(self, depth_hw: np.ndarray) -> "Keyframe":
+        """Return the keyframe with another depth of its cells (rows, columns), m; NaN: unknown."""
+        return replace(self, depth=depth_hw.astype("<f2").tobytes())
 
     @property
     def pose_44(self) -> np.ndarray:

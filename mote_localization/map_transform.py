@@ -95,12 +95,8 @@ def _moved_drift(drift: Drift, change: FrameChange) -> Drift:
 
 def _moved_keyframe(keyframe: Keyframe, change: FrameChange) -> Keyframe:
     T = change.pose(keyframe.pose_44)
-    depth = np.frombuffer(keyframe.depth, "<f2").astype(np.float64) * change.scale
-    return replace(
-        keyframe,
-        T_map_cam=tuple(map(tuple, T.tolist())),
-        depth=depth.astype("<f2").tobytes(),
-    )
+    scaled = keyframe.with_depth(change.scale * keyframe.depth_m())
+    return replace(scaled, T_map_cam=tuple(map(tuple, T.tolist())))
 
 
 def _moved_self_test(self_test: SelfTest, change: FrameChange) -> SelfTest:
