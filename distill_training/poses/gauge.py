@@ -52,12 +52,13 @@ def find_gauge(
     photo_depth: Callable[[str], PhotoDepth],
     given: Mapping[str, np.ndarray] | None = None,
     lengths: Sequence[KnownLength] = (),
+    measured: tuple[float, float] | None = None,
 ) -> Gauge:
     """Return the frame and the scale of an estimate from given poses and known lengths.
 
-    Two or more given poses fix both. One fixes the frame, and known lengths fix the scale. Without
-    a given pose the map frame is level: its origin is at the first camera, x along that camera's
-    view, z up (REP-103). Without a length the unit is arbitrary.
+    Two or more given poses fix both. One fixes the frame; measured depth, else known lengths, fix
+    the scale. Without a given pose the map frame is level: its origin is at the first camera, x
+    along that camera's view, z up (REP-103). Without depth or a length the unit is arbitrary.
 
     Args:
         poses: T_estimate_cam (4, 4) of each photograph used, in recording order.
@@ -66,6 +67,7 @@ def find_gauge(
             are pixels.
         given: T_map_cam (4, 4), metres, of any photographs, used or not.
         lengths: Measured in the place.
+        measured: Scale by measured depth, m per unit of the estimate, and its relative uncertainty.
 
     Raises:
         ReconstructionError: The given poses do not fit the estimate, or a length cannot be found
@@ -80,7 +82,11 @@ def find_gauge(
     if given and not known:
         _log.warning("no photograph with a given pose could be used: the map frame is a new one")
     scale, uncertainty = _ASSUMED_DEPTH / median_depth, None
-    if lengths:
+    if measured:
+        scale, uncertainty = measured
+        if lengths:
+            _log.warning("--scale-from is not used: measured depth fixes the scale")
+    elif lengths:
         scale, uncertainty = scale_from_lengths(poses, median_depth, photo_depth, lengths)
     name = next(iter(known or poses))
     T_map_estimate = np.eye(4)
@@ -90,7 +96,7 @@ def find_gauge(
     else:
         T_map_estimate[:3, :3] = level_rotation(list(poses.values()))
     T_map_estimate[:3, 3] -= scale * T_map_estimate[:3, :3] @ poses[name][:3, 3]
-    return Gauge(scale, T_map_estimate, bool(lengths), uncertainty)
+    return Gauge(scale, T_map_estimate, bool(measured or lengths), uncertainty)
 
 
 def gauge_from_poses(

@@ -1,6 +1,7 @@
 """Poses of a scene by structure from motion, in the frame and the unit of the map."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from distill_training.poses.sfm.sfm_images import SfmImage, take_images
 from distill_training.poses.sfm.sfm_model import Model
 from distill_training.poses.sfm.structure_from_motion import SfmPoses, structure_from_motion
 from mote_localization.camera import Camera, canonical_camera
-from mote_localization.errors import ReconstructionError
+from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.scenes import Scene
 
 _log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ _MIN_DEPTHS = 20  # measured depths of an image for its ratio to count
 _MIN_SIGMA_M = 0.01  # m, of given positions
 _MIN_POINTS = 30  # that an image must see to be placed by its given pose
 _MAX_SIGMAS = 5.0  # by which its position may then change
+_MAX_DEPTH_ERROR = 0.15  # of the scale that depth gives, from that of given poses
 _NAMED = 5  # frames that a message names
 
 
@@ -60,7 +62,8 @@ def place_by_structure_from_motion(
         lengths: Measured in the place.
 
     Raises:
-        SceneError: Given intrinsics are required and missing.
+        SceneError: Given intrinsics are required and missing, or depth and given poses have
+            different scales.
         ReconstructionError: No part of the photographs holds, given poses contradict them, or a
             length cannot be found.
     """
@@ -114,34 +117,38 @@ def _gauge_of_part(
     known = {name: T for name, T in given.items() if name in poses}
     median_depth = float(np.nanmedian(part.median_depth_n()))
     if not first:
-        return gauge_from_poses(poses, known, median_depth) if len(known) >= _MIN_GIVEN else None
-    if len(known) > 1:
-        return find_gauge(poses, median_depth, _no_depth, known, lengths)
-    if measured := _scale_from_depth(part, images):
-        if lengths:
-            _log.warning("--scale-from is not used: measured depth fixes the scale")
-        gauge = find_gauge(poses, median_depth, _no_depth, known)
-        factor = measured[0] / gauge.scale
-        T = gauge.T_map_estimate.copy()
-        T[:3, 3] *= factor
-        if known:  # the first camera stays where its given pose is
-            name = next(iter(known))
-            T[:3, 3] = known[name][:3, 3] - measured[0] * T[:3, :3] @ poses[name][:3, 3]
-        return Gauge(measured[0], T, True, measured[1])
-    depths = {images[i].frame.name: (i, n) for n, i in enumerate(part.images)}
+        try:
+            return (
+                gauge_from_poses(poses, known, median_depth) if len(known) >= _MIN_GIVEN else None
+            )
+        except ReconstructionError as error:
+            _log.warning("a part of %d images is left out: %s", len(poses), error)
+            return None
+    measured = _scale_from_depth(part, images)
+    number = {images[i].frame.name: (i, n) for n, i in enumerate(part.images)}
 
     def depth_of(name: str) -> PhotoDepth:
-        i, n = depths[name]
+        i, n = number[name]
         live = _camera(part, n, images[i])
         grid = canonical_camera(live, _DEPTH_WIDTH, _DEPTH_STRIDE)
         depth_hw, sigma_hw = _frame_points(part, n).in_cells(grid, _DEPTH_STRIDE)
         return PhotoDepth(live, grid, depth_hw, sigma_hw)
 
-    return find_gauge(poses, median_depth, depth_of, known, lengths)
+    gauge = find_gauge(poses, median_depth, depth_of, known, lengths, measured)
+    _check_depth_scale(gauge, measured)
+    return gauge
 
 
-def _no_depth(name: str) -> PhotoDepth:
-    raise AssertionError("two given poses, or no lengths: no depth is needed")
+def _check_depth_scale(gauge: Gauge, measured: tuple[float, float] | None) -> None:
+    """Raise `SceneError` if measured depth contradicts the scale of the given poses."""
+    ratio = measured[0] / gauge.scale if measured else 1.0
+    if abs(math.log(ratio)) > _MAX_DEPTH_ERROR:
+        size = f"{ratio:.2f} times too large" if ratio > 1 else f"{1 / ratio:.2f} times too small"
+        raise SceneError(
+            f"the depths are {size} for the given poses: structure from motion has a scale of "
+            f"{gauge.scale:.3g} by the poses and of {measured[0] if measured else 1:.3g} by the "
+            "depth; expected poses in metres and depth in millimetres"
+        )
 
 
 def _scale_from_depth(part: Model, images: Sequence[SfmImage]) -> tuple[float, float] | None:
