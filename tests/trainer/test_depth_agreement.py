@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from make_scene import write_plane_scene
 
-from demo_room.record import Room
+from demo_room.record import write_scene
+from demo_room.views import drive
 from distill_training.poses.depth_agreement import check_conventions
 from distill_training.poses.scene_poses import find_poses
 from mote_localization.errors import SceneError
@@ -64,7 +65,7 @@ class ChangedFrame(Frame):
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("room") / "scene"
-    Room(folder, drives=1, test_views=0).run()
+    write_scene(folder, drive(6.0, 5.0, seed=1)[1])
     return folder
 
 

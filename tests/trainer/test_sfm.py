@@ -18,11 +18,13 @@ from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.poses.sfm.checks import weakest_connection  # noqa: E402
 from distill_training.poses.sfm.colmap_camera import from_colmap, to_colmap  # noqa: E402
 from distill_training.poses.sfm.consensus import agreeing_groups, connected_parts  # noqa: E402
+from distill_training.poses.sfm.sfm_images import take_images  # noqa: E402
 from distill_training.poses.sfm.sfm_model import Model  # noqa: E402
+from distill_training.poses.sfm.structure_from_motion import check_intrinsics  # noqa: E402
 from distill_training.reconstruction import open_reconstruction  # noqa: E402
 from distill_training.teachers.teacher_options import Teacher  # noqa: E402
 from mote_localization.camera import Camera  # noqa: E402
-from mote_localization.errors import ReconstructionError  # noqa: E402
+from mote_localization.errors import ReconstructionError, SceneError  # noqa: E402
 from mote_localization.geometry import exp_rotation, rigid, transform  # noqa: E402
 from mote_localization.scenes.folder import FolderScene  # noqa: E402
 from mote_localization.similarity import similarity  # noqa: E402
@@ -216,6 +218,40 @@ def test_an_interrupted_run_gives_the_same_poses(photographs: Path, work: Path, 
         np.testing.assert_allclose(found.T_map_cam[name], T, atol=1e-4)
 
 
+@pytest.mark.parametrize("source", ["poses", "depth", "length", "nothing"])
+def test_the_scale_is_that_of_poses_or_depth_or_a_length(
+    source: str, photographs: Path, work: Path, kitchen: Path, tmp_path: Path, truth
+):
+    shutil.copytree(photographs, tmp_path / "scene")
+    names = (tmp_path / "scene/train.txt").read_text().split()
+    if source != "poses":
+        for path in (tmp_path / "scene/data").glob("*.pose.txt"):
+            path.unlink()
+    if source == "depth":
+        for name in names[::2]:
+            shutil.copy(kitchen / f"data/{name}.depth.png", tmp_path / "scene/data")
+    apart_m = np.linalg.norm(truth[names[0]] - truth[names[-1]])
+    length = (f"{names[0]},{names[-1]}={apart_m}",) if source == "length" else ()
+    config = PosesConfig("sfm", scale_from=length)
+    poses = find_poses(FolderScene(tmp_path / "scene"), config, work)
+    found = np.array([T[:3, 3] for T in poses.T_map_cam.values()])
+    scale, _ = similarity(found, np.array([truth[name] for name in poses.T_map_cam]))
+    assert poses.metric == (source != "nothing")
+    # the given poses, of a depth tracker, are off by centimetres
+    assert source == "nothing" or scale == pytest.approx(1, abs=0.2 if source == "poses" else 0.05)
+
+
+def test_depth_in_another_unit_than_the_poses_is_refused(
+    photographs: Path, work: Path, kitchen: Path, tmp_path: Path
+):
+    shutil.copytree(photographs, tmp_path / "scene")
+    for name in (tmp_path / "scene/train.txt").read_text().split():
+        depth_hw = cv2.imread(str(kitchen / f"data/{name}.depth.png"), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(tmp_path / f"scene/data/{name}.depth.png"), depth_hw * 5)
+    with pytest.raises(SceneError, match="times too large for the given poses"):
+        find_poses(FolderScene(tmp_path / "scene"), PosesConfig("sfm"), work)
+
+
 def test_a_folder_of_another_run_is_refused(photographs: Path, work: Path):
     config = PosesConfig("sfm", sfm=SfmConfig(max_features=900))
     with pytest.raises(ReconstructionError, match="made with other frames or settings"):
@@ -255,10 +291,20 @@ def test_one_photograph_is_refused(tmp_path: Path):
         find_poses(FolderScene(tmp_path), PosesConfig("sfm"), tmp_path / "work")
 
 
-def test_a_wrong_focal_length_is_named(photographs: Path, tmp_path: Path):
+@pytest.mark.parametrize(("factor", "fits"), [(1.0, True), (1.1, False), (0.85, False)])
+def test_a_wrong_focal_length_is_named(
+    photographs: Path, work: Path, tmp_path: Path, factor: float, fits: bool
+):
     shutil.copytree(photographs, tmp_path / "scene")
     K = np.loadtxt(photographs / "camera-intrinsics.txt")
-    K[[0, 1], [0, 1]] *= 1.1
+    K[[0, 1], [0, 1]] *= factor
     np.savetxt(tmp_path / "scene/camera-intrinsics.txt", K)
-    with pytest.raises(ReconstructionError, match="found a focal length of 57[78] px, but the ima"):
-        find_poses(FolderScene(tmp_path / "scene"), PosesConfig("sfm"), tmp_path / "work")
+    images, _ = take_images(FolderScene(tmp_path / "scene"), "auto", 1600)
+    part = Model.of(pycolmap.Reconstruction(work / "result/0"))
+    if fits:
+        check_intrinsics(part, images)
+        return
+    with pytest.raises(
+        ReconstructionError, match=r"found a focal length of \d+ px, but the images"
+    ):
+        check_intrinsics(part, images)

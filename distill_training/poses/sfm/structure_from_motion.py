@@ -103,7 +103,7 @@ def structure_from_motion(
         reasons = {i: why.get(i, reason) for i, reason in reasons.items() if i not in held}
     if not parts:
         raise ReconstructionError(_why_nothing_holds(images, {**reasons, **unusable}))
-    _check_intrinsics(parts[0], images)
+    check_intrinsics(parts[0], images)
     result = SfmPoses(parts, {**reasons, **unusable})
     _write(result, folder / _RESULT)
     return result
@@ -124,8 +124,16 @@ def _index(images: Sequence[SfmImage], config: SfmConfig, sequential: bool) -> d
     return json.loads(json.dumps(index))  # tuples become lists, as in the file
 
 
-def _check_intrinsics(part: Model, images: Sequence[SfmImage]) -> None:
-    """Raise `ReconstructionError` if the images contradict a given focal length."""
+def check_intrinsics(part: Model, images: Sequence[SfmImage]) -> None:
+    """Check the given focal lengths against those that the images give.
+
+    Args:
+        part: A part that holds.
+        images: All images, in the order of their numbers.
+
+    Raises:
+        ReconstructionError: A given focal length differs by more than 7 %.
+    """
     if len(part.images) < _MIN_FOCAL_IMAGES:
         return
     estimated = estimated_focal_lengths(part)
