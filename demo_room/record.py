@@ -23,8 +23,8 @@ from mote_localization.progress import track
 from mote_localization.scenes.bag import BagWriter
 
 JPEG_QUALITY = 95
-# Added to the seed, so that the scene's drives differ from the recorded one.
 _ANCHORS = 12  # about; training frames whose poses are anchors
+# Added to the seed, so that the scene's drives differ from the recorded one.
 _TEST_SEED = 1_000_003
 _TRAINING_SEED = 2_000_003
 _TRAINING_S, _TRAINING_HZ = 16.0, 5.0  # length and frame rate of a drive for training views

@@ -139,6 +139,11 @@ class StudentOptions:
                 "speed up attention"
             )
         self.frame.check()
+        if self.frame.level != "no" and not self.train.keyframes:
+            raise MoteError(
+                f"found --level {self.frame.level} without keyframes, expected --keyframes 20 or "
+                "more: the direction up is found in them"
+            )
         if self.train.calibration_from:
             read_map(self.train.calibration_from)
         with training_packages():
@@ -167,15 +172,18 @@ class StudentOptions:
         from distill_training.export.onnx_export import write_student
         from distill_training.pipeline import train_student
 
+        frames = {name: reconstruction.given_pose(name) for name in reconstruction.poses}
+        self.frame.check_fit(frames, reconstruction.metric)
         student = train_student(
             reconstruction, self.folder(output), self.student, self._settings(), self.train
         )
         if rank():
             return  # in a distributed training the first process writes the map
-        parity = write_student(student.network, student.info, reconstruction, output, self.int8)
+        written = self.folder(output) / "map.onnx" if self.frame.given else output
+        parity = write_student(student.network, student.info, reconstruction, written, self.int8)
         if self.frame.given:
-            frames = {name: reconstruction.given_pose(name) for name in reconstruction.poses}
-            self.frame.write(output, output, frames)
+            self.frame.write(written, output, frames)
+            written.unlink()
         say(
             f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), {parity}; inspect it with "
             f"`mote inspect {output}`"

@@ -1,5 +1,7 @@
 """Anchors: points or poses that are known in a map's frame and in the user's own frame."""
 
+import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from mote_localization.geometry import pose_from, quaternion_xyzw, rigid
 from mote_localization.map_transform import FrameChange
 from mote_localization.similarity import similarity
 
+_log = logging.getLogger(__name__)
 _MAX_BYTES = 1 << 20
 _MIN_POINTS = 3
 _MIN_SPREAD = 0.05  # of the points across a line, relative to their spread along it
@@ -69,6 +72,7 @@ def read_anchors(
                     "use it with `mote-distill map`, or give `map: [x, y, z]`"
                 )
             if anchor.frame not in frames:
+                _log.warning("%s: '%s' is no frame of the map", path, anchor.frame[:60])
                 continue
             T = frames[anchor.frame]
             in_map = (*T[:3, 3], *quaternion_xyzw(T[:3, :3]))[: len(anchor.target)]
@@ -135,12 +139,13 @@ def fit_anchors(
         R_n33 = T_target_n44[posed, :3, :3] @ np.swapaxes(T_map_n44[posed, :3, :3], 1, 2)
         U, _, Vt = np.linalg.svd(R_n33.sum(axis=0))
         R = (U * (1, 1, np.linalg.det(U) * np.linalg.det(Vt))) @ Vt
-        fitted = similarity(source_n3, target_n3)[0] if len(source_n3) > 1 else 1.0
+        apart = len(source_n3) > 1 and np.ptp(source_n3, axis=0).any()
+        fitted = similarity(source_n3, target_n3)[0] if apart else math.nan
     else:
         _check_spread(source_n3, where)
         fitted, T = similarity(source_n3, target_n3)
         R = T[:3, :3]
-    if not 0 < fitted < np.inf:
+    if not metric and not 0 < fitted < np.inf:
         raise MoteError(f"{where}: the anchors determine no scale; {_FORM}, at different places")
     scale = 1.0 if metric else fitted
     translation = (target_n3 - scale * source_n3 @ R.T).mean(axis=0)

@@ -18,6 +18,7 @@ from mote_localization.keyframes import Keyframe
 from mote_localization.map_file import MapFile, MapInfo
 from mote_localization.self_test import SelfTest
 
+_MAX_ABS_M = 10_000.0  # of a point: float32 has steps of 1 mm there
 _PREFIX = "frame"  # of the names that the graph gets, followed by the number of the change
 
 
@@ -52,11 +53,18 @@ def transform_map(
         metric: Whether the new frame is in metres.
 
     Raises:
-        MapFileError: The map's graph does not have the outputs of a map.
+        MapFileError: The map's graph does not have the outputs of a map, or the new frame is too
+            far away.
     """
     info = map_file.info
     corners = np.array(list(product(*zip(info.bounds_min, info.bounds_max, strict=True))))
     corners = change.points(corners)
+    if np.abs(corners).max() > _MAX_ABS_M:
+        raise MapFileError(
+            f"found a frame in which the map is {np.abs(corners).max():.0f} m from the origin, "
+            f"expected at most {_MAX_ABS_M:.0f} m: single precision loses centimetres beyond; "
+            "subtract an offset from the targets"
+        )
     moved = replace(
         info,
         bounds_min=tuple(corners.min(axis=0).tolist()),
@@ -107,7 +115,7 @@ def _moved_self_test(self_test: SelfTest, change: FrameChange) -> SelfTest:
 def _moved_graph(model: onnx.ModelProto, change: FrameChange) -> onnx.ModelProto:
     """Return a graph whose points and sigma are in the new frame.
 
-    Elementwise operators only: backends keep all nodes after the last matrix product in float32.
+    No matrix product: backends keep all nodes after the last matrix product in float32.
     """
     graph = model.graph
     names = {name for node in graph.node for name in node.output}

@@ -48,6 +48,19 @@ class FrameOptions:
         if self.anchor is not None:
             check_anchors(self.anchor)
 
+    def check_fit(self, frames: Mapping[str, np.ndarray], metric: bool) -> None:
+        """Check that anchors determine the frame of a map, before it is made.
+
+        Args:
+            frames: T_map_cam (4, 4) of the training frames.
+            metric: Whether the map is in metres.
+
+        Raises:
+            MoteError: They do not.
+        """
+        if self.anchor is not None:
+            fit_anchors(*read_anchors(self.anchor, frames), metric, str(self.anchor))
+
     def write(
         self, source: Path, output: Path, frames: Mapping[str, np.ndarray] | None = None
     ) -> None:

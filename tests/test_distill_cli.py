@@ -187,6 +187,10 @@ def test_a_summary_names_at_most_ten_unused_photographs():
         ),
         ("--poses=estimate", "found --poses estimate, which is now --poses sfm"),
         ("--adjust-poses", "found --adjust-poses, which is now --poses refine"),
+        (
+            "--teacher rgbd --poses given --scale-from view0,view1=1",
+            "found --scale-from with given poses, expected --poses sfm or another teacher",
+        ),
         ("--sfm.tolerance 0", "found --sfm.tolerance 0.0, expected above 0 and below 1"),
         (
             "--teacher simulated --device cuda",

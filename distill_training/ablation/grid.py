@@ -227,6 +227,7 @@ def _make_run(
             "least one frame, to compare students on"
         )
     given = {"reconstruction": source, **given}
+    config = config.with_loss_for(reconstruction.teacher)
     return Run(name, str(source), reconstruction, str(student), settings, config, given)
 
 

@@ -28,12 +28,10 @@ _OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 _SCALES = (1000.0, 100.0, 10.0, 5.0, 2.0, 0.5, 0.2, 0.1, 0.01, 0.001)  # depths times these
 # cause -> what to do
 _REMEDY = {
-    "the poses are map-to-camera": "write the inverse of each pose: expected camera-to-map",
-    "the poses have OpenGL axes": "negate the 2nd and 3rd column of each rotation: expected camera "
-    "axes x right, y down, z forward",
+    "the poses are map-to-camera": "write the inverse of each pose",
+    "the poses have OpenGL axes": "negate the 2nd and 3rd column of each rotation",
     "the poses are map-to-camera with OpenGL axes": "write the inverse of each pose, with the 2nd "
-    "and 3rd column of its rotation negated: expected camera-to-map, camera axes x right, y down, "
-    "z forward",
+    "and 3rd column of its rotation negated",
 }
 
 
@@ -78,11 +76,11 @@ def check_conventions(scene: Scene, poses: Mapping[str, np.ndarray]) -> None:
         # Where the camera hardly moves, or moves along a wall, wrong poses agree too.
         still = _difference(pairs, scale=_STILL)
         if causes[cause] < min(_EXPLAINED * given, _EXPLAINED * still, _AGREES):
-            remedy = _REMEDY.get(cause, "expected poses in metres and depth in millimetres")
+            remedy = _REMEDY.get(cause, "write poses in metres and depth in millimetres")
             raise SceneError(
-                f"scene {scene.name[:60]}: {cause}: the depths of two frames differ by "
-                f"{given:.1%} (median) as they are, and by {causes[cause]:.1%} after a correction; "
-                f"{remedy}"
+                f"scene {scene.name[:40]}: {cause} (depths of two frames differ by {given:.1%}, "
+                f"corrected by {causes[cause]:.1%}); expected camera-to-map, camera axes x right, "
+                f"y down, z forward, metres; {remedy}"
             )
 
 

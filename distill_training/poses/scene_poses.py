@@ -85,10 +85,11 @@ def find_poses(
         )
     if must or len(given) == scene.count("train"):
         check_conventions(scene, given)
-    if config.poses == "sfm" and folder is not None:
+    if config.poses == "sfm":
+        assert folder is not None, "structure from motion needs a folder"
         return _by_structure_from_motion(scene, config, folder)
     if config.poses == "refine":
-        if begun:
+        if begun and _same_given(begun, given):
             return ScenePoses(dict(begun.poses), given)
         return ScenePoses(_refined(scene, given, depths_m or DEPTHS_M).T_map_cam, given)
     if config.poses == "auto" and complete and depths_m is not None:
@@ -103,7 +104,7 @@ def _given_or_refined(
     begun: Reconstruction | None,
 ) -> ScenePoses:
     """Return the given poses, or refined ones where the images disagree with the given ones."""
-    if begun:
+    if begun and _same_given(begun, given):
         return ScenePoses(dict(begun.poses), dict(given) if begun.given_poses else {})
     try:
         found = _refined(scene, given, depths_m)
@@ -116,6 +117,14 @@ def _given_or_refined(
         f"{MAX_DRIFT_PX:g} px: the poses are refined (--poses given keeps them)"
     )
     return ScenePoses(found.T_map_cam, dict(given))
+
+
+def _same_given(begun: Reconstruction, given: Mapping[str, np.ndarray]) -> bool:
+    """Return whether a begun reconstruction was made with these given poses."""
+    earlier = begun.given_poses or begun.poses
+    return earlier.keys() == given.keys() and all(
+        np.array_equal(earlier[name], T) for name, T in given.items()
+    )
 
 
 def _refined(

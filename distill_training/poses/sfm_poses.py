@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 
 from distill_training.poses.frame_points import FramePoints
 from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
@@ -76,15 +77,16 @@ def place_by_structure_from_motion(
     found = structure_from_motion(images, folder, config, scene.sequential)
     given = {image.frame.name: T for image in images if (T := image.frame.T_map_cam) is not None}
     placed: dict[int, _Placed] = {}
-    gauges = []
-    for k, part in enumerate(found.parts):
-        gauge = _gauge_of_part(part, images, given, lengths, first=k == 0)
+    gauges: list[tuple[Model, Gauge]] = []
+    for part in ordered_parts(found.parts, images, given):
+        gauge = _gauge_of_part(part, images, given, lengths, first=not gauges)
         if gauge is None:
             continue
         gauges.append((part, gauge))
         placed |= {i: one for i, one in _place(part, gauge, images).items() if i not in placed}
-    if len(gauges) > 1 or any(images[i].frame.name in given for i in found.left_out):
-        placed = _with_given_positions(placed, images, found.parts[0], folder)
+    unplaced = (one for i, one in enumerate(images) if i not in placed)
+    if len(gauges) > 1 or any(one.frame.name in given for one in unplaced):
+        placed = _with_given_positions(placed, images, [part for part, _ in gauges], folder)
     ordered = sorted(placed)
     names = [images[i].frame.name for i in ordered]
     return PlacedPoses(
@@ -94,6 +96,18 @@ def place_by_structure_from_motion(
         gauges[0][1].metric,
         _described(scene, images, unusable, found, gauges, given, placed),
     )
+
+
+def ordered_parts(
+    parts: Sequence[Model], images: Sequence[SfmImage], given: Mapping[str, np.ndarray]
+) -> list[Model]:
+    """Return the parts that can be in one frame, the one that fixes it first.
+
+    With given poses it is the largest part that has two or more of them. Otherwise it is the
+    largest part, and the others have no place relative to it.
+    """
+    located = [p for p in parts if sum(images[i].frame.name in given for i in p.images) > 1]
+    return located or list(parts[:1])
 
 
 @dataclass(frozen=True)
@@ -134,20 +148,23 @@ def _gauge_of_part(
         depth_hw, sigma_hw = _frame_points(part, n).in_cells(grid, _DEPTH_STRIDE)
         return PhotoDepth(live, grid, depth_hw, sigma_hw)
 
-    gauge = find_gauge(poses, median_depth, depth_of, known, lengths, measured)
+    gauge = find_gauge(poses, median_depth, depth_of, given, lengths, measured)
     _check_depth_scale(gauge, measured)
     return gauge
 
 
 def _check_depth_scale(gauge: Gauge, measured: tuple[float, float] | None) -> None:
     """Raise `SceneError` if measured depth contradicts the scale of the given poses."""
-    ratio = measured[0] / gauge.scale if measured else 1.0
-    if abs(math.log(ratio)) > _MAX_DEPTH_ERROR:
+    if measured is None:
+        return
+    ratio = measured[0] / gauge.scale
+    allowed = _MAX_DEPTH_ERROR + 3 * math.hypot(gauge.scale_uncertainty or 0, measured[1])
+    if abs(math.log(ratio)) > allowed:
         size = f"{ratio:.2f} times too large" if ratio > 1 else f"{1 / ratio:.2f} times too small"
         raise SceneError(
-            f"the depths are {size} for the given poses: structure from motion has a scale of "
-            f"{gauge.scale:.3g} by the poses and of {measured[0] if measured else 1:.3g} by the "
-            "depth; expected poses in metres and depth in millimetres"
+            f"the depths are {size} for the given poses: the scale is {gauge.scale:.3g} by the "
+            f"poses and {measured[0]:.3g} by the depth; expected poses in metres and depth in "
+            "millimetres"
         )
 
 
@@ -191,7 +208,7 @@ def _place(part: Model, gauge: Gauge, images: Sequence[SfmImage]) -> dict[int, _
 
 
 def _with_given_positions(
-    placed: Mapping[int, _Placed], images: Sequence[SfmImage], largest: Model, folder: Path
+    placed: Mapping[int, _Placed], images: Sequence[SfmImage], parts: Sequence[Model], folder: Path
 ) -> dict[int, _Placed]:
     """Return the placed images and those left out that have a given pose, adjusted together.
 
@@ -201,8 +218,9 @@ def _with_given_positions(
     Args:
         placed: Images that hold, in the map frame.
         images: All images.
-        largest: The largest part, whose cameras are used.
-        folder: Folder of structure from motion.
+        parts: The parts that they come from, the most important first.
+        folder: Folder of structure from motion; the adjusted model is stored there, so that an
+            interrupted run goes on with the same poses.
     """
     given = {i: T for i, one in enumerate(images) if (T := one.frame.T_map_cam) is not None}
     differences = [
@@ -214,9 +232,15 @@ def _with_given_positions(
         return dict(placed)
     sigma_m = max(float(np.median(differences)), _MIN_SIGMA_M)
     poses = given | {i: one.T_map_cam for i, one in placed.items()}
-    model = Model.triangulated(
-        folder / "features.db", poses, dict(largest.reconstruction.cameras)
-    ).adjusted(positions={i: T[:3, 3] for i, T in given.items()}, sigma=sigma_m)
+    path = folder / "with_given_positions"
+    if path.exists():
+        model = Model.of(pycolmap.Reconstruction(path))
+    else:
+        cameras = {number: c for part in reversed(parts) for number, c in part.cameras().items()}
+        positions = {i: T[:3, 3] for i, T in given.items()}
+        model = Model.triangulated(folder / "features.db", poses, cameras)
+        model = model.adjusted(positions=positions, sigma=sigma_m)
+        model.write(path)
     adjusted = _place(model, Gauge(1.0, np.eye(4)), images)
     seen_n = np.bincount(model.image_k, minlength=len(model.images))
     kept = {}

@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from distill_training.common.dependencies import structure_from_motion_packages, training_packages
+from distill_training.common.sampling import thinned
 from distill_training.poses.poses_config import PosesConfig
 from distill_training.reconstruction import Reconstruction, begun_reconstruction
 from distill_training.teachers.teacher_config import (
@@ -29,6 +30,7 @@ _POSES_OF = {
     "simulated": ("given", "dust3r"),
 }
 
+_DEPTHS_READ = 8  # images whose depth decides whether a scene has depth
 _SOURCES = {
     "auto": "given",
     "given": "given",
@@ -104,6 +106,7 @@ class Teacher:
         """
         opened = open_scene(scene)
         decided = self.decided(opened)
+        decided._check_packages()
         if decided.teacher in ("dust3r", "simulated"):
             return decided._from_pairs(opened, folder)
         return decided._from_known_poses(opened, folder)
@@ -157,7 +160,14 @@ class Teacher:
             poses = "sfm"
         elif poses == "auto" and teacher == "rgbd":
             poses = "auto" if found.poses == found.images else "sfm"
-        return replace(self, teacher=teacher, poses=replace(self.poses, poses=poses))
+        decided = replace(self, teacher=teacher, poses=replace(self.poses, poses=poses))
+        unused = [flag for flag in _changed_flags(self.poses, "--") if flag != "--poses"]
+        if decided.teacher == "rgbd" and poses != "sfm" and unused:
+            raise MoteError(
+                f"found {', '.join(unused)} with given poses, expected --poses sfm or another "
+                "teacher: given poses fix the scale, and measured depth needs given intrinsics"
+            )
+        return decided
 
     def _check_packages(self) -> None:
         """Check that the packages that the teacher needs are installed."""
@@ -178,7 +188,11 @@ class Teacher:
         settings = inputs_of(scene, self.poses) if by_sfm else {}
         begun = begun_reconstruction(folder)
         if by_sfm and begun and not begun.missing():
-            if {name: begun.settings.get(name) for name in settings} != settings:
+            all_settings = asdict(self.cells) | settings
+            if self.teacher == "rgbd":
+                all_settings |= asdict(self.rgbd)
+            expected = (scene.name, self.teacher, all_settings)
+            if (begun.scene, begun.teacher, begun.settings) != expected:
                 raise MoteError(
                     f"{folder}: holds a reconstruction made with other frames or settings; delete "
                     "the folder or choose another"
@@ -227,17 +241,18 @@ class Found:
     """What a scene holds for its training frames."""
 
     images: int
-    depth: bool  # of the first frame
+    depth: bool  # of all of a sample of the frames
     poses: int  # number of frames with a pose
     cameras: int  # number of frames with known intrinsics
 
     @classmethod
     def of(cls, scene: Scene) -> "Found":
-        """Return what a scene holds; one depth image is read."""
+        """Return what a scene holds; a few depth images are read."""
         frames = list(scene.frames("train"))
+        sample = thinned(frames, _DEPTHS_READ)
         return cls(
             len(frames),
-            bool(frames) and frames[0].depth() is not None,
+            bool(frames) and all(frame.depth() is not None for frame in sample),
             sum(frame.T_map_cam is not None for frame in frames),
             sum(frame.camera is not None for frame in frames),
         )

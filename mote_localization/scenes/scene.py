@@ -78,7 +78,7 @@ class Frame(ABC):
             raise SceneError(
                 f"frame {self.name[:60]}: has no pose; give every frame one "
                 "(data/NAME.pose.txt), remove frames without a pose from train.txt and test.txt, "
-                "or use a teacher that needs no poses (--teacher dust3r)"
+                "or let structure from motion find the poses (--poses sfm)"
             )
         return self.T_map_cam
 
@@ -88,7 +88,7 @@ class Frame(ABC):
         if depth_hw is None:
             raise SceneError(
                 f"frame {self.name[:60]}: has no depth; give every frame a depth image "
-                "(data/NAME.depth.png), or use a teacher that needs no depth (--teacher dust3r)"
+                "(data/NAME.depth.png), or use a teacher that needs no depth (--teacher sfm)"
             )
         return depth_hw
 

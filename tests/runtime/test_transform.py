@@ -14,7 +14,7 @@ import mote_localization.cli
 from mote_localization.anchors import fit_anchors, read_anchors
 from mote_localization.backends import create_backend
 from mote_localization.drift import Drift, drift_sample
-from mote_localization.errors import MoteError
+from mote_localization.errors import MapFileError, MoteError
 from mote_localization.geometry import (
     exp_rotation,
     pose_from,
@@ -214,6 +214,20 @@ def test_anchors_may_name_training_frames(tmp_path, poses):
     np.testing.assert_allclose(change.T_new_map, T_NEW, atol=1e-6)
     with pytest.raises(MoteError, match="names a frame, but a finished map stores no frames"):
         read_anchors(path)
+
+
+def test_a_frame_too_far_away_is_refused(tmp_path):
+    far = FrameChange(rigid(np.eye(3), [500_000.0, 4_000_000.0, 0.0]))
+    with pytest.raises(MapFileError, match="single precision loses centimetres"):
+        transform_map(write(tmp_path), far, True)
+
+
+def test_two_poses_at_one_place_anchor_a_metric_map(tmp_path):
+    path = anchors_file(tmp_path / "a.yaml", [VIEWS[0]] * 2, FrameChange(T_NEW), True)
+    change = fit_anchors(*read_anchors(path), True).change
+    np.testing.assert_allclose(change.T_new_map, T_NEW, atol=1e-6)
+    with pytest.raises(MoteError, match="determine no scale"):
+        fit_anchors(*read_anchors(path), False)
 
 
 def test_anchors_on_a_line_are_refused(tmp_path):

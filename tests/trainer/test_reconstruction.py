@@ -120,6 +120,12 @@ def test_refined_poses_of_an_interrupted_run_are_used_again(scene: Path, tmp_pat
     kept = find_poses(
         folder, PosesConfig(), depths_m=(0.1, 20.0), begun=Reconstruction(*made, given)
     )
+    changed = {name: retract(T, np.full(6, 0.1)) for name, T in given.items()}
+    other = Reconstruction(*made, changed)
+    assert np.array_equal(
+        find_poses(folder, PosesConfig(), depths_m=(0.1, 20.0), begun=other).T_map_cam["b"],
+        given["b"],  # the folder is then refused: its poses are others
+    )
     assert not kept.given and all(np.array_equal(kept.T_map_cam[n], T) for n, T in given.items())
 
 

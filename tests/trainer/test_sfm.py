@@ -18,9 +18,11 @@ from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.poses.sfm.checks import weakest_connection  # noqa: E402
 from distill_training.poses.sfm.colmap_camera import from_colmap, to_colmap  # noqa: E402
 from distill_training.poses.sfm.consensus import agreeing_groups, connected_parts  # noqa: E402
+from distill_training.poses.sfm.feature_database import FeatureDatabase  # noqa: E402
 from distill_training.poses.sfm.sfm_images import take_images  # noqa: E402
 from distill_training.poses.sfm.sfm_model import Model  # noqa: E402
 from distill_training.poses.sfm.structure_from_motion import check_intrinsics  # noqa: E402
+from distill_training.poses.sfm_poses import ordered_parts  # noqa: E402
 from distill_training.reconstruction import open_reconstruction  # noqa: E402
 from distill_training.teachers.teacher_options import Teacher  # noqa: E402
 from mote_localization.camera import Camera  # noqa: E402
@@ -252,10 +254,30 @@ def test_depth_in_another_unit_than_the_poses_is_refused(
         find_poses(FolderScene(tmp_path / "scene"), PosesConfig("sfm"), work)
 
 
-def test_a_folder_of_another_run_is_refused(photographs: Path, work: Path):
+def test_other_settings_start_again(
+    photographs: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    """What an unfinished run has computed belongs to its images and settings."""
+    shutil.copytree(work, tmp_path / "work")
+    monkeypatch.setattr(
+        FeatureDatabase, "extract", lambda self: dict.fromkeys(range(15), "blurred")
+    )
     config = PosesConfig("sfm", sfm=SfmConfig(max_features=900))
-    with pytest.raises(ReconstructionError, match="made with other frames or settings"):
-        find_poses(FolderScene(photographs), config, work)
+    with pytest.raises(ReconstructionError, match="15: blurred"):
+        find_poses(FolderScene(photographs), config, tmp_path / "work")
+    assert "starts again" in caplog.text and not (tmp_path / "work/result").exists()
+
+
+def test_parts_without_a_common_frame_are_not_mixed(photographs: Path, work: Path):
+    """Only the largest part, or the parts with given poses, are in the frame of the map."""
+    part = Model.of(pycolmap.Reconstruction(work / "result/0"))
+    images, _ = take_images(FolderScene(photographs), "auto", 1600)
+    first, second = part.part(np.arange(10)), part.part(np.arange(10, 15))
+    late = {one.frame.name: np.eye(4) for one in images[10:]}
+    assert ordered_parts([first, second], images, {}) == [first]
+    assert ordered_parts([first, second], images, late) == [second]
+    both = late | {one.frame.name: np.eye(4) for one in images[:2]}
+    assert ordered_parts([first, second], images, both) == [first, second]
 
 
 def model(visible: np.ndarray) -> Model:

@@ -67,7 +67,7 @@ def parts_that_hold(
 
     Args:
         model: The model.
-        others: Lists of models, each from an independent solution.
+        others: Lists of models, each from another solution.
         config: What counts as agreement.
 
     Returns:

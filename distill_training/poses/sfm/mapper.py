@@ -69,7 +69,6 @@ def run_mappers(mappings: Sequence[Mapping], images: int) -> list[list[pycolmap.
 
 def _run(mapping: Mapping, threads: int, count: Any) -> None:
     """Run a mapper; the folder exists only when it is finished."""
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
     # A mapper whose parent was killed goes on: each has its own folder.
     partial = mapping.folder.with_name(f"{mapping.folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)

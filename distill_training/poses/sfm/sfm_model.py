@@ -1,6 +1,7 @@
 """A model: poses of images and the points that they share, read from pycolmap's reconstruction."""
 
 import copy
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -92,6 +93,18 @@ class Model:
         with tempfile.TemporaryDirectory() as folder:
             found = pycolmap.triangulate_points(model, database, folder, folder, True, options)
         return cls.of(found)
+
+    def write(self, folder: Path) -> None:
+        """Write COLMAP's files; the folder exists only when it is complete."""
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        partial.mkdir(parents=True)
+        self.reconstruction.write(partial)
+        os.replace(partial, folder)
+
+    def cameras(self) -> dict[int, pycolmap.Camera]:
+        """Return the cameras of the images, by pycolmap's number."""
+        used = {self.camera_id_of(n) for n in range(len(self.images))}
+        return {number: self.reconstruction.cameras[number] for number in sorted(used)}
 
     def visible_nm(self) -> csr_array:
         """Return 1 where an image sees a point (n, m)."""
@@ -237,6 +250,7 @@ def _adjustment(
 def _prior_options() -> pycolmap.PosePriorBundleAdjustmentOptions:
     options = pycolmap.PosePriorBundleAdjustmentOptions()
     options.ceres.prior_position_loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    options.alignment_ransac.random_seed = 0
     return options
 
 

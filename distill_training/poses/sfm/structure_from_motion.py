@@ -2,7 +2,8 @@
 
 Structure from motion can be wrong without any sign in its residuals: an early image pair with the
 wrong one of two possible poses, look-alike views, or two parts that few points connect. So two
-independent solutions are computed, and only parts on which they agree are used.
+solutions are computed, by methods that fail differently, and only parts on which they agree are
+used.
 """
 
 import json
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from distill_training.common.array_folder import begin_folder
+from distill_training.common.array_folder import begin_folder, read_index
 from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.poses_config import PairsConfig, SfmConfig
 from distill_training.poses.sfm import mapper
@@ -46,7 +47,7 @@ _UNCONNECTED = "not connected: no other image shows the same things"
 _RESULT = "result"  # folder of the parts
 _ENOUGH = 0.95  # fraction of the images in parts that hold: no further candidate is tried
 _MAX_ROTATION_DIFFERENCE_DEG = 3.0  # between a pair's rotation and a model's, where both are right
-_MIN_TWO_VIEW_AGREEMENT = 0.5  # fraction of a part's pairs: correct models have 0.75 or more
+_MIN_TWO_VIEW_AGREEMENT = 0.5  # fraction of a part's pairs: correct parts have 0.55 to 0.9
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,6 @@ def structure_from_motion(
     folder: Path,
     config: SfmConfig,
     sequential: bool,
-    poses: Sequence[np.ndarray | None] | None = None,
 ) -> SfmPoses:
     """Return the parts of the images whose poses hold; resumes an interrupted run.
 
@@ -71,19 +71,24 @@ def structure_from_motion(
         folder: For features, matches and models.
         config: Features, pairs, and what the checks demand.
         sequential: The images are a recording: neighbours overlap.
-        poses: Approximate T_map_cam (4, 4), which choose the pairs where all images have one.
 
     Raises:
         ReconstructionError: No part holds, a given focal length is wrong, or the folder cannot be
             written or holds another run.
     """
-    begin_folder(folder / "sfm.json", _index(images, config, sequential))
+    index, path = _index(images, config, sequential), folder / "sfm.json"
+    if path.exists() and read_index(path) != index:
+        _log.warning(
+            "%s: images or settings have changed, structure from motion starts again", folder
+        )
+        shutil.rmtree(folder)
+    begin_folder(path, index)
     if finished := _read(folder / _RESULT):
         return finished
     database = FeatureDatabase(folder / "features.db", images, config)
     unusable = database.extract()
     usable = [i for i in range(len(images)) if i not in unusable]
-    attempts = _Attempts(database, config, sequential, poses)
+    attempts = _Attempts(database, config, sequential)
     parts: list[Model] = []
     matched: set[Pair] = set()
     reasons: dict[int, str] = dict.fromkeys(usable, _UNCONNECTED)
@@ -114,7 +119,8 @@ def _index(images: Sequence[SfmImage], config: SfmConfig, sequential: bool) -> d
     frames = [
         {
             "name": one.frame.name,
-            "camera": asdict(one.working),
+            "live": asdict(one.live),
+            "working": asdict(one.working),
             "lens": one.lens,
             "known": one.known,
         }
@@ -176,11 +182,9 @@ class _Attempts:
         database: FeatureDatabase,
         config: SfmConfig,
         sequential: bool,
-        poses: Sequence[np.ndarray | None] | None,
     ) -> None:
         self._images, self._config, self._sequential = database.images, config, sequential
         self._descriptors_nd = database.image_descriptors()
-        self._poses = poses or [None] * len(self._images)
 
     def pairs(self, name: str, left: Sequence[int]) -> list[Pair]:
         """Return the pairs of an attempt.
@@ -195,7 +199,7 @@ class _Attempts:
                 PairsConfig(per_image=self._config.per_image),
                 self._descriptors_nd,
                 [image.working for image in self._images],
-                self._poses,
+                [None] * n,
                 self._sequential,
             )
         if name == "exhaustive":
@@ -203,8 +207,8 @@ class _Attempts:
             return _pairs_of(left, lambda i: others)
         if self._sequential:
             return _pairs_of(left, lambda i: range(max(0, i - _DENSE), min(n, i + _DENSE + 1)))
-        order = np.argsort(-self._descriptors_nd @ self._descriptors_nd.T, axis=1)
-        return _pairs_of(left, lambda i: order[i, : _DENSE + 1].tolist())
+        similar = {i: np.argsort(-self._descriptors_nd @ self._descriptors_nd[i]) for i in left}
+        return _pairs_of(left, lambda i: similar[i][: _DENSE + 1].tolist())
 
 
 def _pairs_of(images: Sequence[int], partners: Callable[[int], Iterable[int]]) -> list[Pair]:
@@ -238,10 +242,10 @@ def _join(one: Model, other: Model, matches: _Matches, config: SfmConfig) -> Mod
     common, own, others_own = np.intersect1d(one.images, other.images, return_indices=True)
     if len(common) < config.min_images:
         return None
-    group_n = groups_that_agree(one, [other], config)
-    if (group_n[own] >= 0).sum() < _MIN_COMMON_AGREEMENT * len(common):
+    group_k = groups_that_agree(one, [other], config)[own]
+    agreeing = group_k == max(set(group_k.tolist()), key=group_k.tolist().count)
+    if group_k[agreeing][0] < 0 or agreeing.sum() < _MIN_COMMON_AGREEMENT * len(common):
         return None
-    agreeing = np.isin(others_own, others_own[group_n[own] >= 0])
     scale, T = align_poses(
         other.T_model_cam_n44[others_own[agreeing]], one.T_model_cam_n44[own[agreeing]]
     )
@@ -251,7 +255,8 @@ def _join(one: Model, other: Model, matches: _Matches, config: SfmConfig) -> Mod
         moved[:3, 3] *= scale
         poses[int(i)] = T @ moved
     poses |= {int(i): pose for i, pose in zip(one.images, one.T_model_cam_n44, strict=True)}
-    both = Model.triangulated(matches.path, poses, dict(one.reconstruction.cameras)).adjusted()
+    cameras = other.cameras() | one.cameras()
+    both = Model.triangulated(matches.path, poses, cameras).adjusted()
     strong = _strong_parts(both, matches.geometries, config)
     return strong[0] if strong and len(strong[0].images) == len(poses) else None
 
@@ -341,12 +346,14 @@ def _strong_parts(
 ) -> list[Model]:
     """Return what remains of a part after the checks of its two-view geometries and halves."""
     agreement_n = two_view_agreement(part, geometries, _MAX_ROTATION_DIFFERENCE_DEG)
-    if np.nanmean(agreement_n) < _MIN_TWO_VIEW_AGREEMENT:
+    known_n = agreement_n[np.isfinite(agreement_n)]
+    if not len(known_n) or known_n.mean() < _MIN_TWO_VIEW_AGREEMENT:
         return []
     found = parts_that_hold(part, [[half] for half in halves(part)], config)
     if len(found) == 1 and len(found[0]) == len(part.images):
         return [part]
-    return [part.part(members).adjusted() for members in found]
+    smaller = [part.part(members).adjusted() for members in found]
+    return [one for some in smaller for one in _strong_parts(some, geometries, config)]
 
 
 def _reasons(
