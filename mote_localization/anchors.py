@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from mote_localization.errors import MoteError, first_line
-from mote_localization.geometry import pose_from, quaternion_xyzw, rigid
+from mote_localization.geometry import mean_rotation, pose_from, quaternion_xyzw, rigid
 from mote_localization.map_transform import FrameChange
 from mote_localization.similarity import similarity
 
@@ -137,8 +137,7 @@ def fit_anchors(
     posed = np.isfinite(T_map_n44).all(axis=(1, 2))
     if posed.any() and (metric or len(source_n3) > 1):
         R_n33 = T_target_n44[posed, :3, :3] @ np.swapaxes(T_map_n44[posed, :3, :3], 1, 2)
-        U, _, Vt = np.linalg.svd(R_n33.sum(axis=0))
-        R = (U * (1, 1, np.linalg.det(U) * np.linalg.det(Vt))) @ Vt
+        R = mean_rotation(R_n33)
         apart = len(source_n3) > 1 and np.ptp(source_n3, axis=0).any()
         fitted = similarity(source_n3, target_n3)[0] if apart else math.nan
     else:

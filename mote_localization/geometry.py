@@ -65,6 +65,12 @@ def rotation_matrix(q_xyzw: np.ndarray) -> np.ndarray:
     )
 
 
+def mean_rotation(R_n33: np.ndarray, weights_n: np.ndarray | None = None) -> np.ndarray:
+    """Return the chordal mean (3, 3) of rotations (Hartley et al. 2013, Rotation Averaging)."""
+    U, _, Vt = np.linalg.svd(np.average(R_n33, axis=0, weights=weights_n))
+    return (U * (1, 1, np.linalg.det(U) * np.linalg.det(Vt))) @ Vt
+
+
 def exp_rotation(omega_3: np.ndarray) -> np.ndarray:
     """Return the rotation (3, 3) by |omega| radians about omega."""
     half = math.sqrt(omega_3 @ omega_3) / 2

@@ -7,6 +7,7 @@ sfm_poses.py        poses by structure from motion, in the map frame; sfm/ compu
 refinement.py       refines given poses of a scene with depth, by features.py, image_pairs.py
                     and pose_adjustment.py
 drift_fit.py        the drift between given and adjusted poses
+lenses.py           cameras of frames whose intrinsics may be unknown
 gauge.py            frame and scale of a map from photographs, with known_lengths.py
 poses_config.py     settings
 """

@@ -18,7 +18,7 @@ from distill_training.poses.known_lengths import (
     scale_from_lengths,
 )
 from mote_localization.errors import ReconstructionError
-from mote_localization.geometry import rigid, rotation_angle
+from mote_localization.geometry import mean_rotation, rigid, rotation_angle
 from mote_localization.level_rotation import level_rotation
 
 _log = logging.getLogger(__name__)
@@ -168,8 +168,7 @@ def _mean_rotation(R_n33: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a robust mean (3, 3) of rotations, and the angle (n,) of each to it, degrees."""
     weights = np.ones(len(R_n33))
     for _ in range(STEPS):
-        U, _, Vt = np.linalg.svd(np.tensordot(weights, R_n33, 1))
-        mean = U * (1, 1, np.linalg.det(U) * np.linalg.det(Vt)) @ Vt
+        mean = mean_rotation(R_n33, weights)
         angles_deg = np.degrees([rotation_angle(R @ mean.T) for R in R_n33])
         weights = 1 / np.maximum(angles_deg, 0.1)  # minimizes the sum of angles, not of squares
     return mean, angles_deg

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from mote_localization.geometry import rigid
+from mote_localization.geometry import mean_rotation, rigid
 from mote_localization.similarity import similarity
 
 _HYPOTHESES = 1000  # random pairs of cameras, each of which determines a similarity
@@ -82,7 +82,7 @@ def align_poses(T_source_n44: np.ndarray, T_target_n44: np.ndarray) -> tuple[flo
     """
     source_n3, target_n3 = T_source_n44[:, :3, 3], T_target_n44[:, :3, 3]
     scale, _ = similarity(source_n3, target_n3)
-    R = _mean_rotation(T_target_n44[:, :3, :3] @ np.swapaxes(T_source_n44[:, :3, :3], 1, 2))
+    R = mean_rotation(T_target_n44[:, :3, :3] @ np.swapaxes(T_source_n44[:, :3, :3], 1, 2))
     return scale, rigid(R, (target_n3 - scale * source_n3 @ R.T).mean(axis=0))
 
 
@@ -171,12 +171,6 @@ def _fits(
     relative_n33 = T_one_n44[:, :3, :3] @ np.swapaxes(T_other_n44[:, :3, :3], 1, 2)
     trace_kn = np.einsum("nij,kij->kn", relative_n33, R_k33)
     return near_kn & ((trace_kn - 1) / 2 > least_cosine)
-
-
-def _mean_rotation(R_n33: np.ndarray) -> np.ndarray:
-    """Return the chordal mean (3, 3) of rotations (Hartley et al. 2013)."""
-    U, _, Vt = np.linalg.svd(R_n33.sum(axis=0))
-    return (U * (1, 1, np.linalg.det(U) * np.linalg.det(Vt))) @ Vt
 
 
 def _largest_component(members: np.ndarray, covisible_nn: csr_array) -> np.ndarray:

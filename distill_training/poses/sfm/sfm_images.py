@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from distill_training.poses.lenses import initial_camera, lens_key
 from distill_training.poses.poses_config import Known
 from mote_localization.camera import Camera, CanonicalView
 from mote_localization.errors import SceneError
 from mote_localization.scenes import Frame, Scene
 
 _log = logging.getLogger(__name__)
-_INITIAL_FOCAL = 0.9  # times the long side of the image: typical of phones
 
 
 @dataclass(frozen=True)
@@ -24,33 +24,6 @@ class SfmImage:
     working: Camera  # undistorted and reduced, the camera of the features
     lens: int  # images with the same number have the same intrinsics
     known: bool  # the intrinsics are given
-
-
-def initial_camera(frame: Frame, intrinsics: Known) -> tuple[Camera, bool]:
-    """Return a frame's camera, and whether it is known; an unknown one has a typical focal length.
-
-    Args:
-        frame: The frame.
-        intrinsics: given: they must be known; estimate: given ones are initial values; auto: known
-            where the frame has them.
-
-    Raises:
-        SceneError: Given intrinsics are missing, or the image's size cannot be read.
-    """
-    camera = frame.known_camera() if intrinsics == "given" else frame.camera
-    if camera is not None:
-        return camera, intrinsics != "estimate"
-    width, height = frame.size()
-    focal = _INITIAL_FOCAL * max(width, height)
-    return Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2), False
-
-
-def lens_key(camera: Camera, known: bool) -> object:
-    """Return a key that is equal for images of the same lens.
-
-    Landscape and portrait images of one size are assumed to have the same lens.
-    """
-    return camera if known else tuple(sorted((camera.width, camera.height)))
 
 
 def take_images(
@@ -70,11 +43,11 @@ def take_images(
     unusable: dict[str, str] = {}
     lenses: dict[object, int] = {}
     for frame in scene.frames("train"):
+        if intrinsics == "given":
+            frame.known_camera()
         try:
             live, known = initial_camera(frame, intrinsics)
         except SceneError as error:
-            if intrinsics == "given":
-                raise
             _log.warning("frame %s is left out: %s", frame.name, error)
             unusable[frame.name] = str(error)
             continue

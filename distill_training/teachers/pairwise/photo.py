@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 
+from distill_training.poses.lenses import initial_camera, lens_key
 from distill_training.poses.poses_config import Known
 from distill_training.teachers.pairwise.pair_predictor import PairPredictor
 from distill_training.teachers.teacher_config import CellsConfig
@@ -11,7 +12,6 @@ from mote_localization.errors import CameraError, SceneError
 from mote_localization.scenes import Frame, Scene
 
 _log = logging.getLogger(__name__)
-_INITIAL_FOCAL = 0.9  # times the long side of the image: typical of phones
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,17 @@ def take_photos(
     unusable: dict[str, str] = {}
     lenses: dict[object, int] = {}
     for frame in scene.frames("train"):
-        camera = frame.known_camera() if intrinsics == "given" else frame.camera
-        known = camera is not None and intrinsics != "estimate"
+        if intrinsics == "given":
+            frame.known_camera()
         try:
-            if camera is None:
-                width, height = frame.size()
-                focal = _INITIAL_FOCAL * max(width, height)
-                camera = Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
+            camera, known = initial_camera(frame, intrinsics)
             grid = canonical_camera(camera, cells.width, cells.stride)
             predictor.camera(replace(camera, distortion=()))
         except (SceneError, CameraError) as error:
             _log.warning("frame %s is left out: %s", frame.name, error)
             unusable[frame.name] = str(error)
             continue
-        # Landscape and portrait images of one size are assumed to have the same lens.
-        lens = camera if known else tuple(sorted((camera.width, camera.height)))
+        lens = lens_key(camera, known)
         photos.append(Photo(frame, camera, grid, lenses.setdefault(lens, len(lenses)), known))
     if not photos:
         raise SceneError(
