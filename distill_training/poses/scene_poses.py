@@ -58,8 +58,8 @@ def find_poses(
         scene: Where frames and given poses are read.
         config: Where the poses come from; None: they are given.
         folder: For intermediate files of structure from motion.
-        depths_m: Depths (nearest, farthest) to refine given poses with, metres. With auto, None
-            leaves given poses as they are.
+        depths_m: Depths (nearest, farthest) to refine given poses with, metres. None: given poses
+            are not compared with depth, and auto leaves them as they are.
         begun: Reconstruction of an interrupted run, whose poses are used instead of refining again.
 
     Raises:
@@ -83,7 +83,8 @@ def find_poses(
             f"scene {scene.name[:60]}: found no training frames, expected one or more; a rosbag2 "
             "recording has none, it can only be evaluated"
         )
-    if must or len(given) == scene.count("train"):
+    # Pairs of photographs, for which no depths are given, find wrong poses when they are aligned.
+    if depths_m is not None and len(given) == scene.count("train"):
         check_conventions(scene, given)
     if config.poses == "sfm":
         assert folder is not None, "structure from motion needs a folder"

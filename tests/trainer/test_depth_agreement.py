@@ -11,7 +11,7 @@ from make_scene import write_plane_scene
 from demo_room.record import write_scene
 from demo_room.views import drive
 from distill_training.poses.depth_agreement import check_conventions
-from distill_training.poses.scene_poses import find_poses
+from distill_training.poses.scene_poses import DEPTHS_M, find_poses
 from mote_localization.errors import SceneError
 from mote_localization.geometry import invert
 from mote_localization.scenes import Frame, Scene, Split, open_scene
@@ -106,7 +106,7 @@ def test_wrong_poses_stop_before_the_reconstruction(kitchen: Path, tmp_path: Pat
             )
         np.savetxt(tmp_path / f"data/{frame.name}.pose.txt", invert(frame.known_pose()))
     with pytest.raises(SceneError, match="map-to-camera .*; write the inverse of each pose"):
-        find_poses(FolderScene(tmp_path))
+        find_poses(FolderScene(tmp_path), depths_m=DEPTHS_M)
 
 
 def test_scenes_that_cannot_be_checked_pass(tmp_path: Path):
