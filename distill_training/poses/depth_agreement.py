@@ -146,6 +146,9 @@ def _difference(
             T_other_one = axes @ T_other_one @ axes
         points_n3 = transform(T_other_one, scale * one.points_n3)
         points_n3 = points_n3[points_n3[:, 2] > 0]
+        if not len(points_n3):  # OpenCV projects no empty arrays
+            differences.append(_NO_OVERLAP)
+            continue
         measured_n = scale * _depth_at(other.depth_hw, other.live.project(points_n3))
         seen = measured_n > 0
         if not seen.sum() >= max(_MIN_COMPARED * len(one.points_n3), 1):

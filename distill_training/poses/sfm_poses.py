@@ -180,6 +180,8 @@ def _scale_from_depth(part: Model, images: Sequence[SfmImage]) -> tuple[float, f
         if depth_hw is None:
             continue
         points = _frame_points(part, n)
+        if len(points.depth_k) < _MIN_DEPTHS:
+            continue
         live = _camera(part, n, images[i])
         rays_k3 = np.concatenate([points.ray_k2, np.ones_like(points.ray_k2[:, :1])], axis=1)
         columns, rows = live.project(rays_k3).round().astype(int).reshape(-1, 2).T

@@ -1,7 +1,7 @@
 """Given poses and depths in other conventions: found before any training."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +107,21 @@ def test_wrong_poses_stop_before_the_reconstruction(kitchen: Path, tmp_path: Pat
         np.savetxt(tmp_path / f"data/{frame.name}.pose.txt", invert(frame.known_pose()))
     with pytest.raises(SceneError, match="map-to-camera .*; write the inverse of each pose"):
         find_poses(FolderScene(tmp_path), depths_m=DEPTHS_M)
+
+
+def test_poses_at_which_nothing_is_ahead_of_a_distorted_camera_are_named(lounge: Path):
+    """Depths of one metre, at poses a kilometre apart."""
+    lens = (-0.01, 0.01, 0.0, 0.0, 0.0)
+
+    class Distorted(Changed):
+        def frames(self, split: Split) -> Iterator[Frame]:
+            for frame in super().frames(split):
+                frame.camera = replace(frame.known_camera(), distortion=lens)
+                yield frame
+
+    scene = Distorted(FolderScene(lounge), 0.001)
+    with pytest.raises(SceneError, match="about 1000 times too small"):
+        check_conventions(scene, poses(scene))
 
 
 def test_scenes_that_cannot_be_checked_pass(tmp_path: Path):

@@ -15,6 +15,7 @@ pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 from distill_training.poses.frame_points import FramePoints  # noqa: E402
 from distill_training.poses.poses_config import PosesConfig, SfmConfig  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
+from distill_training.poses.sfm import structure_from_motion  # noqa: E402
 from distill_training.poses.sfm.checks import weakest_connection  # noqa: E402
 from distill_training.poses.sfm.colmap_camera import from_colmap, to_colmap  # noqa: E402
 from distill_training.poses.sfm.consensus import agreeing_groups, connected_parts  # noqa: E402
@@ -315,8 +316,9 @@ def test_one_photograph_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize(("factor", "fits"), [(1.0, True), (1.1, False), (0.85, False)])
 def test_a_wrong_focal_length_is_named(
-    photographs: Path, work: Path, tmp_path: Path, factor: float, fits: bool
+    photographs: Path, work: Path, tmp_path: Path, factor: float, fits: bool, monkeypatch
 ):
+    monkeypatch.setattr(structure_from_motion, "_MIN_FOCAL_IMAGES", 15)
     shutil.copytree(photographs, tmp_path / "scene")
     K = np.loadtxt(photographs / "camera-intrinsics.txt")
     K[[0, 1], [0, 1]] *= factor
