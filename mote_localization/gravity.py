@@ -3,8 +3,7 @@
 import numpy as np
 
 from mote_localization.errors import MoteError
-from mote_localization.geometry import exp_rotation
-from mote_localization.keyframes import Keyframe
+from mote_localization.geometry import exp_rotation, transform
 from mote_localization.level_rotation import level_rotation
 from mote_localization.map_info import MapInfo
 from mote_localization.map_transform import camera_poses
@@ -96,15 +95,10 @@ def _points(info: MapInfo) -> tuple[np.ndarray, float]:
     for keyframe in info.keyframes:
         depth = keyframe.depth_m()
         known = np.isfinite(depth)
-        points.append(_in_map(keyframe, rays_n3[known] * depth[known, None]))
+        points.append(transform(keyframe.pose_44, rays_n3[known] * depth[known, None]))
         depths.append(depth[known])
     points_n3, depth_n = np.concatenate(points), np.concatenate(depths)
     if not len(points_n3):
         raise MoteError("the map's keyframes have no depth; use --level cameras or --anchor")
     step = max(1, len(points_n3) // _MAX_POINTS)
     return points_n3[::step], float(np.median(depth_n))
-
-
-def _in_map(keyframe: Keyframe, points_n3: np.ndarray) -> np.ndarray:
-    T = keyframe.pose_44
-    return points_n3 @ T[:3, :3].T + T[:3, 3]

@@ -1,9 +1,16 @@
 """Cameras of frames whose intrinsics may be unknown."""
 
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
 from distill_training.poses.poses_config import Known
 from mote_localization.camera import Camera
-from mote_localization.scenes import Frame
+from mote_localization.errors import CameraError, SceneError
+from mote_localization.scenes import Frame, Scene
 
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
 _INITIAL_FOCAL = 0.9  # times the long side of the image: typical of phones
 
 
@@ -32,3 +39,30 @@ def lens_key(camera: Camera, known: bool) -> object:
     Landscape and portrait images of one size are assumed to have the same lens.
     """
     return camera if known else tuple(sorted((camera.width, camera.height)))
+
+
+def take_frames(
+    scene: Scene, intrinsics: Known, take: Callable[[Frame, Camera, bool], T]
+) -> tuple[list[T], dict[str, str]]:
+    """Return what is taken of each usable training frame, and the reason for each other, by name.
+
+    Args:
+        scene: Its training frames are used.
+        intrinsics: See `initial_camera`.
+        take: Called with a frame, its camera, and whether the camera is known. An error of scene or
+            camera leaves the frame out.
+
+    Raises:
+        SceneError: Given intrinsics are required and missing.
+    """
+    taken: list[T] = []
+    unusable: dict[str, str] = {}
+    for frame in scene.frames("train"):
+        if intrinsics == "given":
+            frame.known_camera()
+        try:
+            taken.append(take(frame, *initial_camera(frame, intrinsics)))
+        except (SceneError, CameraError) as error:
+            _log.warning("frame %s is left out: %s", frame.name, error)
+            unusable[frame.name] = str(error)
+    return taken, unusable

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from distill_training.common.robust import NORMAL
 from distill_training.poses.frame_points import FramePoints
 from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth
@@ -94,7 +95,7 @@ def place_by_structure_from_motion(
         {name: placed[i].camera for name, i in zip(names, ordered, strict=True)},
         {name: placed[i].points for name, i in zip(names, ordered, strict=True)},
         gauges[0][1].metric,
-        _described(scene, images, unusable, found, gauges, given, placed),
+        _described(scene, images, unusable, found, gauges, placed),
     )
 
 
@@ -193,7 +194,7 @@ def _scale_from_depth(part: Model, images: Sequence[SfmImage]) -> tuple[float, f
     if not ratios:
         return None
     scale = float(np.median(ratios))
-    spread = 1.4826 * float(np.median(np.abs(np.array(ratios) / scale - 1)))
+    spread = NORMAL * float(np.median(np.abs(np.array(ratios) / scale - 1)))
     return scale, 1.2533 * spread / np.sqrt(len(ratios))
 
 
@@ -225,11 +226,7 @@ def _with_given_positions(
             interrupted run goes on with the same poses.
     """
     given = {i: T for i, one in enumerate(images) if (T := one.frame.T_map_cam) is not None}
-    differences = [
-        np.linalg.norm(one.T_map_cam[:3, 3] - given[i][:3, 3])
-        for i, one in placed.items()
-        if i in given
-    ]
+    differences = _distances_to_given(placed, images)
     if len(differences) < _MIN_GIVEN:
         return dict(placed)
     sigma_m = max(float(np.median(differences)), _MIN_SIGMA_M)
@@ -254,6 +251,15 @@ def _with_given_positions(
     return kept
 
 
+def _distances_to_given(placed: Mapping[int, _Placed], images: Sequence[SfmImage]) -> list[float]:
+    """Return the distance of each placed image, m, from its given position, where it has one."""
+    return [
+        float(np.linalg.norm(one.T_map_cam[:3, 3] - T[:3, 3]))
+        for i, one in placed.items()
+        if (T := images[i].frame.T_map_cam) is not None
+    ]
+
+
 def _camera(part: Model, n: int, image: SfmImage) -> Camera:
     """Return the live camera of the n-th image of a part: the given one, or the estimated one."""
     if image.known:
@@ -273,7 +279,6 @@ def _described(
     unusable: Mapping[str, str],
     found: SfmPoses,
     gauges: Sequence[tuple[Model, Gauge]],
-    given: Mapping[str, np.ndarray],
     placed: Mapping[int, _Placed],
 ) -> dict[str, str]:
     """Return the rows of the table that is printed."""
@@ -300,11 +305,7 @@ def _described(
         focal = sorted(camera.fx for camera in lenses.values())
         shown = f"{focal[0]:.1f} to {focal[-1]:.1f}" if len(focal) > 1 else f"{focal[0]:.1f}"
         rows["focal length"] = f"estimated, {shown} px of the images"
-    differences = [
-        np.linalg.norm(one.T_map_cam[:3, 3] - given[name][:3, 3])
-        for i, one in placed.items()
-        if (name := images[i].frame.name) in given
-    ]
+    differences = _distances_to_given(placed, images)
     if len(differences) > 1:
         median, most = np.percentile(differences, (50, 90)) * 100
         rows["given poses"] = f"differ by {median:.1f} cm (median), {most:.1f} cm (90 %)"

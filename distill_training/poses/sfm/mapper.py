@@ -1,15 +1,13 @@
-"""Runs COLMAP's mappers in processes of their own, and reads the models that they write.
+"""Runs COLMAP's mappers in a process of their own, and reads the models that they write.
 
 COLMAP ends its process where an assertion fails. A mapper that ends this way makes no model, and
-the others go on.
+the command goes on.
 """
 
 import logging
 import multiprocessing
 import os
 import shutil
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,42 +34,36 @@ class Mapping:
     refine_intrinsics: bool
 
 
-def run_mappers(mappings: Sequence[Mapping], images: int) -> list[list[pycolmap.Reconstruction]]:
-    """Return the models of each mapping; those that are finished already are only read.
+def run_mapper(mapping: Mapping, images: int) -> list[pycolmap.Reconstruction]:
+    """Return the models of a mapping, the largest first; those of a finished one are only read.
 
     Args:
-        mappings: Run at the same time.
-        images: Number of images in the databases, for the progress bar.
+        mapping: What is run.
+        images: Number of images in the database, for the progress bar.
     """
-    context = multiprocessing.get_context("spawn")
-    waiting = [one for one in mappings if not one.folder.exists()]
-    threads = max(1, (os.cpu_count() or 1) // max(len(waiting), 1))
-    running = []
-    with progress_bar() as bar:
-        for one in waiting:
-            count = context.Value("i", 0)
-            process = context.Process(target=_run, args=(one, threads, count), daemon=True)
+    if not mapping.folder.exists():
+        context = multiprocessing.get_context("spawn")
+        count = context.Value("i", 0)
+        process = context.Process(target=_run, args=(mapping, count), daemon=True)
+        # The global mapper places all images at once.
+        total = images if mapping.kind == "incremental" else None
+        with progress_bar() as bar:
+            task = bar.add_task(f"{mapping.kind} mapping", total=total)
             process.start()
-            # The global mapper places all images at once.
-            total = images if one.kind == "incremental" else None
-            task = bar.add_task(f"{one.kind} mapping", total=total)
-            running.append((one, process, count, task))
-        while any(process.is_alive() for _, process, _, _ in running):
-            time.sleep(_POLL_S)
-            for _, _, count, task in running:
+            while process.is_alive():
+                process.join(_POLL_S)
                 bar.update(task, completed=min(count.value, images))
-    for one, process, _, _ in running:
-        process.join()
         if process.exitcode:
-            _log.warning("%s mapping failed (exit status %d)", one.kind, process.exitcode)
-    return [_read_models(one.folder) for one in mappings]
+            _log.warning("%s mapping failed (exit status %d)", mapping.kind, process.exitcode)
+    return _read_models(mapping.folder)
 
 
-def _run(mapping: Mapping, threads: int, count: Any) -> None:
+def _run(mapping: Mapping, count: Any) -> None:
     """Run a mapper; the folder exists only when it is finished."""
     # A mapper whose parent was killed goes on: each has its own folder.
     partial = mapping.folder.with_name(f"{mapping.folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
+    threads = os.cpu_count() or 1
     if mapping.kind == "incremental":
         _map_incrementally(mapping, partial, threads, count)
     else:

@@ -1,18 +1,14 @@
 """The images of structure from motion, and their cameras, known or not."""
 
-import logging
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from distill_training.poses.lenses import initial_camera, lens_key
+from distill_training.poses.lenses import lens_key, take_frames
 from distill_training.poses.poses_config import Known
 from mote_localization.camera import Camera, CanonicalView
-from mote_localization.errors import SceneError
 from mote_localization.scenes import Frame, Scene
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,32 +29,24 @@ def take_images(
 
     Args:
         scene: Its training frames are used.
-        intrinsics: See `initial_camera`.
+        intrinsics: See `take_frames`.
         max_px: Larger images are reduced to this size of their long side.
 
     Raises:
         SceneError: Given intrinsics are required and missing.
     """
-    images: list[SfmImage] = []
-    unusable: dict[str, str] = {}
     lenses: dict[object, int] = {}
-    for frame in scene.frames("train"):
-        if intrinsics == "given":
-            frame.known_camera()
-        try:
-            live, known = initial_camera(frame, intrinsics)
-        except SceneError as error:
-            _log.warning("frame %s is left out: %s", frame.name, error)
-            unusable[frame.name] = str(error)
-            continue
+
+    def take(frame: Frame, live: Camera, known: bool) -> SfmImage:
         # Portrait images have their own principal point: they are another camera of pycolmap.
         key = (lens_key(live, known), live.width)
         working = replace(live, distortion=()) if known else live
         factor = min(1, max_px / max(live.width, live.height))
         if factor < 1:
             working = working.resized(round(live.width * factor), round(live.height * factor))
-        images.append(SfmImage(frame, live, working, lenses.setdefault(key, len(lenses)), known))
-    return images, unusable
+        return SfmImage(frame, live, working, lenses.setdefault(key, len(lenses)), known)
+
+    return take_frames(scene, intrinsics, take)
 
 
 class WorkingView:

@@ -30,7 +30,7 @@ class Model:
     T_model_cam_n44: np.ndarray
     points_m3: np.ndarray
     # observations: which image sees which point, at which ray
-    image_k: np.ndarray  # positions in `images`
+    image_k: np.ndarray  # positions in `images`, ascending
     point_k: np.ndarray  # positions in `points_m3`
     ray_k2: np.ndarray  # x and y at z = 1, camera frame, without distortion
     error_px_m: np.ndarray  # mean reprojection error of each point
@@ -120,7 +120,7 @@ class Model:
 
     def observations_of(self, n: int) -> np.ndarray:
         """Return the positions of the observations of the n-th image."""
-        return np.flatnonzero(self.image_k == n)
+        return np.arange(*np.searchsorted(self.image_k, (n, n + 1)))
 
     def camera_of(self, n: int) -> pycolmap.Camera:
         """Return the working camera of the n-th image, as it was estimated."""
@@ -141,11 +141,8 @@ class Model:
 
     def median_depth_n(self) -> np.ndarray:
         """Return the median depth of each image's points, units of the model; NaN without one."""
-        order = np.argsort(self.image_k, kind="stable")
-        ends = np.bincount(self.image_k, minlength=len(self.images)).cumsum()[:-1]
-        return np.array(
-            [np.median(one) if len(one) else np.nan for one in np.split(self.depth_k[order], ends)]
-        )
+        depths = (self.depth_k[self.observations_of(n)] for n in range(len(self.images)))
+        return np.array([np.median(one) if len(one) else np.nan for one in depths])
 
     @cached_property
     def depth_sigma_k(self) -> np.ndarray:
@@ -222,7 +219,7 @@ def estimated_focal_lengths(model: Model) -> dict[int, float]:
         Focal lengths by pycolmap's number of the camera.
     """
     chosen = np.unique(np.linspace(0, len(model.images) - 1, _FOCAL_IMAGES).astype(int))
-    free = copy.deepcopy(model.part(chosen).reconstruction)
+    free = model.part(chosen).reconstruction  # a copy
     for camera in free.cameras.values():
         release(camera)
     config, options = _adjustment(free)

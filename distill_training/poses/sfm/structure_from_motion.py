@@ -20,6 +20,7 @@ import numpy as np
 import pycolmap
 
 from distill_training.common.array_folder import begin_folder, read_index
+from distill_training.poses.gauge import Gauge
 from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.poses_config import PairsConfig, SfmConfig
 from distill_training.poses.sfm import mapper
@@ -32,7 +33,7 @@ from distill_training.poses.sfm.checks import (
 )
 from distill_training.poses.sfm.consensus import align_poses
 from distill_training.poses.sfm.feature_database import FeatureDatabase, TwoView
-from distill_training.poses.sfm.mapper import run_mappers
+from distill_training.poses.sfm.mapper import run_mapper
 from distill_training.poses.sfm.sfm_images import SfmImage
 from distill_training.poses.sfm.sfm_model import Model, estimated_focal_lengths
 from mote_localization.errors import ReconstructionError
@@ -73,8 +74,7 @@ def structure_from_motion(
         sequential: The images are a recording: neighbours overlap.
 
     Raises:
-        ReconstructionError: No part holds, a given focal length is wrong, or the folder cannot be
-            written or holds another run.
+        ReconstructionError: No part holds, or a given focal length is wrong.
     """
     index, path = _index(images, config, sequential), folder / "sfm.json"
     if path.exists() and read_index(path) != index:
@@ -249,11 +249,9 @@ def _join(one: Model, other: Model, matches: _Matches, config: SfmConfig) -> Mod
     scale, T = align_poses(
         other.T_model_cam_n44[others_own[agreeing]], one.T_model_cam_n44[own[agreeing]]
     )
-    poses = {}
-    for i, T_other_cam in zip(other.images, other.T_model_cam_n44, strict=True):
-        moved = T_other_cam.copy()
-        moved[:3, 3] *= scale
-        poses[int(i)] = T @ moved
+    in_one = Gauge(scale, T)
+    moved = zip(other.images, map(in_one.apply, other.T_model_cam_n44), strict=True)
+    poses = {int(i): pose for i, pose in moved}
     poses |= {int(i): pose for i, pose in zip(one.images, one.T_model_cam_n44, strict=True)}
     cameras = other.cameras() | one.cameras()
     both = Model.triangulated(matches.path, poses, cameras).adjusted()
@@ -266,8 +264,7 @@ def _write(result: SfmPoses, folder: Path) -> None:
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     for k, part in enumerate(result.parts):
-        (partial / str(k)).mkdir(parents=True)
-        part.reconstruction.write(partial / str(k))
+        part.write(partial / str(k))
     (partial / "left_out.json").write_text(json.dumps(result.left_out))
     os.replace(partial, folder)
 
@@ -321,7 +318,7 @@ def _map(
         database.copy_with(path, geometries)
     refine = not all(image.known for image in database.images)
     mapping = mapper.Mapping(kind, path, folder / kind, refine)
-    models = [Model.of(one) for one in run_mappers([mapping], len(database.images))[0]]
+    models = [Model.of(one) for one in run_mapper(mapping, len(database.images))]
     path.unlink(missing_ok=True)
     return models
 

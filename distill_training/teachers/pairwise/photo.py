@@ -1,17 +1,14 @@
 """Photographs and their cameras, which may have unknown focal lengths."""
 
-import logging
 from dataclasses import dataclass, replace
 
-from distill_training.poses.lenses import initial_camera, lens_key
+from distill_training.poses.lenses import lens_key, take_frames
 from distill_training.poses.poses_config import Known
 from distill_training.teachers.pairwise.pair_predictor import PairPredictor
 from distill_training.teachers.teacher_config import CellsConfig
 from mote_localization.camera import Camera, canonical_camera
-from mote_localization.errors import CameraError, SceneError
+from mote_localization.errors import SceneError
 from mote_localization.scenes import Frame, Scene
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,22 +38,15 @@ def take_photos(
     Raises:
         SceneError: No frame can be used, or given intrinsics are required and missing.
     """
-    photos: list[Photo] = []
-    unusable: dict[str, str] = {}
     lenses: dict[object, int] = {}
-    for frame in scene.frames("train"):
-        if intrinsics == "given":
-            frame.known_camera()
-        try:
-            camera, known = initial_camera(frame, intrinsics)
-            grid = canonical_camera(camera, cells.width, cells.stride)
-            predictor.camera(replace(camera, distortion=()))
-        except (SceneError, CameraError) as error:
-            _log.warning("frame %s is left out: %s", frame.name, error)
-            unusable[frame.name] = str(error)
-            continue
+
+    def take(frame: Frame, camera: Camera, known: bool) -> Photo:
+        grid = canonical_camera(camera, cells.width, cells.stride)
+        predictor.camera(replace(camera, distortion=()))
         lens = lens_key(camera, known)
-        photos.append(Photo(frame, camera, grid, lenses.setdefault(lens, len(lenses)), known))
+        return Photo(frame, camera, grid, lenses.setdefault(lens, len(lenses)), known)
+
+    photos, unusable = take_frames(scene, intrinsics, take)
     if not photos:
         raise SceneError(
             f"scene {scene.name}: none of {len(unusable)} training frames can be used, expected "
