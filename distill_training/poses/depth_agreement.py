@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from distill_training.common.sampling import thinned
+from distill_training.poses.measured_depth import depth_at
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
 from mote_localization.geometry import invert, transform
@@ -110,18 +111,8 @@ def _sample(frame: Frame, T_map_cam: np.ndarray) -> _Sampled | None:
         (np.arange(k) + 0.5) / k * side for k, side in zip(_GRID, depth_hw.shape[::-1], strict=True)
     )
     rays_n3 = pinhole.rays(np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2))
-    depth_n = _depth_at(depth_hw, live.project(rays_n3))
+    depth_n = depth_at(depth_hw, live.project(rays_n3))
     return _Sampled(live, depth_hw, (rays_n3 * depth_n[:, None])[depth_n > 0], T_map_cam)
-
-
-def _depth_at(depth_hw: np.ndarray, pixels_n2: np.ndarray) -> np.ndarray:
-    """Return the depth (n,) at pixels, 0 outside the image."""
-    columns, rows = np.floor(pixels_n2 + 0.5).T
-    height, width = depth_hw.shape
-    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    depth_n = np.zeros(len(pixels_n2))
-    depth_n[inside] = depth_hw[rows[inside].astype(int), columns[inside].astype(int)]
-    return depth_n
 
 
 def _difference(
@@ -149,7 +140,7 @@ def _difference(
         if not len(points_n3):  # OpenCV projects no empty arrays
             differences.append(_NO_OVERLAP)
             continue
-        measured_n = scale * _depth_at(other.depth_hw, other.live.project(points_n3))
+        measured_n = scale * depth_at(other.depth_hw, other.live.project(points_n3))
         seen = measured_n > 0
         if not seen.sum() >= max(_MIN_COMPARED * len(one.points_n3), 1):
             differences.append(_NO_OVERLAP)

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from distill_training.poses.image_pairs import Pair
+from distill_training.poses.measured_depth import depth_at
 from mote_localization.camera import Camera, CanonicalView
 from mote_localization.progress import track
 from mote_localization.scenes import Frame
@@ -59,9 +60,7 @@ class FeatureFinder:
         if not keypoints:
             sift_nd = np.zeros((0, 128), np.float32)
         rays_n3 = self._pinhole.rays(np.array([k.pt for k in keypoints]).reshape(-1, 2))
-        columns, rows = self.live.project(rays_n3).round().astype(int).reshape(-1, 2).T
-        last_row, last_column = self.live.height - 1, self.live.width - 1
-        depth_n = frame.known_depth()[rows.clip(0, last_row), columns.clip(0, last_column)]
+        depth_n = depth_at(frame.known_depth(), self.live.project(rays_n3))
         near_m, far_m = self._range_m
         # RootSIFT: square roots of the L1-normalized descriptor (Arandjelovic and Zisserman 2012).
         root_nd = np.sqrt(sift_nd / sift_nd.sum(axis=1, keepdims=True).clip(min=1))

@@ -80,10 +80,18 @@ def _residuals(
     R_m33 = np.swapaxes(R_b, 1, 2) @ R_a
     shifts_m3 = ((t_a - t_b)[:, None] @ R_b)[:, 0]
     points_m3 = (R_m33 @ matches.points_m3[..., None])[..., 0] + shifts_m3
+    return points_m3, residuals_px(points_m3, matches.rays_m3, focal_px), R_m33
+
+
+def residuals_px(points_m3: np.ndarray, rays_m3: np.ndarray, focal_px: float) -> np.ndarray:
+    """Return reprojection errors (m, 2) of points (m, 3), camera frame, that are seen at rays.
+
+    They are infinite for points behind the camera.
+    """
     ahead_m = points_m3[:, 2] > _MIN_DEPTH_M
-    points_m3 = np.where(ahead_m[:, None], points_m3, (0, 0, 1))
-    residuals_m2 = focal_px * (points_m3[:, :2] / points_m3[:, 2:] - matches.rays_m3[:, :2])
-    return points_m3, np.where(ahead_m[:, None], residuals_m2, np.inf), R_m33
+    ahead_m3 = np.where(ahead_m[:, None], points_m3, (0, 0, 1))
+    residuals_m2 = focal_px * (ahead_m3[:, :2] / ahead_m3[:, 2:] - rays_m3[:, :2])
+    return np.where(ahead_m[:, None], residuals_m2, np.inf)
 
 
 def _gauss_newton_step(

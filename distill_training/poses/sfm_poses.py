@@ -13,6 +13,7 @@ from distill_training.common.robust import NORMAL
 from distill_training.poses.frame_points import FramePoints
 from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth
+from distill_training.poses.measured_depth import depth_at
 from distill_training.poses.poses_config import Known, SfmConfig
 from distill_training.poses.sfm.checks import weakest_connection
 from distill_training.poses.sfm.colmap_camera import from_colmap
@@ -185,10 +186,8 @@ def _scale_from_depth(part: Model, images: Sequence[SfmImage]) -> tuple[float, f
             continue
         live = _camera(part, n, images[i])
         rays_k3 = np.concatenate([points.ray_k2, np.ones_like(points.ray_k2[:, :1])], axis=1)
-        columns, rows = live.project(rays_k3).round().astype(int).reshape(-1, 2).T
-        inside = (columns >= 0) & (columns < live.width) & (rows >= 0) & (rows < live.height)
-        measured_k = depth_hw[rows[inside], columns[inside]]
-        ratio_k = measured_k[measured_k > 0] / points.depth_k[inside][measured_k > 0]
+        measured_k = depth_at(depth_hw, live.project(rays_k3))
+        ratio_k = measured_k[measured_k > 0] / points.depth_k[measured_k > 0]
         if len(ratio_k) >= _MIN_DEPTHS:
             ratios.append(float(np.median(ratio_k)))
     if not ratios:

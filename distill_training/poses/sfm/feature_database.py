@@ -201,6 +201,27 @@ class FeatureDatabase:
                     found[i, j] = TwoView(len(geometry.inlier_matches), R_j_i)
         return found
 
+    def keypoints(self) -> list[np.ndarray]:
+        """Return the pixels (n, 2) of each image's features, COLMAP's convention."""
+        with pycolmap.Database.open(self.path) as database:
+            return [
+                np.array(database.read_keypoints(id_), np.float64)[:, :2]
+                if database.exists_keypoints(id_)
+                else np.zeros((0, 2))
+                for id_ in self._image_ids(database)
+            ]
+
+    def verified_matches(self) -> dict[Pair, np.ndarray]:
+        """Return the features (k, 2) of the first and second image that match, of each pair."""
+        with pycolmap.Database.open(self.path) as database:
+            index = {id_: i for i, id_ in enumerate(self._image_ids(database))}
+            found = {}
+            for pair_id, geometry in zip(*database.read_two_view_geometries(), strict=True):
+                i, j = (index[id_] for id_ in pycolmap.pair_id_to_image_pair(pair_id))
+                if len(geometry.inlier_matches):
+                    found[i, j] = np.array(geometry.inlier_matches, int)
+        return found
+
     def copy_with(self, path: Path, pairs: Iterable[Pair]) -> None:
         """Write a copy of the database that holds only the matches of some pairs."""
         kept = set(pairs)
