@@ -1,6 +1,7 @@
 """Progress bars, all in one style."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -37,3 +38,11 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield the items and show a progress bar."""
     with progress_bar() as bar:
         yield from bar.track(items, total=total, description=description)
+
+
+@contextmanager
+def busy(description: str) -> Iterator[None]:
+    """Show a progress bar of unknown length while the block runs."""
+    with progress_bar() as bar:
+        bar.add_task(description, total=None)
+        yield

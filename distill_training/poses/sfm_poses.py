@@ -22,6 +22,7 @@ from distill_training.poses.sfm.sfm_model import Model
 from distill_training.poses.sfm.structure_from_motion import SfmPoses, structure_from_motion
 from mote_localization.camera import Camera, canonical_camera
 from mote_localization.errors import ReconstructionError, SceneError
+from mote_localization.progress import busy, track
 from mote_localization.scenes import Scene
 
 _log = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ def _scale_from_depth(part: Model, images: Sequence[SfmImage]) -> tuple[float, f
     depth. The uncertainty is the standard error of the median, relative to the scale.
     """
     ratios = []
-    for n, i in enumerate(part.images):
+    for n, i in enumerate(track(part.images, "scale", len(part.images))):
         depth_hw = images[i].frame.depth()
         if depth_hw is None:
             continue
@@ -236,8 +237,9 @@ def _with_given_positions(
     else:
         cameras = {number: c for part in reversed(parts) for number, c in part.cameras().items()}
         positions = {i: T[:3, 3] for i, T in given.items()}
-        model = Model.triangulated(folder / "features.db", poses, cameras)
-        model = model.adjusted(positions=positions, sigma=sigma_m)
+        with busy("adjust with given positions"):
+            model = Model.triangulated(folder / "features.db", poses, cameras)
+            model = model.adjusted(positions=positions, sigma=sigma_m)
         model.write(path)
     adjusted = _place(model, Gauge(1.0, np.eye(4)), images)
     seen_n = np.bincount(model.image_k, minlength=len(model.images))

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from mote_localization.scenes.folder import FolderScene  # noqa: E402
 from mote_localization.similarity import similarity  # noqa: E402
 
 CAMERA = Camera(640, 480, 500.0, 510.0, 330.0, 236.0)
+QUICK = PosesConfig("sfm", sfm=SfmConfig(max_px=480, max_features=1000))
 
 
 @pytest.fixture
@@ -141,14 +143,14 @@ def test_opencv_reads_images_after_pycolmap_is_loaded():
 
 @pytest.fixture(scope="module")
 def photographs(kitchen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A scene of 15 photographs of the kitchen, without depth; four of them have a pose."""
+    """A scene of 12 photographs of the kitchen, without depth; four of them have a pose."""
     folder = tmp_path_factory.mktemp("photographs")
     (folder / "data").mkdir()
     names = []
-    for k, frame in enumerate(islice(FolderScene(kitchen).frames("train"), 0, 60, 4)):
+    for k, frame in enumerate(islice(FolderScene(kitchen).frames("train"), 0, 60, 5)):
         names.append(frame.name)
         cv2.imwrite(str(folder / f"data/{frame.name}.color.png"), frame.image()[..., ::-1])
-        if k % 4 == 0:
+        if k % 3 == 0:
             np.savetxt(folder / f"data/{frame.name}.pose.txt", frame.known_pose())
         camera = frame.known_camera()
     (folder / "train.txt").write_text("\n".join(names))
@@ -168,23 +170,23 @@ def truth(shared_data: Path, kitchen: Path) -> dict[str, np.ndarray]:
 def work(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work folder of structure from motion of the photographs."""
     folder = tmp_path_factory.mktemp("sfm") / "work"
-    find_poses(FolderScene(photographs), PosesConfig("sfm"), folder)
+    find_poses(FolderScene(photographs), QUICK, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def made(photographs: Path, work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a reconstruction of the photographs, made by the default options."""
+    """The folder of a reconstruction of the photographs."""
     folder = tmp_path_factory.mktemp("made") / "r"
     shutil.copytree(work, folder / "work")
-    Teacher().reconstruct(photographs, folder)
+    Teacher(poses=replace(QUICK, poses="auto")).reconstruct(photographs, folder)
     return folder
 
 
 def test_photographs_alone_become_a_reconstruction(made: Path, truth):
     reconstruction = open_reconstruction(made)
     assert reconstruction.teacher == "sfm" and reconstruction.metric
-    assert len(reconstruction.poses) == 15 and not (made / "work").exists()
+    assert len(reconstruction.poses) == 12 and not (made / "work").exists()
     found = np.array([T[:3, 3] for T in reconstruction.poses.values()])
     expected = np.array([truth[name] for name in reconstruction.poses])
     scale, T = similarity(found, expected)
@@ -200,22 +202,22 @@ def test_photographs_alone_become_a_reconstruction(made: Path, truth):
 
 def test_a_finished_reconstruction_is_not_made_again(made: Path, photographs: Path):
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
-    Teacher().reconstruct(photographs, made)
+    Teacher(poses=replace(QUICK, poses="auto")).reconstruct(photographs, made)
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
     with pytest.raises(Exception, match="made with other frames or settings"):
         Teacher(poses=PosesConfig(sfm=SfmConfig(max_features=900))).reconstruct(photographs, made)
 
 
 def test_an_interrupted_run_gives_the_same_poses(photographs: Path, work: Path, tmp_path: Path):
-    scene, config = FolderScene(photographs), PosesConfig("sfm")
-    expected = find_poses(scene, config, work)
+    scene = FolderScene(photographs)
+    expected = find_poses(scene, QUICK, work)
     shutil.copytree(work, tmp_path / "work")
     for folder in ("result", "chosen/incremental"):
         shutil.rmtree(tmp_path / "work" / folder)
     (tmp_path / "work/chosen/incremental.99.partial").mkdir()
     with pycolmap.Database.open(tmp_path / "work/features.db") as database:
         database.delete_two_view_geometry(3, 4)
-    found = find_poses(scene, config, tmp_path / "work")
+    found = find_poses(scene, QUICK, tmp_path / "work")
     assert list(found.T_map_cam) == list(expected.T_map_cam)
     for name, T in expected.T_map_cam.items():
         np.testing.assert_allclose(found.T_map_cam[name], T, atol=1e-4)
@@ -235,7 +237,7 @@ def test_the_scale_is_that_of_poses_or_depth_or_a_length(
             shutil.copy(kitchen / f"data/{name}.depth.png", tmp_path / "scene/data")
     apart_m = np.linalg.norm(truth[names[0]] - truth[names[-1]])
     length = (f"{names[0]},{names[-1]}={apart_m}",) if source == "length" else ()
-    config = PosesConfig("sfm", scale_from=length)
+    config = replace(QUICK, scale_from=length)
     poses = find_poses(FolderScene(tmp_path / "scene"), config, work)
     found = np.array([T[:3, 3] for T in poses.T_map_cam.values()])
     scale, _ = similarity(found, np.array([truth[name] for name in poses.T_map_cam]))
@@ -252,7 +254,7 @@ def test_depth_in_another_unit_than_the_poses_is_refused(
         depth_hw = cv2.imread(str(kitchen / f"data/{name}.depth.png"), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(tmp_path / f"scene/data/{name}.depth.png"), depth_hw * 5)
     with pytest.raises(SceneError, match="times too large for the given poses"):
-        find_poses(FolderScene(tmp_path / "scene"), PosesConfig("sfm"), work)
+        find_poses(FolderScene(tmp_path / "scene"), QUICK, work)
 
 
 def test_other_settings_start_again(
@@ -261,10 +263,10 @@ def test_other_settings_start_again(
     """What an unfinished run has computed belongs to its images and settings."""
     shutil.copytree(work, tmp_path / "work")
     monkeypatch.setattr(
-        FeatureDatabase, "extract", lambda self: dict.fromkeys(range(15), "blurred")
+        FeatureDatabase, "extract", lambda self: dict.fromkeys(range(12), "blurred")
     )
     config = PosesConfig("sfm", sfm=SfmConfig(max_features=900))
-    with pytest.raises(ReconstructionError, match="15: blurred"):
+    with pytest.raises(ReconstructionError, match="12: blurred"):
         find_poses(FolderScene(photographs), config, tmp_path / "work")
     assert "starts again" in caplog.text and not (tmp_path / "work/result").exists()
 
@@ -272,9 +274,9 @@ def test_other_settings_start_again(
 def test_parts_without_a_common_frame_are_not_mixed(photographs: Path, work: Path):
     """Only the largest part, or the parts with given poses, are in the frame of the map."""
     part = Model.of(pycolmap.Reconstruction(work / "result/0"))
-    images, _ = take_images(FolderScene(photographs), "auto", 1600)
-    first, second = part.part(np.arange(10)), part.part(np.arange(10, 15))
-    late = {one.frame.name: np.eye(4) for one in images[10:]}
+    images, _ = take_images(FolderScene(photographs), "auto", QUICK.sfm.max_px)
+    first, second = part.part(np.arange(8)), part.part(np.arange(8, 12))
+    late = {one.frame.name: np.eye(4) for one in images[8:]}
     assert ordered_parts([first, second], images, {}) == [first]
     assert ordered_parts([first, second], images, late) == [second]
     both = late | {one.frame.name: np.eye(4) for one in images[:2]}
@@ -318,12 +320,12 @@ def test_one_photograph_is_refused(tmp_path: Path):
 def test_a_wrong_focal_length_is_named(
     photographs: Path, work: Path, tmp_path: Path, factor: float, fits: bool, monkeypatch
 ):
-    monkeypatch.setattr(structure_from_motion, "_MIN_FOCAL_IMAGES", 15)
+    monkeypatch.setattr(structure_from_motion, "_MIN_FOCAL_IMAGES", 12)
     shutil.copytree(photographs, tmp_path / "scene")
     K = np.loadtxt(photographs / "camera-intrinsics.txt")
     K[[0, 1], [0, 1]] *= factor
     np.savetxt(tmp_path / "scene/camera-intrinsics.txt", K)
-    images, _ = take_images(FolderScene(tmp_path / "scene"), "auto", 1600)
+    images, _ = take_images(FolderScene(tmp_path / "scene"), "auto", QUICK.sfm.max_px)
     part = Model.of(pycolmap.Reconstruction(work / "result/0"))
     if fits:
         check_intrinsics(part, images)

@@ -11,6 +11,7 @@ from distill_training.poses.sfm.consensus import agreeing_groups, connected_part
 from distill_training.poses.sfm.feature_database import TwoView
 from distill_training.poses.sfm.sfm_model import Model
 from mote_localization.geometry import rotation_angle
+from mote_localization.progress import track
 
 _SEED = 0
 _MIN_PAIR_INLIERS = 30  # of a two-view geometry that is compared with a model
@@ -57,7 +58,8 @@ def halves(model: Model) -> list[Model]:
     """
     ids = np.array(sorted(model.reconstruction.point3D_ids()))
     first = np.random.default_rng(_SEED).random(len(ids)) < 0.5
-    return [model.adjusted(ids[half].tolist()) for half in (first, ~first)]
+    divided = track((first, ~first), "check halves", 2)
+    return [model.adjusted(ids[half].tolist()) for half in divided]
 
 
 def parts_that_hold(

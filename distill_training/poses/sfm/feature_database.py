@@ -6,6 +6,7 @@ An interrupted run resumes: what the database holds is not computed again.
 import logging
 import math
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -22,19 +23,23 @@ from scipy.cluster.vq import kmeans2
 from distill_training.poses.image_pairs import Pair
 from distill_training.poses.poses_config import SfmConfig
 from distill_training.poses.sfm.colmap_camera import image_name, to_colmap
+from distill_training.poses.sfm.disk_space import check_free_space
 from distill_training.poses.sfm.sfm_images import SfmImage, WorkingView
 from mote_localization.camera import Camera
 from mote_localization.errors import ImageError, SceneError
-from mote_localization.progress import progress_bar
+from mote_localization.progress import progress_bar, track
 
 _log = logging.getLogger(__name__)
 _BORDER_PX = 17  # around pixels outside the field of view of the lens; no features there
 _IMAGES_AT_ONCE = 32  # in one call; an interrupted run repeats at most these
 _PAIRS_AT_ONCE = 200  # matched in one call; an interrupted run repeats at most these
+_BYTES_PER_FEATURE, _BYTES_PER_MATCH = 256, 16  # in the database, with half as much as reserve
 _MIN_FEATURES = 50  # of a usable image: a pair needs 15 inliers
 _WORDS = 64  # of the vocabulary of the image descriptors
 _TRAINING_FEATURES = 20_000  # that the vocabulary is trained with
 _FEATURES_PER_IMAGE = 500  # that an image descriptor uses
+# of COLMAP's database, besides the two-view geometries; a referenced table before its users
+_MAPPED_TABLES = "cameras rigs rig_sensors frames frame_data images pose_priors keypoints".split()
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,22 @@ class TwoView:
 
     inliers: int
     R_second_first: np.ndarray  # (3, 3)
+
+
+def is_damaged(path: Path) -> bool:
+    """Return whether a file is no complete database of SQLite; one that is missing is not damaged.
+
+    Every page is read. The content of features and matches is not checked.
+    """
+    if not path.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            return database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",)
+    except sqlite3.OperationalError:  # as where another process writes it
+        return False
+    except sqlite3.DatabaseError:
+        return True
 
 
 class FeatureDatabase:
@@ -100,6 +121,8 @@ class FeatureDatabase:
             task = bar.add_task("features", total=len(missing))
             for start in range(0, len(missing), _IMAGES_AT_ONCE):
                 some = missing[start : start + _IMAGES_AT_ONCE]
+                most = len(some) * self._config.max_features * _BYTES_PER_FEATURE
+                check_free_space(self.path.parent, most)
                 with tempfile.TemporaryDirectory() as folder:
                     unusable |= self._extract(some, Path(folder), options)
                 bar.advance(task, len(some))
@@ -158,12 +181,9 @@ class FeatureDatabase:
             if len(training) < _WORDS:
                 return np.zeros((len(ids), 1), np.float32)
             words_wd = kmeans2(training, _WORDS, iter=10, minit="++", seed=0)[0].astype(np.float32)
-            return np.stack(
-                [
-                    _vlad(_some_features(database, i, _FEATURES_PER_IMAGE, rng), words_wd)
-                    for i in ids
-                ]
-            )
+            features = (_some_features(database, i, _FEATURES_PER_IMAGE, rng) for i in ids)
+            described = track(features, "similarity", len(ids))
+            return np.stack([_vlad(features_nd, words_wd) for features_nd in described])
 
     def match(self, pairs: Sequence[Pair]) -> None:
         """Match the features of pairs, and verify the matches by two-view geometry.
@@ -184,6 +204,8 @@ class FeatureDatabase:
             listed = pycolmap.ImportedPairingOptions(match_list_path=Path(folder) / "pairs.txt")
             for start in range(0, len(missing), _PAIRS_AT_ONCE):
                 some = missing[start : start + _PAIRS_AT_ONCE]
+                most = len(some) * self._config.max_features * _BYTES_PER_MATCH
+                check_free_space(self.path.parent, most)
                 lines = (f"{image_name(i)} {image_name(j)}\n" for i, j in some)
                 listed.match_list_path.write_text("".join(lines))
                 pycolmap.match_image_pairs(self.path, options, listed, verification)
@@ -223,25 +245,33 @@ class FeatureDatabase:
         return found
 
     def copy_with(self, path: Path, pairs: Iterable[Pair]) -> None:
-        """Write a copy of the database that holds only the matches of some pairs."""
-        kept = set(pairs)
+        """Write what mappers need into another database: keypoints, and the matches of some pairs.
+
+        Descriptors, which are most of the database, are left out.
+        """
+        # In a folder of its own: SQLite has further files beside a database.
         partial = path.with_suffix(".partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        check_free_space(partial, self.path.stat().st_size)
+        with pycolmap.Database.open(self.path) as database:
+            ids = self._image_ids(database)
+        kept = ((pycolmap.image_pair_to_pair_id(ids[i], ids[j]),) for i, j in pairs)
+        pycolmap.Database.open(partial / path.name).close()  # creates the tables
         # Closed, not only committed: an open connection keeps content in another file.
-        with (
-            closing(sqlite3.connect(self.path)) as source,
-            closing(sqlite3.connect(partial)) as target,
-        ):
-            source.backup(target)
-        with pycolmap.Database.open(partial) as database:
-            index = {id_: i for i, id_ in enumerate(self._image_ids(database))}
-            with pycolmap.DatabaseTransaction(database):
-                for pair_id, _ in zip(*database.read_two_view_geometries(), strict=True):
-                    one, other = pycolmap.pair_id_to_image_pair(pair_id)
-                    if (index[one], index[other]) not in kept:
-                        database.delete_two_view_geometry(one, other)
-        os.replace(partial, path)
+        with closing(sqlite3.connect(partial / path.name)) as target:
+            target.execute("ATTACH ? AS source", (str(self.path),))
+            with target:
+                for table in _MAPPED_TABLES:
+                    target.execute(f"INSERT INTO {table} SELECT * FROM source.{table}")
+                target.execute("CREATE TEMP TABLE kept (pair_id INTEGER PRIMARY KEY)")
+                target.executemany("INSERT INTO kept VALUES (?)", kept)
+                target.execute(
+                    "INSERT INTO two_view_geometries "
+                    "SELECT * FROM source.two_view_geometries WHERE pair_id IN kept"
+                )
+        os.replace(partial / path.name, path)
+        shutil.rmtree(partial)
 
     def _image_ids(self, database: pycolmap.Database) -> list[int]:
         """Return COLMAP's number of each image."""

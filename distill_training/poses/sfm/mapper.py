@@ -1,24 +1,26 @@
 """Runs COLMAP's mappers in a process of their own, and reads the models that they write.
 
-COLMAP ends its process where an assertion fails. A mapper that ends this way makes no model, and
-the command goes on.
+COLMAP ends its process where an assertion fails or memory runs out: only the mapper ends then.
 """
 
-import logging
 import multiprocessing
 import os
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
 import pycolmap
 
+from distill_training.poses.sfm.disk_space import check_free_space
+from mote_localization.errors import ReconstructionError, first_line
 from mote_localization.progress import progress_bar
 
-_log = logging.getLogger(__name__)
 _POLL_S = 0.2
 _MIN_MODEL_IMAGES = 3
+_MAX_REASON = 100  # characters of an error that a message quotes
 
 
 Kind = Literal["incremental", "global"]
@@ -40,11 +42,14 @@ def run_mapper(mapping: Mapping, images: int) -> list[pycolmap.Reconstruction]:
     Args:
         mapping: What is run.
         images: Number of images in the database, for the progress bar.
+
+    Raises:
+        ReconstructionError: The mapper's process has ended before it was finished.
     """
     if not mapping.folder.exists():
         context = multiprocessing.get_context("spawn")
-        count = context.Value("i", 0)
-        process = context.Process(target=_run, args=(mapping, count), daemon=True)
+        count, failure = context.Value("i", 0), context.SimpleQueue()
+        process = context.Process(target=_run, args=(mapping, count, failure), daemon=True)
         # The global mapper places all images at once.
         total = images if mapping.kind == "incremental" else None
         with progress_bar() as bar:
@@ -53,21 +58,57 @@ def run_mapper(mapping: Mapping, images: int) -> list[pycolmap.Reconstruction]:
             while process.is_alive():
                 process.join(_POLL_S)
                 bar.update(task, completed=min(count.value, images))
+        if not failure.empty():
+            raise ReconstructionError(failure.get())
         if process.exitcode:
-            _log.warning("%s mapping failed (exit status %d)", mapping.kind, process.exitcode)
+            raise ReconstructionError(_why_it_ended(mapping.kind, process.exitcode))
     return _read_models(mapping.folder)
 
 
-def _run(mapping: Mapping, count: Any) -> None:
+def _why_it_ended(kind: Kind, status: int) -> str:
+    """Return the message for a mapper's process that has ended with an exit status."""
+    how = f"with exit status {status}"
+    if status < 0:
+        how = f"by {signal.Signals(-status).name}"
+    return (
+        f"{kind} mapping was ended {how}, probably because memory ran out; close other programs, "
+        "or give fewer or smaller images (--sfm.max-features, --sfm.max-px), and run the command "
+        "again: it resumes"
+    )
+
+
+def _run(mapping: Mapping, count: Any, failure: Any) -> None:
+    """Run a mapper, and report an error of COLMAP; it ends where its parent was killed."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _map(mapping, count)
+    except ReconstructionError as error:
+        failure.put(str(error))
+    except (RuntimeError, ValueError, MemoryError, OSError) as error:
+        failure.put(
+            f"{mapping.kind} mapping failed ({first_line(error, _MAX_REASON)}); check free memory "
+            "and disk space, and run the command again: it resumes"
+        )
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this process was started by `run_mapper`
+    parent.join()
+    os._exit(1)
+
+
+def _map(mapping: Mapping, count: Any) -> None:
     """Run a mapper; the folder exists only when it is finished."""
-    # A mapper whose parent was killed goes on: each has its own folder.
     partial = mapping.folder.with_name(f"{mapping.folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # in a container, numbers of processes are repeated
     partial.mkdir(parents=True)
     threads = os.cpu_count() or 1
     if mapping.kind == "incremental":
         _map_incrementally(mapping, partial, threads, count)
     else:
         _map_globally(mapping, partial, threads)
+    check_free_space(partial)  # COLMAP does not report that a file could not be written
     if mapping.folder.exists():  # another one has finished in the meantime
         shutil.rmtree(partial)
     else:

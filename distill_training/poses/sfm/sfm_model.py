@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pycolmap
 from scipy.sparse import coo_array, csr_array
 
 from distill_training.poses.sfm.colmap_camera import image_name, is_calibrated, release
+from distill_training.poses.sfm.disk_space import check_free_space
 from mote_localization.geometry import invert
 
 _MIN_ERROR_PX = 0.5  # of a feature
@@ -95,10 +97,16 @@ class Model:
         return cls.of(found)
 
     def write(self, folder: Path) -> None:
-        """Write COLMAP's files; the folder exists only when it is complete."""
-        partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        """Write COLMAP's files; the folder exists only when it is complete.
+
+        Raises:
+            ReconstructionError: The disk is full.
+        """
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         self.reconstruction.write(partial)
+        check_free_space(partial)  # COLMAP does not report that a file could not be written
         os.replace(partial, folder)
 
     def cameras(self) -> dict[int, pycolmap.Camera]:

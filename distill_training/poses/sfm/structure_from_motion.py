@@ -14,6 +14,8 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +34,15 @@ from distill_training.poses.sfm.checks import (
     two_view_agreement,
 )
 from distill_training.poses.sfm.consensus import align_poses
-from distill_training.poses.sfm.feature_database import FeatureDatabase, TwoView
+from distill_training.poses.sfm.disk_space import check_free_space
+from distill_training.poses.sfm.feature_database import FeatureDatabase, TwoView, is_damaged
 from distill_training.poses.sfm.mapper import run_mapper
 from distill_training.poses.sfm.sfm_images import SfmImage
 from distill_training.poses.sfm.sfm_model import Model, estimated_focal_lengths
 from mote_localization.errors import ReconstructionError
+from mote_localization.progress import busy
+
+_TwoParts = frozenset[bytes]  # the images of two parts
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = ("chosen", "dense", "exhaustive")
@@ -74,14 +80,15 @@ def structure_from_motion(
         sequential: The images are a recording: neighbours overlap.
 
     Raises:
-        ReconstructionError: No part holds, or a given focal length is wrong.
+        ReconstructionError: No part holds, a given focal length is wrong, a mapper's process has
+            ended, or the disk is full.
     """
     index, path = _index(images, config, sequential), folder / "sfm.json"
+    shutil.rmtree(_discarded(folder), ignore_errors=True)
     if path.exists() and read_index(path) != index:
-        _log.warning(
-            "%s: images or settings have changed, structure from motion starts again", folder
-        )
-        shutil.rmtree(folder)
+        _discard(folder, "images or settings have changed")
+    elif is_damaged(folder / "features.db"):
+        _discard(folder, "its features.db is damaged")
     begin_folder(path, index)
     if finished := _read(folder / _RESULT):
         return finished
@@ -90,6 +97,7 @@ def structure_from_motion(
     usable = [i for i in range(len(images)) if i not in unusable]
     attempts = _Attempts(database, config, sequential)
     parts: list[Model] = []
+    refused: set[_TwoParts] = set()
     matched: set[Pair] = set()
     reasons: dict[int, str] = dict.fromkeys(usable, _UNCONNECTED)
     for name in _ATTEMPTS:
@@ -103,7 +111,7 @@ def structure_from_motion(
         matched.update(pairs)
         matches = _Matches.of(database, matched, folder / name / "matches.db")
         found, why = _solve(matches, left, folder / name, config)
-        parts = _joined([*parts, *found], matches, config)
+        parts = _joined([*parts, *found], matches, config, refused)
         held = {int(i) for part in parts for i in part.images}
         reasons = {i: why.get(i, reason) for i, reason in reasons.items() if i not in held}
     if not parts:
@@ -112,6 +120,18 @@ def structure_from_motion(
     result = SfmPoses(parts, {**reasons, **unusable})
     _write(result, folder / _RESULT)
     return result
+
+
+def _discard(folder: Path, reason: str) -> None:
+    """Delete a folder; where this is interrupted, none of its files is used again."""
+    _log.warning("%s: %s, structure from motion starts again", folder, reason)
+    os.replace(folder, _discarded(folder))
+    shutil.rmtree(_discarded(folder))
+
+
+def _discarded(folder: Path) -> Path:
+    """Return where a folder is while it is deleted."""
+    return folder.with_name(f"{folder.name}.discarded")
 
 
 def _index(images: Sequence[SfmImage], config: SfmConfig, sequential: bool) -> dict:
@@ -183,8 +203,12 @@ class _Attempts:
         config: SfmConfig,
         sequential: bool,
     ) -> None:
-        self._images, self._config, self._sequential = database.images, config, sequential
-        self._descriptors_nd = database.image_descriptors()
+        self._database, self._images = database, database.images
+        self._config, self._sequential = config, sequential
+
+    @cached_property
+    def _descriptors_nd(self) -> np.ndarray:
+        return self._database.image_descriptors()
 
     def pairs(self, name: str, left: Sequence[int]) -> list[Pair]:
         """Return the pairs of an attempt.
@@ -194,6 +218,8 @@ class _Attempts:
             left: Images that earlier attempts left out.
         """
         n = len(self._images)
+        if name == "chosen" and n - 1 <= self._config.per_image:
+            return list(combinations(range(n), 2))
         if name == "chosen":
             return choose_pairs(
                 PairsConfig(per_image=self._config.per_image),
@@ -217,8 +243,18 @@ def _pairs_of(images: Sequence[int], partners: Callable[[int], Iterable[int]]) -
     return sorted(pairs)
 
 
-def _joined(parts: Sequence[Model], matches: _Matches, config: SfmConfig) -> list[Model]:
-    """Return the parts, joined where they agree on images that they have in common."""
+def _joined(
+    parts: Sequence[Model], matches: _Matches, config: SfmConfig, refused: set[_TwoParts]
+) -> list[Model]:
+    """Return the parts, joined where they agree on images that they have in common.
+
+    Args:
+        parts: The parts, also those of earlier attempts.
+        matches: Features and matches.
+        config: What counts as agreement.
+        refused: Pairs of parts that could not be joined, to which further ones are added. Later
+            attempts add no matches between their images.
+    """
     waiting = sorted(parts, key=lambda part: len(part.images), reverse=True)
     joined: list[Model] = []
     while waiting:
@@ -226,12 +262,16 @@ def _joined(parts: Sequence[Model], matches: _Matches, config: SfmConfig) -> lis
         for k, other in enumerate(joined):
             if set(part.images) <= set(other.images):
                 break
+            both = frozenset((part.images.tobytes(), other.images.tobytes()))
+            if both in refused:
+                continue
             if merged := _join(other, part, matches, config):
                 # The larger part may now agree with others.
                 waiting = [merged, *joined[:k], *joined[k + 1 :], *waiting]
                 waiting.sort(key=lambda one: len(one.images), reverse=True)
                 joined = []
                 break
+            refused.add(both)
         else:
             joined.append(part)
     return sorted(joined, key=lambda part: len(part.images), reverse=True)
@@ -254,7 +294,8 @@ def _join(one: Model, other: Model, matches: _Matches, config: SfmConfig) -> Mod
     poses = {int(i): pose for i, pose in moved}
     poses |= {int(i): pose for i, pose in zip(one.images, one.T_model_cam_n44, strict=True)}
     cameras = other.cameras() | one.cameras()
-    both = Model.triangulated(matches.path, poses, cameras).adjusted()
+    with busy("join parts"):
+        both = Model.triangulated(matches.path, poses, cameras).adjusted()
     strong = _strong_parts(both, matches.geometries, config)
     return strong[0] if strong and len(strong[0].images) == len(poses) else None
 
@@ -266,6 +307,7 @@ def _write(result: SfmPoses, folder: Path) -> None:
     for k, part in enumerate(result.parts):
         part.write(partial / str(k))
     (partial / "left_out.json").write_text(json.dumps(result.left_out))
+    check_free_space(partial)
     os.replace(partial, folder)
 
 
@@ -313,6 +355,8 @@ def _map(
     geometries: Mapping[Pair, TwoView],
     folder: Path,
 ) -> list[Model]:
+    if not geometries:
+        return []
     path = folder / f"{kind}.db"
     if not (folder / kind).exists():
         database.copy_with(path, geometries)
