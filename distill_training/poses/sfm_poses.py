@@ -1,5 +1,7 @@
 """Poses of a scene by structure from motion, in the frame and the unit of the map."""
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -231,7 +233,8 @@ def _with_given_positions(
         return dict(placed)
     sigma_m = max(float(np.median(differences)), _MIN_SIGMA_M)
     poses = given | {i: one.T_map_cam for i, one in placed.items()}
-    path = folder / "with_given_positions"
+    digest = hashlib.sha256(json.dumps({i: T.tolist() for i, T in given.items()}).encode())
+    path = folder / f"with_given_positions_{digest.hexdigest()[:16]}"
     if path.exists():
         model = Model.of(pycolmap.Reconstruction(path))
     else:
@@ -292,7 +295,7 @@ def _described(
         for i in part.images:
             if int(i) not in placed:
                 reasons[images[i].frame.name] = (
-                    "in a part whose place relative to the largest one is not known"
+                    "in another part, whose place relative to the largest one is not known"
                 )
     if reasons:
         rows["not used"] = "\n".join(_grouped(reasons))

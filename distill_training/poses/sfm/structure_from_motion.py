@@ -419,8 +419,9 @@ def _why_nothing_holds(images: Sequence[SfmImage], reasons: Mapping[int, str]) -
     """Return the message for images of which no part holds."""
     counts = Counter(reasons.values()).most_common(2)
     shown = "; ".join(f"{count}: {reason}" for reason, count in counts)
+    zoom = "" if all(image.known for image in images) else ", with one focal length for each size"
     return (
-        f"structure from motion found no part of {len(images)} images whose poses hold "
-        f"({shown}); expected photographs that overlap by two thirds and show things from "
-        "several sides: move sideways between them"
+        f"structure from motion found no part of {len(images)} images whose poses hold ({shown}); "
+        f"expected photographs that overlap by two thirds{zoom}, and show things from several "
+        "sides: move sideways"
     )
