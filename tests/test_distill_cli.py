@@ -1,5 +1,6 @@
 """The `mote-distill` command: output, errors and exit status."""
 
+import json
 import re
 import sys
 from dataclasses import replace
@@ -8,18 +9,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from make_map import CAMERA, T_MAP_CAM, room_points
+from make_map import CAMERA, ROOM_M, T_MAP_CAM, room_points
 from make_scene import View, write_scene
 from test_package import run_without_torch_and_ros
 
 import distill_training.cli
 from distill_training.reconstruction import open_reconstruction
 from distill_training.teachers.pairwise.summary import Summary
-from mote_localization.geometry import invert, transform
+from mote_localization.geometry import exp_rotation, invert, rigid, transform
 from mote_localization.map_file import read_map
 
 SMALL = CAMERA.resized(160, 120)
 QUICK = "--width 160 --simulated.width 80"
+TINY = "--width 80 --set size=s fine-blocks=1 coarse-blocks=1 --steps 1 --batch 2"
 
 
 @pytest.fixture
@@ -272,6 +274,34 @@ def test_without_pycolmap_structure_from_motion_is_refused_in_one_line(room, dis
     status, printed = distill("reconstruct room -o made --poses sfm")
     assert status == 1 and printed.startswith("error: structure from motion needs pycolmap")
     assert "or give the poses (--poses given)" in printed and not Path("made").exists()
+
+
+@pytest.mark.train
+def test_anchors_fix_the_frame_of_the_map(room, distill):
+    poses = {path.name.split(".")[0]: np.loadtxt(path) for path in room.glob("data/*.pose.txt")}
+    targets = {name: (T[:3, 3] + (10, 20, 0)).tolist() for name, T in poses.items()}
+    anchors = [{"frame": name, "target": target} for name, target in targets.items()]
+    Path("anchors.yaml").write_text(json.dumps({"anchors": anchors}))
+    status, printed = distill(f"map room -o room.onnx {TINY} --anchor anchors.yaml")
+    assert status == 0, printed
+    assert "anchors 6, off by 0.0 cm" in printed
+    info = read_map("room.onnx").info
+    middle = (np.array(info.bounds_min) + info.bounds_max) / 2
+    np.testing.assert_allclose(middle, ROOM_M / 2 + (10, 20, 0), atol=1.0)
+
+
+@pytest.mark.train
+def test_the_map_becomes_level_by_its_cameras(room, distill):
+    tilt = rigid(exp_rotation(np.array([0.1, 0, 0])), np.zeros(3))
+    for path in room.glob("data/*.pose.txt"):
+        np.savetxt(path, tilt @ np.loadtxt(path))
+    status, printed = distill(f"map room -o room.onnx {TINY} --keyframes 20 --level cameras")
+    assert status == 0, printed
+    tilt_deg = float(re.search(r"tilt of the z axis ([0-9.]+) deg", printed)[1])
+    assert tilt_deg == pytest.approx(np.degrees(0.1), abs=0.5)
+    keyframes = read_map("room.onnx").info.keyframes
+    down_n3 = np.array([np.array(one.T_map_cam)[:3, 1] for one in keyframes])
+    assert (down_n3 @ (0, 0, -1)).min() > 0.99
 
 
 @pytest.mark.train

@@ -186,7 +186,7 @@ class Teacher:
 
         by_sfm = self.poses.poses == "sfm"
         settings = inputs_of(scene, self.poses) if by_sfm else {}
-        begun = begun_reconstruction(folder)
+        begun, work = begun_reconstruction(folder), folder / "work"
         if by_sfm and begun and not begun.missing():
             all_settings = asdict(self.cells) | settings
             if self.teacher == "rgbd":
@@ -197,9 +197,9 @@ class Teacher:
                     f"{folder}: holds a reconstruction made with other frames or settings; delete "
                     "the folder or choose another"
                 )
+            shutil.rmtree(work, ignore_errors=True)  # of a run that was interrupted at its end
             return begun
         depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
-        work = folder / "work"
         poses = find_poses(scene, self.poses, work, depths_m, begun)
         if self.teacher == "sfm":
             made = triangulated.reconstruct(scene, poses, folder, settings, self.cells)

@@ -27,7 +27,7 @@ from distill_training.poses.sfm.disk_space import check_free_space
 from distill_training.poses.sfm.sfm_images import SfmImage, WorkingView
 from mote_localization.camera import Camera
 from mote_localization.errors import ImageError, SceneError
-from mote_localization.progress import progress_bar, track
+from mote_localization.progress import busy, progress_bar, track
 
 _log = logging.getLogger(__name__)
 _BORDER_PX = 17  # around pixels outside the field of view of the lens; no features there
@@ -180,7 +180,9 @@ class FeatureDatabase:
             training = np.concatenate([_some_features(database, i, count, rng) for i in ids])
             if len(training) < _WORDS:
                 return np.zeros((len(ids), 1), np.float32)
-            words_wd = kmeans2(training, _WORDS, iter=10, minit="++", seed=0)[0].astype(np.float32)
+            with busy("vocabulary"):
+                words_wd, _ = kmeans2(training, _WORDS, iter=10, minit="++", seed=0)
+            words_wd = words_wd.astype(np.float32)
             features = (_some_features(database, i, _FEATURES_PER_IMAGE, rng) for i in ids)
             described = track(features, "similarity", len(ids))
             return np.stack([_vlad(features_nd, words_wd) for features_nd in described])
