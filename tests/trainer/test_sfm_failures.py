@@ -31,6 +31,7 @@ from distill_training.poses.poses_config import PosesConfig, SfmConfig  # noqa: 
 from distill_training.poses.scene_poses import ScenePoses, find_poses  # noqa: E402
 from distill_training.poses.sfm import feature_database, structure_from_motion  # noqa: E402
 from distill_training.poses.sfm.feature_database import FeatureDatabase, is_damaged  # noqa: E402
+from distill_training.poses.sfm.mapper import Mapping, run_mapper  # noqa: E402
 from distill_training.poses.sfm.sfm_images import WorkingView, take_images  # noqa: E402
 from distill_training.poses.sfm.sfm_model import Model  # noqa: E402
 from distill_training.reconstruction import open_reconstruction  # noqa: E402
@@ -221,6 +222,15 @@ def test_a_mapper_that_is_killed_is_an_error_and_nothing_is_stored_as_finished(
     assert list(again.T_map_cam) == list(poses.T_map_cam)
     for name, T in poses.T_map_cam.items():
         np.testing.assert_allclose(again.T_map_cam[name], T, atol=1e-4)
+
+
+def test_an_error_of_colmap_in_a_mapper_is_one_line(tmp_path: Path, capfd):
+    (tmp_path / "global.db").write_bytes(b"no database" * 1000)
+    mapping = Mapping("global", tmp_path / "global.db", tmp_path / "global", True)
+    with pytest.raises(ReconstructionError, match="^global mapping failed .*resumes$") as error:
+        run_mapper(mapping, 10)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+    assert "Traceback" not in capfd.readouterr().err and not mapping.folder.exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "overwritten", "no database"])

@@ -79,6 +79,7 @@ def _why_it_ended(kind: Kind, status: int) -> str:
 
 def _run(mapping: Mapping, count: Any, failure: Any) -> None:
     """Run a mapper, and report an error of COLMAP; it ends where its parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this process
     Thread(target=_end_with_parent, daemon=True).start()
     try:
         _map(mapping, count)
