@@ -249,6 +249,7 @@ def test_a_damaged_database_is_made_again(
         find_poses(open_scene(photographs), QUICK, folder)
     assert "features.db is damaged, structure from motion starts again" in caplog.text
     assert not is_damaged(folder / "features.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
 
 
 @pytest.mark.parametrize("done", [(), ("chosen/global",), ("chosen/global", "chosen/incremental")])
