@@ -86,7 +86,7 @@ def _texture(seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     layers = [
         cv2.resize(rng.normal(0, 35, (300 // cell, 800 // cell, 3)), (800, 300))
-        for cell in (2, 5, 15)
+        for cell in (6, 15, 30)
     ]
     return np.clip(128 + sum(layers), 0, 255).astype(np.uint8)
 

@@ -288,7 +288,7 @@ def is_running(process: int) -> bool:
         return False
 
 
-def wait_until(condition, limit_s: float = 60.0) -> None:
+def wait_until(condition, limit_s: float = 300.0) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "it takes too long"
