@@ -25,7 +25,7 @@ class SfmConfig:
     # largest difference of a camera between two solutions that agree
     tolerance: float = 0.01  # of the median depth of the camera's points
     tolerance_deg: float = 1.0  # deg
-    min_images: int = 5  # of a part that holds
+    min_images: int = 5  # of an accepted part
 
     def __post_init__(self) -> None:
         for name, fits, expected in (

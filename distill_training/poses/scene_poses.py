@@ -66,7 +66,7 @@ def find_poses(
         SceneError: There are no training frames, a pose that must be given is missing, given poses
             or depths have another convention than expected, or files are damaged.
         ReconstructionError: Too few frames show the same things to refine their poses, or no part
-            of the photographs holds.
+            of the photographs is accepted.
     """
     config = config or PosesConfig("given")
     must = config.poses in ("given", "refine")

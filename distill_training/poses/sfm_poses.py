@@ -42,7 +42,7 @@ _NAMED = 5  # frames that a message names
 class PlacedPoses:
     """Poses by structure from motion in the map frame, and what is known of their quality."""
 
-    T_map_cam: dict[str, np.ndarray]  # (4, 4), m, of the frames that hold, in recording order
+    T_map_cam: dict[str, np.ndarray]  # (4, 4), m, of the placed frames, in recording order
     cameras: dict[str, Camera]  # live camera of each of these frames
     points: dict[str, FramePoints]  # triangulated points that each of these frames sees
     metric: bool
@@ -70,8 +70,8 @@ def place_by_structure_from_motion(
     Raises:
         SceneError: Given intrinsics are required and missing, or depth and given poses have
             different scales.
-        ReconstructionError: No part of the photographs holds, given poses contradict them, or a
-            length cannot be found.
+        ReconstructionError: No part of the photographs is accepted, given poses contradict them,
+            or a length cannot be found.
     """
     images, unusable = take_images(scene, intrinsics, config.max_px)
     if len(images) < 2:
@@ -221,7 +221,7 @@ def _with_given_positions(
     of the given positions is their median distance to those placed.
 
     Args:
-        placed: Images that hold, in the map frame.
+        placed: Images of accepted parts, in the map frame.
         images: All images.
         parts: The parts that they come from, the most important first.
         folder: Folder of structure from motion; the adjusted model is stored there, so that an
@@ -299,7 +299,7 @@ def _described(
                 )
     if reasons:
         rows["not used"] = "\n".join(_grouped(reasons))
-    rows["parts that hold"] = ", ".join(f"{len(part.images)} images" for part in found.parts)
+    rows["accepted parts"] = ", ".join(f"{len(part.images)} images" for part in found.parts)
     points, smaller = weakest_connection(found.parts[0])
     rows["weakest connection"] = (
         f"{points} points, between {smaller} images of the largest part and the others"

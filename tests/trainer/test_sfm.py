@@ -304,7 +304,7 @@ def test_photographs_without_overlap_are_refused(tmp_path: Path, rng):
         image = cv2.resize(rng.integers(0, 255, (60, 80, 3), np.uint8), (320, 240))
         cv2.imwrite(str(tmp_path / f"data/{name}.color.png"), image)
     (tmp_path / "train.txt").write_text("\n".join("abcd"))
-    with pytest.raises(ReconstructionError, match="no part of 4 images whose poses hold"):
+    with pytest.raises(ReconstructionError, match="no consistent part of 4 images"):
         find_poses(FolderScene(tmp_path), QUICK, tmp_path / "work")
 
 

@@ -164,7 +164,7 @@ def test_where_nothing_agrees_the_message_names_zoom_and_is_short(photographs: P
     images, _ = take_images(open_scene(photographs), "estimate", 1600)
     reasons = dict.fromkeys(range(5), "two solutions place it differently")
     reasons |= dict.fromkeys(range(5, 10), "only one of two solutions could place it")
-    message = structure_from_motion._why_nothing_holds(images * 100, reasons)
+    message = structure_from_motion._why_no_part_is_accepted(images * 100, reasons)
     assert "one focal length" in message and len(message) < 300
 
 

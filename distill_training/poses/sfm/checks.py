@@ -1,4 +1,4 @@
-"""Checks of a model: which parts of it hold."""
+"""Checks of a model: which parts of it are consistent with others."""
 
 from collections.abc import Mapping, Sequence
 
@@ -62,7 +62,7 @@ def halves(model: Model) -> list[Model]:
     return [model.adjusted(ids[half].tolist()) for half in divided]
 
 
-def parts_that_hold(
+def consistent_parts(
     model: Model, others: Sequence[Sequence[Model]], config: SfmConfig
 ) -> list[np.ndarray]:
     """Return the parts of a model that agree with every list of other models.

@@ -1,4 +1,4 @@
-"""Poses of photographs by structure from motion, and what of them holds.
+"""Poses of photographs by structure from motion, of the parts that pass its checks.
 
 Structure from motion can be wrong without any sign in its residuals: an early image pair with the
 wrong one of two possible poses, look-alike views, or two parts that few points connect. So two
@@ -27,9 +27,9 @@ from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.poses_config import PairsConfig, SfmConfig
 from distill_training.poses.sfm import mapper
 from distill_training.poses.sfm.checks import (
+    consistent_parts,
     groups_that_agree,
     halves,
-    parts_that_hold,
     rotation_difference_deg,
     two_view_agreement,
 )
@@ -52,14 +52,14 @@ _MIN_FOCAL_IMAGES = 30  # of a part; fewer, taken side by side, do not determine
 _MAX_FOCAL_ERROR = 0.07  # of a given focal length: images of correct ones give up to 3 %
 _UNCONNECTED = "not connected: no other image shows the same things"
 _RESULT = "result"  # folder of the parts
-_ENOUGH = 0.95  # fraction of the images in parts that hold: no further candidate is tried
+_ENOUGH = 0.95  # fraction of the images in accepted parts: no further candidate is tried
 _MAX_ROTATION_DIFFERENCE_DEG = 3.0  # between a pair's rotation and a model's, where both are right
 _MIN_TWO_VIEW_AGREEMENT = 0.5  # fraction of a part's pairs: correct parts have 0.55 to 0.9
 
 
 @dataclass(frozen=True)
 class SfmPoses:
-    """The parts of the images whose poses hold, and why the others do not."""
+    """The accepted parts of the images, and why the other images are in none."""
 
     parts: list[Model]  # the largest first; each in a frame and unit of its own
     left_out: dict[int, str] = field(default_factory=dict)  # image -> reason
@@ -71,7 +71,7 @@ def structure_from_motion(
     config: SfmConfig,
     sequential: bool,
 ) -> SfmPoses:
-    """Return the parts of the images whose poses hold; resumes an interrupted run.
+    """Return the accepted parts of the images; resumes an interrupted run.
 
     Args:
         images: The images, in recording order.
@@ -80,8 +80,8 @@ def structure_from_motion(
         sequential: The images are a recording: neighbours overlap.
 
     Raises:
-        ReconstructionError: No part holds, a given focal length is wrong, a mapper's process has
-            ended, or the disk is full.
+        ReconstructionError: No part is accepted, a given focal length is wrong, a mapper's
+            process has ended, or the disk is full.
     """
     index, path = _index(images, config, sequential), folder / "sfm.json"
     shutil.rmtree(_discarded(folder), ignore_errors=True)
@@ -112,10 +112,10 @@ def structure_from_motion(
         matches = _Matches.of(database, matched, folder / name / "matches.db")
         found, why = _solve(matches, left, folder / name, config)
         parts = _joined([*parts, *found], matches, config, refused)
-        held = {int(i) for part in parts for i in part.images}
-        reasons = {i: why.get(i, reason) for i, reason in reasons.items() if i not in held}
+        accepted = {int(i) for part in parts for i in part.images}
+        reasons = {i: why.get(i, reason) for i, reason in reasons.items() if i not in accepted}
     if not parts:
-        raise ReconstructionError(_why_nothing_holds(images, {**reasons, **unusable}))
+        raise ReconstructionError(_why_no_part_is_accepted(images, {**reasons, **unusable}))
     check_intrinsics(parts[0], images)
     result = SfmPoses(parts, {**reasons, **unusable})
     _write(result, folder / _RESULT)
@@ -154,7 +154,7 @@ def check_intrinsics(part: Model, images: Sequence[SfmImage]) -> None:
     """Check the given focal lengths against those that the images give.
 
     Args:
-        part: A part that holds.
+        part: An accepted part.
         images: All images, in the order of their numbers.
 
     Raises:
@@ -296,8 +296,8 @@ def _join(one: Model, other: Model, matches: _Matches, config: SfmConfig) -> Mod
     cameras = other.cameras() | one.cameras()
     with busy("join parts"):
         both = Model.triangulated(matches.path, poses, cameras).adjusted()
-    strong = _strong_parts(both, matches.geometries, config)
-    return strong[0] if strong and len(strong[0].images) == len(poses) else None
+    accepted = _accepted_parts(both, matches.geometries, config)
+    return accepted[0] if accepted and len(accepted[0].images) == len(poses) else None
 
 
 def _write(result: SfmPoses, folder: Path) -> None:
@@ -344,8 +344,8 @@ def _solve(
     second = _map("incremental", matches.database, consistent, folder)
     parts: list[Model] = []
     for model in first:
-        for members in parts_that_hold(model, [second], config):
-            parts += _strong_parts(model.part(members).adjusted(), geometries, config)
+        for members in consistent_parts(model, [second], config):
+            parts += _accepted_parts(model.part(members).adjusted(), geometries, config)
     return parts, _reasons(left, first, second)
 
 
@@ -382,7 +382,7 @@ def _consistent_pairs(
     return kept
 
 
-def _strong_parts(
+def _accepted_parts(
     part: Model, geometries: Mapping[Pair, TwoView], config: SfmConfig
 ) -> list[Model]:
     """Return what remains of a part after the checks of its two-view geometries and halves."""
@@ -390,11 +390,11 @@ def _strong_parts(
     known_n = agreement_n[np.isfinite(agreement_n)]
     if not len(known_n) or known_n.mean() < _MIN_TWO_VIEW_AGREEMENT:
         return []
-    found = parts_that_hold(part, [[half] for half in halves(part)], config)
+    found = consistent_parts(part, [[half] for half in halves(part)], config)
     if len(found) == 1 and len(found[0]) == len(part.images):
         return [part]
     smaller = [part.part(members).adjusted() for members in found]
-    return [one for some in smaller for one in _strong_parts(some, geometries, config)]
+    return [one for some in smaller for one in _accepted_parts(some, geometries, config)]
 
 
 def _reasons(
@@ -415,13 +415,13 @@ def _reasons(
     return reasons
 
 
-def _why_nothing_holds(images: Sequence[SfmImage], reasons: Mapping[int, str]) -> str:
-    """Return the message for images of which no part holds."""
+def _why_no_part_is_accepted(images: Sequence[SfmImage], reasons: Mapping[int, str]) -> str:
+    """Return the message for images of which no part is accepted."""
     counts = Counter(reasons.values()).most_common(2)
     shown = "; ".join(f"{count}: {reason}" for reason, count in counts)
     zoom = "" if all(image.known for image in images) else ", with one focal length for each size"
     return (
-        f"structure from motion found no part of {len(images)} images whose poses hold ({shown}); "
+        f"structure from motion found no consistent part of {len(images)} images ({shown}); "
         f"expected photographs that overlap by two thirds{zoom}, and show things from several "
         "sides: move sideways"
     )
