@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tyro
 import yaml
 
 from demo_room.room_camera import CAMERA, render
@@ -41,7 +42,7 @@ class Room:
     views: int = 0  # further training views, spread evenly over the free floor
     test_views: int = 100  # test views in the scene, from a separate drive
     # training views of the scene without depth and poses; anchors.yaml has poses of some of them
-    photographs: bool = False
+    photographs: tyro.conf.FlagCreatePairsOff[bool] = False
     seconds: float = 12.0  # s, length of the recorded drive
     rate: float = 30.0  # Hz, frame rate of the recorded drive
     seed: int = 0  # seed of views and drives; the room is always the same

@@ -92,10 +92,11 @@ class Reconstruct:
     def run(self) -> None:
         """Reconstruct the scene and show the result."""
         self.inspection.check()
-        print_table(self.teacher.plan(self.scene), str(self.scene), stderr=True)
+        plan = self.teacher.plan(self.scene)
+        print_table(plan.described, str(self.scene), stderr=True)
         if self.dry_run:
             return
-        reconstruction = self.teacher.reconstruct(self.scene, self.output)
+        reconstruction = plan.reconstruct(self.output)
         say(
             f"reconstruction: {self.output} ({len(reconstruction.poses)} frames); make a map of it "
             f"with `mote-distill distill {self.output} -o NAME.onnx`"
@@ -233,12 +234,13 @@ class Map:
                 "one process, then `mote-distill distill` in all of them"
             )
         self.student.check(self.output)
-        plan = {**self.teacher.plan(self.scene), "student": self.student.plan()}
-        print_table(plan, str(self.scene), stderr=True)
+        plan = self.teacher.plan(self.scene)
+        rows = {**plan.described, "student": self.student.plan()}
+        print_table(rows, str(self.scene), stderr=True)
         if self.dry_run:
             return
         folder = self.student.folder(self.output) / "reconstruction"
-        self.student.make_map(self.teacher.reconstruct(self.scene, folder), self.output)
+        self.student.make_map(plan.reconstruct(folder), self.output)
 
 
 def main() -> None:

@@ -41,6 +41,10 @@ class ReconstructionError(MoteError):
     """A reconstruction folder is missing, damaged, or of a newer format."""
 
 
+class NoPosesError(ReconstructionError):
+    """Structure from motion found no photographs whose poses hold."""
+
+
 class CheckpointError(MoteError):
     """A network's weights are damaged, not Mote's, or from another training."""
 

@@ -51,8 +51,9 @@ class PosesConfig:
 
     # camera poses; given: those of the scene, unchanged; refine: given ones, adjusted so that
     # matching features of the images agree; sfm: structure from motion, given ones fix the map
-    # frame; dust3r: the alignment of DUSt3R's pairs; auto: where all
-    # frames have one, given if the images agree with them, else refine; otherwise sfm
+    # frame; dust3r: the alignment of DUSt3R's pairs; auto: where all frames have one, given if the
+    # images agree with them, else refine; otherwise sfm, and with the teacher dust3r its own
+    # alignment where sfm places less than half of the images
     poses: Poses = "auto"
     intrinsics: Known = "auto"  # focal lengths; auto: given where they are known
     # known lengths that fix the scale, where poses are estimated and at most one is given:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,11 @@ from distill_training.poses.refinement import RefinedPoses, refine_poses
 from distill_training.reconstruction import Reconstruction
 from mote_localization.camera import Camera
 from mote_localization.command_line import print_table, say
-from mote_localization.errors import ReconstructionError, SceneError
+from mote_localization.errors import NoPosesError, ReconstructionError, SceneError
 from mote_localization.scenes import Frame, Scene
 
 MAX_DRIFT_PX = 2.0  # median distance of matches at given poses: above it, auto refines the poses
+MIN_PLACED = 0.5  # of the training frames, placed by structure from motion for auto to use it
 DEPTHS_M = (0.1, 20.0)  # nearest and farthest depth that refines poses, m
 
 
@@ -34,11 +35,16 @@ class ScenePoses:
     # all training frames that can be used have a pose, and it is used as it is; False: poses are
     # estimated from pairs of photographs, and the known ones only fix the map frame
     complete: bool = True
-    # training frame -> camera, where structure from motion estimated it; else empty
+    # training frame -> camera, where structure from motion found the poses; else empty
     cameras: dict[str, Camera] = field(default_factory=dict)
     # training frame -> triangulated points, where structure from motion made them; else empty
     points: dict[str, FramePoints] = field(default_factory=dict)
     metric: bool = True  # False: the scale is unknown, lengths are in arbitrary units
+
+    @property
+    def by_sfm(self) -> bool:
+        """Whether structure from motion found the poses, and with them the cameras."""
+        return bool(self.cameras)
 
     def camera(self, frame: Frame) -> Camera:
         """Return the camera of a frame; raise `SceneError` if its intrinsics are not known."""
@@ -57,16 +63,17 @@ def find_poses(
     Args:
         scene: Where frames and given poses are read.
         config: Where the poses come from; None: they are given.
-        folder: For intermediate files of structure from motion.
+        folder: For intermediate files of structure from motion; None: auto does not try it.
         depths_m: Depths (nearest, farthest) to refine given poses with, metres. None: given poses
             are not compared with depth, and auto leaves them as they are.
-        begun: Reconstruction of an interrupted run, whose poses are used instead of refining again.
+        begun: Reconstruction of an interrupted run, whose poses are used instead of refining again;
+            auto does not try structure from motion again, see `resumed_config`.
 
     Raises:
         SceneError: There are no training frames, a pose that must be given is missing, given poses
             or depths have another convention than expected, or files are damaged.
-        ReconstructionError: Too few frames show the same things to refine their poses, or no part
-            of the photographs is accepted.
+        ReconstructionError: Too few frames show the same things to refine their poses, no part of
+            the photographs is accepted, or given poses, intrinsics or lengths contradict them.
     """
     config = config or PosesConfig("given")
     must = config.poses in ("given", "refine")
@@ -95,7 +102,17 @@ def find_poses(
         return ScenePoses(_refined(scene, given, depths_m or DEPTHS_M).T_map_cam, given)
     if config.poses == "auto" and complete and depths_m is not None:
         return _given_or_refined(scene, given, depths_m, begun)
+    if config.poses == "auto" and not complete and folder is not None and begun is None:
+        found = _by_structure_from_motion_if_it_holds(scene, config, folder)
+        return found or ScenePoses(given, complete=False)
     return ScenePoses(given, complete=complete)
+
+
+def resumed_config(config: PosesConfig, begun: Reconstruction | None) -> PosesConfig:
+    """Return the options, auto as an earlier run decided it: structure from motion, or not."""
+    if config.poses == "auto" and begun and begun.settings.get("poses") == "sfm":
+        return replace(config, poses="sfm")
+    return config
 
 
 def _given_or_refined(
@@ -146,6 +163,23 @@ def _by_structure_from_motion(scene: Scene, config: PosesConfig, folder: Path) -
     return ScenePoses(
         placed.T_map_cam, cameras=placed.cameras, points=placed.points, metric=placed.metric
     )
+
+
+def _by_structure_from_motion_if_it_holds(
+    scene: Scene, config: PosesConfig, folder: Path
+) -> ScenePoses | None:
+    """Return poses by structure from motion; None, with a line, if it fails or places too few."""
+    try:
+        found = _by_structure_from_motion(scene, config, folder)
+    except (ImportError, NoPosesError) as error:
+        why = f"structure from motion cannot be used ({error})"
+    else:
+        placed, count = len(found.T_map_cam), scene.count("train")
+        if placed >= MIN_PLACED * count:
+            return found
+        why = f"structure from motion places only {placed} of {count} images"
+    say(f"{why}: the poses are those on which pairs of photographs agree (--poses dust3r)")
+    return None
 
 
 def inputs_of(scene: Scene, config: PosesConfig) -> dict[str, int | float | str]:

@@ -23,7 +23,7 @@ from distill_training.poses.sfm.sfm_images import SfmImage, take_images
 from distill_training.poses.sfm.sfm_model import Model
 from distill_training.poses.sfm.structure_from_motion import SfmPoses, structure_from_motion
 from mote_localization.camera import Camera, canonical_camera
-from mote_localization.errors import ReconstructionError, SceneError
+from mote_localization.errors import NoPosesError, ReconstructionError, SceneError
 from mote_localization.progress import busy, track
 from mote_localization.scenes import Scene
 
@@ -70,12 +70,13 @@ def place_by_structure_from_motion(
     Raises:
         SceneError: Given intrinsics are required and missing, or depth and given poses have
             different scales.
-        ReconstructionError: No part of the photographs is accepted, given poses contradict them,
-            or a length cannot be found.
+        NoPosesError: No part of the photographs is accepted.
+        ReconstructionError: Given poses or intrinsics contradict the photographs, or a length
+            cannot be found.
     """
     images, unusable = take_images(scene, intrinsics, config.max_px)
     if len(images) < 2:
-        raise ReconstructionError(
+        raise NoPosesError(
             f"scene {scene.name[:60]}: {len(images)} of {scene.count('train')} images can be used, "
             "expected two or more that show the same things"
         )

@@ -103,6 +103,27 @@ class Reconstruction:
         """
         begin_folder(self.folder / _INDEX, self.index())
 
+    def check_inputs(
+        self, scene: str, teacher: str, stride: int, settings: dict[str, float | int | str]
+    ) -> None:
+        """Check that an earlier run had these inputs.
+
+        Args:
+            scene: Name of the place.
+            teacher: Name of the teacher.
+            stride: Side of a cell, px.
+            settings: Everything else that decides the result.
+
+        Raises:
+            ReconstructionError: It had others.
+        """
+        found = (self.scene, self.teacher, self.stride, self.settings)
+        if found != (scene, teacher, stride, settings):
+            raise ReconstructionError(
+                f"{self.folder}: holds a reconstruction made with other frames or settings; delete "
+                "the folder or choose another"
+            )
+
     def restart(self) -> None:
         """Delete the folder's frames and replace its index.
 

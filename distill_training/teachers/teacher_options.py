@@ -26,8 +26,8 @@ from mote_localization.scenes import Scene, open_scene
 _POSES_OF = {
     "rgbd": ("given", "refine", "sfm"),
     "sfm": ("sfm",),
-    "dust3r": ("given", "dust3r"),
-    "simulated": ("given", "dust3r"),
+    "dust3r": ("given", "sfm", "dust3r"),
+    "simulated": ("given", "sfm", "dust3r"),
 }
 
 _DEPTHS_READ = 8  # images whose depth decides whether a scene has depth
@@ -104,30 +104,22 @@ class Teacher:
             MoteError: The scene or the checkpoint cannot be used, a package is missing, or the
                 folder holds another reconstruction.
         """
+        return self.plan(scene).reconstruct(folder)
+
+    def plan(self, scene: Path) -> "Plan":
+        """Open a scene, and return what will be done with it.
+
+        Raises:
+            MoteError: The scene cannot be used, options do not fit it, or a package is missing.
+        """
         opened = open_scene(scene)
-        decided = self.decided(opened)
+        found = Found.of(opened)
+        decided = self.decided(found)
         decided._check_packages()
-        if decided.teacher in ("dust3r", "simulated"):
-            return decided._from_pairs(opened, folder)
-        return decided._from_known_poses(opened, folder)
+        return Plan(opened, decided, self._described(found, decided))
 
-    def decided(self, scene: Scene) -> "Teacher":
-        """Return the options with a teacher, and a source of poses, that fit the scene.
-
-        Raises:
-            MoteError: Options do not fit the teacher that the scene decides.
-        """
-        return self._decided(Found.of(scene))
-
-    def plan(self, scene: Path) -> dict[str, str]:
-        """Return what is found in a scene and what is chosen, as rows to print: name and value.
-
-        Raises:
-            MoteError: The scene cannot be used, or options do not fit it.
-        """
-        found = Found.of(open_scene(scene))
-        decided = self._decided(found)
-        decided._check_packages()
+    def _described(self, found: "Found", decided: "Teacher") -> dict[str, str]:
+        """Return what is found in a scene and what is chosen, as rows to print: name and value."""
         teacher: str = decided.teacher
         if self.teacher == "auto":
             checkpoint = self.dust3r.checkpoint is not None
@@ -136,10 +128,10 @@ class Teacher:
         poses = decided.poses.poses
         source = _SOURCES[poses]
         if poses == "auto" and found.poses < found.images:
-            source = _SOURCES["dust3r"]
+            source = f"{_SOURCES['sfm']}; where it fails, {_SOURCES['dust3r']}"
         elif poses == "auto" and decided.teacher == "rgbd":
             source += "; refined if the images disagree with them"
-        if poses == "sfm" and found.poses:
+        if found.poses and _SOURCES["sfm"] in source:
             source += "; given poses fix the map frame"
         known = found.cameras if self.poses.intrinsics != "estimate" else 0
         return {
@@ -150,7 +142,12 @@ class Teacher:
             "intrinsics": "given" if known == found.images else f"{known} given, others estimated",
         }
 
-    def _decided(self, found: "Found") -> "Teacher":
+    def decided(self, found: "Found") -> "Teacher":
+        """Return the options with a teacher, and a source of poses, that fit what is found.
+
+        Raises:
+            MoteError: Options do not fit the teacher that is chosen.
+        """
         teacher, poses = self.teacher, self.poses.poses
         if teacher == "auto":
             teacher = "rgbd" if found.depth or not found.images else "sfm"
@@ -191,12 +188,7 @@ class Teacher:
             all_settings = asdict(self.cells) | settings
             if self.teacher == "rgbd":
                 all_settings |= asdict(self.rgbd)
-            expected = (scene.name, self.teacher, all_settings)
-            if (begun.scene, begun.teacher, begun.settings) != expected:
-                raise MoteError(
-                    f"{folder}: holds a reconstruction made with other frames or settings; delete "
-                    "the folder or choose another"
-                )
+            begun.check_inputs(scene.name, self.teacher, self.cells.stride, all_settings)
             shutil.rmtree(work, ignore_errors=True)  # of a run that was interrupted at its end
             return begun
         depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
@@ -212,20 +204,30 @@ class Teacher:
     def _from_pairs(self, scene: Scene, folder: Path) -> Reconstruction:
         """Reconstruct from predictions of pairs of photographs."""
         with training_packages():
-            from distill_training.poses.scene_poses import find_poses
+            from distill_training.poses.scene_poses import find_poses, inputs_of, resumed_config
             from distill_training.teachers.dust3r import Dust3r
             from distill_training.teachers.pairwise.pair_predictor import PairPredictor
-            from distill_training.teachers.pairwise.photographs import reconstruct
+            from distill_training.teachers.pairwise.photographs import reconstruct, settings_of
             from distill_training.teachers.simulated import Simulated
         predictor: PairPredictor
         if self.teacher == "dust3r" and self.dust3r.checkpoint is not None:
             predictor = Dust3r.open(self.dust3r.checkpoint, self.dust3r.device)
         else:
             predictor = Simulated(self.simulated)
-        poses = find_poses(scene, self.poses)
-        reconstruction, summary = reconstruct(
-            scene, poses, folder, predictor, self.photographs, self.cells, self.poses
-        )
+        begun, summary = begun_reconstruction(folder), None
+        known, work = resumed_config(self.poses, begun), folder / "work"
+        if known.poses == "sfm" and begun and not begun.missing():
+            inputs = inputs_of(scene, known)
+            settings = settings_of(predictor, self.photographs, self.cells, inputs)
+            begun.check_inputs(scene.name, predictor.name, self.cells.stride, settings)
+            reconstruction = begun
+        else:
+            poses = find_poses(scene, known, work / "sfm", begun=begun)
+            reconstruction, summary = reconstruct(
+                scene, poses, folder, predictor, self.photographs, self.cells, known
+            )
+        if work.exists():
+            shutil.rmtree(work)
         described = {"scene": reconstruction.scene}
         if summary is None:
             described["was there already"] = f"{len(reconstruction.poses)} frames"
@@ -256,6 +258,21 @@ class Found:
             sum(frame.T_map_cam is not None for frame in frames),
             sum(frame.camera is not None for frame in frames),
         )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A scene, and the options that were chosen for it."""
+
+    scene: Scene
+    teacher: Teacher  # with a teacher and a source of poses that fit the scene
+    described: dict[str, str]  # what is found and chosen, as rows to print: name and value
+
+    def reconstruct(self, folder: Path) -> Reconstruction:
+        """Reconstruct the scene; see `Teacher.reconstruct`."""
+        if self.teacher.teacher in ("dust3r", "simulated"):
+            return self.teacher._from_pairs(self.scene, folder)
+        return self.teacher._from_known_poses(self.scene, folder)
 
 
 def _changed_flags(config: Any, prefix: str) -> Iterator[str]:

@@ -380,7 +380,7 @@ def with_axes(*axes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 def test_another_pose_convention_is_recognized(tmp_path: Path, wrong: Callable, message: str):
     taken = shots(TILTED, given=lambda k, T: wrong(T))
     with pytest.raises(
-        ReconstructionError, match=f"pairs of images agree with the given poses, but .*{message}"
+        ReconstructionError, match=f"pairs of images agree with the known poses, but .*{message}"
     ):
         run(tmp_path, taken)
 
@@ -401,10 +401,10 @@ def test_pairs_that_fit_several_conventions_do_not_hide_the_wrong_one(
 def test_many_wrong_poses_cause_a_warning(tmp_path: Path, caplog):
     error = pose_from(np.zeros(3), quaternion_xyzw(exp_rotation(np.array([0.0, 0.0, 0.5]))))
     run(tmp_path / "right", shots(TILTED))
-    assert "agree with the given poses" not in caplog.text
+    assert "agree with the known poses" not in caplog.text
     taken = shots(TILTED, given=lambda k, T: T @ error if k in (2, 6, 9) else T)
     _, summary = run(tmp_path / "wrong", taken)
-    assert "pairs of images agree with the given poses, the others are left out" in caplog.text
+    assert "pairs of images agree with the known poses, the others are left out" in caplog.text
     assert set(summary.unused) == {"shot2", "shot6", "shot9"}
 
 
@@ -448,7 +448,7 @@ def test_single_wrong_poses_are_rejected_and_the_others_are_used(
     taken = shots(TILTED, given=lambda k, T: T @ error if k in (2, 9) else T)
     made, summary = run(tmp_path, taken)
     assert set(summary.unused) == {"shot2", "shot9"}
-    assert set(summary.unused.values()) == {"its given pose disagrees with the images"}
+    assert set(summary.unused.values()) == {"its known pose disagrees with the images"}
     assert error_m(made, taken) < 0.06
 
 

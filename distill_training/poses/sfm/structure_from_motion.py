@@ -39,7 +39,7 @@ from distill_training.poses.sfm.feature_database import FeatureDatabase, TwoView
 from distill_training.poses.sfm.mapper import run_mapper
 from distill_training.poses.sfm.sfm_images import SfmImage
 from distill_training.poses.sfm.sfm_model import Model, estimated_focal_lengths
-from mote_localization.errors import ReconstructionError
+from mote_localization.errors import NoPosesError, ReconstructionError
 from mote_localization.progress import busy
 
 _TwoParts = frozenset[bytes]  # the images of two parts
@@ -80,8 +80,9 @@ def structure_from_motion(
         sequential: The images are a recording: neighbours overlap.
 
     Raises:
-        ReconstructionError: No part is accepted, a given focal length is wrong, a mapper's
-            process has ended, or the disk is full.
+        NoPosesError: No part is accepted.
+        ReconstructionError: A given focal length is wrong, a mapper's process has ended, or the
+            disk is full.
     """
     index, path = _index(images, config, sequential), folder / "sfm.json"
     shutil.rmtree(_discarded(folder), ignore_errors=True)
@@ -115,7 +116,7 @@ def structure_from_motion(
         accepted = {int(i) for part in parts for i in part.images}
         reasons = {i: why.get(i, reason) for i, reason in reasons.items() if i not in accepted}
     if not parts:
-        raise ReconstructionError(_why_no_part_is_accepted(images, {**reasons, **unusable}))
+        raise NoPosesError(_why_no_part_is_accepted(images, {**reasons, **unusable}))
     check_intrinsics(parts[0], images)
     result = SfmPoses(parts, {**reasons, **unusable})
     _write(result, folder / _RESULT)

@@ -150,7 +150,7 @@ def _agree_with_poses(
     convention, would_p, do_p = diagnose_pose_convention(relative.only(good_p), T_map_cam_i44)
     more, fewer = (would_p & ~do_p).sum(), (do_p & ~would_p).sum()
     disagreeing = (~do_p).sum()
-    found = f"only {do_p.sum()} of {len(do_p)} pairs of images agree with the given poses, "
+    found = f"only {do_p.sum()} of {len(do_p)} pairs of images agree with the known poses, "
     expected = "expected camera-to-map, OpenCV axes (x right, y down, z forward)"
     # If few of all good pairs disagree, the disagreeing pairs are more likely wrong than the poses.
     if disagreeing >= _FEW * good_p.sum():

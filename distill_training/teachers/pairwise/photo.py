@@ -1,5 +1,6 @@
 """Photographs and their cameras, which may have unknown focal lengths."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from distill_training.poses.lenses import lens_key, take_frames
@@ -9,6 +10,8 @@ from distill_training.teachers.teacher_config import CellsConfig
 from mote_localization.camera import Camera, canonical_camera
 from mote_localization.errors import SceneError
 from mote_localization.scenes import Frame, Scene
+
+_NOT_PLACED = "structure from motion did not place it"
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,21 @@ class Photo:
 
 
 def take_photos(
-    scene: Scene, predictor: PairPredictor, intrinsics: Known, cells: CellsConfig
+    scene: Scene,
+    predictor: PairPredictor,
+    intrinsics: Known,
+    cells: CellsConfig,
+    placed: Mapping[str, Camera] | None = None,
 ) -> tuple[list[Photo], dict[str, str]]:
     """Return the usable training frames, and the reason for each other frame, by name.
+
+    Args:
+        scene: Its training frames are used.
+        predictor: Predicts the pointmaps of image pairs.
+        intrinsics: See `take_frames`.
+        cells: Size of the canonical camera and of its cells.
+        placed: Camera of each frame that structure from motion placed; the others are left out.
+            Empty: no frame was placed by it.
 
     Raises:
         SceneError: No frame can be used, or given intrinsics are required and missing.
@@ -41,12 +56,17 @@ def take_photos(
     lenses: dict[object, int] = {}
 
     def take(frame: Frame, camera: Camera, known: bool) -> Photo:
+        if placed:
+            camera, known = placed.get(frame.name, camera), True
         grid = canonical_camera(camera, cells.width, cells.stride)
         predictor.camera(replace(camera, distortion=()))
         lens = lens_key(camera, known)
         return Photo(frame, camera, grid, lenses.setdefault(lens, len(lenses)), known)
 
     photos, unusable = take_frames(scene, intrinsics, take)
+    if placed:
+        left_out = {p.frame.name: _NOT_PLACED for p in photos if p.frame.name not in placed}
+        photos, unusable = [p for p in photos if p.frame.name in placed], unusable | left_out
     if not photos:
         raise SceneError(
             f"scene {scene.name}: none of {len(unusable)} training frames can be used, expected "

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from distill_training.poses.gauge import Gauge, find_gauge
 from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth, parse_known_length
 from distill_training.poses.poses_config import PosesConfig
-from distill_training.poses.scene_poses import ScenePoses
+from distill_training.poses.scene_poses import ScenePoses, inputs_of
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction, begun_reconstruction
 from distill_training.teachers.pairwise.agreement import measure_agreement
 from distill_training.teachers.pairwise.alignment import Alignment, align
@@ -59,7 +59,8 @@ def reconstruct(
 
     Args:
         scene: Frames with images; intrinsics are optional.
-        poses: Used as they are where complete; otherwise they only fix the map frame.
+        poses: Used as they are where complete; otherwise they only fix the map frame. Where
+            structure from motion found them, its cameras are used too, and other frames left out.
         folder: Folder of the reconstruction.
         predictor: Predicts the pointmaps of image pairs.
         config: Which pairs are predicted.
@@ -72,20 +73,17 @@ def reconstruct(
     Raises:
         SceneError: No image can be read, or a frame lacks intrinsics that the configuration
             requires.
-        ReconstructionError: Fewer than two images can be aligned, the given poses contradict the
+        ReconstructionError: Fewer than two images can be aligned, the known poses contradict the
             images, or the folder holds another reconstruction.
     """
-    lengths = [parse_known_length(text) for text in known.scale_from]
-    photos, unusable = take_photos(scene, predictor, known.intrinsics, cells)
+    photos, unusable = take_photos(scene, predictor, known.intrinsics, cells, poses.cameras)
+    # Structure from motion has used the lengths already.
+    lengths = [] if poses.by_sfm else [parse_known_length(text) for text in known.scale_from]
     _check_lengths(lengths, photos, poses.complete)
-    settings = _settings(photos, poses, predictor, config, cells, known)
+    settings = settings_of(predictor, config, cells, _inputs(scene, photos, poses, known))
     begun = begun_reconstruction(folder)
-    expected = (scene.name, predictor.name, cells.stride, settings)
-    if begun and (begun.scene, begun.teacher, begun.stride, begun.settings) != expected:
-        raise ReconstructionError(
-            f"{folder}: holds a reconstruction made with other frames or settings; delete the "
-            "folder or choose another"
-        )
+    if begun:
+        begun.check_inputs(scene.name, predictor.name, cells.stride, settings)
     work = folder / "work"
     if begun and not begun.missing():
         if work.exists():
@@ -101,8 +99,9 @@ def reconstruct(
     photos = [photo.with_focal_factor(f) for photo, f in zip(photos, factors, strict=True)]
     maps = fuse_photos(photos, predictions, alignment, cells.stride)
     if poses.complete:
-        gauge = Gauge(1.0, np.eye(4))
-        _check_unit(maps)
+        gauge = Gauge(1.0, np.eye(4), poses.metric)
+        if poses.metric:
+            _check_unit(maps)
     else:
         gauge = _find_gauge(photos, maps, poses, lengths)
         maps = {i: one.in_gauge(gauge) for i, one in maps.items()}
@@ -149,7 +148,26 @@ def reconstruct(
         gauge.metric,
         gauge.scale_uncertainty,
         poses.complete,
+        poses.by_sfm,
     )
+
+
+def settings_of(
+    predictor: PairPredictor,
+    config: PhotographsConfig,
+    cells: CellsConfig,
+    inputs: Mapping[str, float | int | str],
+) -> dict[str, float | int | str]:
+    """Return what decides the result; a reconstruction resumes only where it is equal.
+
+    Args:
+        predictor: Predicts the pointmaps of image pairs.
+        config: Which pairs are predicted.
+        cells: Size of the canonical camera and of its cells.
+        inputs: What decides poses and cameras: frames and options.
+    """
+    pairs = {f"pairs_{key}": value for key, value in first_names(asdict(config.pairs)).items()}
+    return {**predictor.settings, **pairs, "map_width": cells.width, **inputs}
 
 
 def _check_lengths(
@@ -168,25 +186,18 @@ def _check_lengths(
         _log.warning("--scale-from is not used: the given poses define the scale")
 
 
-def _settings(
-    photos: Sequence[Photo],
-    poses: ScenePoses,
-    predictor: PairPredictor,
-    config: PhotographsConfig,
-    cells: CellsConfig,
-    known: PosesConfig,
+def _inputs(
+    scene: Scene, photos: Sequence[Photo], poses: ScenePoses, known: PosesConfig
 ) -> dict[str, float | int | str]:
-    """Return what decides the result; a reconstruction resumes only where it is equal."""
+    """Return what decides poses and cameras."""
+    if poses.by_sfm:
+        return inputs_of(scene, replace(known, poses="sfm"))
     given = [
         (name, asdict(p.live), p.lens_known, np.asarray(poses.T_map_cam.get(name)).tolist())
         for p in photos
         for name in [p.frame.name]
     ]
-    pairs = {f"pairs_{key}": value for key, value in first_names(asdict(config.pairs)).items()}
     return {
-        **predictor.settings,
-        **pairs,
-        "map_width": cells.width,
         # the option's first name, as in older folders
         "poses": "estimate" if known.poses == "dust3r" else known.poses,
         "intrinsics": known.intrinsics,
@@ -272,11 +283,11 @@ def _find_gauge(
 
 
 def _check_unit(maps: dict[int, DepthMap]) -> None:
-    """Warn if the given poses are hardly in metres."""
+    """Warn if the known poses are hardly in metres."""
     median_m = _median_depth(maps)
     if not _PLAUSIBLE_DEPTHS_M[0] < median_m < _PLAUSIBLE_DEPTHS_M[1]:
         _log.warning(
-            "with the given poses, the median depth is %.3g m, expected %g to %g m; check that the "
+            "with the known poses, the median depth is %.3g m, expected %g to %g m; check that the "
             "poses are in metres",
             median_m,
             *_PLAUSIBLE_DEPTHS_M,

@@ -12,7 +12,7 @@ _NAMED = 4  # frames named in a message
 _NAME_LENGTH = 20  # characters of a name in a message
 _UNCONNECTED = "not connected: no other image shows the same things"
 _APART = "connected with {}, but not with the other images"
-_CONTRADICTED = "its given pose disagrees with the images"
+_CONTRADICTED = "its known pose disagrees with the images"
 _INCONSISTENT = "its pairs disagree with those of the other images"
 _NO_SCALE = "taken from nearly the same spot as all overlapping images: scale unknown"
 

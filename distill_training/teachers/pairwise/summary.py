@@ -22,7 +22,8 @@ class Summary:
     focal_known: bool  # all focal lengths are given
     metric: bool  # lengths are in metres
     scale_uncertainty: float | None  # 1 sigma over the scale; None = unknown
-    poses_known: bool  # given poses are used unchanged
+    poses_known: bool  # poses are used unchanged
+    by_sfm: bool = False  # structure from motion found poses, focal lengths and scale
 
     def described(self) -> dict[str, str]:
         """Return the rows of a table to print: name and value."""
@@ -38,6 +39,8 @@ class Summary:
         rows["agreeing"] = (
             f"{self.agreeing_fraction:.0%} of overlapping cells, to a tenth of the depth"
         )
+        if self.by_sfm:  # it printed its own table
+            return rows | {"poses, focal length, scale": "by structure from motion"}
         rows["poses"] = "given" if self.poses_known else "estimated"
         rows["focal length"] = "given" if self.focal_known else self._estimated_focal_lengths()
         rows["scale"] = self._scale()
