@@ -4,12 +4,16 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import pytest
 
 from mote_localization.evaluation.over_ros import loopback_environment
+from mote_localization.scenes.folder import FolderScene
 
 if TYPE_CHECKING:
     from distill_training.reconstruction import Reconstruction
@@ -59,6 +63,35 @@ def reconstruction(tmp_path: Path) -> "Reconstruction":
     from make_wall import write_wall  # needs the trainer
 
     return write_wall(tmp_path / "r")
+
+
+@pytest.fixture(scope="session")
+def photographs(kitchen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene of 12 photographs of the kitchen, without depth; four of them have a pose."""
+    folder = tmp_path_factory.mktemp("photographs")
+    (folder / "data").mkdir()
+    names = []
+    for k, frame in enumerate(islice(FolderScene(kitchen).frames("train"), 0, 60, 5)):
+        names.append(frame.name)
+        cv2.imwrite(str(folder / f"data/{frame.name}.color.png"), frame.image()[..., ::-1])
+        if k % 3 == 0:
+            np.savetxt(folder / f"data/{frame.name}.pose.txt", frame.known_pose())
+        camera = frame.known_camera()
+    (folder / "train.txt").write_text("\n".join(names))
+    np.savetxt(folder / "camera-intrinsics.txt", camera.K_33)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sfm_work(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of structure from motion of the photographs; it takes some seconds."""
+    from quick_sfm import QUICK  # these need the trainer
+
+    from distill_training.poses.scene_poses import find_poses
+
+    folder = tmp_path_factory.mktemp("sfm") / "work"
+    find_poses(FolderScene(photographs), QUICK, folder)
+    return folder
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def test_a_summary_names_at_most_ten_unused_photographs():
         ),
         (
             "--teacher simulated --poses refine",
-            "found --poses refine with --teacher simulated, expected --poses given or dust3r",
+            "found --poses refine with --teacher simulated, expected --poses given or sfm or",
         ),
         ("--poses=estimate", "found --poses estimate, which is now --poses sfm"),
         ("--adjust-poses", "found --adjust-poses, which is now --poses refine"),
@@ -267,6 +267,9 @@ def test_a_dry_run_prints_what_would_be_done_and_why(room, distill):
     assert "intrinsics 0 given, others estimated" in printed
     _, printed = distill("reconstruct room -o made --dry-run --checkpoint c.pth")
     assert "teacher dust3r, as there is a checkpoint poses given" in printed
+    (room / "data/view2.pose.txt").unlink()
+    _, printed = distill("reconstruct room -o made --dry-run --checkpoint c.pth")
+    assert "poses structure from motion; where it fails, alignment of pairs of " in printed
 
 
 def test_without_pycolmap_structure_from_motion_is_refused_in_one_line(room, distill, monkeypatch):

@@ -13,6 +13,8 @@ import pytest
 from scipy.sparse import csr_array
 
 pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+from quick_sfm import QUICK  # noqa: E402
+
 from distill_training.poses.frame_points import FramePoints  # noqa: E402
 from distill_training.poses.poses_config import PosesConfig, SfmConfig  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
@@ -34,7 +36,6 @@ from mote_localization.scenes.folder import FolderScene  # noqa: E402
 from mote_localization.similarity import similarity  # noqa: E402
 
 CAMERA = Camera(640, 480, 500.0, 510.0, 330.0, 236.0)
-QUICK = PosesConfig("sfm", sfm=SfmConfig(max_px=400, max_features=800))
 
 
 @pytest.fixture
@@ -142,23 +143,6 @@ def test_opencv_reads_images_after_pycolmap_is_loaded():
 
 
 @pytest.fixture(scope="module")
-def photographs(kitchen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A scene of 12 photographs of the kitchen, without depth; four of them have a pose."""
-    folder = tmp_path_factory.mktemp("photographs")
-    (folder / "data").mkdir()
-    names = []
-    for k, frame in enumerate(islice(FolderScene(kitchen).frames("train"), 0, 60, 5)):
-        names.append(frame.name)
-        cv2.imwrite(str(folder / f"data/{frame.name}.color.png"), frame.image()[..., ::-1])
-        if k % 3 == 0:
-            np.savetxt(folder / f"data/{frame.name}.pose.txt", frame.known_pose())
-        camera = frame.known_camera()
-    (folder / "train.txt").write_text("\n".join(names))
-    np.savetxt(folder / "camera-intrinsics.txt", camera.K_33)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def truth(shared_data: Path, kitchen: Path) -> dict[str, np.ndarray]:
     """Positions (3,) of the kitchen's frames by structure from motion over all its sequences."""
     lines = (kitchen / "poses_sfm.txt").read_text().splitlines()
@@ -167,18 +151,10 @@ def truth(shared_data: Path, kitchen: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def work(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of structure from motion of the photographs."""
-    folder = tmp_path_factory.mktemp("sfm") / "work"
-    find_poses(FolderScene(photographs), QUICK, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def made(photographs: Path, work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(photographs: Path, sfm_work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a reconstruction of the photographs."""
     folder = tmp_path_factory.mktemp("made") / "r"
-    shutil.copytree(work, folder / "work")
+    shutil.copytree(sfm_work, folder / "work")
     Teacher(poses=replace(QUICK, poses="auto")).reconstruct(photographs, folder)
     return folder
 
@@ -208,10 +184,10 @@ def test_a_finished_reconstruction_is_not_made_again(made: Path, photographs: Pa
         Teacher(poses=PosesConfig(sfm=SfmConfig(max_features=900))).reconstruct(photographs, made)
 
 
-def test_an_interrupted_run_gives_the_same_poses(photographs: Path, work: Path, tmp_path: Path):
+def test_an_interrupted_run_gives_the_same_poses(photographs: Path, sfm_work: Path, tmp_path: Path):
     scene = FolderScene(photographs)
-    expected = find_poses(scene, QUICK, work)
-    shutil.copytree(work, tmp_path / "work")
+    expected = find_poses(scene, QUICK, sfm_work)
+    shutil.copytree(sfm_work, tmp_path / "work")
     for folder in ("result", "chosen/incremental"):
         shutil.rmtree(tmp_path / "work" / folder)
     (tmp_path / "work/chosen/incremental.99.partial").mkdir()
@@ -225,7 +201,7 @@ def test_an_interrupted_run_gives_the_same_poses(photographs: Path, work: Path, 
 
 @pytest.mark.parametrize("source", ["poses", "depth", "length", "nothing"])
 def test_the_scale_is_that_of_poses_or_depth_or_a_length(
-    source: str, photographs: Path, work: Path, kitchen: Path, tmp_path: Path, truth
+    source: str, photographs: Path, sfm_work: Path, kitchen: Path, tmp_path: Path, truth
 ):
     shutil.copytree(photographs, tmp_path / "scene")
     names = (tmp_path / "scene/train.txt").read_text().split()
@@ -238,7 +214,7 @@ def test_the_scale_is_that_of_poses_or_depth_or_a_length(
     apart_m = np.linalg.norm(truth[names[0]] - truth[names[-1]])
     length = (f"{names[0]},{names[-1]}={apart_m}",) if source == "length" else ()
     config = replace(QUICK, scale_from=length)
-    poses = find_poses(FolderScene(tmp_path / "scene"), config, work)
+    poses = find_poses(FolderScene(tmp_path / "scene"), config, sfm_work)
     found = np.array([T[:3, 3] for T in poses.T_map_cam.values()])
     scale, _ = similarity(found, np.array([truth[name] for name in poses.T_map_cam]))
     assert poses.metric == (source != "nothing")
@@ -247,21 +223,21 @@ def test_the_scale_is_that_of_poses_or_depth_or_a_length(
 
 
 def test_depth_in_another_unit_than_the_poses_is_refused(
-    photographs: Path, work: Path, kitchen: Path, tmp_path: Path
+    photographs: Path, sfm_work: Path, kitchen: Path, tmp_path: Path
 ):
     shutil.copytree(photographs, tmp_path / "scene")
     for name in (tmp_path / "scene/train.txt").read_text().split():
         depth_hw = cv2.imread(str(kitchen / f"data/{name}.depth.png"), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(tmp_path / f"scene/data/{name}.depth.png"), depth_hw * 5)
     with pytest.raises(SceneError, match="times too large for the given poses"):
-        find_poses(FolderScene(tmp_path / "scene"), QUICK, work)
+        find_poses(FolderScene(tmp_path / "scene"), QUICK, sfm_work)
 
 
 def test_other_settings_start_again(
-    photographs: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+    photographs: Path, sfm_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ):
     """What an unfinished run has computed belongs to its images and settings."""
-    shutil.copytree(work, tmp_path / "work")
+    shutil.copytree(sfm_work, tmp_path / "work")
     monkeypatch.setattr(
         FeatureDatabase, "extract", lambda self: dict.fromkeys(range(12), "blurred")
     )
@@ -271,9 +247,9 @@ def test_other_settings_start_again(
     assert "starts again" in caplog.text and not (tmp_path / "work/result").exists()
 
 
-def test_parts_without_a_common_frame_are_not_mixed(photographs: Path, work: Path):
+def test_parts_without_a_common_frame_are_not_mixed(photographs: Path, sfm_work: Path):
     """Only the largest part, or the parts with given poses, are in the frame of the map."""
-    part = Model.of(pycolmap.Reconstruction(work / "result/0"))
+    part = Model.of(pycolmap.Reconstruction(sfm_work / "result/0"))
     images, _ = take_images(FolderScene(photographs), "auto", QUICK.sfm.max_px)
     first, second = part.part(np.arange(8)), part.part(np.arange(8, 12))
     late = {one.frame.name: np.eye(4) for one in images[8:]}
@@ -318,7 +294,7 @@ def test_one_photograph_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize(("factor", "fits"), [(1.0, True), (1.1, False), (0.85, False)])
 def test_a_wrong_focal_length_is_named(
-    photographs: Path, work: Path, tmp_path: Path, factor: float, fits: bool, monkeypatch
+    photographs: Path, sfm_work: Path, tmp_path: Path, factor: float, fits: bool, monkeypatch
 ):
     monkeypatch.setattr(structure_from_motion, "_MIN_FOCAL_IMAGES", 12)
     shutil.copytree(photographs, tmp_path / "scene")
@@ -326,7 +302,7 @@ def test_a_wrong_focal_length_is_named(
     K[[0, 1], [0, 1]] *= factor
     np.savetxt(tmp_path / "scene/camera-intrinsics.txt", K)
     images, _ = take_images(FolderScene(tmp_path / "scene"), "auto", QUICK.sfm.max_px)
-    part = Model.of(pycolmap.Reconstruction(work / "result/0"))
+    part = Model.of(pycolmap.Reconstruction(sfm_work / "result/0"))
     if fits:
         check_intrinsics(part, images)
         return
