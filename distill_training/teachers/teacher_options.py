@@ -216,11 +216,13 @@ class Teacher:
             predictor = Simulated(self.simulated)
         begun, summary = begun_reconstruction(folder), None
         known, work = resumed_config(self.poses, begun), folder / "work"
-        if known.poses == "sfm" and begun and not begun.missing():
+        resumed = begun if known.poses == "sfm" else None
+        if resumed:  # checked before structure from motion, which takes minutes
             inputs = inputs_of(scene, known)
             settings = settings_of(predictor, self.photographs, self.cells, inputs)
-            begun.check_inputs(scene.name, predictor.name, self.cells.stride, settings)
-            reconstruction = begun
+            resumed.check_inputs(scene.name, predictor.name, self.cells.stride, settings)
+        if resumed and not resumed.missing():
+            reconstruction = resumed
         else:
             poses = find_poses(scene, known, work / "sfm", begun=begun)
             reconstruction, summary = reconstruct(

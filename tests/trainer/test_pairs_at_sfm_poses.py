@@ -82,11 +82,18 @@ def test_a_finished_reconstruction_is_not_made_again(made: Path, scene: Path, mo
     monkeypatch.setitem(sys.modules, SFM_POSES, None)  # structure from motion would fail
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
     assert not SFM.reconstruct(scene, made).missing()
-    assert not (made / "work").exists()
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
+
+
+def test_other_settings_are_refused_before_structure_from_motion(
+    made: Path, scene: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, SFM_POSES, None)
+    shutil.copytree(made, tmp_path / "made")
+    next((tmp_path / "made/frames").iterdir()).unlink()
     other = replace(SFM, simulated=SimulatedConfig(width=80, noise=0.01))
     with pytest.raises(ReconstructionError, match="made with other frames or settings"):
-        other.reconstruct(scene, made)
+        other.reconstruct(scene, tmp_path / "made")
 
 
 def placed(names: list[str], metric: bool = True) -> ScenePoses:
