@@ -311,8 +311,10 @@ def test_a_run_that_is_killed_and_started_again_gives_the_same_result(
         assert running.poll() is None
         running.send_signal(signal.SIGKILL)
         running.wait()
-        # A mapper ends with the command that has started it.
-        wait_until(lambda: not any(map(is_running, mappers)), 10)  # noqa: B023
+        # A mapper ends with the command that has started it, before it has written its models.
+        wait_until(lambda: not any(map(is_running, mappers)))  # noqa: B023
+        finished = (made / "work/chosen/incremental").exists()
+        assert finished == (moment == "frames/*.npz")
     assert command(photographs, made).wait() == 0
     found = open_reconstruction(made)
     assert sorted(path.name for path in made.iterdir()) == ["frames", "reconstruction.json"]
