@@ -1,5 +1,6 @@
 """Agreement between the fused depth maps of overlapping images."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from distill_training.teachers.pairwise.depth_map import SAME_SURFACE, DepthMap
 from distill_training.teachers.pairwise.observations import sampled_cells
 from mote_localization.geometry import invert, transform
 
+_log = logging.getLogger(__name__)
+_MIN_AGREEMENT = 0.7  # fraction of comparable cells that agree in a good reconstruction
 _NORMAL_MEDIAN = 0.6745  # median absolute error over standard deviation, normal distribution
 _MIN_COMPARISONS = 100
 
@@ -20,6 +23,19 @@ class Agreement:
     distance: float  # median along the ray, map units; NaN without enough overlap
     fraction: float  # of comparable cells that agree within a tenth of the depth; NaN likewise
     sigma_factor: float  # factor for the sigmas that explains the distances, 1 or more
+
+
+def check_agreement(maps: dict[int, DepthMap], pairs: Iterable[tuple[int, int]]) -> Agreement:
+    """Return the agreement, see `measure_agreement`; warn where it is poor."""
+    agreement = measure_agreement(maps, pairs)
+    if agreement.fraction < _MIN_AGREEMENT:
+        _log.warning(
+            "only %.0f %% of the cells that overlapping images show agree within a tenth of their "
+            "depth, expected %.0f %% or more; a map of this reconstruction will be inaccurate",
+            100 * agreement.fraction,
+            100 * _MIN_AGREEMENT,
+        )
+    return agreement
 
 
 def measure_agreement(maps: dict[int, DepthMap], pairs: Iterable[tuple[int, int]]) -> Agreement:

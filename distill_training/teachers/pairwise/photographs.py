@@ -7,7 +7,6 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,10 @@ from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth, parse_known_length
 from distill_training.poses.poses_config import PosesConfig
 from distill_training.poses.scene_poses import ScenePoses, inputs_of
-from distill_training.reconstruction import ReconstructedFrame, Reconstruction, begun_reconstruction
-from distill_training.teachers.pairwise.agreement import measure_agreement
+from distill_training.reconstruction import Reconstruction, begun_reconstruction
+from distill_training.teachers.pairwise.agreement import check_agreement
 from distill_training.teachers.pairwise.alignment import Alignment, align
+from distill_training.teachers.pairwise.canonical_frame import canonical_frame
 from distill_training.teachers.pairwise.depth_map import DepthMap
 from distill_training.teachers.pairwise.observations import observe
 from distill_training.teachers.pairwise.pair_predictor import PairPredictor
@@ -30,18 +30,15 @@ from distill_training.teachers.pairwise.predictions import Predictions
 from distill_training.teachers.pairwise.refusals import check_aligned, explain_unaligned
 from distill_training.teachers.pairwise.summary import Summary
 from distill_training.teachers.teacher_config import USUAL_CELLS, CellsConfig, PhotographsConfig
-from mote_localization.camera import Camera, CanonicalView
+from mote_localization.camera import Camera
 from mote_localization.errors import ReconstructionError
-from mote_localization.geometry import transform
 from mote_localization.progress import track
 from mote_localization.scenes import Scene
 
 _log = logging.getLogger(__name__)
-_MIN_AGREEMENT = 0.7  # fraction of comparable cells that agree in a good reconstruction
 USUAL_POSES = PosesConfig()
 _TOLERANCE = 1e-4  # m, px and ratios: smaller differences are rounding, not another result
 _PLAUSIBLE_DEPTHS_M = (0.1, 200.0)  # median depth, for poses in metres
-_canonical_view = lru_cache(maxsize=16)(CanonicalView)  # a scene has few different cameras
 
 
 def reconstruct(
@@ -106,14 +103,7 @@ def reconstruct(
         gauge = _find_gauge(photos, maps, poses, lengths)
         maps = {i: one.in_gauge(gauge) for i, one in maps.items()}
     used = alignment.pairs(alignment.used_e)
-    agreement = measure_agreement(maps, [(i, j) for i, j in used if i in maps and j in maps])
-    if agreement.fraction < _MIN_AGREEMENT:
-        _log.warning(
-            "only %.0f %% of the cells that overlapping images show agree within a tenth of their "
-            "depth, expected %.0f %% or more; a map of this reconstruction will be inaccurate",
-            100 * agreement.fraction,
-            100 * _MIN_AGREEMENT,
-        )
+    agreement = check_agreement(maps, [(i, j) for i, j in used if i in maps and j in maps])
     canonical = Counter(one.grid for one in maps.values()).most_common(1)[0][0]
     reconstruction = Reconstruction(
         folder,
@@ -133,7 +123,9 @@ def reconstruct(
     missing = set(reconstruction.missing())
     for i, one in track(maps.items(), "write pointmaps", len(maps)):
         if photos[i].frame.name in missing:
-            frame = _canonical_frame(photos[i], one, reconstruction.camera, agreement.sigma_factor)
+            frame = canonical_frame(
+                photos[i].frame, photos[i].live, one, reconstruction.camera, agreement.sigma_factor
+            )
             reconstruction.write_frame(photos[i].frame.name, frame)
     predictions.remove()
     return reconstruction, Summary(
@@ -309,24 +301,6 @@ def _same_result(begun: Reconstruction, computed: Reconstruction) -> bool:
         and begun.metric == computed.metric
         and replace(begun.camera, fx=1, fy=1) == replace(computed.camera, fx=1, fy=1)
         and np.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE)
-    )
-
-
-def _canonical_frame(
-    photo: Photo, depth_map: DepthMap, canonical: Camera, sigma_factor: float
-) -> ReconstructedFrame:
-    """Return image and pointmap resampled to the canonical camera."""
-    view = _canonical_view(photo.live, canonical, depth_map.stride)
-    rays_hw3 = canonical.cell_rays(depth_map.stride)
-    depth_hw, sigma_hw = depth_map.depth_hw, depth_map.sigma_hw
-    if depth_map.grid != canonical:
-        depth_hw, sigma_hw = depth_map.sample(rays_hw3)
-    depth_hw = np.where(view.covered_hw, depth_hw, np.nan)
-    sigma_hw = np.where(np.isfinite(depth_hw), sigma_hw, np.inf)
-    return ReconstructedFrame(
-        view.warp(photo.frame.image()),
-        transform(depth_map.T_map_cam, rays_hw3 * depth_hw[..., None]).astype(np.float32),
-        (sigma_factor * sigma_hw).astype(np.float32),
     )
 
 

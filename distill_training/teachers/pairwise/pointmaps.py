@@ -6,12 +6,10 @@ import numpy as np
 
 from distill_training.teachers.pairwise.alignment import Alignment
 from distill_training.teachers.pairwise.depth_map import DepthMap
-from distill_training.teachers.pairwise.fusion import fuse
+from distill_training.teachers.pairwise.fusion import fused_depth_map
 from distill_training.teachers.pairwise.photo import Photo
 from distill_training.teachers.pairwise.predictions import Predictions
 from mote_localization.progress import track
-
-_MAX_SIGMA = 0.15  # fraction of the distance; cells with a larger sigma have no point
 
 
 def fuse_photos(
@@ -25,24 +23,18 @@ def fuse_photos(
     maps = {}
     aligned = np.flatnonzero(alignment.aligned_i).tolist()
     for i in track(aligned, "fuse pairs", len(aligned)):
-        grid = photos[i].grid
-        rays_hw3 = grid.cell_rays(stride)
         points, confidence = [], []
         for j in partners[i]:
             forward, backward = predictions.read(i, j)
             points.append(alignment.in_camera(i, index_of[i, j], i, forward.own_hw3))
             points.append(alignment.in_camera(i, index_of[j, i], j, backward.other_hw3))
             confidence += [forward.own_confidence_hw, backward.other_confidence_hw]
-        depth_hw, sigma_hw = fuse(points, confidence, rays_hw3)
-        distance_hw = depth_hw * np.linalg.norm(rays_hw3, axis=-1)
-        sigma_hw = np.hypot(sigma_hw, alignment.unit_sigma_i[i] * distance_hw)
-        with np.errstate(invalid="ignore"):
-            depth_hw = np.where(sigma_hw <= _MAX_SIGMA * distance_hw, depth_hw, np.nan)
-        maps[i] = DepthMap(
-            grid,
+        maps[i] = fused_depth_map(
+            photos[i].grid,
             stride,
             alignment.cameras.pose(i),
-            depth_hw.astype(np.float32),
-            np.where(np.isfinite(depth_hw), sigma_hw, np.inf).astype(np.float32),
+            points,
+            confidence,
+            alignment.unit_sigma_i[i],
         )
     return maps
