@@ -19,7 +19,7 @@ _MAX_HEADER_BYTES = 4096  # of an array's file
 _SHOWN = 80  # characters of a library's error, or of a shape, that a message quotes
 
 # Raised by numpy and zipfile for damaged or encrypted files, and for files of enormous arrays.
-_DAMAGED = (
+DAMAGED = (
     OSError,
     ValueError,
     KeyError,
@@ -69,7 +69,7 @@ def read_index(path: Path) -> dict:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ReconstructionError(
-            f"{path}: cannot be read ({_reason(error)}); expected a folder made by "
+            f"{path}: cannot be read ({reason_of(error)}); expected a folder made by "
             "`mote-distill reconstruct`"
         ) from error
     if not isinstance(index, dict):
@@ -116,9 +116,9 @@ def read_arrays(
                     )
         with np.load(path, allow_pickle=False) as arrays:
             values = {key: arrays[key] for key in expected}
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ReconstructionError(
-            f"{path}: missing or damaged ({_reason(error)}); delete it where it exists and run "
+            f"{path}: missing or damaged ({reason_of(error)}); delete it where it exists and run "
             "`mote-distill reconstruct` again to complete it"
         ) from error
     for key, (shape, kind) in expected.items():
@@ -131,6 +131,6 @@ def read_arrays(
     return values
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return an error of a library for a message, without the path that the message has already."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:_SHOWN]

@@ -23,7 +23,7 @@ class Features:
     """The features of one image."""
 
     rays_n3: np.ndarray  # z = 1, camera frame
-    depth_n: np.ndarray  # m, 0: not measured
+    depth_n: np.ndarray  # m, 0: not measured; 1 where depth is not read
     descriptors_nd: np.ndarray  # uint8, 255 times a unit vector
 
 
@@ -40,7 +40,7 @@ class Matches:
 class FeatureFinder:
     """Finds features in images of one live camera."""
 
-    def __init__(self, live: Camera, near_m: float, far_m: float) -> None:
+    def __init__(self, live: Camera, near_m: float = 0.0, far_m: float = np.inf) -> None:
         self.live, self._range_m = live, (near_m, far_m)
         self._pinhole = replace(live, distortion=())
         self._view = CanonicalView(live, self._pinhole, 1)
@@ -49,18 +49,20 @@ class FeatureFinder:
         self._seen_hw = cv2.erode(seen_hw, np.ones((_BORDER_PX, _BORDER_PX)), borderValue=1)
         self._sift = cv2.SIFT.create(_MAX_FEATURES)
 
-    def find(self, frame: Frame) -> Features:
-        """Return the features of a frame.
+    def find(self, frame: Frame, measured: bool = True) -> Features:
+        """Return the features of a frame; with their measured depth, or with depth 1.
 
         Raises:
-            SceneError: The frame has no depth, or its files are damaged.
+            SceneError: The frame lacks the depth that is read, or its files are damaged.
         """
         grey_hw = cv2.cvtColor(self._view.warp(frame.image()), cv2.COLOR_RGB2GRAY)
         keypoints, sift_nd = self._sift.detectAndCompute(grey_hw, self._seen_hw)
         if not keypoints:
             sift_nd = np.zeros((0, 128), np.float32)
         rays_n3 = self._pinhole.rays(np.array([k.pt for k in keypoints]).reshape(-1, 2))
-        depth_n = depth_at(frame.known_depth(), self.live.project(rays_n3))
+        depth_n = np.ones(len(rays_n3))
+        if measured:
+            depth_n = depth_at(frame.known_depth(), self.live.project(rays_n3))
         near_m, far_m = self._range_m
         # RootSIFT: square roots of the L1-normalized descriptor (Arandjelovic and Zisserman 2012).
         root_nd = np.sqrt(sift_nd / sift_nd.sum(axis=1, keepdims=True).clip(min=1))

@@ -10,7 +10,7 @@ from mote_localization.errors import ReconstructionError
 
 # Whether intrinsics are taken from the scene or estimated; auto: taken where they are known.
 Known = Literal["auto", "given", "estimate"]
-Poses = Literal["auto", "given", "refine", "sfm", "dust3r"]
+Poses = Literal["auto", "given", "refine", "sfm", "dust3r", "files"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class PosesConfig:
 
     # camera poses; given: those of the scene, unchanged; refine: given ones, adjusted so that
     # matching features of the images agree; sfm: structure from motion, given ones fix the map
-    # frame; dust3r: the alignment of DUSt3R's pairs; auto: where all frames have one, given if the
-    # images agree with them, else refine; otherwise sfm, and with the teacher dust3r its own
+    # frame; dust3r: the alignment of DUSt3R's pairs; files: those in the folder of --files; auto:
+    # where all frames have one, given if the images agree with them, else refine; otherwise files
+    # where these have poses and the scene has none, else sfm; the teacher dust3r uses its own
     # alignment where sfm places less than half of the images
     poses: Poses = "auto"
     intrinsics: Known = "auto"  # focal lengths; auto: given where they are known

@@ -1,6 +1,10 @@
 """Settings of the teachers. Needs no torch, so that a command line shows its help without it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from distill_training.poses.poses_config import PairsConfig
 from mote_localization.errors import ReconstructionError
@@ -54,6 +58,14 @@ class PhotographsConfig:
             raise ReconstructionError(
                 f"found a batch of {self.pair_batch} pairs, expected 1 or more"
             )
+
+
+@dataclass(frozen=True)
+class FilesConfig:
+    """Depth that another network wrote."""
+
+    # folder of depth for files: index.json and one NAME.npz an image, see docs/depth_files.md
+    files: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from distill_training.common.dependencies import structure_from_motion_packages,
 from distill_training.common.sampling import thinned
 from distill_training.poses.poses_config import PosesConfig
 from distill_training.reconstruction import Reconstruction, begun_reconstruction
+from distill_training.teachers.depth_files.depth_folder import DepthFolder
 from distill_training.teachers.teacher_config import (
     CellsConfig,
+    FilesConfig,
     PhotographsConfig,
     RgbdConfig,
     SimulatedConfig,
@@ -28,6 +30,7 @@ _POSES_OF = {
     "sfm": ("sfm",),
     "dust3r": ("given", "sfm", "dust3r"),
     "simulated": ("given", "sfm", "dust3r"),
+    "files": ("given", "sfm", "files"),
 }
 
 _DEPTHS_READ = 8  # images whose depth decides whether a scene has depth
@@ -37,6 +40,7 @@ _SOURCES = {
     "refine": "given, then refined so that the images agree",
     "sfm": "structure from motion",
     "dust3r": "alignment of pairs of photographs",
+    "files": "those of the depth files, in their own frame",
 }
 
 Flat = tyro.conf.arg(name="")  # fields become flags of the command itself
@@ -56,15 +60,16 @@ class Teacher:
     """What measures the 3-D points that a student learns."""
 
     # rgbd: measured depth; sfm: points triangulated by structure from motion; dust3r: a network
-    # that predicts pointmaps of pairs of photographs; simulated: measured depth with the errors of
-    # such a network, to test alignment; auto: rgbd where the scene has depth, dust3r with
-    # --checkpoint, else sfm
-    teacher: Literal["auto", "rgbd", "sfm", "dust3r", "simulated"] = "auto"
+    # that predicts pointmaps of pairs of photographs; files: depth that another network wrote;
+    # simulated: measured depth with the errors of a network for pairs, to test alignment; auto:
+    # files with --files, dust3r with --checkpoint, rgbd where the scene has depth, else sfm
+    teacher: Literal["auto", "rgbd", "sfm", "dust3r", "simulated", "files"] = "auto"
     poses: Annotated[PosesConfig, Flat] = field(default_factory=PosesConfig)
     cells: Annotated[CellsConfig, Flat] = field(default_factory=CellsConfig)
     rgbd: Annotated[RgbdConfig, Flat] = field(default_factory=RgbdConfig)
     dust3r: Annotated[Dust3rConfig, Flat] = field(default_factory=Dust3rConfig)
     photographs: Annotated[PhotographsConfig, Flat] = field(default_factory=PhotographsConfig)
+    files: Annotated[FilesConfig, Flat] = field(default_factory=FilesConfig)
     # size of the simulated network's errors
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
 
@@ -76,6 +81,7 @@ class Teacher:
             (self.rgbd, "--", ("rgbd",)),
             (self.dust3r, "--", ("dust3r",)),
             (self.photographs, "--", ("dust3r", "simulated")),
+            (self.files, "--", ("files",)),
             (self.simulated, "--simulated.", ("simulated",)),
         ):
             given = ", ".join(_changed_flags(config, prefix))
@@ -95,6 +101,11 @@ class Teacher:
                 "--teacher dust3r needs --checkpoint FILE: download "
                 "DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth yourself, see github.com/naver/dust3r "
                 "(CC BY-NC-SA 4.0, non-commercial)"
+            )
+        if self.teacher == "files" and self.files.files is None:
+            raise MoteError(
+                "--teacher files needs --files FOLDER: depth of the images, written by another "
+                "network's script, see docs/depth_files.md"
             )
 
     def reconstruct(self, scene: Path, folder: Path) -> Reconstruction:
@@ -124,6 +135,7 @@ class Teacher:
         if self.teacher == "auto":
             checkpoint = self.dust3r.checkpoint is not None
             there_is = "a checkpoint" if checkpoint else "depth" if found.depth else "no depth"
+            there_is = "a folder of depth" if self.files.files else there_is
             teacher += f", as there is {there_is}"
         poses = decided.poses.poses
         source = _SOURCES[poses]
@@ -153,22 +165,35 @@ class Teacher:
             teacher = "rgbd" if found.depth or not found.images else "sfm"
             if self.dust3r.checkpoint is not None:
                 teacher = "dust3r"
+            if self.files.files is not None:
+                teacher = "files"
         if poses == "auto" and teacher == "sfm":
             poses = "sfm"
+        elif teacher == "files":
+            with_poses = DepthFolder(self._files_folder()).index.poses
+            if poses == "files" and not with_poses:
+                raise MoteError(
+                    f"found --poses files, but the index of {self.files.files} states no poses; "
+                    'expected "poses": true and T_map_cam_44 in the files, or --poses sfm'
+                )
+            if poses == "auto" and found.poses == found.images:
+                poses = "given"
+            elif poses == "auto":
+                poses = "files" if with_poses and not found.poses else "sfm"
         elif poses == "auto" and teacher == "rgbd":
             poses = "auto" if found.poses == found.images else "sfm"
         decided = replace(self, teacher=teacher, poses=replace(self.poses, poses=poses))
         unused = [flag for flag in _changed_flags(self.poses, "--") if flag != "--poses"]
-        if decided.teacher == "rgbd" and poses != "sfm" and unused:
+        if decided.teacher in ("rgbd", "files") and poses != "sfm" and unused:
             raise MoteError(
-                f"found {', '.join(unused)} with given poses, expected --poses sfm or another "
-                "teacher: given poses fix the scale, and measured depth needs given intrinsics"
+                f"found {', '.join(unused)} with known poses, expected --poses sfm or another "
+                "teacher: known poses fix the scale, and depth needs known intrinsics"
             )
         return decided
 
     def _check_packages(self) -> None:
         """Check that the packages that the teacher needs are installed."""
-        if self.teacher in ("dust3r", "simulated"):
+        if self.teacher in ("dust3r", "simulated", "files"):
             with training_packages():
                 import torch  # noqa: F401
         if self.poses.poses == "sfm":
@@ -183,16 +208,15 @@ class Teacher:
 
         by_sfm = self.poses.poses == "sfm"
         settings = inputs_of(scene, self.poses) if by_sfm else {}
-        begun, work = begun_reconstruction(folder), folder / "work"
-        if by_sfm and begun and not begun.missing():
+        work = folder / "work"
+        if by_sfm:
             all_settings = asdict(self.cells) | settings
             if self.teacher == "rgbd":
                 all_settings |= asdict(self.rgbd)
-            begun.check_inputs(scene.name, self.teacher, self.cells.stride, all_settings)
-            shutil.rmtree(work, ignore_errors=True)  # of a run that was interrupted at its end
-            return begun
+            if finished := self._finished(scene, folder, all_settings):
+                return finished
         depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
-        poses = find_poses(scene, self.poses, work, depths_m, begun)
+        poses = find_poses(scene, self.poses, work, depths_m, begun_reconstruction(folder))
         if self.teacher == "sfm":
             made = triangulated.reconstruct(scene, poses, folder, settings, self.cells)
         else:
@@ -200,6 +224,47 @@ class Teacher:
         if work.exists():
             shutil.rmtree(work)
         return made
+
+    def _from_files(self, scene: Scene, folder: Path) -> Reconstruction:
+        """Reconstruct from depth that another network wrote."""
+        with training_packages():
+            from distill_training.poses.scene_poses import find_poses, inputs_of
+            from distill_training.teachers.depth_files.from_files import poses_of_files, reconstruct
+
+        depth = DepthFolder(self._files_folder())
+        names = depth.available([frame.name for frame in scene.frames("train")])
+        settings = inputs_of(scene, self.poses) | depth.settings(names)
+        if finished := self._finished(scene, folder, asdict(self.cells) | settings):
+            return finished
+        work, by_files = folder / "work", self.poses.poses == "files"
+        depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)  # measured ones check the poses
+        if by_files:
+            poses = poses_of_files(scene, depth)
+        else:
+            poses = find_poses(scene, self.poses, work, depths_m)
+        made = reconstruct(scene, poses, folder, depth, settings, self.cells, by_files)
+        if work.exists():
+            shutil.rmtree(work)
+        return made
+
+    def _files_folder(self) -> Path:
+        assert self.files.files is not None, "the teacher files is refused without its folder"
+        return self.files.files
+
+    def _finished(
+        self, scene: Scene, folder: Path, settings: dict[str, float | int | str]
+    ) -> Reconstruction | None:
+        """Return the finished reconstruction in a folder; None where there is none.
+
+        Raises:
+            ReconstructionError: It was made with other frames or settings.
+        """
+        begun = begun_reconstruction(folder)
+        if begun is None or begun.missing():
+            return None
+        begun.check_inputs(scene.name, self.teacher, self.cells.stride, settings)
+        shutil.rmtree(folder / "work", ignore_errors=True)  # of a run interrupted at its end
+        return begun
 
     def _from_pairs(self, scene: Scene, folder: Path) -> Reconstruction:
         """Reconstruct from predictions of pairs of photographs."""
@@ -274,6 +339,8 @@ class Plan:
         """Reconstruct the scene; see `Teacher.reconstruct`."""
         if self.teacher.teacher in ("dust3r", "simulated"):
             return self.teacher._from_pairs(self.scene, folder)
+        if self.teacher.teacher == "files":
+            return self.teacher._from_files(self.scene, folder)
         return self.teacher._from_known_poses(self.scene, folder)
 
 
