@@ -4,6 +4,7 @@ scene_poses.py      the stage: `find_poses` returns `ScenePoses`
 depth_agreement.py  checks the conventions of given poses and depths
 sfm_poses.py        poses by structure from motion, in the map frame; sfm/ computes them,
                     frame_points.py holds the points that they give
+triangulation.py    points triangulated at known poses
 refinement.py       refines given poses of a scene with depth, by features.py, image_pairs.py
                     and pose_adjustment.py
 drift_fit.py        the drift between given and adjusted poses

@@ -186,8 +186,8 @@ class Teacher:
         unused = [flag for flag in _changed_flags(self.poses, "--") if flag != "--poses"]
         if decided.teacher in ("rgbd", "files") and poses != "sfm" and unused:
             raise MoteError(
-                f"found {', '.join(unused)} with known poses, expected --poses sfm or another "
-                "teacher: known poses fix the scale, and depth needs known intrinsics"
+                f"found {', '.join(unused)} with given poses, expected --poses sfm or another "
+                "teacher: given poses fix the scale, and measured depth needs given intrinsics"
             )
         return decided
 

@@ -1,0 +1,469 @@
+"""The teacher `files`: its folder, scales, fusion, and the examples that write such folders."""
+
+import importlib.util
+import json
+import logging
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+from make_map import CAMERA, T_MAP_CAM, room_points
+from make_scene import View, write_scene
+
+pytest.importorskip("torch", reason="torch is not installed")
+from distill_training.poses.frame_points import FramePoints  # noqa: E402
+from distill_training.poses.poses_config import PosesConfig  # noqa: E402
+from distill_training.poses.scene_poses import ScenePoses, find_poses  # noqa: E402
+from distill_training.reconstruction import Reconstruction  # noqa: E402
+from distill_training.teachers.depth_files.depth_folder import DepthFolder  # noqa: E402
+from distill_training.teachers.depth_files.from_files import (  # noqa: E402
+    poses_of_files,
+    reconstruct,
+)
+from distill_training.teachers.teacher_config import CellsConfig, FilesConfig  # noqa: E402
+from distill_training.teachers.teacher_options import Teacher  # noqa: E402
+from mote_localization.errors import MoteError, ReconstructionError  # noqa: E402
+from mote_localization.geometry import invert, transform  # noqa: E402
+from mote_localization.scenes import Frame, Scene, Split  # noqa: E402
+from mote_localization.scenes.folder import FolderScene  # noqa: E402
+
+pytestmark = pytest.mark.train
+
+SMALL = CAMERA.resized(160, 120)
+CELLS = CellsConfig(width=160)
+INDEX = {"format": "mote-depth", "version": 1, "model": "Net", "licence": "Apache-2.0"}
+NAMES = [f"view{i}" for i in range(6)]
+
+
+def pose(i: int) -> np.ndarray:
+    T = T_MAP_CAM.copy()
+    T[:3, :3] = cv2.Rodrigues(np.array([0.01, 0, 0.1 * (i % 3)]))[0] @ T[:3, :3]
+    T[:3, 3] += 0.25 * i, -0.2 * (i % 2), 0.1 * i
+    return T
+
+
+def depth_of(T_map_cam: np.ndarray) -> np.ndarray:
+    """Return the depth of the box room, (120, 160)."""
+    return transform(invert(T_map_cam), room_points(T_map_cam, SMALL, stride=1))[..., 2]
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    """Six views of the box room, without depth."""
+    grey_hw3 = np.full((SMALL.height, SMALL.width, 3), 90, np.uint8)
+    views = {name: View(grey_hw3, pose(i)) for i, name in enumerate(NAMES)}
+    return write_scene(tmp_path / "room", SMALL, views)
+
+
+def write_folder(folder: Path, scale: str = "per_image", **more: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "index.json").write_text(json.dumps({**INDEX, "scale": scale, **more}))
+    return folder
+
+
+def scale_of(i: int) -> float:
+    return float(np.exp(0.4 * np.sin(3 * i)))
+
+
+def write_noisy(folder: Path, scales: list[float], scale: str, **more: object) -> Path:
+    """Write the room's depth over scales, with noise, holes and values that are not finite."""
+    write_folder(folder, scale, **more)
+    rng = np.random.default_rng(4)
+    for i, name in enumerate(NAMES):
+        depth_hw = depth_of(pose(i)) * (1 + 0.02 * rng.standard_normal((120, 160))) / scales[i]
+        x, y = rng.integers(20, 100, 2)
+        depth_hw[y : y + 16, x : x + 40] = (np.nan, np.inf, 0)[i % 3]
+        np.savez(folder / f"{name}.npz", depth_hw=depth_hw.astype(np.float32), T_map_cam_44=pose(i))
+    return folder
+
+
+def points_of(i: int) -> FramePoints:
+    """Return points such as structure from motion triangulates, map units."""
+    rng = np.random.default_rng(i)
+    columns, rows = rng.integers(0, 160, 60), rng.integers(0, 120, 60)
+    rays_k3 = SMALL.rays(np.stack([columns, rows], axis=-1).astype(float))
+    depth_k = depth_of(pose(i))[rows, columns] * (1 + 0.01 * rng.standard_normal(60))
+    return FramePoints(rays_k3[:, :2], depth_k, 0.01 * depth_k)
+
+
+def poses_with_points(names: list[str] = NAMES) -> ScenePoses:
+    return ScenePoses(
+        {name: pose(i) for i, name in enumerate(NAMES)},
+        points={name: points_of(NAMES.index(name)) for name in names},
+    )
+
+
+def run(room: Path, folder: Path, poses: ScenePoses, **options: bool) -> Reconstruction:
+    depth = DepthFolder(folder)
+    return reconstruct(FolderScene(room), poses, folder / "r", depth, {}, CELLS, **options)
+
+
+def errors_m(made: Reconstruction, unit_m: float = 1.0) -> np.ndarray:
+    """Return the distance of each point to the true point of its cell, metres."""
+    errors = []
+    for name in made.poses:
+        true_hw3 = room_points(pose(NAMES.index(name)), made.camera, made.stride)
+        points_hw3 = made.read_frame(name).points_hw3 * unit_m
+        errors.append(np.linalg.norm(points_hw3 - true_hw3, axis=-1))
+    return np.concatenate(errors, axis=None)
+
+
+def check_errors(errors: np.ndarray) -> None:
+    assert np.nanmedian(errors) < 0.03 and np.nanpercentile(errors, 90) < 0.1
+    assert np.isfinite(errors).mean() > 0.9
+
+
+# Scale and fusion
+
+
+@pytest.mark.parametrize("scale", ["per_image", "global", "metric"])
+def test_points_are_right_at_any_scale_of_the_depth(room: Path, tmp_path: Path, scale: str):
+    scales = [scale_of(i) if scale == "per_image" else 0.4 for i in range(6)]
+    made = run(room, write_noisy(tmp_path / "d", scales, scale), poses_with_points())
+    assert list(made.poses) == NAMES and made.metric
+    check_errors(errors_m(made))
+
+
+def test_images_without_points_take_their_scale_from_overlapping_ones(room: Path, tmp_path: Path):
+    folder = write_noisy(tmp_path / "d", [scale_of(i) for i in range(6)], "per_image")
+    made = run(room, folder, poses_with_points(["view1", "view4"]))
+    assert list(made.poses) == NAMES
+    check_errors(errors_m(made))
+
+
+def test_metric_depth_gives_the_scale_of_poses_without_one(room: Path, tmp_path: Path):
+    known = poses_with_points()
+    halved = {name: T.copy() for name, T in known.T_map_cam.items()}
+    for T in halved.values():
+        T[:3, 3] /= 2
+    points = {name: one.scaled(0.5) for name, one in known.points.items()}
+    poses = ScenePoses(halved, points=points, metric=False)
+    made = run(room, write_noisy(tmp_path / "d", [1.0] * 6, "metric"), poses)
+    assert made.metric
+    check_errors(errors_m(made))
+    other = write_noisy(tmp_path / "e", [1.0] * 6, "global")
+    made = run(room, other, poses)
+    assert not made.metric
+    check_errors(errors_m(made, unit_m=2.0))
+
+
+def test_a_hole_takes_the_depth_of_neighbours(room: Path, tmp_path: Path):
+    write_folder(tmp_path / "d", "global")
+    for i, name in enumerate(NAMES):
+        depth_hw = depth_of(pose(i)).astype(np.float32)
+        if name == "view2":
+            depth_hw[32:88, 40:120] = np.nan
+        np.savez(tmp_path / "d" / f"{name}.npz", depth_hw=depth_hw)
+    made = run(room, tmp_path / "d", poses_with_points())
+    true_hw3 = room_points(pose(2), made.camera, made.stride)
+    error_hw = np.linalg.norm(made.read_frame("view2").points_hw3 - true_hw3, axis=-1)[4:11, 5:15]
+    assert np.isfinite(error_hw).mean() > 0.8 and np.nanpercentile(error_hw, 90) < 0.03
+
+
+def test_an_image_whose_depth_is_another_images_is_left_out(room: Path, tmp_path: Path, caplog):
+    folder = write_noisy(tmp_path / "d", [1.0] * 6, "per_image")
+    rng = np.random.default_rng(0)
+    wrong_hw = np.exp(cv2.resize(rng.normal(0, 1.5, (12, 16)), (160, 120))).astype(np.float32)
+    np.savez(folder / "view3.npz", depth_hw=wrong_hw)
+    with caplog.at_level(logging.WARNING):
+        made = run(room, folder, poses_with_points())
+    assert list(made.poses) == [name for name in NAMES if name != "view3"]
+    assert "1 of 6 images are left out: view3: " in caplog.text
+
+
+def test_depth_that_fits_no_point_is_an_error(room: Path, tmp_path: Path):
+    write_folder(tmp_path / "d")
+    for i, name in enumerate(NAMES):
+        rng = np.random.default_rng(i)
+        wrong_hw = np.exp(cv2.resize(rng.normal(0, 1.5, (12, 16)), (160, 120)))
+        np.savez(tmp_path / "d" / f"{name}.npz", depth_hw=wrong_hw.astype(np.float32))
+    with pytest.raises(ReconstructionError, match="none of 6 images has 15 triangulated points"):
+        run(room, tmp_path / "d", poses_with_points())
+
+
+class Few(Scene):
+    """Every `step`-th of the first frames of a scene."""
+
+    def __init__(self, scene: Scene, count: int, step: int) -> None:
+        self.name, self._frames = scene.name, list(scene.frames("train"))[:count:step]
+
+    def frames(self, split: Split) -> Iterator[Frame]:
+        return iter(self._frames)
+
+    def count(self, split: Split) -> int:
+        return len(self._frames)
+
+
+def test_points_of_a_kitchen_with_given_poses(kitchen: Path, tmp_path: Path):
+    """Features that match give the scale, at poses that drift by centimetres."""
+    scene, rng = Few(FolderScene(kitchen), 40, 8), np.random.default_rng(1)
+    folder, depths = write_folder(tmp_path / "d"), {}
+    for i, frame in enumerate(scene.frames("train")):
+        depth_hw = frame.known_depth()[::2, ::2]
+        depths[frame.name] = depth_hw
+        noisy_hw = depth_hw * (1 + 0.02 * rng.standard_normal(depth_hw.shape)) / scale_of(i)
+        np.savez(folder / f"{frame.name}.npz", depth_hw=noisy_hw.astype(np.float32))
+    poses = find_poses(scene, PosesConfig("given"))
+    made = reconstruct(scene, poses, tmp_path / "r", DepthFolder(folder), {})
+    ratios = []
+    for name, T_map_cam in made.poses.items():
+        z_hw = transform(invert(T_map_cam), made.read_frame(name).points_hw3)[..., 2]
+        measured_hw = depths[name][4::8, 4::8]  # about the centres of cells
+        ratios.append(np.nanmedian(z_hw[measured_hw > 0] / measured_hw[measured_hw > 0]))
+    assert len(ratios) == 5
+    assert np.abs(np.array(ratios) - 1).max() < 0.05
+
+
+# The folder
+
+
+def write_all(folder: Path, **arrays: np.ndarray) -> Path:
+    """Write the depth of each view as it is, and further arrays."""
+    for i, name in enumerate(NAMES):
+        np.savez(folder / f"{name}.npz", depth_hw=depth_of(pose(i)).astype(np.float32), **arrays)
+    return folder
+
+
+def read(folder: Path, names: list[str] = NAMES) -> dict:
+    return dict(DepthFolder(folder).read(names))
+
+
+def test_a_pointmap_is_read_as_its_depth(tmp_path: Path):
+    folder = write_folder(tmp_path / "d")
+    depth_hw = depth_of(pose(0)).astype(np.float32)
+    points_hw3 = SMALL.cell_rays(1).astype(np.float32) * depth_hw[..., None]
+    np.savez(folder / "view0.npz", points_hw3=points_hw3)
+    np.testing.assert_array_equal(read(folder, ["view0"])["view0"].depth_hw, depth_hw)
+
+
+def test_confidence_has_median_1_and_no_value_without_depth(tmp_path: Path):
+    folder = write_folder(tmp_path / "d")
+    depth_hw = np.array([[1, 2, np.nan], [3, 4, -1]], np.float16)
+    confidence_hw = np.array([[6, 6, 6], [9, np.nan, 6]])
+    np.savez(folder / "a.npz", depth_hw=depth_hw, confidence_hw=confidence_hw)
+    one = read(folder, ["a"])["a"]
+    np.testing.assert_allclose(one.confidence_hw, [[1, 1, 0], [1.5, 0, 0]])
+    np.testing.assert_allclose(one.depth_hw, [[1, 2, np.nan], [3, 4, np.nan]])
+
+
+def test_depth_of_a_window_of_the_image_is_at_its_pixels(room: Path, tmp_path: Path):
+    whole = run(room, write_all(write_folder(tmp_path / "d")), poses_with_points())
+    folder = write_folder(tmp_path / "e")
+    for i, name in enumerate(NAMES):
+        cut_hw = depth_of(pose(i)).astype(np.float32)[12:108, 20:140]
+        np.savez(folder / f"{name}.npz", depth_hw=cut_hw, window_4=np.array([20.0, 12, 140, 108]))
+    cut = run(room, folder, poses_with_points())
+    one, other = (made.read_frame("view1").points_hw3[3:12, 4:16] for made in (whole, cut))
+    assert np.median(np.abs(one - other)) < 0.01
+
+
+@pytest.mark.parametrize("place", ["exports/mini_npz/results.npz", "results.npz"])
+def test_mini_npz_of_depth_anything_3_holds_the_same(tmp_path: Path, place: str):
+    more = {"poses": True, "layout": "mini_npz", "images": NAMES[::-1]}
+    folder = write_folder(tmp_path / "d", "global", **more)
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        folder / place,
+        depth=np.stack([depth_of(pose(i)) for i in range(6)][::-1]).astype(np.float32),
+        conf=np.stack([np.full((120, 160), 1.0 + i) for i in range(6)][::-1]).astype(np.float32),
+        extrinsics=np.stack([invert(pose(i))[:3] for i in range(6)][::-1]),
+        intrinsics=np.stack([SMALL.K_33] * 6),
+    )
+    depth = DepthFolder(folder)
+    assert depth.available(["view9", "view1", "view4"]) == ["view1", "view4"]
+    found = list(depth.read(["view1", "view4"]))
+    assert [name for name, _ in found] == ["view4", "view1"]
+    for name, one in found:
+        i = NAMES.index(name)
+        np.testing.assert_array_equal(one.depth_hw, depth_of(pose(i)).astype(np.float32))
+        np.testing.assert_allclose(one.T_map_cam_44, pose(i), atol=1e-9)
+        np.testing.assert_allclose(one.intrinsics_33, SMALL.K_33)
+        assert (one.confidence_hw == 1).all()
+
+
+def test_poses_and_intrinsics_of_the_files_are_used(room: Path, tmp_path: Path):
+    (room / "camera-intrinsics.txt").unlink()
+    folder = write_folder(tmp_path / "d", "metric", poses=True)
+    for i, name in enumerate(NAMES):
+        half_hw = cv2.resize(depth_of(pose(i)), (80, 60), interpolation=cv2.INTER_AREA)
+        K_33 = SMALL.resized(80, 60).K_33
+        arrays = {"intrinsics_33": K_33, "T_map_cam_44": pose(i)}
+        np.savez(folder / f"{name}.npz", depth_hw=half_hw.astype(np.float32), **arrays)
+    poses = poses_of_files(FolderScene(room), DepthFolder(folder))
+    assert poses.metric and poses.cameras["view3"] == replace(SMALL, distortion=())
+    check_errors(errors_m(run(room, folder, poses, poses_from_files=True)))
+
+
+def broken_index(**changes: object) -> str:
+    index = {**INDEX, "scale": "global", **changes}
+    return json.dumps({key: value for key, value in index.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "index.json: No such file or directory; expected an index such as"),
+        ("{", "index.json: Input data was truncated"),
+        (broken_index(licence=None), "missing required field `licence`"),
+        (broken_index(licence=""), "Expected `str` of length >= 1 - at `$.licence`"),
+        (broken_index(scale="big"), "Invalid enum value 'big' - at `$.scale`"),
+        (broken_index(version=2), "Invalid enum value 2 - at `$.version`"),
+        (broken_index(scale="per_image", poses=True), "found poses with the scale per_image"),
+        (broken_index(layout="mini_npz"), "is missing, but the index has the layout mini_npz"),
+    ],
+)
+def test_a_wrong_index_is_one_clear_error(tmp_path: Path, text: str | None, expected: str):
+    if text is not None:
+        (tmp_path / "index.json").write_text(text)
+    with pytest.raises(ReconstructionError) as error:
+        DepthFolder(tmp_path)
+    assert expected in str(error.value) and len(str(error.value)) < 300
+
+
+HALF = np.ones((6, 8), np.float32)
+NAN_POSE = np.full((4, 4), np.nan)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "poses", "expected"),
+    [
+        ({}, False, "found arrays of other names, expected depth_hw or points_hw3"),
+        ({"depth_hw": HALF, "points_hw3": np.ones((6, 8, 3))}, False, "and not both"),
+        ({"depth_hw": HALF[None]}, False, "found depth_hw of shape (1, 6, 8) float32, expected 2"),
+        ({"depth_hw": HALF.astype(int)}, False, "int64, expected 2 axes of floats"),
+        ({"depth_hw": HALF.astype(object)}, False, "object, expected 2 axes of floats"),
+        ({"depth_hw": HALF[:0]}, False, "of shape (0, 8) is empty"),
+        ({"depth_hw": np.ones((1, 9000), "f4")}, False, "at most 8192 px a side"),
+        ({"depth_hw": HALF, "confidence_hw": HALF.T}, False, "(8, 6), expected (6, 8)"),
+        ({"depth_hw": HALF, "window_4": NAN_POSE[0]}, False, "window_4 has values that are not"),
+        ({"depth_hw": HALF}, True, "has no pose, but the index states"),
+        ({"depth_hw": HALF, "T_map_cam_44": NAN_POSE}, True, "the pose holds NaN or infinity"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_error(tmp_path: Path, arrays: dict, poses: bool, expected: str):
+    folder = write_folder(tmp_path, "global", poses=poses)
+    np.savez(folder / "a.npz", **arrays)
+    with pytest.raises(ReconstructionError) as error:
+        read(folder, ["a"])
+    assert expected in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 no archive", None])
+def test_a_damaged_file_is_one_clear_error(tmp_path: Path, content: bytes | None):
+    folder = write_folder(tmp_path)
+    (folder / "a.npz").write_bytes(content or b"")
+    if content is None:  # a header that announces more than the file has
+        np.save(tmp_path / "x.npy", np.ones((8000, 4), np.float32))
+        with zipfile.ZipFile(folder / "a.npz", "w") as archive:
+            header = (tmp_path / "x.npy").read_bytes()[:128]
+            archive.writestr(
+                "depth_hw.npy", header.replace(b"(8000, 4)", b"(8000,8000)") + b"0" * 9
+            )
+    with pytest.raises(
+        ReconstructionError, match=r"a\.npz: (missing or damaged|depth_hw of shape)"
+    ):
+        read(folder, ["a"])
+
+
+def test_names_that_do_not_fit_are_an_error(tmp_path: Path):
+    folder = write_folder(tmp_path)
+    np.savez(folder / "other.npz", depth_hw=HALF)
+    with pytest.raises(ReconstructionError, match=r"none of the 6 images \(such as 'view0'\), but"):
+        DepthFolder(folder).available(NAMES)
+
+
+def test_images_without_a_file_or_without_depth_are_left_out(room: Path, tmp_path: Path, caplog):
+    folder = write_all(write_folder(tmp_path / "d"))
+    (folder / "view0.npz").unlink()
+    np.savez(folder / "view5.npz", depth_hw=np.full((120, 160), np.inf))
+    with caplog.at_level(logging.WARNING):
+        made = run(room, folder, poses_with_points())
+    assert list(made.poses) == NAMES[1:5]
+    assert "view0: has no file" in caplog.text and "view5: its file has no depth" in caplog.text
+
+
+# Options
+
+
+def test_the_command_resumes_and_refuses_other_depth(room: Path, tmp_path: Path):
+    folder = write_all(write_folder(tmp_path / "d", "global", poses=True), T_map_cam_44=np.eye(4))
+    for i, name in enumerate(NAMES):
+        (room / f"data/{name}.pose.txt").unlink()
+        arrays = {"depth_hw": depth_of(pose(i)).astype(np.float32), "T_map_cam_44": pose(i)}
+        np.savez(folder / f"{name}.npz", **arrays)
+    teacher = Teacher(files=FilesConfig(folder), cells=CELLS)
+    assert teacher.plan(room)["poses"] == "those of the depth files, in their own frame"
+    made = teacher.reconstruct(room, tmp_path / "r")
+    assert (made.teacher, made.teacher_licence, made.metric) == ("files", "Apache-2.0 (Net)", False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*")}
+    (tmp_path / "r/frames/view3.npz").unlink()
+    teacher.reconstruct(room, tmp_path / "r")
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*")}
+    changed = {path.name for path in after if after[path] != before[path]}
+    assert changed == {"view3.npz", "frames"}
+    teacher.reconstruct(room, tmp_path / "r")
+    assert after == {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*")}
+    write_folder(folder, "metric", poses=True)
+    with pytest.raises(MoteError, match="other frames or settings"):
+        teacher.reconstruct(room, tmp_path / "r")
+
+
+def test_options_that_do_not_fit_are_errors(room: Path, tmp_path: Path):
+    with pytest.raises(MoteError, match="--teacher files needs --files FOLDER"):
+        Teacher(teacher="files")
+    with pytest.raises(
+        MoteError, match="found --files with --teacher sfm, expected --teacher files"
+    ):
+        Teacher(teacher="sfm", files=FilesConfig(tmp_path))
+    files = FilesConfig(write_folder(tmp_path / "d"))
+    decided = Teacher(files=files).decided(FolderScene(room))
+    assert (decided.teacher, decided.poses.poses) == ("files", "given")
+    with pytest.raises(MoteError, match="found --poses files, but the index of"):
+        Teacher(poses=PosesConfig("files"), files=files).decided(FolderScene(room))
+    (room / "data/view0.pose.txt").unlink()
+    assert Teacher(files=files).decided(FolderScene(room)).poses.poses == "sfm"
+
+
+# Examples
+
+
+def example(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"examples/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_moge_to_files_writes_depth_that_is_read(tmp_path: Path):
+    moge = example("moge_to_files")
+    write_folder(tmp_path)
+    (tmp_path / "index.json").write_text(json.dumps({**moge.INDEX, "scale": "per_image"}))
+    depth_hw = np.where(np.arange(160) < 9, np.inf, depth_of(pose(0)))
+    moge.write_depth(tmp_path, Path("room/view0.color.png"), depth_hw)
+    found_hw = read(tmp_path, ["view0"])["view0"].depth_hw
+    assert np.isnan(found_hw[:, :9]).all()
+    np.testing.assert_allclose(found_hw[:, 9:], depth_hw[:, 9:], rtol=1e-6)
+
+
+def test_mapanything_to_files_writes_the_window_that_the_depth_shows(tmp_path: Path):
+    example("mapanything_to_files").write_depth(
+        write_folder(tmp_path, "metric", poses=True),
+        "a",
+        (640, 480),
+        {
+            "depth_z": np.ones((1, 392, 518, 1), np.float32),
+            "conf": np.ones((1, 392, 518), np.float32),
+            "intrinsics": np.eye(3)[None],
+            "camera_poses": pose(0)[None],
+        },
+    )
+    one = read(tmp_path, ["a"])["a"]
+    assert one.depth_hw.shape == (392, 518) and np.allclose(one.T_map_cam_44, pose(0))
+    left, top, right, bottom = one.window_4
+    assert (top, bottom) == (0, 480) and left == pytest.approx(640 - right)
+    assert right - left == pytest.approx(518 * 480 / 392)
