@@ -20,8 +20,7 @@ def write_depth(folder: Path, name: str, size: tuple[int, int], arrays: dict) ->
     found = {key: arrays[source].squeeze() for key, source in KEYS.items()}
     fraction = np.array(found["depth_hw"].shape[::-1]) / size
     margin_2 = (size - size * fraction / fraction.max()) / 2  # px of the image: left, top
-    window_4 = np.concatenate([margin_2, size - margin_2])
-    np.savez(folder / f"{name}.npz", **found, window_4=window_4)
+    np.savez(folder / f"{name}.npz", **found, window_4=np.concatenate([margin_2, size - margin_2]))
 
 
 if __name__ == "__main__":
@@ -30,8 +29,8 @@ if __name__ == "__main__":
     from PIL import Image, ImageOps
 
     photos, folder = map(Path, sys.argv[1:])
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = sorted(p for p in photos.iterdir() if p.suffix.lower() in (".jpg", ".png"))
+    folder.mkdir(exist_ok=True)
+    paths = sorted(p for p in photos.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
     model = MapAnything.from_pretrained(MODEL).to("cuda")
     made = model.infer(load_images([str(p) for p in paths]), memory_efficient_inference=True)
     for path, one in zip(paths, made, strict=True):

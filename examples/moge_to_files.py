@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-MODEL = "Ruicheng/moge-2-vitl"
 INDEX = {"format": "mote-depth", "version": 1, "model": "MoGe-2", "licence": "MIT"}
 
 
@@ -25,9 +24,11 @@ def main(images: Path, folder: Path) -> None:
     import torch
     from moge.model.v2 import MoGeModel
 
-    folder.mkdir(parents=True, exist_ok=True)
-    model = MoGeModel.from_pretrained(MODEL).to("cuda").eval()
-    for path in sorted(p for p in images.iterdir() if p.suffix.lower() in (".jpg", ".png")):
+    folder.mkdir(exist_ok=True)
+    model = MoGeModel.from_pretrained("Ruicheng/moge-2-vitl").to("cuda").eval()
+    for path in sorted(images.iterdir()):
+        if path.suffix.lower() not in {".jpg", ".jpeg", ".png"}:
+            continue
         rgb_hw3 = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
         rgb_3hw = torch.tensor(rgb_hw3 / 255, dtype=torch.float32, device="cuda").permute(2, 0, 1)
         write_depth(folder, path, model.infer(rgb_3hw)["depth"].cpu().numpy())

@@ -262,6 +262,12 @@ def test_depth_of_a_window_of_the_image_is_at_its_pixels(room: Path, tmp_path: P
     assert np.median(np.abs(one - other)) < 0.01
 
 
+def test_a_window_outside_of_the_image_is_an_error(room: Path, tmp_path: Path):
+    folder = write_all(write_folder(tmp_path / "d"), window_4=np.array([0.0, 0, 161, 120]))
+    with pytest.raises(ReconstructionError, match="within the image of 160x120 px"):
+        run(room, folder, poses_with_points())
+
+
 @pytest.mark.parametrize("place", ["exports/mini_npz/results.npz", "results.npz"])
 def test_mini_npz_of_depth_anything_3_holds_the_same(tmp_path: Path, place: str):
     more = {"poses": True, "layout": "mini_npz", "images": NAMES[::-1]}
@@ -465,5 +471,5 @@ def test_mapanything_to_files_writes_the_window_that_the_depth_shows(tmp_path: P
     one = read(tmp_path, ["a"])["a"]
     assert one.depth_hw.shape == (392, 518) and np.allclose(one.T_map_cam_44, pose(0))
     left, top, right, bottom = one.window_4
-    assert (top, bottom) == (0, 480) and left == pytest.approx(640 - right)
+    assert (top, bottom) == pytest.approx((0, 480)) and left == pytest.approx(640 - right)
     assert right - left == pytest.approx(518 * 480 / 392)

@@ -32,6 +32,7 @@ from mote_localization.scenes import Scene
 _log = logging.getLogger(__name__)
 _NAMED = 4  # frames that a message names
 _MIN_CELLS = 20  # with a depth, of an image that is used
+_ROUNDING_PX = 1e-3  # px, error of a window's edges
 _USUAL_SIGMA = 0.02  # of the depth, before the spread is known
 
 
@@ -225,7 +226,8 @@ def _window(one: FileDepth, width: int, height: int, name: str) -> tuple[float, 
     if one.window_4 is None:
         return 0.0, 0.0, float(width), float(height)
     left, top, right, bottom = map(float, one.window_4)
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+    inside = min(left, top) >= -_ROUNDING_PX and max(right - width, bottom - height) <= _ROUNDING_PX
+    if not (inside and left < right and top < bottom):
         raise ReconstructionError(
             f"file of image {name[:60]}: found window_4 {one.window_4.tolist()}, expected left, "
             f"top, right, bottom within the image of {width}x{height} px"
