@@ -1,7 +1,7 @@
 """Structure from motion on difficult inputs: is a wrong model ever accepted?
 
 Usage: `python benchmarks/bench_sfm.py --scenes redkitchen lounge --room build/room --cases 100`.
-Prints Markdown. Each case takes 40 to 60 consecutive frames of a scene and makes them worse. Parts
+Prints Markdown. Each case takes 24 to 50 consecutive frames of a scene and makes them worse. Parts
 that are accepted are compared with the given poses after fitting a similarity: a part is wrong if
 the median distance of its cameras is above 2 % of the extent of the part's cameras and points, for
 the kitchen against poses of structure from motion over all sequences.
@@ -39,7 +39,8 @@ from mote_localization.scenes import Frame, Scene, Split, open_scene
 from mote_localization.similarity import similarity
 
 _WRONG = 0.02  # of the extent: median distance of the cameras of a wrong part
-_WINDOW = (40, 60)  # frames of a case
+_WINDOW = (24, 36)  # frames of a case
+_LOOK_ALIKE = 50  # frames of a case with look-alike views: most of a drive through the room
 _MOVED_M = 0.01  # m; cameras that move less do not determine a scene
 _WALLS = (0.02, 5.98)  # m, x of the two walls of the demo room with the same picture
 _PICTURE_M = ((1.2, 3.2), (0.7, 2.2))  # y and z of that picture
@@ -209,7 +210,7 @@ def _dropped(name: str, shots: list[Shot], rng: np.random.Generator) -> tuple[st
 
 def _rooms(sources: dict[str, list[Shot]], rng: np.random.Generator) -> tuple[str, list[Shot]]:
     names = list(sources)[:2]
-    halves = [_window({name: sources[name]}, rng)[1][:25] for name in names]
+    halves = [_window({name: sources[name]}, rng)[1][:20] for name in names]
     return " and ".join(names), [*halves[0], *halves[1]]
 
 
@@ -237,7 +238,7 @@ def _pan(rng: np.random.Generator) -> tuple[str, list[Shot]]:
 
     position, start = np.array([*rng.uniform(2.2, 3.8, 2), 1.2]), rng.uniform(0, 6)
     shots = []
-    for k in range(40):
+    for k in range(24):
         T = pose(position, start + 0.05 * k, 0.05 * np.sin(k), 0.0)
         shots.append(Shot(f"pan{k}", CAMERA, render(T, CAMERA)[0], T, "room"))
     return "room", shots
@@ -251,10 +252,10 @@ def _look_alike(
     picture = cv2.addWeighted(
         picture, 0.6, cv2.resize(rng.integers(0, 255, (120, 160, 3), np.uint8), (640, 480)), 0.4, 0
     )
-    start = int(rng.integers(0, max(1, len(shots) - 80)))
+    start = int(rng.integers(0, max(1, len(shots) - _LOOK_ALIKE)))
     return "room", [
         replace(shot, image_hw3=_with_picture(shot, depths[shot.name], picture))
-        for shot in shots[start : start + 80]
+        for shot in shots[start : start + _LOOK_ALIKE]
     ]
 
 

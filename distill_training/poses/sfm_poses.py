@@ -5,20 +5,23 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 
 from distill_training.common.robust import NORMAL
+from distill_training.common.sampling import thinned
 from distill_training.poses.frame_points import FramePoints
 from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth
 from distill_training.poses.measured_depth import depth_at
 from distill_training.poses.poses_config import Known, SfmConfig
 from distill_training.poses.sfm.checks import weakest_connection
-from distill_training.poses.sfm.colmap_camera import from_colmap
+from distill_training.poses.sfm.colmap_camera import from_colmap, to_colmap
+from distill_training.poses.sfm.depth_join import MeasuredFeatures, join_by_depth
+from distill_training.poses.sfm.feature_database import FeatureDatabase
 from distill_training.poses.sfm.sfm_images import SfmImage, take_images
 from distill_training.poses.sfm.sfm_model import Model
 from distill_training.poses.sfm.structure_from_motion import SfmPoses, structure_from_motion
@@ -36,6 +39,7 @@ _MIN_POINTS = 30  # that an image must see to be placed by its given pose
 _MAX_SIGMAS = 5.0  # by which its position may then change
 _MAX_DEPTH_ERROR = 0.15  # of the scale that depth gives, from that of given poses
 _NAMED = 5  # frames that a message names
+_DEPTHS_READ = 8  # images whose depth decides whether there is depth
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ def place_by_structure_from_motion(
     unplaced = (one for i, one in enumerate(images) if i not in placed)
     if len(gauges) > 1 or any(one.frame.name in given for one in unplaced):
         placed = _with_given_positions(placed, images, [part for part, _ in gauges], folder)
+    elif len(placed) < len(images) and _has_depth(images):
+        placed = _joined_by_depth(placed, images, found.parts, folder / "features.db", config)
     ordered = sorted(placed)
     names = [images[i].frame.name for i in ordered]
     return PlacedPoses(
@@ -256,6 +262,58 @@ def _with_given_positions(
     return kept
 
 
+def _has_depth(images: Sequence[SfmImage]) -> bool:
+    return all(one.frame.depth() is not None for one in thinned(images, _DEPTHS_READ))
+
+
+def _joined_by_depth(
+    placed: Mapping[int, _Placed],
+    images: Sequence[SfmImage],
+    parts: Sequence[Model],
+    database: Path,
+    config: SfmConfig,
+) -> dict[int, _Placed]:
+    """Return the placed images, and others that measured depth places relative to them.
+
+    All poses are adjusted together, so those of the placed images change too.
+
+    Args:
+        placed: Images of the first part, in the map frame.
+        images: All images.
+        parts: All parts.
+        database: Features and matches of all images.
+        config: Settings of the database.
+    """
+    groups = [{i: one.T_map_cam for i, one in placed.items()}]
+    beside: dict[int, _Placed] = {}
+    for part in parts:
+        scale = _scale_from_depth(part, images)
+        if scale is not None:
+            in_metres = _place(part, Gauge(scale[0], np.eye(4)), images)
+            new = {i: one for i, one in in_metres.items() if i not in placed and i not in beside}
+            groups.append({i: one.T_map_cam for i, one in new.items()})
+            beside |= new
+    estimated = {
+        images[i].lens: (part.camera_of(n), _camera(part, n, images[i]))
+        for part in reversed(parts)
+        for n, i in enumerate(part.images)
+    }
+    cameras = [
+        estimated.get(image.lens, (to_colmap(image.working, image.known), image.live))
+        for image in images
+    ]
+    working, live = zip(*cameras, strict=True)
+    no_points = FramePoints(np.zeros((0, 2)), np.zeros(0), np.zeros(0))
+    for i, image in enumerate(images):
+        if i not in placed and i not in beside and (image.known or image.lens in estimated):
+            groups.append({i: np.eye(4)})
+            beside[i] = _Placed(np.eye(4), live[i], no_points)
+    features = MeasuredFeatures.of(FeatureDatabase(database, images, config), working, live)
+    poses = join_by_depth(features, [group for group in groups if group])
+    known = {**beside, **placed}
+    return {i: replace(known[i], T_map_cam=T) for i, T in poses.items()}
+
+
 def _distances_to_given(placed: Mapping[int, _Placed], images: Sequence[SfmImage]) -> list[float]:
     """Return the distance of each placed image, m, from its given position, where it has one."""
     return [
@@ -301,6 +359,9 @@ def _described(
     if reasons:
         rows["not used"] = "\n".join(_grouped(reasons))
     rows["accepted parts"] = ", ".join(f"{len(part.images)} images" for part in found.parts)
+    joined = len(placed) - len({int(i) for part, _ in gauges for i in part.images} & set(placed))
+    if joined:
+        rows["joined"] = f"{joined} images of other parts or of none, by given poses or by depth"
     points, smaller = weakest_connection(found.parts[0])
     rows["weakest connection"] = (
         f"{points} points, between {smaller} images of the largest part and the others"

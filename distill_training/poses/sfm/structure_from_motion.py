@@ -100,6 +100,7 @@ def structure_from_motion(
     parts: list[Model] = []
     refused: set[_TwoParts] = set()
     matched: set[Pair] = set()
+    verified: set[Pair] = set()
     reasons: dict[int, str] = dict.fromkeys(usable, _UNCONNECTED)
     for name in _ATTEMPTS:
         left = [i for i in usable if i in reasons]
@@ -111,6 +112,9 @@ def structure_from_motion(
         database.match(pairs)
         matched.update(pairs)
         matches = _Matches.of(database, matched, folder / name / "matches.db")
+        if verified.issuperset(matches.geometries):
+            continue
+        verified.update(matches.geometries)
         found, why = _solve(matches, left, folder / name, config)
         parts = _joined([*parts, *found], matches, config, refused)
         accepted = {int(i) for part in parts for i in part.images}
