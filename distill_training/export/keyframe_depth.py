@@ -2,7 +2,7 @@
 
 Structure from motion gives a point to less than half of the cells, too few for a keyframe that a
 robot sees from elsewhere. The student gives one to every cell, but some are wrong: a point is used
-where the predictions for most of the other images that see it agree with it.
+where predictions for other images agree with it.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,7 @@ from mote_localization.progress import track
 # nothing.
 _SPARSE = ("sfm",)
 _CANDIDATES = 500  # frames among which the neighbours of a keyframe are searched
-_NEIGHBOURS = 16  # other images that are compared with a keyframe
-_MIN_CONFIRMATIONS = 2  # of them that must agree with a point
-# Fraction of those in whose field of view the point is. On the training frames of the kitchen, the
-# points are then as accurate as triangulated ones (2.0 against 1.8 % of the depth, 90 %: 7.1
-# against 7.9 %). With two of four, 10 % of the points were wrong by a quarter of the depth.
-_MIN_AGREEING = 0.75
+_MIN_CONFIRMATIONS = 2  # other images that must agree with a point
 _TOLERANCE = 0.02  # of the depth: largest difference of two predictions that agree
 _MAX_OWN_CELLS = 0.5  # sides of a cell by which a point may project beside its cell's centre
 _CACHED = 64  # frames whose predictions are kept
@@ -82,26 +77,17 @@ class _Student:
         cell = self._reconstruction.stride / self._reconstruction.camera.fx
         beside_hw = np.linalg.norm(points_hw3 - on_ray_hw3, axis=-1)
         sound_hw = (depth_hw > 0) & (beside_hw < _MAX_OWN_CELLS * cell * depth_hw)
-        seen_hw, agreeing_hw = np.zeros(depth_hw.shape, int), np.zeros(depth_hw.shape, int)
-        camera = self._reconstruction.camera
-        chosen = neighbours(points_hw3, T_map_cam, self._poses_n44, camera, _NEIGHBOURS)
+        confirmed_hw = np.zeros(depth_hw.shape, int)
+        chosen = neighbours(points_hw3, T_map_cam, self._poses_n44, self._reconstruction.camera)
         for k in chosen:
             if self._others[k] != name:
-                inside_hw, agrees_hw = self._compared(on_ray_hw3, self._others[k])
-                seen_hw += inside_hw
-                agreeing_hw += agrees_hw
-        confirmed_hw = agreeing_hw >= np.fmax(_MIN_CONFIRMATIONS, _MIN_AGREEING * seen_hw)
+                confirmed_hw += self._agrees(on_ray_hw3, self._others[k])
         depth = keyframe.depth_m().reshape(depth_hw.shape)
-        return keyframe.with_depth(
-            np.where(np.isnan(depth) & sound_hw & confirmed_hw, depth_hw, depth)
-        )
+        added_hw = np.isnan(depth) & sound_hw & (confirmed_hw >= _MIN_CONFIRMATIONS)
+        return keyframe.with_depth(np.where(added_hw, depth_hw, depth))
 
-    def _compared(self, points_hw3: np.ndarray, other: str) -> tuple[np.ndarray, np.ndarray]:
-        """Compare points with the prediction for another image.
-
-        Returns:
-            Whether (h, w) each point is in the image, and whether the depth there is the same.
-        """
+    def _agrees(self, points_hw3: np.ndarray, other: str) -> np.ndarray:
+        """Return whether (h, w) the prediction for another image has the same depth there."""
         camera, stride = self._reconstruction.camera, self._reconstruction.stride
         T_cam_map = invert(self._reconstruction.poses[other])
         seen_hw3 = transform(T_cam_map, points_hw3)
@@ -115,4 +101,4 @@ class _Student:
             rows.clip(0, depth_hw.shape[0] - 1), columns.clip(0, depth_hw.shape[1] - 1)
         ]
         difference_hw = np.abs(seen_hw3[..., 2] - expected_hw)
-        return inside_hw, inside_hw & (difference_hw < _TOLERANCE * seen_hw3[..., 2])
+        return inside_hw & (difference_hw < _TOLERANCE * seen_hw3[..., 2])

@@ -4,6 +4,7 @@ import numpy as np
 
 from mote_localization.camera import Camera
 
+_MAX_NEIGHBOURS = 4  # of a frame
 _POINTS = 24  # about; the frame's points that are checked
 _NEAREST = 0.02  # least depth, fraction of the points' mean distance
 _MIN_COVISIBLE = 0.5  # fraction of the points
@@ -11,11 +12,7 @@ _MIN_PARALLAX = np.radians(3.0)  # mean angle between the two rays to a point
 
 
 def neighbours(
-    points_hw3: np.ndarray,
-    T_map_cam: np.ndarray,
-    poses_n44: np.ndarray,
-    camera: Camera,
-    at_most: int = 4,
+    points_hw3: np.ndarray, T_map_cam: np.ndarray, poses_n44: np.ndarray, camera: Camera
 ) -> np.ndarray:
     """Return frames that see at least half of a frame's points, with enough parallax.
 
@@ -27,10 +24,9 @@ def neighbours(
         T_map_cam: Pose of the frame.
         poses_n44: Poses T_map_cam of the candidate frames, in recording order.
         camera: Camera of all frames.
-        at_most: The largest number of neighbours.
 
     Returns:
-        Indices of the candidates; empty where none sees enough points.
+        Indices of at most 4 candidates; empty where none sees enough points.
     """
     points_k3 = points_hw3[np.isfinite(points_hw3).all(axis=-1)].astype(np.float64)
     points_k3 = points_k3[:: max(1, len(points_k3) // _POINTS)]
@@ -52,5 +48,5 @@ def neighbours(
     parallax_n = np.arccos(np.nan_to_num(cosine_nk).clip(-1, 1)).mean(axis=1)
     suitable_n = (seen_nk.mean(axis=1) >= _MIN_COVISIBLE) & (parallax_n >= _MIN_PARALLAX)
     (found,) = np.nonzero(suitable_n)
-    spaced = (np.arange(at_most) + 0.5) * len(found) / at_most
+    spaced = (np.arange(_MAX_NEIGHBOURS) + 0.5) * len(found) / _MAX_NEIGHBOURS
     return np.unique(found[spaced.astype(int)]) if len(found) else found
