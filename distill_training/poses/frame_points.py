@@ -45,3 +45,6 @@ class FramePoints:
         depth_hw[row_k[usable], column_k[usable]] = self.depth_k[usable]
         sigma_hw[row_k[usable], column_k[usable]] = all_sigma_k[usable]
         return depth_hw, sigma_hw
+
+
+NO_POINTS = FramePoints(np.zeros((0, 2)), np.zeros(0), np.zeros(0))

@@ -1,6 +1,7 @@
-"""Refines the given poses of a scene with depth, so that its images agree."""
+"""Given poses of a scene, refined so that its images agree; here with measured depth."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,17 +30,57 @@ class RefinedPoses:
     """Refined poses, and by how much the refinement changed them."""
 
     T_map_cam: dict[str, np.ndarray]  # of every training frame, in recording order
-    matches: int  # inliers
-    given_px: float  # median residual at the given poses, px of the first image's camera
-    refined_px: float  # median residual at the refined poses
     fitted: FittedDrift
+    matches: str  # how well matching features agree, for the table
+    given_px: float = math.nan  # median residual at the given poses, px of the first image's camera
+
+    @classmethod
+    def of(
+        cls,
+        known: Mapping[str, np.ndarray],
+        given: Mapping[str, np.ndarray],
+        matches: str,
+        given_px: float = math.nan,
+    ) -> "RefinedPoses":
+        """Return the refined poses of all frames; frames without one follow those around them.
+
+        Args:
+            known: Refined T_map_cam (4, 4) of the frames that have enough matches.
+            given: T_map_cam of all frames, in recording order.
+            matches: See above.
+            given_px: See above.
+
+        Raises:
+            ReconstructionError: Fewer than 12 frames have enough matches.
+        """
+        if len(known) < _MIN_FRAMES:
+            raise ReconstructionError(
+                f"{len(known)} of {len(given)} frames have enough matches with others, expected "
+                f"{_MIN_FRAMES} or more to refine poses; use --poses given"
+            )
+        poses = dict(known)
+        if len(known) < len(given):
+            _log.warning(
+                "%d frames are not adjusted themselves: their poses follow the frames around them",
+                len(given) - len(known),
+            )
+            # The inverse drift, from given to refined poses, predicts these frames.
+            inverse = Kriging(fit_drift(known, {name: given[name] for name in known}).drift)
+            poses = {n: known[n] if n in known else inverse.predict(T)[0] for n, T in given.items()}
+        fitted = fit_drift(given, poses)
+        if fitted.residual_cm > fitted.drift_cm:
+            _log.warning(
+                "the drift cannot be predicted from one part of the recording to another: the "
+                "given poses, or the refined ones, are noisy; compare with a map made with --poses "
+                "given"
+            )
+        return cls(poses, fitted, matches, given_px)
 
     def described(self) -> dict[str, str]:
         """Return the rows of the table to print: names and values."""
         fit = self.fitted
         return {
-            "matches": f"{self.matches}, {self.given_px:.1f} px apart at the given poses, "
-            f"{self.refined_px:.1f} px at the adjusted ones",
+            "matches": self.matches,
             "poses moved by": f"{fit.drift_cm:.1f} cm, {fit.drift_deg:.2f} deg",
             "predicted to": f"{fit.residual_cm:.1f} cm, {fit.residual_deg:.2f} deg, for each part "
             "of the recording from the others",
@@ -49,7 +90,7 @@ class RefinedPoses:
 def refine_poses(
     scene: Scene, given: Mapping[str, np.ndarray], near_m: float, far_m: float
 ) -> RefinedPoses:
-    """Refine the poses of a scene's training frames.
+    """Refine the poses of a scene's training frames with measured depth.
 
     Args:
         scene: Its training frames have intrinsics and depth.
@@ -75,33 +116,13 @@ def refine_poses(
     T_given_n44 = np.array([given[name] for name in names])
     matches = match(features, overlapping_pairs(T_given_n44, cameras, _PAIRS))
     adjusted = adjust_poses(T_given_n44, matches, cameras[0].fx)
-    enough_n = adjusted.matches_n >= _MIN_MATCHES
-    if enough_n.sum() < _MIN_FRAMES:
-        raise ReconstructionError(
-            f"scene {scene.name[:60]}: {enough_n.sum()} of {len(names)} frames have matches with "
-            f"others, expected {_MIN_FRAMES} or more to adjust poses; use --poses given"
-        )
-    known = {names[i]: adjusted.T_map_cam_n44[i] for i in np.flatnonzero(enough_n)}
-    if len(known) < len(names):
-        _log.warning(
-            "%d frames have few matches: their poses follow the frames around them",
-            len(names) - len(known),
-        )
-    poses = known
-    if len(known) < len(given):
-        # The inverse drift, from given to adjusted poses, predicts the frames without matches.
-        inverse = Kriging(fit_drift(known, {name: given[name] for name in known}).drift)
-        poses = {n: known[n] if n in known else inverse.predict(T)[0] for n, T in given.items()}
-    fitted = fit_drift(given, poses)
-    if fitted.residual_cm > fitted.drift_cm:
-        _log.warning(
-            "the drift cannot be predicted from one part of the recording to another: the given "
-            "poses, or the adjusted ones, are noisy; compare with a map made with --poses given"
-        )
-    return RefinedPoses(
-        poses,
-        int(adjusted.matches_n.sum()),
-        adjusted.given_px,
-        adjusted.adjusted_px,
-        fitted,
+    known = {
+        name: T
+        for name, T, count in zip(names, adjusted.T_map_cam_n44, adjusted.matches_n, strict=True)
+        if count >= _MIN_MATCHES
+    }
+    matches_row = (
+        f"{int(adjusted.matches_n.sum())}, {adjusted.given_px:.1f} px apart at the given poses, "
+        f"{adjusted.adjusted_px:.1f} px at the refined ones"
     )
+    return RefinedPoses.of(known, given, matches_row, adjusted.given_px)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from mote_localization.command_line import print_table, say
 from mote_localization.errors import NoPosesError, ReconstructionError, SceneError
 from mote_localization.scenes import Frame, Scene
 
+_log = logging.getLogger(__name__)
 MAX_DRIFT_PX = 2.0  # median distance of matches at given poses: above it, auto refines the poses
 MIN_PLACED = 0.5  # of the training frames, placed by structure from motion for auto to use it
 DEPTHS_M = (0.1, 20.0)  # nearest and farthest depth that refines poses, m
@@ -63,7 +65,8 @@ def find_poses(
     Args:
         scene: Where frames and given poses are read.
         config: Where the poses come from; None: they are given.
-        folder: For intermediate files of structure from motion; None: auto does not try it.
+        folder: For intermediate files of structure from motion; None: auto does not try it, and
+            given poses are refined by measured depth.
         depths_m: Depths (nearest, farthest) to refine given poses with, metres. None: given poses
             are not compared with depth, and auto leaves them as they are.
         begun: Reconstruction of an interrupted run, whose poses are used instead of refining again;
@@ -99,9 +102,9 @@ def find_poses(
     if config.poses == "refine":
         if begun and _same_given(begun, given):
             return ScenePoses(dict(begun.poses), given)
-        return ScenePoses(_refined(scene, given, depths_m or DEPTHS_M).T_map_cam, given)
+        return _refined(scene, given, depths_m or DEPTHS_M, config, folder)
     if config.poses == "auto" and complete and depths_m is not None:
-        return _given_or_refined(scene, given, depths_m, begun)
+        return _given_or_refined(scene, given, depths_m, config, folder, begun)
     if config.poses == "auto" and not complete and folder is not None and begun is None:
         found = _by_structure_from_motion_if_it_holds(scene, config, folder)
         return found or ScenePoses(given, complete=False)
@@ -119,22 +122,25 @@ def _given_or_refined(
     scene: Scene,
     given: Mapping[str, np.ndarray],
     depths_m: tuple[float, float],
+    config: PosesConfig,
+    folder: Path | None,
     begun: Reconstruction | None,
 ) -> ScenePoses:
     """Return the given poses, or refined ones where the images disagree with the given ones."""
     if begun and _same_given(begun, given):
         return ScenePoses(dict(begun.poses), dict(given) if begun.given_poses else {})
     try:
-        found = _refined(scene, given, depths_m)
+        measured = refine_poses(scene, given, *depths_m)
     except ReconstructionError:  # too few matches to measure anything
         return ScenePoses(dict(given))
-    if not found.given_px > MAX_DRIFT_PX:
+    print_table(measured.described(), "poses, by measured depth", stderr=True)
+    if not measured.given_px > MAX_DRIFT_PX:
         return ScenePoses(dict(given))
     say(
-        f"matching features are {found.given_px:.1f} px apart at the given poses, more than "
+        f"matching features are {measured.given_px:.1f} px apart at the given poses, more than "
         f"{MAX_DRIFT_PX:g} px: the poses are refined (--poses given keeps them)"
     )
-    return ScenePoses(found.T_map_cam, dict(given))
+    return _refined(scene, given, depths_m, config, folder, measured)
 
 
 def _same_given(begun: Reconstruction, given: Mapping[str, np.ndarray]) -> bool:
@@ -146,11 +152,43 @@ def _same_given(begun: Reconstruction, given: Mapping[str, np.ndarray]) -> bool:
 
 
 def _refined(
-    scene: Scene, given: Mapping[str, np.ndarray], depths_m: tuple[float, float]
-) -> RefinedPoses:
-    found = refine_poses(scene, given, *depths_m)
-    print_table(found.described(), "poses", stderr=True)
-    return found
+    scene: Scene,
+    given: Mapping[str, np.ndarray],
+    depths_m: tuple[float, float],
+    config: PosesConfig,
+    folder: Path | None,
+    measured: RefinedPoses | None = None,
+) -> ScenePoses:
+    """Return refined poses, and the points that were triangulated with them.
+
+    Without pycolmap, or without a folder for its files, measured depth refines them instead; its
+    errors then become errors of the poses.
+
+    Args:
+        scene: Source of the images.
+        given: T_map_cam (4, 4) of the training frames.
+        depths_m: Depths (nearest, farthest) that count as measured.
+        config: Settings of features and pairs.
+        folder: For intermediate files.
+        measured: Poses that measured depth has refined already.
+    """
+    points: dict[str, FramePoints] = {}
+    try:
+        # pycolmap has no wheels for some platforms.
+        from distill_training.poses.sfm.given_pose_adjustment import adjust_given_poses
+    except ImportError as error:
+        _log.warning("the poses are refined by measured depth (%s)", error)
+        folder = None
+    if folder is None:
+        refined = measured or refine_poses(scene, given, *depths_m)
+    else:
+        placed = adjust_given_poses(scene, given, folder, config.sfm)
+        points = {name: one.points for name, one in placed.items()}
+        known = {name: one.T_map_cam for name, one in placed.items()}
+        count = sum(len(one.depth_k) for one in points.values())
+        refined = RefinedPoses.of(known, given, f"{count} observations of triangulated points")
+    print_table(refined.described(), "poses", stderr=True)
+    return ScenePoses(refined.T_map_cam, dict(given), points=points)
 
 
 def _by_structure_from_motion(scene: Scene, config: PosesConfig, folder: Path) -> ScenePoses:

@@ -1,7 +1,5 @@
 """Poses of a scene by structure from motion, in the frame and the unit of the map."""
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -9,19 +7,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 
 from distill_training.common.robust import NORMAL
 from distill_training.common.sampling import thinned
-from distill_training.poses.frame_points import FramePoints
+from distill_training.poses.frame_points import NO_POINTS, FramePoints
 from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth
 from distill_training.poses.measured_depth import depth_at
 from distill_training.poses.poses_config import Known, SfmConfig
 from distill_training.poses.sfm.checks import weakest_connection
-from distill_training.poses.sfm.colmap_camera import from_colmap, to_colmap
+from distill_training.poses.sfm.colmap_camera import to_colmap
 from distill_training.poses.sfm.depth_join import MeasuredFeatures, join_by_depth
 from distill_training.poses.sfm.feature_database import FeatureDatabase
+from distill_training.poses.sfm.placed_images import (
+    PlacedImage,
+    frame_points,
+    live_camera,
+    place_images,
+)
+from distill_training.poses.sfm.sfm_folder import DATABASE, stored_model
 from distill_training.poses.sfm.sfm_images import SfmImage, take_images
 from distill_training.poses.sfm.sfm_model import Model
 from distill_training.poses.sfm.structure_from_motion import SfmPoses, structure_from_motion
@@ -86,19 +90,21 @@ def place_by_structure_from_motion(
         )
     found = structure_from_motion(images, folder, config, scene.sequential)
     given = {image.frame.name: T for image in images if (T := image.frame.T_map_cam) is not None}
-    placed: dict[int, _Placed] = {}
+    placed: dict[int, PlacedImage] = {}
     gauges: list[tuple[Model, Gauge]] = []
     for part in ordered_parts(found.parts, images, given):
         gauge = _gauge_of_part(part, images, given, lengths, first=not gauges)
         if gauge is None:
             continue
         gauges.append((part, gauge))
-        placed |= {i: one for i, one in _place(part, gauge, images).items() if i not in placed}
+        placed |= {
+            i: one for i, one in place_images(part, gauge, images).items() if i not in placed
+        }
     unplaced = (one for i, one in enumerate(images) if i not in placed)
     if len(gauges) > 1 or any(one.frame.name in given for one in unplaced):
         placed = _with_given_positions(placed, images, [part for part, _ in gauges], folder)
     elif len(placed) < len(images) and _has_depth(images):
-        placed = _joined_by_depth(placed, images, found.parts, folder / "features.db", config)
+        placed = _joined_by_depth(placed, images, found.parts, folder / DATABASE, config)
     ordered = sorted(placed)
     names = [images[i].frame.name for i in ordered]
     return PlacedPoses(
@@ -120,13 +126,6 @@ def ordered_parts(
     """
     located = [p for p in parts if sum(images[i].frame.name in given for i in p.images) > 1]
     return located or list(parts[:1])
-
-
-@dataclass(frozen=True)
-class _Placed:
-    T_map_cam: np.ndarray
-    camera: Camera
-    points: FramePoints
 
 
 def _gauge_of_part(
@@ -155,9 +154,9 @@ def _gauge_of_part(
 
     def depth_of(name: str) -> PhotoDepth:
         i, n = number[name]
-        live = _camera(part, n, images[i])
+        live = live_camera(part, n, images[i])
         grid = canonical_camera(live, _DEPTH_WIDTH, _DEPTH_STRIDE)
-        depth_hw, sigma_hw = _frame_points(part, n).in_cells(grid, _DEPTH_STRIDE)
+        depth_hw, sigma_hw = frame_points(part, n).in_cells(grid, _DEPTH_STRIDE)
         return PhotoDepth(live, grid, depth_hw, sigma_hw)
 
     gauge = find_gauge(poses, median_depth, depth_of, given, lengths, measured)
@@ -191,10 +190,10 @@ def _scale_from_depth(part: Model, images: Sequence[SfmImage]) -> tuple[float, f
         depth_hw = images[i].frame.depth()
         if depth_hw is None:
             continue
-        points = _frame_points(part, n)
+        points = frame_points(part, n)
         if len(points.depth_k) < _MIN_DEPTHS:
             continue
-        live = _camera(part, n, images[i])
+        live = live_camera(part, n, images[i])
         rays_k3 = np.concatenate([points.ray_k2, np.ones_like(points.ray_k2[:, :1])], axis=1)
         measured_k = depth_at(depth_hw, live.project(rays_k3))
         ratio_k = measured_k[measured_k > 0] / points.depth_k[measured_k > 0]
@@ -207,21 +206,12 @@ def _scale_from_depth(part: Model, images: Sequence[SfmImage]) -> tuple[float, f
     return scale, 1.2533 * spread / np.sqrt(len(ratios))
 
 
-def _place(part: Model, gauge: Gauge, images: Sequence[SfmImage]) -> dict[int, _Placed]:
-    """Return the part's images in the map frame."""
-    return {
-        int(i): _Placed(
-            gauge.apply(part.T_model_cam_n44[n]),
-            _camera(part, n, images[i]),
-            _frame_points(part, n).scaled(gauge.scale),
-        )
-        for n, i in enumerate(part.images)
-    }
-
-
 def _with_given_positions(
-    placed: Mapping[int, _Placed], images: Sequence[SfmImage], parts: Sequence[Model], folder: Path
-) -> dict[int, _Placed]:
+    placed: Mapping[int, PlacedImage],
+    images: Sequence[SfmImage],
+    parts: Sequence[Model],
+    folder: Path,
+) -> dict[int, PlacedImage]:
     """Return the placed images and those left out that have a given pose, adjusted together.
 
     Images that were left out start at their given poses, and stay near them. The standard deviation
@@ -240,18 +230,16 @@ def _with_given_positions(
         return dict(placed)
     sigma_m = max(float(np.median(differences)), _MIN_SIGMA_M)
     poses = given | {i: one.T_map_cam for i, one in placed.items()}
-    digest = hashlib.sha256(json.dumps({i: T.tolist() for i, T in given.items()}).encode())
-    path = folder / f"with_given_positions_{digest.hexdigest()[:16]}"
-    if path.exists():
-        model = Model.of(pycolmap.Reconstruction(path))
-    else:
+
+    def adjusted_model() -> Model:
         cameras = {number: c for part in reversed(parts) for number, c in part.cameras().items()}
         positions = {i: T[:3, 3] for i, T in given.items()}
         with busy("adjust with given positions"):
-            model = Model.triangulated(folder / "features.db", poses, cameras)
-            model = model.adjusted(positions=positions, sigma=sigma_m)
-        model.write(path)
-    adjusted = _place(model, Gauge(1.0, np.eye(4)), images)
+            model = Model.triangulated(folder / DATABASE, poses, cameras)
+            return model.adjusted(positions=positions, sigma=sigma_m)
+
+    model = stored_model(folder, given, adjusted_model)
+    adjusted = place_images(model, Gauge(1.0, np.eye(4)), images)
     seen_n = np.bincount(model.image_k, minlength=len(model.images))
     kept = {}
     for i, count in zip(model.images.tolist(), seen_n, strict=True):
@@ -267,12 +255,12 @@ def _has_depth(images: Sequence[SfmImage]) -> bool:
 
 
 def _joined_by_depth(
-    placed: Mapping[int, _Placed],
+    placed: Mapping[int, PlacedImage],
     images: Sequence[SfmImage],
     parts: Sequence[Model],
     database: Path,
     config: SfmConfig,
-) -> dict[int, _Placed]:
+) -> dict[int, PlacedImage]:
     """Return the placed images, and others that measured depth places relative to them.
 
     All poses are adjusted together, so those of the placed images change too.
@@ -285,16 +273,16 @@ def _joined_by_depth(
         config: Settings of the database.
     """
     groups = [{i: one.T_map_cam for i, one in placed.items()}]
-    beside: dict[int, _Placed] = {}
+    beside: dict[int, PlacedImage] = {}
     for part in parts:
         scale = _scale_from_depth(part, images)
         if scale is not None:
-            in_metres = _place(part, Gauge(scale[0], np.eye(4)), images)
+            in_metres = place_images(part, Gauge(scale[0], np.eye(4)), images)
             new = {i: one for i, one in in_metres.items() if i not in placed and i not in beside}
             groups.append({i: one.T_map_cam for i, one in new.items()})
             beside |= new
     estimated = {
-        images[i].lens: (part.camera_of(n), _camera(part, n, images[i]))
+        images[i].lens: (part.camera_of(n), live_camera(part, n, images[i]))
         for part in reversed(parts)
         for n, i in enumerate(part.images)
     }
@@ -303,18 +291,19 @@ def _joined_by_depth(
         for image in images
     ]
     working, live = zip(*cameras, strict=True)
-    no_points = FramePoints(np.zeros((0, 2)), np.zeros(0), np.zeros(0))
     for i, image in enumerate(images):
         if i not in placed and i not in beside and (image.known or image.lens in estimated):
             groups.append({i: np.eye(4)})
-            beside[i] = _Placed(np.eye(4), live[i], no_points)
+            beside[i] = PlacedImage(np.eye(4), live[i], NO_POINTS)
     features = MeasuredFeatures.of(FeatureDatabase(database, images, config), working, live)
     poses = join_by_depth(features, [group for group in groups if group])
     known = {**beside, **placed}
     return {i: replace(known[i], T_map_cam=T) for i, T in poses.items()}
 
 
-def _distances_to_given(placed: Mapping[int, _Placed], images: Sequence[SfmImage]) -> list[float]:
+def _distances_to_given(
+    placed: Mapping[int, PlacedImage], images: Sequence[SfmImage]
+) -> list[float]:
     """Return the distance of each placed image, m, from its given position, where it has one."""
     return [
         float(np.linalg.norm(one.T_map_cam[:3, 3] - T[:3, 3]))
@@ -323,26 +312,13 @@ def _distances_to_given(placed: Mapping[int, _Placed], images: Sequence[SfmImage
     ]
 
 
-def _camera(part: Model, n: int, image: SfmImage) -> Camera:
-    """Return the live camera of the n-th image of a part: the given one, or the estimated one."""
-    if image.known:
-        return image.live
-    estimated = from_colmap(part.camera_of(n))
-    return estimated.resized(image.live.width, image.live.height)
-
-
-def _frame_points(part: Model, n: int) -> FramePoints:
-    seen = part.observations_of(n)
-    return FramePoints(part.ray_k2[seen], part.depth_k[seen], part.depth_sigma_k[seen])
-
-
 def _described(
     scene: Scene,
     images: Sequence[SfmImage],
     unusable: Mapping[str, str],
     found: SfmPoses,
     gauges: Sequence[tuple[Model, Gauge]],
-    placed: Mapping[int, _Placed],
+    placed: Mapping[int, PlacedImage],
 ) -> dict[str, str]:
     """Return the rows of the table that is printed."""
     rows = {"poses": f"structure from motion, {len(placed)} of {scene.count('train')} images"}

@@ -27,10 +27,10 @@ from mote_localization.scenes import Scene, open_scene
 # teacher -> sources of poses that it can use
 _POSES_OF = {
     "rgbd": ("given", "refine", "sfm"),
-    "sfm": ("sfm",),
-    "dust3r": ("given", "sfm", "dust3r"),
-    "simulated": ("given", "sfm", "dust3r"),
-    "files": ("given", "sfm", "files"),
+    "sfm": ("refine", "sfm"),
+    "dust3r": ("given", "refine", "sfm", "dust3r"),
+    "simulated": ("given", "refine", "sfm", "dust3r"),
+    "files": ("given", "refine", "sfm", "files"),
 }
 
 _DEPTHS_READ = 8  # images whose depth decides whether a scene has depth
@@ -183,7 +183,11 @@ class Teacher:
         elif poses == "auto" and teacher == "rgbd":
             poses = "auto" if found.poses == found.images else "sfm"
         decided = replace(self, teacher=teacher, poses=replace(self.poses, poses=poses))
-        unused = [flag for flag in _changed_flags(self.poses, "--") if flag != "--poses"]
+        unused = [
+            flag
+            for flag in _changed_flags(self.poses, "--")
+            if flag != "--poses" and not (poses == "refine" and flag.startswith("--sfm."))
+        ]
         if decided.teacher in ("rgbd", "files") and poses != "sfm" and unused:
             raise MoteError(
                 f"found {', '.join(unused)} with given poses, expected --poses sfm or another "
@@ -196,7 +200,7 @@ class Teacher:
         if self.teacher in ("dust3r", "simulated", "files"):
             with training_packages():
                 import torch  # noqa: F401
-        if self.poses.poses == "sfm":
+        if self.poses.poses == "sfm" or (self.poses.poses == "refine" and self.teacher != "rgbd"):
             with structure_from_motion_packages():
                 import pycolmap  # noqa: F401
 
@@ -206,7 +210,8 @@ class Teacher:
         from distill_training.poses.scene_poses import find_poses, inputs_of
         from distill_training.teachers import rgbd, triangulated
 
-        by_sfm = self.poses.poses == "sfm"
+        # Given poses that depth teaches at are stored, and compared when the run resumes.
+        by_sfm = self.poses.poses == "sfm" or self.teacher == "sfm"
         settings = inputs_of(scene, self.poses) if by_sfm else {}
         work = folder / "work"
         if by_sfm:
@@ -216,7 +221,8 @@ class Teacher:
             if finished := self._finished(scene, folder, all_settings):
                 return finished
         depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
-        poses = find_poses(scene, self.poses, work, depths_m, begun_reconstruction(folder))
+        begun = None if by_sfm else begun_reconstruction(folder)
+        poses = find_poses(scene, self.poses, work, depths_m, begun)
         if self.teacher == "sfm":
             made = triangulated.reconstruct(scene, poses, folder, settings, self.cells)
         else:
@@ -281,7 +287,7 @@ class Teacher:
             predictor = Simulated(self.simulated)
         begun, summary = begun_reconstruction(folder), None
         known, work = resumed_config(self.poses, begun), folder / "work"
-        resumed = begun if known.poses == "sfm" else None
+        resumed = begun if known.poses in ("refine", "sfm") else None
         if resumed:  # checked before structure from motion, which takes minutes
             inputs = inputs_of(scene, known)
             settings = settings_of(predictor, self.photographs, self.cells, inputs)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distill_training.poses.frame_points import NO_POINTS
 from distill_training.poses.scene_poses import ScenePoses
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction
 from distill_training.teachers.teacher_config import USUAL_CELLS, CellsConfig
@@ -43,7 +44,9 @@ def reconstruct(
         SceneError: An image is damaged.
         ReconstructionError: The folder holds another reconstruction, or cannot be written.
     """
-    live = Counter(poses.cameras.values()).most_common(1)[0][0]
+    used = [frame for frame in scene.frames("train") if frame.name in poses.T_map_cam]
+    cameras = {frame.name: poses.camera(frame) for frame in used}
+    live = Counter(cameras.values()).most_common(1)[0][0]
     canonical = canonical_camera(live, cells.width, cells.stride)
     rays_hw3 = canonical.cell_rays(cells.stride)
     reconstruction = Reconstruction(
@@ -56,13 +59,16 @@ def reconstruct(
         asdict(cells) | settings,
         poses.T_map_cam,
         poses.metric,
+        poses.given,
     )
     reconstruction.begin()
     missing = set(reconstruction.missing())
-    frames = (frame for frame in scene.frames("train") if frame.name in missing)
+    frames = (frame for frame in used if frame.name in missing)
     for frame in track(frames, "reconstruct", len(missing)):
-        view = _canonical_view(poses.cameras[frame.name], canonical, cells.stride)
-        depth_hw, sigma_hw = poses.points[frame.name].in_cells(canonical, cells.stride)
+        view = _canonical_view(cameras[frame.name], canonical, cells.stride)
+        depth_hw, sigma_hw = poses.points.get(frame.name, NO_POINTS).in_cells(
+            canonical, cells.stride
+        )
         points_hw3 = transform(poses.T_map_cam[frame.name], rays_hw3 * depth_hw[..., None])
         reconstruction.write_frame(
             frame.name,

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from distill_training.common.array_folder import begin_folder, read_index
 from distill_training.poses.gauge import Gauge
 from distill_training.poses.image_pairs import Pair, choose_pairs
 from distill_training.poses.poses_config import PairsConfig, SfmConfig
@@ -35,8 +34,9 @@ from distill_training.poses.sfm.checks import (
 )
 from distill_training.poses.sfm.consensus import align_poses
 from distill_training.poses.sfm.disk_space import check_free_space
-from distill_training.poses.sfm.feature_database import FeatureDatabase, TwoView, is_damaged
+from distill_training.poses.sfm.feature_database import FeatureDatabase, TwoView
 from distill_training.poses.sfm.mapper import run_mapper
+from distill_training.poses.sfm.sfm_folder import DATABASE, begin_sfm_folder
 from distill_training.poses.sfm.sfm_images import SfmImage
 from distill_training.poses.sfm.sfm_model import Model, estimated_focal_lengths
 from mote_localization.errors import NoPosesError, ReconstructionError
@@ -84,16 +84,10 @@ def structure_from_motion(
         ReconstructionError: A given focal length is wrong, a mapper's process has ended, or the
             disk is full.
     """
-    index, path = _index(images, config, sequential), folder / "sfm.json"
-    shutil.rmtree(_discarded(folder), ignore_errors=True)
-    if path.exists() and read_index(path) != index:
-        _discard(folder, "images or settings have changed")
-    elif is_damaged(folder / "features.db"):
-        _discard(folder, "its features.db is damaged")
-    begin_folder(path, index)
+    begin_sfm_folder(folder, images, config, sequential)
     if finished := _read(folder / _RESULT):
         return finished
-    database = FeatureDatabase(folder / "features.db", images, config)
+    database = FeatureDatabase(folder / DATABASE, images, config)
     unusable = database.extract()
     usable = [i for i in range(len(images)) if i not in unusable]
     attempts = _Attempts(database, config, sequential)
@@ -125,34 +119,6 @@ def structure_from_motion(
     result = SfmPoses(parts, {**reasons, **unusable})
     _write(result, folder / _RESULT)
     return result
-
-
-def _discard(folder: Path, reason: str) -> None:
-    """Delete a folder; where this is interrupted, none of its files is used again."""
-    _log.warning("%s: %s, structure from motion starts again", folder, reason)
-    os.replace(folder, _discarded(folder))
-    shutil.rmtree(_discarded(folder))
-
-
-def _discarded(folder: Path) -> Path:
-    """Return where a folder is while it is deleted."""
-    return folder.with_name(f"{folder.name}.discarded")
-
-
-def _index(images: Sequence[SfmImage], config: SfmConfig, sequential: bool) -> dict:
-    """Return everything that decides the result."""
-    frames = [
-        {
-            "name": one.frame.name,
-            "live": asdict(one.live),
-            "working": asdict(one.working),
-            "lens": one.lens,
-            "known": one.known,
-        }
-        for one in images
-    ]
-    index = {"settings": asdict(config), "sequential": sequential, "frames": frames}
-    return json.loads(json.dumps(index))  # tuples become lists, as in the file
 
 
 def check_intrinsics(part: Model, images: Sequence[SfmImage]) -> None:

@@ -182,8 +182,8 @@ def _inputs(
     scene: Scene, photos: Sequence[Photo], poses: ScenePoses, known: PosesConfig
 ) -> dict[str, float | int | str]:
     """Return what decides poses and cameras."""
-    if poses.by_sfm:
-        return inputs_of(scene, replace(known, poses="sfm"))
+    if poses.by_sfm or known.poses == "refine":
+        return inputs_of(scene, replace(known, poses="sfm" if poses.by_sfm else known.poses))
     given = [
         (name, asdict(p.live), p.lens_known, np.asarray(poses.T_map_cam.get(name)).tolist())
         for p in photos

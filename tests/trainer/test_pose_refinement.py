@@ -1,0 +1,66 @@
+"""Given poses refined by bundle adjustment of triangulated points, with and without depth."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+from quick_sfm import QUICK  # noqa: E402
+
+from distill_training.poses.scene_poses import find_poses  # noqa: E402
+from distill_training.reconstruction import open_reconstruction  # noqa: E402
+from distill_training.teachers.teacher_options import Teacher  # noqa: E402
+from mote_localization.geometry import transform  # noqa: E402
+from mote_localization.scenes.folder import FolderScene  # noqa: E402
+from mote_localization.similarity import similarity  # noqa: E402
+
+REFINE = replace(QUICK, poses="refine")
+
+
+@pytest.fixture(scope="module")
+def posed(photographs: Path, kitchen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photographs, all with the poses of KinectFusion, without depth."""
+    folder = tmp_path_factory.mktemp("posed") / "kitchen"
+    shutil.copytree(photographs, folder)
+    for name in (folder / "train.txt").read_text().split():
+        shutil.copy(kitchen / f"data/{name}.pose.txt", folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def refined(posed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reconstruction of them by triangulated points at the refined poses."""
+    folder = tmp_path_factory.mktemp("refined") / "r"
+    Teacher("sfm", REFINE).reconstruct(posed, folder)
+    return folder
+
+
+def error_m(poses: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> float:
+    """Return the median distance of cameras from the truth after fitting a similarity."""
+    found = np.array([T[:3, 3] for T in poses.values()])
+    expected = np.array([truth[name] for name in poses])
+    scale, T = similarity(found, expected)
+    return float(np.median(np.linalg.norm(transform(T, scale * found) - expected, axis=1)))
+
+
+def test_refined_poses_are_nearer_the_truth(posed: Path, refined: Path, kitchen: Path):
+    rows = [line.split() for line in (kitchen / "poses_sfm.txt").read_text().splitlines()[1:]]
+    truth = {name: np.array(numbers[:3], float) for name, *numbers in rows}
+    made = open_reconstruction(refined)
+    given = find_poses(FolderScene(posed)).T_map_cam
+    assert error_m(made.poses, truth) < 0.5 * error_m(given, truth)
+    # The map stays in the frame of the given poses, and stores them.
+    assert made.metric and all(
+        np.array_equal(made.given_pose(name), T) for name, T in given.items()
+    )
+    moved = [made.poses[name][:3, 3] - T[:3, 3] for name, T in given.items()]
+    assert np.linalg.norm(np.mean(moved, axis=0)) < 0.02
+
+
+def test_a_finished_refinement_is_not_repeated(posed: Path, refined: Path):
+    before = {path: path.stat().st_mtime_ns for path in refined.rglob("*")}
+    Teacher("sfm", REFINE).reconstruct(posed, refined)
+    assert {path: path.stat().st_mtime_ns for path in refined.rglob("*")} == before
