@@ -15,7 +15,7 @@ from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth
 from distill_training.poses.measured_depth import depth_at
 from distill_training.poses.poses_config import Known, SfmConfig
-from distill_training.poses.sfm.checks import weakest_connection
+from distill_training.poses.sfm.checks import connection, weakest_cut
 from distill_training.poses.sfm.colmap_camera import to_colmap
 from distill_training.poses.sfm.depth_join import MeasuredFeatures, join_by_depth
 from distill_training.poses.sfm.feature_database import FeatureDatabase
@@ -338,9 +338,11 @@ def _described(
     joined = len(placed) - len({int(i) for part, _ in gauges for i in part.images} & set(placed))
     if joined:
         rows["joined"] = f"{joined} images of other parts or of none, by given poses or by depth"
-    points, smaller = weakest_connection(found.parts[0])
+    weakest = connection(found.parts[0], weakest_cut(found.parts[0]))
     rows["weakest connection"] = (
-        f"{points} points, between {smaller} images of the largest part and the others"
+        f"{weakest.points} points, seen {weakest.angle_deg:.0f} deg apart, between "
+        f"{weakest.images} images of the largest part and the others; their scales agree within "
+        f"{100 * weakest.scale_sigma:.1f} % (1 sigma)"
     )
     lenses = {images[i].lens: one.camera for i, one in placed.items() if not images[i].known}
     if lenses:

@@ -19,7 +19,7 @@ from distill_training.poses.frame_points import FramePoints  # noqa: E402
 from distill_training.poses.poses_config import PosesConfig, SfmConfig  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.poses.sfm import structure_from_motion  # noqa: E402
-from distill_training.poses.sfm.checks import weakest_connection  # noqa: E402
+from distill_training.poses.sfm.checks import connection, weakest_cut  # noqa: E402
 from distill_training.poses.sfm.colmap_camera import from_colmap, to_colmap  # noqa: E402
 from distill_training.poses.sfm.consensus import agreeing_groups, connected_parts  # noqa: E402
 from distill_training.poses.sfm.feature_database import FeatureDatabase  # noqa: E402
@@ -267,11 +267,33 @@ def model(visible: np.ndarray) -> Model:
     return Model(pycolmap.Reconstruction(), *arrays, np.zeros((len(image_k), 2)), np.zeros(m))
 
 
-def test_the_weakest_connection_is_found():
+def test_the_weakest_cut_is_found():
     visible = np.zeros((30, 1000), bool)
     visible[:12, :400] = visible[12:, 420:] = True
     visible[8:16, 400:420] = True
-    assert weakest_connection(model(visible)) == (20, 12)
+    first_n = weakest_cut(model(visible))
+    assert sorted([np.flatnonzero(first_n).tolist(), np.flatnonzero(~first_n).tolist()]) == [
+        list(range(12)),
+        list(range(12, 30)),
+    ]
+
+
+def test_a_tenth_of_the_points_connects_scales_three_times_worse(sfm_work: Path):
+    whole = Model.of(pycolmap.Reconstruction(sfm_work / "result/0"))
+    first_n = np.arange(12) < 6
+    all_points = connection(whole, first_n)
+    kept_k = whole.point_k % 10 == 0
+    tenth = replace(
+        whole,
+        image_k=whole.image_k[kept_k],
+        point_k=whole.point_k[kept_k],
+        ray_k2=whole.ray_k2[kept_k],
+    )
+    fewer = connection(tenth, first_n)
+    assert all_points.images == fewer.images == 6 and 1 < all_points.angle_deg < 30
+    assert fewer.points == pytest.approx(all_points.points / 10, rel=0.3)
+    assert 0 < all_points.scale_sigma < 0.02
+    assert fewer.scale_sigma == pytest.approx(all_points.scale_sigma * np.sqrt(10), rel=0.4)
 
 
 def test_photographs_without_overlap_are_refused(tmp_path: Path, rng):

@@ -1,6 +1,8 @@
 """Checks of a model: which parts of it are consistent with others."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
@@ -83,14 +85,21 @@ def consistent_parts(
     return connected_parts(group_n, model.covisible_nn(), config.min_images)
 
 
-def weakest_connection(model: Model) -> tuple[int, int]:
-    """Return the points that connect the two least connected halves of a model, and the smaller.
+@dataclass(frozen=True)
+class Connection:
+    """What connects two sides of a model."""
+
+    points: int  # seen from both sides
+    images: int  # on the smaller side
+    angle_deg: float  # median angle between the rays of a point from the two sides; NaN without one
+    scale_sigma: float  # expected error of the scale between the sides, relative; infinite: none
+
+
+def weakest_cut(model: Model) -> np.ndarray:
+    """Return one side (n,), bool, of the two least connected halves of a model.
 
     The cut is the best of those along the second eigenvector of the normalized Laplacian of the
     covisibility graph (Shi and Malik 2000).
-
-    Returns:
-        The number of points seen from both sides, and of images on the smaller side.
     """
     shared_nn = model.covisible_nn().toarray()
     np.fill_diagonal(shared_nn, 0)
@@ -104,11 +113,44 @@ def weakest_connection(model: Model) -> tuple[int, int]:
     smaller_n = np.minimum(volume_n, volume_n[-1] - volume_n)[:-1]
     cost_n = (volume_n - inside_n)[:-1] / smaller_n.clip(min=1)
     split = int(cost_n.argmin()) + 1
-    first = np.zeros(len(order), bool)
-    first[order[:split]] = True
-    visible_nm = model.visible_nm()
-    seen_by_first, seen_by_second = (visible_nm[side].sum(axis=0) > 0 for side in (first, ~first))
-    return int((seen_by_first & seen_by_second).sum()), min(split, len(order) - split)
+    first_n = np.zeros(len(order), bool)
+    first_n[order[:split]] = True
+    return first_n
+
+
+def connection(model: Model, first_n: np.ndarray) -> Connection:
+    """Return what connects some images of a model with the others.
+
+    A point that two images of each side see has two depths, one from each side. Their ratio gives
+    the scale between the sides; its error follows from the errors of the two depths.
+    """
+    rays, variances = [], []
+    for side_n in (first_n, ~first_n):
+        own_k = side_n[model.image_k]
+        count_m = np.bincount(model.point_k[own_k], minlength=len(model.points_m3))
+        ray_m3 = np.zeros((len(model.points_m3), 3))
+        position_k3 = model.T_model_cam_n44[model.image_k, :3, 3]
+        ray_k3 = model.points_m3[model.point_k] - position_k3
+        np.add.at(ray_m3, model.point_k[own_k], ray_k3[own_k])
+        ray_m3 /= count_m[:, None].clip(min=1)
+        distance_m = np.linalg.norm(ray_m3, axis=1)
+        covariance_m33, parallel_m = model.covariance_m33(own_k)
+        unit_m3 = ray_m3 / distance_m[:, None].clip(np.finfo(float).tiny)
+        variance_m = np.einsum("mi,mij,mj->m", unit_m3, covariance_m33, unit_m3)
+        known_m = ~parallel_m & (count_m > 1) & (distance_m > 0)
+        never = np.full(len(known_m), np.inf)
+        variances.append(np.divide(variance_m, distance_m**2, never, where=known_m))
+        rays.append(np.where(count_m[:, None] > 0, unit_m3, np.nan))
+    cosine_m = (rays[0] * rays[1]).sum(axis=1)
+    shared_m = np.isfinite(cosine_m)
+    information = float((1 / (variances[0] + variances[1]))[shared_m].sum())
+    angles_deg = np.degrees(np.arccos(cosine_m[shared_m].clip(-1, 1)))
+    return Connection(
+        int(shared_m.sum()),
+        int(min(first_n.sum(), (~first_n).sum())),
+        float(np.median(angles_deg)) if len(angles_deg) else math.nan,
+        1 / math.sqrt(information) if information else math.inf,
+    )
 
 
 def two_view_agreement(model: Model, pairs: Mapping[Pair, TwoView], max_deg: float) -> np.ndarray:

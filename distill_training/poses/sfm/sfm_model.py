@@ -153,29 +153,49 @@ class Model:
         return np.array([np.median(one) if len(one) else np.nan for one in depths])
 
     @cached_property
-    def depth_sigma_k(self) -> np.ndarray:
-        """The expected error of each observation's depth, units of the model.
+    def information_k33(self) -> np.ndarray:
+        """What each observation tells of its point's position: an inverse covariance (k, 3, 3).
 
-        The covariance of a triangulated point is the inverse of the sum of its rays' information
-        (Hartley and Zisserman 2004, section 5.2). Each ray has the error of the point's mean
-        reprojection error, but at least `_MIN_ERROR_PX`. Infinite where rays are parallel.
+        Along the ray it is zero. Across the ray, the error is the point's mean reprojection error,
+        but at least `_MIN_ERROR_PX`.
         """
         focal_n = np.array([self.camera_of(n).mean_focal_length() for n in range(len(self.images))])
-        position_k3 = self.T_model_cam_n44[self.image_k, :3, 3]
-        ray_k3 = self.points_m3[self.point_k] - position_k3
+        ray_k3 = self.points_m3[self.point_k] - self.T_model_cam_n44[self.image_k, :3, 3]
         distance_k = np.linalg.norm(ray_k3, axis=1)
         unit_k3 = ray_k3 / distance_k[:, None].clip(np.finfo(float).tiny)
         error_px_k = self.error_px_m[self.point_k].clip(_MIN_ERROR_PX)
         error_k = error_px_k / focal_n[self.image_k] * distance_k
-        information_k33 = np.eye(3) - unit_k3[:, :, None] * unit_k3[:, None]
-        information_k33 /= (error_k**2)[:, None, None]
+        across_k33 = np.eye(3) - unit_k3[:, :, None] * unit_k3[:, None]
+        information_k33: np.ndarray = across_k33 / (error_k**2)[:, None, None]
+        return information_k33
+
+    def covariance_m33(self, used_k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the covariance (m, 3, 3) of each point, from some observations of it alone.
+
+        It is the inverse of the sum of their information (Hartley and Zisserman 2004, section 5.2).
+
+        Args:
+            used_k: Bool, the observations to use.
+
+        Returns:
+            The covariances, and which points (m,) have none: their rays are parallel.
+        """
         information_m33 = np.zeros((len(self.points_m3), 3, 3))
-        np.add.at(information_m33, self.point_k, information_k33)
+        np.add.at(information_m33, self.point_k[used_k], self.information_k33[used_k])
         scale_m = np.trace(information_m33, axis1=1, axis2=2) / 3
+        scale_m[scale_m == 0] = 1
         relative_m33 = information_m33 / scale_m[:, None, None]
         parallel_m = np.linalg.det(relative_m33) < _MIN_DETERMINANT
         relative_m33[parallel_m] = np.eye(3)
-        covariance_m33 = np.linalg.inv(relative_m33) / scale_m[:, None, None]
+        return np.linalg.inv(relative_m33) / scale_m[:, None, None], parallel_m
+
+    @cached_property
+    def depth_sigma_k(self) -> np.ndarray:
+        """The expected error of each observation's depth, units of the model.
+
+        Infinite where the rays of its point are parallel.
+        """
+        covariance_m33, parallel_m = self.covariance_m33(np.ones(len(self.point_k), bool))
         axis_k3 = self.T_model_cam_n44[self.image_k, :3, 2]
         variance_k = np.einsum("ki,kij,kj->k", axis_k3, covariance_m33[self.point_k], axis_k3)
         return np.where(parallel_m[self.point_k], np.inf, np.sqrt(variance_k))
