@@ -26,6 +26,7 @@ _DEPTHS = (0.5, 1.0, 2.0)  # of the typical depth, for the points along each ray
 _MIN_BASELINE = 0.05  # of the typical depth: shorter ones hardly determine the scale
 _MIN_JOINING_OVERLAP = 0.05  # fraction of the image in common, for a pair that joins components
 _LOOP_QUANTILE = 0.25  # of the similarities `max_gap` apart: loop closures are at least as similar
+_COMMON_OVERLAP, _COMMON_ANGLE_DEG = 0.6, 20.0  # of images that show nearly the same
 _SIMILAR_PER_IMAGE = 2  # pairs per image that are chosen by similarity, to check known poses
 
 
@@ -164,6 +165,29 @@ def overlapping_and_similar_pairs(
     overlapping = replace(config, per_image=config.per_image - similar)
     pairs = overlapping_pairs(T_map_cam_n44, cameras, overlapping)
     return sorted({*pairs, *_similar_pairs(descriptors_nd, similar)})
+
+
+def mostly_common_pairs(
+    T_map_cam_n44: np.ndarray, cameras: Sequence[Camera], depth: float, at_most: int
+) -> list[Pair]:
+    """Return pairs that show nearly the same by their poses: 60 % in common, up to 20 deg apart.
+
+    Args:
+        T_map_cam_n44: Pose of each image.
+        cameras: Camera of each image; its distortion is ignored.
+        depth: Approximate distance of the scene, units of the poses.
+        at_most: The largest number of pairs; they are chosen at random, always the same.
+    """
+    views = _Views(T_map_cam_n44, cameras, depth)
+    pairs = []
+    for i in range(len(cameras)):
+        others = views.nearby(i, _COMMON_ANGLE_DEG)
+        others = others[others > i]
+        if len(others):
+            others = others[views.overlap(i, others) >= _COMMON_OVERLAP]
+        pairs += [(i, int(j)) for j in others]
+    chosen = np.random.default_rng(0).permutation(len(pairs))[:at_most]
+    return [pairs[k] for k in np.sort(chosen)]
 
 
 def components(n: int, pairs: Iterable[Pair]) -> list[list[int]]:

@@ -32,6 +32,7 @@ from distill_training.poses.scene_poses import ScenePoses, find_poses  # noqa: E
 from distill_training.poses.sfm import feature_database, structure_from_motion  # noqa: E402
 from distill_training.poses.sfm.feature_database import FeatureDatabase, is_damaged  # noqa: E402
 from distill_training.poses.sfm.mapper import Mapping, run_mapper  # noqa: E402
+from distill_training.poses.sfm.placed_images import place_images  # noqa: E402
 from distill_training.poses.sfm.sfm_images import WorkingView, take_images  # noqa: E402
 from distill_training.poses.sfm.sfm_model import Model  # noqa: E402
 from distill_training.reconstruction import open_reconstruction  # noqa: E402
@@ -162,7 +163,7 @@ def test_photographs_that_cannot_be_read_are_left_out_and_named(mixed):
 
 def test_where_nothing_agrees_the_message_names_zoom_and_is_short(photographs: Path):
     images, _ = take_images(open_scene(photographs), "estimate", 1600)
-    reasons = dict.fromkeys(range(5), "two solutions place it differently")
+    reasons = dict.fromkeys(range(5), structure_from_motion._CONTRADICTED)
     reasons |= dict.fromkeys(range(5, 10), "only one of two solutions could place it")
     message = structure_from_motion._why_no_part_is_accepted(images * 100, reasons)
     assert "one focal length" in message and len(message) < 300
@@ -389,7 +390,7 @@ def test_an_image_that_was_left_out_is_placed_by_its_given_pose_if_it_fits(
         for one, pose in zip(images, given, strict=True)
     ]
     part = whole.part(np.arange(9))
-    placed = sfm_poses._place(part, Gauge(scale, T), images)
+    placed = place_images(part, Gauge(scale, T), images)
     found = sfm_poses._with_given_positions(placed, images, [part], tmp_path)
     assert (9 in found) == kept and set(range(9)) <= set(found)
     errors_m = [np.linalg.norm(one.T_map_cam[:3, 3] - POSES[i][:3, 3]) for i, one in found.items()]

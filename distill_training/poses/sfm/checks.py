@@ -1,7 +1,7 @@
 """Checks of a model: which parts of it are consistent with others."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from mote_localization.geometry import rotation_angle
 from mote_localization.progress import track
 
 _SEED = 0
+_MIN_COMMON_PAIRS = 3  # of an image, for their fraction to count
 _MIN_PAIR_INLIERS = 30  # of a two-view geometry that is compared with a model
 
 
@@ -170,6 +171,25 @@ def two_view_agreement(model: Model, pairs: Mapping[Pair, TwoView], max_deg: flo
             rotation_difference_deg(model, first, second, pair) <= max_deg
         )
     return np.divide(agreeing_n, count_n, np.full(len(count_n), np.nan), where=count_n > 0)
+
+
+def overlap_agreement(n: int, pairs: Sequence[Pair], matched: Set[Pair]) -> np.ndarray:
+    """Return the fraction (n,) of each image's pairs that match; NaN where it has few pairs.
+
+    Where different places look alike, a model lays one over the other. Images that then should
+    show nearly the same do not match. In correct models, 99 % of such pairs match.
+
+    Args:
+        n: Number of images.
+        pairs: Pairs that should show nearly the same.
+        matched: Pairs with verified matches.
+    """
+    count_n, matching_n = np.zeros(n), np.zeros(n)
+    for pair in pairs:
+        count_n[list(pair)] += 1
+        matching_n[list(pair)] += pair in matched
+    few = np.full(n, np.nan)
+    return np.divide(matching_n, count_n, few, where=count_n >= _MIN_COMMON_PAIRS)
 
 
 def rotation_difference_deg(model: Model, first: int, second: int, pair: TwoView) -> float:

@@ -22,17 +22,18 @@ import numpy as np
 import pycolmap
 
 from distill_training.poses.gauge import Gauge
-from distill_training.poses.image_pairs import Pair, choose_pairs
+from distill_training.poses.image_pairs import Pair, choose_pairs, mostly_common_pairs
 from distill_training.poses.poses_config import PairsConfig, SfmConfig
 from distill_training.poses.sfm import mapper
 from distill_training.poses.sfm.checks import (
     consistent_parts,
     groups_that_agree,
     halves,
+    overlap_agreement,
     rotation_difference_deg,
     two_view_agreement,
 )
-from distill_training.poses.sfm.consensus import align_poses
+from distill_training.poses.sfm.consensus import align_poses, connected_parts
 from distill_training.poses.sfm.disk_space import check_free_space
 from distill_training.poses.sfm.feature_database import FeatureDatabase, TwoView
 from distill_training.poses.sfm.mapper import run_mapper
@@ -51,9 +52,13 @@ _MIN_COMMON_AGREEMENT = 0.8  # fraction of the common images on which two parts 
 _MIN_FOCAL_IMAGES = 30  # of a part; fewer, taken side by side, do not determine a focal length
 _MAX_FOCAL_ERROR = 0.07  # of a given focal length: images of correct ones give up to 3 %
 _UNCONNECTED = "not connected: no other image shows the same things"
+_CONTRADICTED = "placed, but two solutions, or other checks, disagree"
 _RESULT = "result"  # folder of the parts
 _ENOUGH = 0.95  # fraction of the images in accepted parts: no further candidate is tried
 _MAX_ROTATION_DIFFERENCE_DEG = 3.0  # between a pair's rotation and a model's, where both are right
+_COMMON_PAIRS, _MAX_COMMON_PAIRS = 3, 300  # per image, and of a part, that should match
+_MIN_OVERLAP_AGREEMENT = 0.7  # fraction of an image's pairs that should match and do
+_MAX_CONTRADICTED = 0.05  # fraction of a part's images; above it the part is wrong
 _MIN_TWO_VIEW_AGREEMENT = 0.5  # fraction of a part's pairs: correct parts have 0.55 to 0.9
 
 
@@ -267,7 +272,7 @@ def _join(one: Model, other: Model, matches: _Matches, config: SfmConfig) -> Mod
     cameras = other.cameras() | one.cameras()
     with busy("join parts"):
         both = Model.triangulated(matches.path, poses, cameras).adjusted()
-    accepted = _accepted_parts(both, matches.geometries, config)
+    accepted = _accepted_parts(both, matches, config)
     return accepted[0] if accepted and len(accepted[0].images) == len(poses) else None
 
 
@@ -316,7 +321,7 @@ def _solve(
     parts: list[Model] = []
     for model in first:
         for members in consistent_parts(model, [second], config):
-            parts += _accepted_parts(model.part(members).adjusted(), geometries, config)
+            parts += _accepted_parts(model.part(members).adjusted(), matches, config)
     return parts, _reasons(left, first, second)
 
 
@@ -353,19 +358,50 @@ def _consistent_pairs(
     return kept
 
 
-def _accepted_parts(
-    part: Model, geometries: Mapping[Pair, TwoView], config: SfmConfig
-) -> list[Model]:
-    """Return what remains of a part after the checks of its two-view geometries and halves."""
-    agreement_n = two_view_agreement(part, geometries, _MAX_ROTATION_DIFFERENCE_DEG)
+def _accepted_parts(part: Model, matches: _Matches, config: SfmConfig) -> list[Model]:
+    """Return what remains of a part after the checks of its image pairs and halves."""
+    agreement_n = two_view_agreement(part, matches.geometries, _MAX_ROTATION_DIFFERENCE_DEG)
     known_n = agreement_n[np.isfinite(agreement_n)]
     if not len(known_n) or known_n.mean() < _MIN_TWO_VIEW_AGREEMENT:
         return []
-    found = consistent_parts(part, [[half] for half in halves(part)], config)
-    if len(found) == 1 and len(found[0]) == len(part.images):
-        return [part]
-    smaller = [part.part(members).adjusted() for members in found]
-    return [one for some in smaller for one in _accepted_parts(some, geometries, config)]
+    contradicted_n = _contradicted(part, matches.database)
+    if contradicted_n.mean() > _MAX_CONTRADICTED:
+        _log.warning(
+            "a part of %d images is left out: images that should show the same there do not "
+            "match, as where different places look alike",
+            len(part.images),
+        )
+        return []
+    if contradicted_n.any():
+        rest = part.part(np.flatnonzero(~contradicted_n))
+        found = connected_parts(np.zeros(len(rest.images), int), rest.covisible_nn(), 1)
+    else:
+        found = consistent_parts(part, [[half] for half in halves(part)], config)
+        if len(found) == 1 and len(found[0]) == len(part.images):
+            return [part]
+        rest = part
+    large = [members for members in found if len(members) >= config.min_images]
+    smaller = [rest.part(members).adjusted() for members in large]
+    return [one for some in smaller for one in _accepted_parts(some, matches, config)]
+
+
+def _contradicted(part: Model, database: FeatureDatabase) -> np.ndarray:
+    """Return whether (n,) images do not match those that should show nearly the same."""
+    count = len(part.images)
+    pairs = mostly_common_pairs(
+        part.T_model_cam_n44,
+        [database.images[i].working for i in part.images],
+        float(np.nanmedian(part.median_depth_n())),
+        min(_COMMON_PAIRS * count, _MAX_COMMON_PAIRS),
+    )
+    numbers = [(int(part.images[i]), int(part.images[j])) for i, j in pairs]
+    database.match(numbers)
+    verified = database.two_view_geometries()
+    matched = {pair for pair, number in zip(pairs, numbers, strict=True) if number in verified}
+    contradicted_n: np.ndarray = (
+        overlap_agreement(count, pairs, matched) < _MIN_OVERLAP_AGREEMENT  # NaN: False
+    )
+    return contradicted_n
 
 
 def _reasons(
@@ -378,7 +414,7 @@ def _reasons(
     reasons = {}
     for i in left:
         if i in mapped_first and i in mapped_second:
-            reasons[i] = "two solutions place it differently"
+            reasons[i] = _CONTRADICTED
         elif i in mapped_first or i in mapped_second:
             reasons[i] = "only one of two solutions could place it"
         else:
