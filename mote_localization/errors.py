@@ -42,7 +42,7 @@ class ReconstructionError(MoteError):
 
 
 class NoPosesError(ReconstructionError):
-    """Structure from motion found no photographs whose poses hold."""
+    """Structure from motion accepted no part of the photographs."""
 
 
 class CheckpointError(MoteError):

@@ -184,14 +184,18 @@ def test_a_summary_names_at_most_ten_unused_photographs():
             "found --pairs.max-gap with --teacher rgbd, expected --teacher dust3r",
         ),
         (
-            "--teacher simulated --poses refine",
-            "found --poses refine with --teacher simulated, expected --poses given or sfm or",
+            "--teacher sfm --poses given",
+            "found --poses given with --teacher sfm, expected --poses refine or sfm",
         ),
         ("--poses=estimate", "found --poses estimate, which is now --poses sfm"),
         ("--adjust-poses", "found --adjust-poses, which is now --poses refine"),
         (
             "--teacher rgbd --poses given --scale-from view0,view1=1",
-            "found --scale-from with given poses, expected --poses sfm or another teacher",
+            "found --scale-from with known poses, expected --poses sfm or another teacher",
+        ),
+        (
+            "--teacher rgbd --poses refine --sfm.tolerance 0.02",
+            "found --sfm.tolerance with known poses, expected --poses sfm or another teacher",
         ),
         ("--sfm.tolerance 0", "found --sfm.tolerance 0.0, expected above 0 and below 1"),
         (

@@ -56,7 +56,7 @@ class RefinedPoses:
         if len(known) < _MIN_FRAMES:
             raise ReconstructionError(
                 f"{len(known)} of {len(given)} frames have enough matches with others, expected "
-                f"{_MIN_FRAMES} or more to refine poses; use --poses given"
+                f"{_MIN_FRAMES} or more to refine poses; use other --poses"
             )
         poses = dict(known)
         if len(known) < len(given):

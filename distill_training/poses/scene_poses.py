@@ -106,7 +106,7 @@ def find_poses(
     if config.poses == "auto" and complete and depths_m is not None:
         return _given_or_refined(scene, given, depths_m, config, folder, begun)
     if config.poses == "auto" and not complete and folder is not None and begun is None:
-        found = _by_structure_from_motion_if_it_holds(scene, config, folder)
+        found = _by_structure_from_motion_or_none(scene, config, folder)
         return found or ScenePoses(given, complete=False)
     return ScenePoses(given, complete=complete)
 
@@ -182,11 +182,18 @@ def _refined(
     if folder is None:
         refined = measured or refine_poses(scene, given, *depths_m)
     else:
-        placed = adjust_given_poses(scene, given, folder, config.sfm)
+        initial = measured.T_map_cam if measured else given
+        placed = adjust_given_poses(scene, given, initial, folder, config.sfm)
         points = {name: one.points for name, one in placed.items()}
         known = {name: one.T_map_cam for name, one in placed.items()}
         count = sum(len(one.depth_k) for one in points.values())
-        refined = RefinedPoses.of(known, given, f"{count} observations of triangulated points")
+        try:
+            refined = RefinedPoses.of(known, given, f"{count} observations of triangulated points")
+        except ReconstructionError as error:
+            if measured is None:
+                raise
+            _log.warning("the poses are refined by measured depth (%s)", error)
+            refined = measured
     print_table(refined.described(), "poses", stderr=True)
     return ScenePoses(refined.T_map_cam, dict(given), points=points)
 
@@ -203,7 +210,7 @@ def _by_structure_from_motion(scene: Scene, config: PosesConfig, folder: Path) -
     )
 
 
-def _by_structure_from_motion_if_it_holds(
+def _by_structure_from_motion_or_none(
     scene: Scene, config: PosesConfig, folder: Path
 ) -> ScenePoses | None:
     """Return poses by structure from motion; None, with a line, if it fails or places too few."""

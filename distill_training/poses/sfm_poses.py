@@ -238,7 +238,8 @@ def _with_given_positions(
             model = Model.triangulated(folder / DATABASE, poses, cameras)
             return model.adjusted(positions=positions, sigma=sigma_m)
 
-    model = stored_model(folder, given, adjusted_model)
+    inputs = ("given positions", {i: T.tolist() for i, T in given.items()})
+    model = stored_model(folder, inputs, adjusted_model)
     adjusted = place_images(model, Gauge(1.0, np.eye(4)), images)
     seen_n = np.bincount(model.image_k, minlength=len(model.images))
     kept = {}
@@ -338,12 +339,16 @@ def _described(
     joined = len(placed) - len({int(i) for part, _ in gauges for i in part.images} & set(placed))
     if joined:
         rows["joined"] = f"{joined} images of other parts or of none, by given poses or by depth"
-    weakest = connection(found.parts[0], weakest_cut(found.parts[0]))
+    first = gauges[0][0]
+    weakest = connection(first, weakest_cut(first))
     rows["weakest connection"] = (
-        f"{weakest.points} points, seen {weakest.angle_deg:.0f} deg apart, between "
-        f"{weakest.images} images of the largest part and the others; their scales agree within "
-        f"{100 * weakest.scale_sigma:.1f} % (1 sigma)"
+        f"{weakest.points} points between {weakest.images} images of the first part and its others"
     )
+    if weakest.points:
+        rows["weakest connection"] += (
+            f", seen {weakest.angle_deg:.0f} deg apart; the scale between them is accurate to "
+            f"{100 * weakest.scale_sigma:.1f} % (1 sigma)"
+        )
     lenses = {images[i].lens: one.camera for i, one in placed.items() if not images[i].known}
     if lenses:
         focal = sorted(camera.fx for camera in lenses.values())

@@ -10,7 +10,7 @@ import tyro
 
 from distill_training.common.dependencies import structure_from_motion_packages, training_packages
 from distill_training.common.sampling import thinned
-from distill_training.poses.poses_config import PosesConfig
+from distill_training.poses.poses_config import PosesConfig, SfmConfig
 from distill_training.reconstruction import Reconstruction, begun_reconstruction
 from distill_training.teachers.depth_files.depth_folder import DepthFolder
 from distill_training.teachers.teacher_config import (
@@ -33,6 +33,8 @@ _POSES_OF = {
     "files": ("given", "refine", "sfm", "files"),
 }
 
+# options of structure from motion that refine uses
+_REFINE_FLAGS = ("--sfm.max-px", "--sfm.max-features", "--sfm.peak-threshold", "--sfm.per-image")
 _DEPTHS_READ = 8  # images whose depth decides whether a scene has depth
 _SOURCES = {
     "auto": "given",
@@ -183,12 +185,9 @@ class Teacher:
         elif poses == "auto" and teacher == "rgbd":
             poses = "auto" if found.poses == found.images else "sfm"
         decided = replace(self, teacher=teacher, poses=replace(self.poses, poses=poses))
-        unused = [
-            flag
-            for flag in _changed_flags(self.poses, "--")
-            if flag != "--poses" and not (poses == "refine" and flag.startswith("--sfm."))
-        ]
-        if decided.teacher in ("rgbd", "files") and poses != "sfm" and unused:
+        used = {"--poses", *(_REFINE_FLAGS if poses == "refine" else ())}
+        unused = [flag for flag in _changed_flags(self.poses, "--") if flag not in used]
+        if decided.teacher in ("rgbd", "files", "sfm") and poses != "sfm" and unused:
             raise MoteError(
                 f"found {', '.join(unused)} with given poses, expected --poses sfm or another "
                 "teacher: given poses fix the scale, and measured depth needs given intrinsics"
@@ -213,6 +212,10 @@ class Teacher:
         # Given poses that depth teaches at are stored, and compared when the run resumes.
         by_sfm = self.poses.poses == "sfm" or self.teacher == "sfm"
         settings = inputs_of(scene, self.poses) if by_sfm else {}
+        if not by_sfm and self.poses.poses == "refine":
+            usual = asdict(SfmConfig())  # not stored, as in older folders
+            given = asdict(self.poses.sfm).items()
+            settings = {f"sfm_{name}": value for name, value in given if value != usual[name]}
         work = folder / "work"
         if by_sfm:
             all_settings = asdict(self.cells) | settings
@@ -266,9 +269,11 @@ class Teacher:
             ReconstructionError: It was made with other frames or settings.
         """
         begun = begun_reconstruction(folder)
-        if begun is None or begun.missing():
+        if begun is None:
             return None
         begun.check_inputs(scene.name, self.teacher, self.cells.stride, settings)
+        if begun.missing():
+            return None
         shutil.rmtree(folder / "work", ignore_errors=True)  # of a run interrupted at its end
         return begun
 

@@ -59,14 +59,13 @@ class MeasuredFeatures:
         rays, depths = [], []
         pixels = database.keypoints()
         for i, image in enumerate(track(database.images, "depth", len(database.images))):
+            ray_n2 = working[i].cam_from_img(pixels[i]) if len(pixels[i]) else np.zeros((0, 2))
+            rays.append(np.concatenate([ray_n2, np.ones_like(ray_n2[:, :1])], axis=1))
             depth_hw = image.frame.depth()
             if depth_hw is None or not len(pixels[i]):
-                rays.append(np.zeros((0, 3)))
-                depths.append(np.zeros(0))
-                continue
-            ray_n2 = working[i].cam_from_img(pixels[i])
-            rays.append(np.concatenate([ray_n2, np.ones_like(ray_n2[:, :1])], axis=1))
-            depths.append(depth_at(depth_hw, live[i].project(rays[i])))
+                depths.append(np.zeros(len(pixels[i])))
+            else:
+                depths.append(depth_at(depth_hw, live[i].project(rays[i])))
         focal_px = float(np.median([camera.mean_focal_length() for camera in working]))
         return cls(rays, depths, database.verified_matches(), focal_px)
 

@@ -5,11 +5,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pycolmap
 
 from distill_training.common.array_folder import begin_folder, read_index
@@ -42,19 +41,19 @@ def begin_sfm_folder(
     begin_folder(path, index)
 
 
-def stored_model(folder: Path, given: Mapping[int, np.ndarray], make: Callable[[], Model]) -> Model:
-    """Return a model that given poses decide, from the folder if it was made before.
+def stored_model(folder: Path, inputs: object, make: Callable[[], Model]) -> Model:
+    """Return a model, from the folder if it was made before of the same inputs.
 
     Adjusted again, poses would differ in their last digits, and not be those of a begun
     reconstruction.
 
     Args:
         folder: Folder of structure from motion.
-        given: The given poses (4, 4), by the number of their image.
+        inputs: What decides the model beside the folder's images and settings; JSON can store it.
         make: Makes the model.
     """
-    poses = json.dumps({i: T.tolist() for i, T in given.items()})
-    path = folder / f"at_given_{hashlib.sha256(poses.encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+    path = folder / f"model_{digest[:16]}"
     if path.exists():
         return Model.of(pycolmap.Reconstruction(path))
     model = make()

@@ -154,7 +154,7 @@ class Model:
 
     @cached_property
     def information_k33(self) -> np.ndarray:
-        """What each observation tells of its point's position: an inverse covariance (k, 3, 3).
+        """The inverse covariance (k, 3, 3) of a point's position that each observation gives.
 
         Along the ray it is zero. Across the ray, the error is the point's mean reprojection error,
         but at least `_MIN_ERROR_PX`.

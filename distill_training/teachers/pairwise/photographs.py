@@ -115,6 +115,7 @@ def reconstruct(
         settings,
         {photos[i].frame.name: one.T_map_cam for i, one in maps.items()},
         gauge.metric,
+        {name: poses.given[name] for i in maps if (name := photos[i].frame.name) in poses.given},
     )
     if begun and _same_result(begun, reconstruction):
         reconstruction = begun
