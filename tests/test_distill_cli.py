@@ -191,11 +191,11 @@ def test_a_summary_names_at_most_ten_unused_photographs():
         ("--adjust-poses", "found --adjust-poses, which is now --poses refine"),
         (
             "--teacher rgbd --poses given --scale-from view0,view1=1",
-            "found --scale-from with known poses, expected --poses sfm or another teacher",
+            "found --scale-from with given poses, expected --poses sfm or another teacher",
         ),
         (
             "--teacher rgbd --poses refine --sfm.tolerance 0.02",
-            "found --sfm.tolerance with known poses, expected --poses sfm or another teacher",
+            "found --sfm.tolerance with given poses, expected --poses sfm or another teacher",
         ),
         ("--sfm.tolerance 0", "found --sfm.tolerance 0.0, expected above 0 and below 1"),
         (
