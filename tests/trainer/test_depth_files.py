@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import logging
-import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
-from make_map import CAMERA, T_MAP_CAM, room_points
+from make_depth_files import NAMES, SMALL, depth_of, pose, read_files, write_folder
+from make_map import room_points
 from make_scene import View, write_scene
 
 pytest.importorskip("torch", reason="torch is not installed")
@@ -26,7 +26,7 @@ from distill_training.teachers.depth_files.from_files import (  # noqa: E402
     reconstruct,
 )
 from distill_training.teachers.teacher_config import CellsConfig, FilesConfig  # noqa: E402
-from distill_training.teachers.teacher_options import Teacher  # noqa: E402
+from distill_training.teachers.teacher_options import Found, Teacher  # noqa: E402
 from mote_localization.errors import MoteError, ReconstructionError  # noqa: E402
 from mote_localization.geometry import invert, transform  # noqa: E402
 from mote_localization.scenes import Frame, Scene, Split  # noqa: E402
@@ -34,22 +34,7 @@ from mote_localization.scenes.folder import FolderScene  # noqa: E402
 
 pytestmark = pytest.mark.train
 
-SMALL = CAMERA.resized(160, 120)
 CELLS = CellsConfig(width=160)
-INDEX = {"format": "mote-depth", "version": 1, "model": "Net", "licence": "Apache-2.0"}
-NAMES = [f"view{i}" for i in range(6)]
-
-
-def pose(i: int) -> np.ndarray:
-    T = T_MAP_CAM.copy()
-    T[:3, :3] = cv2.Rodrigues(np.array([0.01, 0, 0.1 * (i % 3)]))[0] @ T[:3, :3]
-    T[:3, 3] += 0.25 * i, -0.2 * (i % 2), 0.1 * i
-    return T
-
-
-def depth_of(T_map_cam: np.ndarray) -> np.ndarray:
-    """Return the depth of the box room, (120, 160)."""
-    return transform(invert(T_map_cam), room_points(T_map_cam, SMALL, stride=1))[..., 2]
 
 
 @pytest.fixture
@@ -58,12 +43,6 @@ def room(tmp_path: Path) -> Path:
     grey_hw3 = np.full((SMALL.height, SMALL.width, 3), 90, np.uint8)
     views = {name: View(grey_hw3, pose(i)) for i, name in enumerate(NAMES)}
     return write_scene(tmp_path / "room", SMALL, views)
-
-
-def write_folder(folder: Path, scale: str = "per_image", **more: object) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "index.json").write_text(json.dumps({**INDEX, "scale": scale, **more}))
-    return folder
 
 
 def scale_of(i: int) -> float:
@@ -91,9 +70,13 @@ def points_of(i: int) -> FramePoints:
     return FramePoints(rays_k3[:, :2], depth_k, 0.01 * depth_k)
 
 
+def true_poses() -> dict[str, np.ndarray]:
+    return {name: pose(i) for i, name in enumerate(NAMES)}
+
+
 def poses_with_points(names: list[str] = NAMES) -> ScenePoses:
     return ScenePoses(
-        {name: pose(i) for i, name in enumerate(NAMES)},
+        true_poses(),
         points={name: points_of(NAMES.index(name)) for name in names},
     )
 
@@ -219,7 +202,7 @@ def test_points_of_a_kitchen_with_given_poses(kitchen: Path, tmp_path: Path):
     assert np.abs(np.array(ratios) - 1).max() < 0.05
 
 
-# The folder
+# Files
 
 
 def write_all(folder: Path, **arrays: np.ndarray) -> Path:
@@ -227,28 +210,6 @@ def write_all(folder: Path, **arrays: np.ndarray) -> Path:
     for i, name in enumerate(NAMES):
         np.savez(folder / f"{name}.npz", depth_hw=depth_of(pose(i)).astype(np.float32), **arrays)
     return folder
-
-
-def read(folder: Path, names: list[str] = NAMES) -> dict:
-    return dict(DepthFolder(folder).read(names))
-
-
-def test_a_pointmap_is_read_as_its_depth(tmp_path: Path):
-    folder = write_folder(tmp_path / "d")
-    depth_hw = depth_of(pose(0)).astype(np.float32)
-    points_hw3 = SMALL.cell_rays(1).astype(np.float32) * depth_hw[..., None]
-    np.savez(folder / "view0.npz", points_hw3=points_hw3)
-    np.testing.assert_array_equal(read(folder, ["view0"])["view0"].depth_hw, depth_hw)
-
-
-def test_confidence_has_median_1_and_no_value_without_depth(tmp_path: Path):
-    folder = write_folder(tmp_path / "d")
-    depth_hw = np.array([[1, 2, np.nan], [3, 4, -1]], np.float16)
-    confidence_hw = np.array([[6, 6, 6], [9, np.nan, 6]])
-    np.savez(folder / "a.npz", depth_hw=depth_hw, confidence_hw=confidence_hw)
-    one = read(folder, ["a"])["a"]
-    np.testing.assert_allclose(one.confidence_hw, [[1, 1, 0], [1.5, 0, 0]])
-    np.testing.assert_allclose(one.depth_hw, [[1, 2, np.nan], [3, 4, np.nan]])
 
 
 def test_depth_of_a_window_of_the_image_is_at_its_pixels(room: Path, tmp_path: Path):
@@ -268,30 +229,6 @@ def test_a_window_outside_of_the_image_is_an_error(room: Path, tmp_path: Path):
         run(room, folder, poses_with_points())
 
 
-@pytest.mark.parametrize("place", ["exports/mini_npz/results.npz", "results.npz"])
-def test_mini_npz_of_depth_anything_3_holds_the_same(tmp_path: Path, place: str):
-    more = {"poses": True, "layout": "mini_npz", "images": NAMES[::-1]}
-    folder = write_folder(tmp_path / "d", "global", **more)
-    (folder / place).parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        folder / place,
-        depth=np.stack([depth_of(pose(i)) for i in range(6)][::-1]).astype(np.float32),
-        conf=np.stack([np.full((120, 160), 1.0 + i) for i in range(6)][::-1]).astype(np.float32),
-        extrinsics=np.stack([invert(pose(i))[:3] for i in range(6)][::-1]),
-        intrinsics=np.stack([SMALL.K_33] * 6),
-    )
-    depth = DepthFolder(folder)
-    assert depth.available(["view9", "view1", "view4"]) == ["view1", "view4"]
-    found = list(depth.read(["view1", "view4"]))
-    assert [name for name, _ in found] == ["view4", "view1"]
-    for name, one in found:
-        i = NAMES.index(name)
-        np.testing.assert_array_equal(one.depth_hw, depth_of(pose(i)).astype(np.float32))
-        np.testing.assert_allclose(one.T_map_cam_44, pose(i), atol=1e-9)
-        np.testing.assert_allclose(one.intrinsics_33, SMALL.K_33)
-        assert (one.confidence_hw == 1).all()
-
-
 def test_poses_and_intrinsics_of_the_files_are_used(room: Path, tmp_path: Path):
     (room / "camera-intrinsics.txt").unlink()
     folder = write_folder(tmp_path / "d", "metric", poses=True)
@@ -303,84 +240,6 @@ def test_poses_and_intrinsics_of_the_files_are_used(room: Path, tmp_path: Path):
     poses = poses_of_files(FolderScene(room), DepthFolder(folder))
     assert poses.metric and poses.cameras["view3"] == replace(SMALL, distortion=())
     check_errors(errors_m(run(room, folder, poses, poses_from_files=True)))
-
-
-def broken_index(**changes: object) -> str:
-    index = {**INDEX, "scale": "global", **changes}
-    return json.dumps({key: value for key, value in index.items() if value is not None})
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (None, "index.json: No such file or directory; expected an index such as"),
-        ("{", "index.json: Input data was truncated"),
-        (broken_index(licence=None), "missing required field `licence`"),
-        (broken_index(licence=""), "Expected `str` of length >= 1 - at `$.licence`"),
-        (broken_index(scale="big"), "Invalid enum value 'big' - at `$.scale`"),
-        (broken_index(version=2), "Invalid enum value 2 - at `$.version`"),
-        (broken_index(scale="per_image", poses=True), "found poses with the scale per_image"),
-        (broken_index(layout="mini_npz"), "is missing, but the index has the layout mini_npz"),
-    ],
-)
-def test_a_wrong_index_is_one_clear_error(tmp_path: Path, text: str | None, expected: str):
-    if text is not None:
-        (tmp_path / "index.json").write_text(text)
-    with pytest.raises(ReconstructionError) as error:
-        DepthFolder(tmp_path)
-    assert expected in str(error.value) and len(str(error.value)) < 300
-
-
-HALF = np.ones((6, 8), np.float32)
-NAN_POSE = np.full((4, 4), np.nan)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "poses", "expected"),
-    [
-        ({}, False, "found arrays of other names, expected depth_hw or points_hw3"),
-        ({"depth_hw": HALF, "points_hw3": np.ones((6, 8, 3))}, False, "and not both"),
-        ({"depth_hw": HALF[None]}, False, "found depth_hw of shape (1, 6, 8) float32, expected 2"),
-        ({"depth_hw": HALF.astype(int)}, False, "int64, expected 2 axes of floats"),
-        ({"depth_hw": HALF.astype(object)}, False, "object, expected 2 axes of floats"),
-        ({"depth_hw": HALF[:0]}, False, "of shape (0, 8) is empty"),
-        ({"depth_hw": np.ones((1, 9000), "f4")}, False, "at most 8192 px a side"),
-        ({"depth_hw": HALF, "confidence_hw": HALF.T}, False, "(8, 6), expected (6, 8)"),
-        ({"depth_hw": HALF, "window_4": NAN_POSE[0]}, False, "window_4 has values that are not"),
-        ({"depth_hw": HALF}, True, "has no pose, but the index states"),
-        ({"depth_hw": HALF, "T_map_cam_44": NAN_POSE}, True, "the pose holds NaN or infinity"),
-    ],
-)
-def test_a_wrong_file_is_one_clear_error(tmp_path: Path, arrays: dict, poses: bool, expected: str):
-    folder = write_folder(tmp_path, "global", poses=poses)
-    np.savez(folder / "a.npz", **arrays)
-    with pytest.raises(ReconstructionError) as error:
-        read(folder, ["a"])
-    assert expected in str(error.value) and len(str(error.value)) < 300
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\3\4 no archive", None])
-def test_a_damaged_file_is_one_clear_error(tmp_path: Path, content: bytes | None):
-    folder = write_folder(tmp_path)
-    (folder / "a.npz").write_bytes(content or b"")
-    if content is None:  # a header that announces more than the file has
-        np.save(tmp_path / "x.npy", np.ones((8000, 4), np.float32))
-        with zipfile.ZipFile(folder / "a.npz", "w") as archive:
-            header = (tmp_path / "x.npy").read_bytes()[:128]
-            archive.writestr(
-                "depth_hw.npy", header.replace(b"(8000, 4)", b"(8000,8000)") + b"0" * 9
-            )
-    with pytest.raises(
-        ReconstructionError, match=r"a\.npz: (missing or damaged|depth_hw of shape)"
-    ):
-        read(folder, ["a"])
-
-
-def test_names_that_do_not_fit_are_an_error(tmp_path: Path):
-    folder = write_folder(tmp_path)
-    np.savez(folder / "other.npz", depth_hw=HALF)
-    with pytest.raises(ReconstructionError, match=r"none of the 6 images \(such as 'view0'\), but"):
-        DepthFolder(folder).available(NAMES)
 
 
 def test_images_without_a_file_or_without_depth_are_left_out(room: Path, tmp_path: Path, caplog):
@@ -403,7 +262,7 @@ def test_the_command_resumes_and_refuses_other_depth(room: Path, tmp_path: Path)
         arrays = {"depth_hw": depth_of(pose(i)).astype(np.float32), "T_map_cam_44": pose(i)}
         np.savez(folder / f"{name}.npz", **arrays)
     teacher = Teacher(files=FilesConfig(folder), cells=CELLS)
-    assert teacher.plan(room)["poses"] == "those of the depth files, in their own frame"
+    assert teacher.plan(room).described["poses"] == "those of the depth files, in their own frame"
     made = teacher.reconstruct(room, tmp_path / "r")
     assert (made.teacher, made.teacher_licence, made.metric) == ("files", "Apache-2.0 (Net)", False)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*")}
@@ -427,12 +286,12 @@ def test_options_that_do_not_fit_are_errors(room: Path, tmp_path: Path):
     ):
         Teacher(teacher="sfm", files=FilesConfig(tmp_path))
     files = FilesConfig(write_folder(tmp_path / "d"))
-    decided = Teacher(files=files).decided(FolderScene(room))
+    decided = Teacher(files=files).decided(Found.of(FolderScene(room)))
     assert (decided.teacher, decided.poses.poses) == ("files", "given")
     with pytest.raises(MoteError, match="found --poses files, but the index of"):
-        Teacher(poses=PosesConfig("files"), files=files).decided(FolderScene(room))
+        Teacher(poses=PosesConfig("files"), files=files).decided(Found.of(FolderScene(room)))
     (room / "data/view0.pose.txt").unlink()
-    assert Teacher(files=files).decided(FolderScene(room)).poses.poses == "sfm"
+    assert Teacher(files=files).decided(Found.of(FolderScene(room))).poses.poses == "sfm"
 
 
 # Examples
@@ -451,7 +310,7 @@ def test_moge_to_files_writes_depth_that_is_read(tmp_path: Path):
     (tmp_path / "index.json").write_text(json.dumps({**moge.INDEX, "scale": "per_image"}))
     depth_hw = np.where(np.arange(160) < 9, np.inf, depth_of(pose(0)))
     moge.write_depth(tmp_path, Path("room/view0.color.png"), depth_hw)
-    found_hw = read(tmp_path, ["view0"])["view0"].depth_hw
+    found_hw = read_files(tmp_path, ["view0"])["view0"].depth_hw
     assert np.isnan(found_hw[:, :9]).all()
     np.testing.assert_allclose(found_hw[:, 9:], depth_hw[:, 9:], rtol=1e-6)
 
@@ -468,7 +327,7 @@ def test_mapanything_to_files_writes_the_window_that_the_depth_shows(tmp_path: P
             "camera_poses": pose(0)[None],
         },
     )
-    one = read(tmp_path, ["a"])["a"]
+    one = read_files(tmp_path, ["a"])["a"]
     assert one.depth_hw.shape == (392, 518) and np.allclose(one.T_map_cam_44, pose(0))
     left, top, right, bottom = one.window_4
     assert (top, bottom) == pytest.approx((0, 480)) and left == pytest.approx(640 - right)

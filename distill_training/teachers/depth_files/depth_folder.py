@@ -13,11 +13,13 @@ Sizes and types are checked before memory is allocated, and nothing in the files
 
 import hashlib
 import json
+import math
 import zipfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Annotated, Literal
 
 import msgspec
@@ -31,7 +33,26 @@ _INDEX = "index.json"
 _MINI_NPZ = ("exports/mini_npz/results.npz", "results.npz")
 _MAX_INDEX_BYTES = 64 << 20
 _MAX_SIDE = 8192  # px of a depth map
+_MAX_ARRAY_BYTES = 256 << 20  # of an array of one image
 _MAX_IMAGES = 1 << 20
+# Raised by numpy for headers that it cannot parse, besides ValueError.
+_BAD_HEADER = (TypeError, LookupError, SyntaxError, TokenError)
+# Sides of an array; those with a letter may have any length, the same in all arrays of a file.
+_Shape = tuple[int | str, ...]
+_SHAPES: dict[str, _Shape] = {  # of the arrays of an image's file
+    "depth_hw": ("h", "w"),
+    "points_hw3": ("h", "w", 3),
+    "confidence_hw": ("h", "w"),
+    "window_4": (4,),
+    "intrinsics_33": (3, 3),
+    "T_map_cam_44": (4, 4),
+}
+_MINI_NPZ_SHAPES: dict[str, _Shape] = {
+    "depth": ("n", "h", "w"),
+    "conf": ("n", "h", "w"),
+    "intrinsics": ("n", 3, 3),
+    "extrinsics": ("n", 3, 4),
+}
 _Line = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
@@ -99,9 +120,15 @@ class DepthFolder:
         return have
 
     def settings(self, names: Sequence[str]) -> dict[str, str]:
-        """Return a hash of the index and of names and sizes of the files: what decides depth."""
+        """Return a hash of what decides the depth: the index, and the checksums of all arrays.
+
+        The archives state the checksums, so that no array is read.
+
+        Raises:
+            ReconstructionError: A file is damaged.
+        """
         paths = [self._single] if self._single else [self._path(name) for name in names]
-        files = [(path.name, path.stat().st_size) for path in paths]
+        files = [(path.name, _checksums(path)) for path in paths]
         content = (self.path / _INDEX).read_bytes() + json.dumps(files).encode()
         return {"files_sha256": hashlib.sha256(content).hexdigest()}
 
@@ -115,23 +142,18 @@ class DepthFolder:
             yield from self._read_mini_npz(self._single, names)
             return
         for name in names:
-            with _arrays(self._path(name)) as arrays:
-                found = {
-                    key: arrays.read(key, ndim)
-                    for key, ndim in _KEYS.items()
-                    if key in arrays.shapes
-                }
+            with _arrays(self._path(name), _SHAPES) as arrays:
+                found = {key: arrays.read(key) for key in arrays.keys}
             yield name, _file_depth(str(self._path(name)), found, self.index.poses)
 
     def _read_mini_npz(self, path: Path, names: Collection[str]) -> Iterator[tuple[str, FileDepth]]:
         wanted = set(names)
-        keys = {"depth": 3, "conf": 3, "intrinsics": 3, "extrinsics": 3}
-        with _arrays(path) as arrays:
-            streams = {key: arrays.rows(key, n) for key, n in keys.items() if key in arrays.shapes}
-            counts = {len(self.index.images), *(arrays.shapes[key][0] for key in streams)}
-            if "depth" not in streams or len(counts) > 1:
+        with _arrays(path, _MINI_NPZ_SHAPES) as arrays:
+            streams = {key: arrays.rows(key) for key in arrays.keys}
+            count = arrays.sides["n"] if "depth" in streams else 0
+            if count != len(self.index.images):
                 raise ReconstructionError(
-                    f"{path}: found arrays of {sorted(counts)} images, expected depth of the "
+                    f"{path}: found depth of {count} images, expected depth of the "
                     f"{len(self.index.images)} images that the index lists"
                 )
             for name in self.index.images:
@@ -158,19 +180,8 @@ class DepthFolder:
         return (path.stem for path in sorted(self.path.glob("*.npz")))
 
 
-# array of an image's file -> number of its axes; each is of floating point numbers
-_KEYS = {
-    "depth_hw": 2,
-    "points_hw3": 3,
-    "confidence_hw": 2,
-    "window_4": 1,
-    "intrinsics_33": 2,
-    "T_map_cam_44": 2,
-}
-
-
 def _file_depth(where: str, arrays: dict[str, np.ndarray], poses: bool) -> FileDepth:
-    """Check the arrays of an image and return them as depth."""
+    """Check the values of an image's arrays and return them as depth."""
     if ("depth_hw" in arrays) == ("points_hw3" in arrays):
         raise ReconstructionError(
             f"{where}: found arrays {', '.join(sorted(arrays)) or 'of other names'}, expected "
@@ -178,18 +189,6 @@ def _file_depth(where: str, arrays: dict[str, np.ndarray], poses: bool) -> FileD
         )
     depth_hw = arrays["depth_hw"] if "depth_hw" in arrays else arrays["points_hw3"][..., 2:]
     size = depth_hw.shape[:2]
-    expected = {
-        "points_hw3": (*size, 3),
-        "confidence_hw": size,
-        "window_4": (4,),
-        "intrinsics_33": (3, 3),
-        "T_map_cam_44": (4, 4),
-    }
-    for key, shape in expected.items():
-        if key in arrays and arrays[key].shape != shape:
-            raise ReconstructionError(
-                f"{where}: found {key} of shape {arrays[key].shape}, expected {shape}"
-            )
     for key in ("window_4", "intrinsics_33"):
         if key in arrays and not np.isfinite(arrays[key]).all():
             raise ReconstructionError(f"{where}: {key} has values that are not finite")
@@ -245,38 +244,48 @@ def _read_index(path: Path) -> DepthIndex:
 class _Arrays:
     """Arrays of floating point numbers in a file of numpy, read after their size is checked."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self._path, self._archive = path, archive
-        names = {name.removesuffix(".npy") for name in archive.namelist()}
-        self.shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, ())
+    def __init__(self, path: Path, archive: zipfile.ZipFile, shapes: Mapping[str, _Shape]) -> None:
+        self._path, self._archive, self._shapes = path, archive, shapes
+        names = set(archive.namelist())
+        self.keys = [key for key in shapes if f"{key}.npy" in names]
+        self.sides: dict[str, int] = {}  # letter -> length, of the arrays that are opened
 
-    def read(self, key: str, ndim: int) -> np.ndarray:
-        """Return an array with a number of axes."""
-        (value,) = self._rows(key, ndim, whole=True)
+    def read(self, key: str) -> np.ndarray:
+        """Return an array."""
+        (value,) = self._rows(key, whole=True)
         return value
 
-    def rows(self, key: str, ndim: int) -> Iterator[np.ndarray]:
+    def rows(self, key: str) -> Iterator[np.ndarray]:
         """Return an iterator over the first axis of an array; one item is in memory at a time."""
-        return self._rows(key, ndim, whole=False)
+        return self._rows(key, whole=False)
 
-    def _rows(self, key: str, ndim: int, whole: bool) -> Iterator[np.ndarray]:
+    def _rows(self, key: str, whole: bool) -> Iterator[np.ndarray]:
         stream = self._archive.open(f"{key}.npy")
         shape, fortran, dtype = _read_header(stream)
-        self.shapes[key] = shape
         item = shape if whole else shape[1:]
-        if len(shape) != ndim or max(item, default=0) > _MAX_SIDE or dtype.kind != "f":
+        found = f"{self._path}: found {key} of shape {str(shape)[:40]} {str(dtype)[:20]}, expected"
+        expected = [self.sides.get(n, n) if isinstance(n, str) else n for n in self._shapes[key]]
+        sides = list(zip(expected, shape, strict=False))
+        if (
+            dtype.kind != "f"
+            or len(shape) != len(expected)
+            or any(n != length for n, length in sides if isinstance(n, int))
+        ):
+            raise ReconstructionError(f"{found} floats of shape ({', '.join(map(str, expected))})")
+        size = math.prod(item) * dtype.itemsize
+        if max(item) > _MAX_SIDE or size > _MAX_ARRAY_BYTES:
             raise ReconstructionError(
-                f"{self._path}: found {key} of shape {str(shape)[:40]} {str(dtype)[:20]}, expected "
-                f"{ndim} axes of floats, at most {_MAX_SIDE} px a side"
+                f"{found} at most {_MAX_SIDE} px a side and {_MAX_ARRAY_BYTES >> 20} MiB an image; "
+                "write smaller depth"
             )
         count = 1 if whole else shape[0]
-        size = int(np.prod(item)) * dtype.itemsize
         stored = self._archive.getinfo(f"{key}.npy").file_size
-        if not size or count * size > stored or (fortran and not whole):
+        if min(shape) < 1 or count * size > stored or (fortran and not whole):
             raise ReconstructionError(
                 f"{self._path}: {key} of shape {str(shape)[:40]} is empty, cut off or in Fortran "
                 "order; write it again with numpy.savez"
             )
+        self.sides |= {n: length for n, length in sides if isinstance(n, str)}
         return self._items(stream, count, size, item, dtype, "F" if fortran else "C")
 
     def _items(
@@ -298,19 +307,40 @@ class _Arrays:
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Return shape, order and type of an array; types that need pickle have kind O."""
+    """Return shape, order and type of an array; types that need pickle have kind O.
+
+    Raises:
+        ValueError: The header is damaged. It has at most 64 KiB in version 1.0, the only one that
+            numpy writes for arrays of floats; other versions may have up to 4 GiB.
+    """
     version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
+    if version != (1, 0):
+        raise ValueError(f"found format version {version}, expected (1, 0)")
+    try:
         return np.lib.format.read_array_header_1_0(stream)
-    return np.lib.format.read_array_header_2_0(stream)
+    except _BAD_HEADER as error:
+        raise ValueError(f"header of an array: {reason_of(error)}") from error
+
+
+def _checksums(path: Path) -> list[tuple[str, int, int]]:
+    """Return name, size in bytes and CRC of each array of a file."""
+    with _archive(path) as archive:
+        return [(one.filename, one.file_size, one.CRC) for one in archive.infolist()]
 
 
 @contextmanager
-def _arrays(path: Path) -> Iterator[_Arrays]:
-    """Open a file of arrays; errors of numpy and zipfile become a `ReconstructionError`."""
+def _arrays(path: Path, shapes: Mapping[str, _Shape]) -> Iterator[_Arrays]:
+    """Open a file of arrays of these shapes."""
+    with _archive(path) as archive:
+        yield _Arrays(path, archive, shapes)
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an archive; errors of numpy and zipfile become a `ReconstructionError`."""
     try:
         with zipfile.ZipFile(path) as archive:
-            yield _Arrays(path, archive)
+            yield archive
     except DAMAGED as error:
         raise _damaged(path, error) from error
 
