@@ -21,10 +21,13 @@ from distill_training.poses.poses_config import PosesConfig  # noqa: E402
 from distill_training.poses.scene_poses import ScenePoses, find_poses  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
 from distill_training.teachers.depth_files.depth_folder import DepthFolder  # noqa: E402
+from distill_training.teachers.depth_files.depth_fusion import fuse_depth  # noqa: E402
+from distill_training.teachers.depth_files.depth_scales import DepthScales  # noqa: E402
 from distill_training.teachers.depth_files.from_files import (  # noqa: E402
     poses_of_files,
     reconstruct,
 )
+from distill_training.teachers.pairwise.depth_map import DepthMap  # noqa: E402
 from distill_training.teachers.teacher_config import CellsConfig, FilesConfig  # noqa: E402
 from distill_training.teachers.teacher_options import Found, Teacher  # noqa: E402
 from mote_localization.errors import MoteError, ReconstructionError  # noqa: E402
@@ -146,6 +149,21 @@ def test_a_hole_takes_the_depth_of_neighbours(room: Path, tmp_path: Path):
     true_hw3 = room_points(pose(2), made.camera, made.stride)
     error_hw = np.linalg.norm(made.read_frame("view2").points_hw3 - true_hw3, axis=-1)[4:11, 5:15]
     assert np.isfinite(error_hw).mean() > 0.8 and np.nanpercentile(error_hw, 90) < 0.03
+
+
+@pytest.mark.parametrize("own", [np.nan, 1.0])
+def test_a_single_neighbour_fills_no_hole(own: float):
+    grid, hole_hw = SMALL.resized(80, 64), np.zeros((8, 10), bool)
+    hole_hw[2:6, 3:7] = True
+    maps, confidence = {}, {}
+    for i, (depth, sure) in enumerate([(own, 0.0), (1.0, 1.0), (np.nan, 0.0)]):
+        depth_hw = np.where(hole_hw, depth, 2.0)
+        maps[i] = DepthMap(grid, 8, pose(0), depth_hw, 0.02 * depth_hw)
+        confidence[i] = np.where(hole_hw, sure, 1.0)
+    scales = DepthScales(dict.fromkeys(maps, 1.0), dict.fromkeys(maps, 0.0), 0.02, {})
+    fused = fuse_depth(maps, confidence, scales, [(0, 1), (0, 2), (1, 2)])
+    np.testing.assert_array_equal(np.isnan(fused[0].depth_hw), hole_hw)
+    assert np.isfinite(fused[1].depth_hw).all()  # its own depth needs no other
 
 
 def test_an_image_whose_depth_is_another_images_is_left_out(room: Path, tmp_path: Path, caplog):

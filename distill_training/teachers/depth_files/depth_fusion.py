@@ -12,6 +12,8 @@ from distill_training.teachers.pairwise.fusion import fused_depth_map
 from mote_localization.geometry import invert, on_same_surface, transform
 from mote_localization.progress import track
 
+_MIN_AGREEING = 2  # neighbours that fill a cell without a depth
+
 
 def fuse_depth(
     maps: Mapping[int, DepthMap],
@@ -22,7 +24,8 @@ def fuse_depth(
     """Return the fused depth map of each image whose scale is known.
 
     A cell's depth is the robust mean of its own depth and of that of its neighbours, where these
-    show the same surface. A cell without a depth takes those of its neighbours that agree.
+    show the same surface. A cell without a depth takes that of its neighbours where two or more
+    agree: a single one may be wrong.
 
     Args:
         maps: Depth map of each image, unit of its depth, with its pose.
@@ -40,19 +43,21 @@ def fuse_depth(
     for i, one in track(scaled.items(), "fuse depth", len(scaled)):
         rays_hw3 = one.rays_hw3()
         points = [rays_hw3 * one.depth_hw[..., None]]
-        weights = [confidence[i]]
+        weights = [np.where(np.isfinite(one.depth_hw), confidence[i], 0)]
         expected_hw = _expected_depth(one, [scaled[j] for j in neighbours[i]])
         for j in neighbours[i]:
             seen_hw3, cell_hw2 = _seen_by(scaled[j], one, expected_hw)
             row, column = np.moveaxis(cell_hw2, -1, 0)
             points.append(seen_hw3)
             weights.append(np.where(np.isfinite(seen_hw3[..., 2]), confidence[j][row, column], 0))
+        weights_khw = np.stack(weights)
+        own_hw, count_hw = weights_khw[0] > 0, (weights_khw > 0).sum(axis=0)
         fused[i] = fused_depth_map(
             one.grid,
             one.stride,
             one.T_map_cam,
             points,
-            weights,
+            weights_khw * (own_hw | (count_hw >= _MIN_AGREEING)),
             scales.sigma[i],
             scales.error,
         )
