@@ -19,7 +19,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 from distill_training.poses.frame_points import FramePoints  # noqa: E402
 from distill_training.poses.poses_config import PosesConfig  # noqa: E402
 from distill_training.poses.scene_poses import ScenePoses, find_poses  # noqa: E402
-from distill_training.reconstruction import Reconstruction  # noqa: E402
+from distill_training.reconstruction import Reconstruction, open_reconstruction  # noqa: E402
 from distill_training.teachers.depth_files.depth_folder import DepthFolder  # noqa: E402
 from distill_training.teachers.depth_files.depth_fusion import fuse_depth  # noqa: E402
 from distill_training.teachers.depth_files.depth_scales import DepthScales  # noqa: E402
@@ -31,7 +31,7 @@ from distill_training.teachers.pairwise.depth_map import DepthMap  # noqa: E402
 from distill_training.teachers.teacher_config import CellsConfig, FilesConfig  # noqa: E402
 from distill_training.teachers.teacher_options import Found, Teacher  # noqa: E402
 from mote_localization.errors import MoteError, ReconstructionError  # noqa: E402
-from mote_localization.geometry import invert, transform  # noqa: E402
+from mote_localization.geometry import invert, rigid, transform  # noqa: E402
 from mote_localization.scenes import Frame, Scene, Split  # noqa: E402
 from mote_localization.scenes.folder import FolderScene  # noqa: E402
 
@@ -185,6 +185,24 @@ def test_depth_that_fits_no_point_is_an_error(room: Path, tmp_path: Path):
         np.savez(tmp_path / "d" / f"{name}.npz", depth_hw=wrong_hw.astype(np.float32))
     with pytest.raises(ReconstructionError, match="none of 6 images has 15 triangulated points"):
         run(room, tmp_path / "d", poses_with_points())
+
+
+def test_images_without_a_triangulated_point_are_an_error(room: Path, tmp_path: Path):
+    folder = write_noisy(tmp_path / "d", [1.0] * 6, "per_image")
+    poses = replace(poses_with_points(), points={})  # the images are grey
+    with pytest.raises(ReconstructionError, match="none of 6 images has 15 triangulated points"):
+        run(room, folder, poses)
+
+
+def test_the_given_poses_of_refined_ones_are_stored(room: Path, tmp_path: Path):
+    folder = write_noisy(tmp_path / "d", [1.0] * 6, "global")
+    (folder / "view3.npz").unlink()
+    given = {name: T @ rigid(np.eye(3), (0.02, 0, 0)) for name, T in true_poses().items()}
+    run(room, folder, replace(poses_with_points(), given=given))
+    made = open_reconstruction(folder / "r")
+    assert list(made.given_poses) == [name for name in NAMES if name != "view3"]
+    assert all(np.allclose(made.given_poses[name], given[name]) for name in made.poses)
+    assert all(np.allclose(T, pose(NAMES.index(name))) for name, T in made.poses.items())
 
 
 class Few(Scene):

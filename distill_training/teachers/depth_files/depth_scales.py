@@ -42,19 +42,14 @@ class DepthScales:
     unknown: dict[int, str]  # image -> reason
 
 
-def find_scales(
-    maps: Mapping[int, DepthMap],
-    points: Mapping[int, FramePoints],
-    pairs: Sequence[Pair],
-    per_image: bool,
-) -> DepthScales:
-    """Return the scales that fit triangulated points and the depth of overlapping images.
+def scales_of_points(
+    maps: Mapping[int, DepthMap], points: Mapping[int, FramePoints]
+) -> dict[int, tuple[float, float]]:
+    """Return log scale and spread of the images that triangulated points determine.
 
     Args:
-        maps: Depth map of each image, unit of its depth, with its pose.
+        maps: Depth map of each image, unit of its depth.
         points: Triangulated points of images, map units.
-        pairs: Images that overlap.
-        per_image: Each image has its own scale; otherwise all have the same.
 
     Raises:
         ReconstructionError: No image has enough points with a depth.
@@ -65,6 +60,23 @@ def find_scales(
             f"none of {len(maps)} images has {_MIN_POINTS} triangulated points with a depth in its "
             "file that fits; expected depth along the optical axis, and poses camera-to-map"
         )
+    return measured
+
+
+def find_scales(
+    maps: Mapping[int, DepthMap],
+    measured: Mapping[int, tuple[float, float]],
+    pairs: Sequence[Pair],
+    per_image: bool,
+) -> DepthScales:
+    """Return the scales that fit triangulated points and the depth of overlapping images.
+
+    Args:
+        maps: Depth map of each image, unit of its depth, with its pose.
+        measured: Log scale and spread of one image or more, as of `scales_of_points`.
+        pairs: Images that overlap.
+        per_image: Each image has its own scale; otherwise all have the same.
+    """
     logs = np.array([log for log, _ in measured.values()])
     if not per_image:
         common = float(np.median(logs))

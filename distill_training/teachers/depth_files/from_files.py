@@ -17,7 +17,11 @@ from distill_training.poses.triangulation import triangulate
 from distill_training.reconstruction import Reconstruction
 from distill_training.teachers.depth_files.depth_folder import DepthFolder, FileDepth
 from distill_training.teachers.depth_files.depth_fusion import fuse_depth
-from distill_training.teachers.depth_files.depth_scales import DepthScales, find_scales
+from distill_training.teachers.depth_files.depth_scales import (
+    DepthScales,
+    find_scales,
+    scales_of_points,
+)
 from distill_training.teachers.pairwise.agreement import check_agreement
 from distill_training.teachers.pairwise.canonical_frame import canonical_frame
 from distill_training.teachers.pairwise.cells import reduce_to_cells
@@ -74,7 +78,8 @@ def reconstruct(
 
     Args:
         scene: Source of the images.
-        poses: Poses, cameras and triangulated points of the frames.
+        poses: Poses, cameras and triangulated points of the frames; without points, they are
+            triangulated.
         folder: Folder of the reconstruction.
         depth: Depth of the frames.
         settings: Everything else that decides the result.
@@ -96,9 +101,11 @@ def reconstruct(
         scales = DepthScales(dict.fromkeys(maps, 1.0), dict.fromkeys(maps, 0.0), _USUAL_SIGMA, {})
     else:
         points = poses.points or triangulate(scene, poses.T_map_cam, live)
+        measured = scales_of_points(
+            maps, {i: points[name] for i, name in enumerate(names) if name in points}
+        )
         pairs = _pairs(maps, float(np.median(np.concatenate([p.depth_k for p in points.values()]))))
-        seen = {i: points[name] for i, name in enumerate(names) if name in points}
-        scales = find_scales(maps, seen, pairs, depth.index.scale == "per_image")
+        scales = find_scales(maps, measured, pairs, depth.index.scale == "per_image")
     unused |= {names[i]: reason for i, reason in scales.unknown.items()}
     if len(scales.scale) < 2:
         raise ReconstructionError(
@@ -116,6 +123,7 @@ def reconstruct(
     directed = [ends for i, j in pairs if i in fused and j in fused for ends in ((i, j), (j, i))]
     agreement = check_agreement(fused, directed)
     canonical = Counter(one.grid for one in fused.values()).most_common(1)[0][0]
+    used = {names[i]: one.T_map_cam for i, one in sorted(fused.items())}
     reconstruction = Reconstruction(
         folder,
         scene.name,
@@ -124,8 +132,9 @@ def reconstruct(
         canonical,
         cells.stride,
         asdict(cells) | dict(settings),
-        {names[i]: one.T_map_cam for i, one in sorted(fused.items())},
+        used,
         metric,
+        {name: poses.given[name] for name in used} if poses.given else {},
     )
     reconstruction.begin()
     missing = set(reconstruction.missing())
