@@ -1,4 +1,9 @@
-"""Points triangulated at known poses, from matching features of overlapping images."""
+"""Points triangulated at known poses, from matching features of overlapping images.
+
+They are for given poses that stay as they are, and need no pycolmap. Structure from motion and the
+adjustment of given poses (sfm/) have more accurate points, which many frames see: where these
+exist, nothing is triangulated here.
+"""
 
 from collections.abc import Mapping
 
@@ -10,7 +15,6 @@ from distill_training.poses.frame_points import FramePoints
 from distill_training.poses.image_pairs import overlapping_pairs
 from distill_training.poses.poses_config import PairsConfig
 from mote_localization.camera import Camera
-from mote_localization.geometry import invert
 from mote_localization.progress import track
 from mote_localization.scenes import Scene
 
@@ -48,22 +52,17 @@ def triangulate(
     T_n44 = np.array([T_map_cam[name] for name in names])
     pairs = overlapping_pairs(T_n44, [cameras[name] for name in names], PairsConfig())
     matches = match(features, pairs)
-    T_other_own_m44 = np.array(
-        [
-            invert(T_n44[j]) @ T_n44[i]
-            for i, j in zip(matches.measured_m, matches.seen_m, strict=True)
-        ]
-    ).reshape(-1, 4, 4)
+    T_other_own_m44 = np.linalg.inv(T_n44)[matches.seen_m] @ T_n44[matches.measured_m]
     ray_m3 = matches.points_m3  # at depth 1
-    turned_m3 = np.einsum("mij,mj->mi", T_other_own_m44[:, :3, :3], ray_m3)
+    rotated_m3 = np.einsum("mij,mj->mi", T_other_own_m44[:, :3, :3], ray_m3)
     shift_m3 = T_other_own_m44[:, :3, 3]
     seen_m3 = matches.rays_m3 / np.linalg.norm(matches.rays_m3, axis=1, keepdims=True)
-    # The depth z for which the cross product of the other ray and z turned + shift is smallest.
-    across_m3, offset_m3 = np.cross(seen_m3, turned_m3), np.cross(seen_m3, shift_m3)
-    sine_m = np.linalg.norm(across_m3, axis=1) / np.linalg.norm(turned_m3, axis=1)
+    # The depth z for which the cross product of the other ray and z rotated + shift is smallest.
+    across_m3, offset_m3 = np.cross(seen_m3, rotated_m3), np.cross(seen_m3, shift_m3)
+    sine_m = np.linalg.norm(across_m3, axis=1) / np.linalg.norm(rotated_m3, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         depth_m = -(across_m3 * offset_m3).sum(axis=1) / (across_m3**2).sum(axis=1)
-        point_m3 = turned_m3 * depth_m[:, None] + shift_m3
+        point_m3 = rotated_m3 * depth_m[:, None] + shift_m3
         distance_m = np.linalg.norm(point_m3, axis=1)
         residual_m = np.linalg.norm(np.cross(seen_m3, point_m3), axis=1) / distance_m
         usable_m = (

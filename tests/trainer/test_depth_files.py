@@ -16,6 +16,7 @@ from make_map import room_points
 from make_scene import View, write_scene
 
 pytest.importorskip("torch", reason="torch is not installed")
+from distill_training.poses.features import FeatureFinder  # noqa: E402
 from distill_training.poses.frame_points import FramePoints  # noqa: E402
 from distill_training.poses.poses_config import PosesConfig  # noqa: E402
 from distill_training.poses.scene_poses import ScenePoses, find_poses  # noqa: E402
@@ -192,6 +193,14 @@ def test_images_without_a_triangulated_point_are_an_error(room: Path, tmp_path: 
     poses = replace(poses_with_points(), points={})  # the images are grey
     with pytest.raises(ReconstructionError, match="none of 6 images has 15 triangulated points"):
         run(room, folder, poses)
+
+
+def test_nothing_is_triangulated_where_points_exist(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delattr(FeatureFinder, "find")
+    made = run(room, write_noisy(tmp_path / "d", [1.0] * 6, "global"), poses_with_points())
+    assert list(made.poses) == NAMES
 
 
 def test_the_given_poses_of_refined_ones_are_stored(room: Path, tmp_path: Path):
