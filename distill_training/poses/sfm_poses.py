@@ -22,6 +22,7 @@ from distill_training.poses.sfm.feature_database import FeatureDatabase
 from distill_training.poses.sfm.placed_images import (
     PlacedImage,
     frame_points,
+    given_gauge,
     live_camera,
     place_images,
 )
@@ -240,7 +241,8 @@ def _with_given_positions(
 
     inputs = ("given positions", {i: T.tolist() for i, T in given.items()})
     model = stored_model(folder, inputs, adjusted_model)
-    adjusted = place_images(model, Gauge(1.0, np.eye(4)), images)
+    gauge = given_gauge(model, images, {images[i].frame.name: T for i, T in given.items()})
+    adjusted = place_images(model, gauge, images)
     seen_n = np.bincount(model.image_k, minlength=len(model.images))
     kept = {}
     for i, count in zip(model.images.tolist(), seen_n, strict=True):

@@ -13,7 +13,7 @@ from quick_sfm import QUICK  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.reconstruction import open_reconstruction  # noqa: E402
 from distill_training.teachers.teacher_options import Teacher  # noqa: E402
-from mote_localization.geometry import transform  # noqa: E402
+from mote_localization.geometry import rotation_angle, transform  # noqa: E402
 from mote_localization.scenes.folder import FolderScene  # noqa: E402
 from mote_localization.similarity import similarity  # noqa: E402
 
@@ -56,6 +56,11 @@ def test_refined_poses_are_nearer_the_truth(posed: Path, refined: Path, kitchen:
     assert made.metric and all(
         np.array_equal(made.given_pose(name), T) for name, T in given.items()
     )
+    rotated_deg = [
+        np.degrees(rotation_angle(made.poses[name][:3, :3] @ T[:3, :3].T))
+        for name, T in given.items()
+    ]
+    assert np.median(rotated_deg) < 3
     moved = [made.poses[name][:3, 3] - T[:3, 3] for name, T in given.items()]
     assert np.linalg.norm(np.mean(moved, axis=0)) < 0.02
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_training.poses.gauge import Gauge
 from distill_training.poses.image_pairs import overlapping_pairs
 from distill_training.poses.poses_config import PairsConfig, SfmConfig
 from distill_training.poses.sfm.feature_database import FeatureDatabase
-from distill_training.poses.sfm.placed_images import PlacedImage, place_images
+from distill_training.poses.sfm.placed_images import PlacedImage, given_gauge, place_images
 from distill_training.poses.sfm.sfm_folder import DATABASE, begin_sfm_folder, stored_model
 from distill_training.poses.sfm.sfm_images import take_images
 from distill_training.poses.sfm.sfm_model import Model
@@ -64,7 +63,7 @@ def adjust_given_poses(
         lambda: _adjusted(database.path, T_initial_n44, positions_n3),
     )
     seen_n = np.bincount(model.image_k, minlength=len(model.images))
-    placed = place_images(model, Gauge(1.0, np.eye(4)), images)
+    placed = place_images(model, given_gauge(model, images, given), images)
     return {
         names[i]: placed[i]
         for i, count in zip(model.images.tolist(), seen_n, strict=True)

@@ -1,16 +1,17 @@
 """Images of a model, placed in the map frame."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from distill_training.poses.frame_points import FramePoints
-from distill_training.poses.gauge import Gauge
+from distill_training.poses.gauge import Gauge, gauge_from_poses
 from distill_training.poses.sfm.colmap_camera import from_colmap
 from distill_training.poses.sfm.sfm_images import SfmImage
 from distill_training.poses.sfm.sfm_model import Model
 from mote_localization.camera import Camera
+from mote_localization.errors import ReconstructionError
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,27 @@ def place_images(part: Model, gauge: Gauge, images: Sequence[SfmImage]) -> dict[
         )
         for n, i in enumerate(part.images)
     }
+
+
+def given_gauge(part: Model, images: Sequence[SfmImage], given: Mapping[str, np.ndarray]) -> Gauge:
+    """Return the gauge that leads from a model to the frame of given poses, which it is near.
+
+    An adjustment with given positions leaves the rotation about a straight path free. The given
+    rotations fix it.
+
+    Args:
+        part: The model.
+        images: All images, in the order of their numbers.
+        given: T_map_cam (4, 4) of frames, by name.
+    """
+    poses = {
+        images[i].frame.name: T for i, T in zip(part.images, part.T_model_cam_n44, strict=True)
+    }
+    known = {name: T for name, T in given.items() if name in poses}
+    try:
+        return gauge_from_poses(poses, known, float(np.nanmedian(part.median_depth_n())))
+    except ReconstructionError:  # all at one place, where positions fix nothing
+        return Gauge(1.0, np.eye(4))
 
 
 def live_camera(part: Model, n: int, image: SfmImage) -> Camera:
