@@ -12,7 +12,7 @@ import pytest
 from make_scene import PLANE_CAMERA, write_plane_scene
 
 from distill_training.poses import refinement
-from distill_training.poses.poses_config import PosesConfig
+from distill_training.poses.poses_config import PosesConfig, SfmConfig
 from distill_training.poses.scene_poses import find_poses
 from distill_training.reconstruction import (
     ReconstructedFrame,
@@ -147,7 +147,8 @@ def test_adjusted_poses_are_near_the_given_ones_and_adjusted_only_once(
 ):
     scene = Few(FolderScene(kitchen), 14)
     monkeypatch.setattr(teacher_options, "open_scene", lambda path: scene)
-    teacher = Teacher(poses=PosesConfig("refine"))
+    quick = SfmConfig(max_px=400, max_features=800)
+    teacher = Teacher(poses=PosesConfig("refine", sfm=quick))
     made = teacher.reconstruct(kitchen, tmp_path / "r")
     index = (tmp_path / "r/reconstruction.json").stat().st_mtime_ns
     lost = tmp_path / f"r/frames/{list(made.poses)[3]}.npz"
@@ -186,7 +187,7 @@ def test_frames_without_matches_follow_their_neighbours(
 
 
 def test_poses_of_images_without_matches_are_not_adjusted(scene: Path):
-    with pytest.raises(ReconstructionError, match="0 of 2 frames have.*use --poses given"):
+    with pytest.raises(ReconstructionError, match="0 of 2 frames have.*use other --poses"):
         find_poses(FolderScene(scene), PosesConfig("refine"))
 
 
