@@ -349,7 +349,7 @@ def _described(
     if weakest.points:
         rows["weakest connection"] += (
             f", seen {weakest.angle_deg:.0f} deg apart; the scale between them is accurate to "
-            f"{100 * weakest.scale_sigma:.1f} % (1 sigma)"
+            f"{100 * weakest.scale_sigma:.2f} % (1 sigma)"
         )
     lenses = {images[i].lens: one.camera for i, one in placed.items() if not images[i].known}
     if lenses:
