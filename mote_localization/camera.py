@@ -112,17 +112,27 @@ class Camera:
         """The pinhole matrix (3, 3) in pixels."""
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], np.float64)
 
-    def resized(self, width: int, height: int) -> "Camera":
-        """Return the camera with the same view and another image size, in px."""
-        sx, sy = width / self.width, height / self.height
+    def resized(
+        self, width: int, height: int, window: tuple[float, float, float, float] | None = None
+    ) -> "Camera":
+        """Return the camera with another image size, in px.
+
+        Args:
+            width: Of the new image.
+            height: Of the new image.
+            window: Left, top, right and bottom edge of the part of the image that it shows; None:
+                the whole image.
+        """
+        left, top, right, bottom = window or (0, 0, self.width, self.height)
+        sx, sy = width / (right - left), height / (bottom - top)
         return replace(
             self,
             width=width,
             height=height,
             fx=self.fx * sx,
             fy=self.fy * sy,
-            cx=(self.cx + 0.5) * sx - 0.5,
-            cy=(self.cy + 0.5) * sy - 0.5,
+            cx=(self.cx + 0.5 - left) * sx - 0.5,
+            cy=(self.cy + 0.5 - top) * sy - 0.5,
         )
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:

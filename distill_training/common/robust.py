@@ -1,10 +1,13 @@
-"""Robust statistics: weighted median, Cauchy weights, M-estimate of a mean."""
+"""Robust statistics: weighted median, Cauchy weights, M-estimate of a mean, error of a median."""
+
+import math
 
 import numpy as np
 
 _TUNING = 2.0  # robust standard deviations at which a Cauchy weight is one half
 _STEPS = 5
 NORMAL = 1.4826  # standard deviation of normal errors over their median absolute value
+_MEDIAN_ERROR = 1.2533  # standard error of a median of normal values over that of their mean
 _MIN_SLOPE = 0.3  # mean slope of the influence over the mean weight; keeps the deviation finite
 _MIN_SPREAD = 1e-6
 
@@ -85,3 +88,9 @@ def row_medians(values_bn: np.ndarray) -> np.ndarray:
     ordered = np.sort(values_bn, axis=1)  # NaN last
     count = np.isfinite(values_bn).sum(axis=1)
     return ordered[np.arange(len(ordered)), np.maximum(count - 1, 0) // 2]
+
+
+def median_error(deviations: np.ndarray) -> float:
+    """Return the standard error of a median, from the absolute deviations from it."""
+    spread = NORMAL * float(np.median(deviations))
+    return _MEDIAN_ERROR * spread / math.sqrt(len(deviations))

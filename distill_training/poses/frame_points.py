@@ -15,6 +15,10 @@ class FramePoints:
     depth_k: np.ndarray  # m, along the optical axis
     sigma_k: np.ndarray  # m, expected error of the depth
 
+    def rays_k3(self) -> np.ndarray:
+        """Return the rays of the points (k, 3), z = 1."""
+        return np.concatenate([self.ray_k2, np.ones_like(self.ray_k2[:, :1])], axis=1)
+
     def scaled(self, scale: float) -> "FramePoints":
         """Return the points with their depths multiplied by a factor."""
         return FramePoints(self.ray_k2, scale * self.depth_k, scale * self.sigma_k)

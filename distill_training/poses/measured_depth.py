@@ -1,6 +1,19 @@
-"""Measured depth at pixels of an image."""
+"""Measured depth of frames, and at pixels of an image."""
+
+from collections.abc import Sequence
 
 import numpy as np
+
+from distill_training.common.sampling import thinned
+from mote_localization.scenes import Frame
+
+_DEPTHS_READ = 8  # images whose depth decides whether there is depth
+
+
+def has_depth(frames: Sequence[Frame]) -> bool:
+    """Return whether frames have depth; that of a few is read, spread evenly."""
+    sample = thinned(frames, _DEPTHS_READ)
+    return bool(sample) and all(frame.depth() is not None for frame in sample)
 
 
 def depth_at(depth_hw: np.ndarray, pixels_n2: np.ndarray) -> np.ndarray:

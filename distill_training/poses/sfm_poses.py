@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_training.common.robust import NORMAL
-from distill_training.common.sampling import thinned
+from distill_training.common.robust import median_error
 from distill_training.poses.frame_points import NO_POINTS, FramePoints
 from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth
-from distill_training.poses.measured_depth import depth_at
+from distill_training.poses.measured_depth import depth_at, has_depth
 from distill_training.poses.poses_config import Known, SfmConfig
 from distill_training.poses.sfm.checks import connection, weakest_cut
 from distill_training.poses.sfm.colmap_camera import to_colmap
@@ -44,7 +43,6 @@ _MIN_POINTS = 30  # that an image must see to be placed by its given pose
 _MAX_SIGMAS = 5.0  # by which its position may then change
 _MAX_DEPTH_ERROR = 0.15  # of the scale that depth gives, from that of given poses
 _NAMED = 5  # frames that a message names
-_DEPTHS_READ = 8  # images whose depth decides whether there is depth
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def place_by_structure_from_motion(
     unplaced = (one for i, one in enumerate(images) if i not in placed)
     if len(gauges) > 1 or any(one.frame.name in given for one in unplaced):
         placed = _with_given_positions(placed, images, [part for part, _ in gauges], folder)
-    elif len(placed) < len(images) and _has_depth(images):
+    elif len(placed) < len(images) and has_depth([one.frame for one in images]):
         placed = _joined_by_depth(placed, images, found.parts, folder / DATABASE, config)
     ordered = sorted(placed)
     names = [images[i].frame.name for i in ordered]
@@ -195,16 +193,14 @@ def _scale_from_depth(part: Model, images: Sequence[SfmImage]) -> tuple[float, f
         if len(points.depth_k) < _MIN_DEPTHS:
             continue
         live = live_camera(part, n, images[i])
-        rays_k3 = np.concatenate([points.ray_k2, np.ones_like(points.ray_k2[:, :1])], axis=1)
-        measured_k = depth_at(depth_hw, live.project(rays_k3))
+        measured_k = depth_at(depth_hw, live.project(points.rays_k3()))
         ratio_k = measured_k[measured_k > 0] / points.depth_k[measured_k > 0]
         if len(ratio_k) >= _MIN_DEPTHS:
             ratios.append(float(np.median(ratio_k)))
     if not ratios:
         return None
     scale = float(np.median(ratios))
-    spread = NORMAL * float(np.median(np.abs(np.array(ratios) / scale - 1)))
-    return scale, 1.2533 * spread / np.sqrt(len(ratios))
+    return scale, median_error(np.abs(np.array(ratios) / scale - 1))
 
 
 def _with_given_positions(
@@ -242,19 +238,13 @@ def _with_given_positions(
     inputs = ("given positions", {i: T.tolist() for i, T in given.items()})
     model = stored_model(folder, inputs, adjusted_model)
     gauge = given_gauge(model, images, {images[i].frame.name: T for i, T in given.items()})
-    adjusted = place_images(model, gauge, images)
-    seen_n = np.bincount(model.image_k, minlength=len(model.images))
     kept = {}
-    for i, count in zip(model.images.tolist(), seen_n, strict=True):
-        expected = given.get(i, poses[i])
-        moved_m = float(np.linalg.norm(adjusted[i].T_map_cam[:3, 3] - expected[:3, 3]))
+    for i, one in place_images(model, gauge, images).items():
+        expected, count = given.get(i, poses[i]), len(one.points.depth_k)
+        moved_m = float(np.linalg.norm(one.T_map_cam[:3, 3] - expected[:3, 3]))
         if i in placed or (count >= _MIN_POINTS and moved_m < _MAX_SIGMAS * sigma_m):
-            kept[i] = adjusted[i]
+            kept[i] = one
     return kept
-
-
-def _has_depth(images: Sequence[SfmImage]) -> bool:
-    return all(one.frame.depth() is not None for one in thinned(images, _DEPTHS_READ))
 
 
 def _joined_by_depth(
@@ -278,12 +268,12 @@ def _joined_by_depth(
     groups = [{i: one.T_map_cam for i, one in placed.items()}]
     beside: dict[int, PlacedImage] = {}
     for part in parts:
-        scale = _scale_from_depth(part, images)
+        new = {int(i) for i in part.images} - placed.keys() - beside.keys()
+        scale = _scale_from_depth(part, images) if new else None
         if scale is not None:
             in_metres = place_images(part, Gauge(scale[0], np.eye(4)), images)
-            new = {i: one for i, one in in_metres.items() if i not in placed and i not in beside}
-            groups.append({i: one.T_map_cam for i, one in new.items()})
-            beside |= new
+            groups.append({i: one.T_map_cam for i, one in in_metres.items() if i in new})
+            beside |= {i: one for i, one in in_metres.items() if i in new}
     estimated = {
         images[i].lens: (part.camera_of(n), live_camera(part, n, images[i]))
         for part in reversed(parts)
@@ -299,7 +289,7 @@ def _joined_by_depth(
             groups.append({i: np.eye(4)})
             beside[i] = PlacedImage(np.eye(4), live[i], NO_POINTS)
     features = MeasuredFeatures.of(FeatureDatabase(database, images, config), working, live)
-    poses = join_by_depth(features, [group for group in groups if group])
+    poses = join_by_depth(features, groups)
     known = {**beside, **placed}
     return {i: replace(known[i], T_map_cam=T) for i, T in poses.items()}
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from distill_training.common.dependencies import structure_from_motion_packages, training_packages
-from distill_training.common.sampling import thinned
+from distill_training.poses.measured_depth import has_depth
 from distill_training.poses.poses_config import PosesConfig, SfmConfig
 from distill_training.reconstruction import Reconstruction, begun_reconstruction
 from distill_training.teachers.depth_files.depth_folder import DepthFolder
@@ -33,9 +33,9 @@ _POSES_OF = {
     "files": ("given", "refine", "sfm", "files"),
 }
 
+_WORK = "work"  # folder of intermediate files, inside that of the reconstruction
 # options of structure from motion that refine uses
 _REFINE_FLAGS = ("--sfm.max-px", "--sfm.max-features", "--sfm.peak-threshold", "--sfm.per-image")
-_DEPTHS_READ = 8  # images whose depth decides whether a scene has depth
 _SOURCES = {
     "auto": "given",
     "given": "given",
@@ -216,7 +216,6 @@ class Teacher:
             usual = asdict(SfmConfig())  # not stored, as in older folders
             given = asdict(self.poses.sfm).items()
             settings = {f"sfm_{name}": value for name, value in given if value != usual[name]}
-        work = folder / "work"
         if by_sfm:
             all_settings = asdict(self.cells) | settings
             if self.teacher == "rgbd":
@@ -225,14 +224,10 @@ class Teacher:
                 return finished
         depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
         begun = None if by_sfm else begun_reconstruction(folder)
-        poses = find_poses(scene, self.poses, work, depths_m, begun)
+        poses = find_poses(scene, self.poses, folder / _WORK, depths_m, begun)
         if self.teacher == "sfm":
-            made = triangulated.reconstruct(scene, poses, folder, settings, self.cells)
-        else:
-            made = rgbd.reconstruct(scene, poses, folder, self.rgbd, self.cells, settings)
-        if work.exists():
-            shutil.rmtree(work)
-        return made
+            return triangulated.reconstruct(scene, poses, folder, settings, self.cells)
+        return rgbd.reconstruct(scene, poses, folder, self.rgbd, self.cells, settings)
 
     def _from_files(self, scene: Scene, folder: Path) -> Reconstruction:
         """Reconstruct from depth that another network wrote."""
@@ -245,16 +240,13 @@ class Teacher:
         settings = inputs_of(scene, self.poses) | depth.settings(names)
         if finished := self._finished(scene, folder, asdict(self.cells) | settings):
             return finished
-        work, by_files = folder / "work", self.poses.poses == "files"
+        by_files = self.poses.poses == "files"
         depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)  # measured ones check the poses
         if by_files:
             poses = poses_of_files(scene, depth)
         else:
-            poses = find_poses(scene, self.poses, work, depths_m)
-        made = reconstruct(scene, poses, folder, depth, settings, self.cells, by_files)
-        if work.exists():
-            shutil.rmtree(work)
-        return made
+            poses = find_poses(scene, self.poses, folder / _WORK, depths_m)
+        return reconstruct(scene, poses, folder, depth, settings, self.cells, by_files)
 
     def _files_folder(self) -> Path:
         assert self.files.files is not None, "the teacher files is refused without its folder"
@@ -272,10 +264,7 @@ class Teacher:
         if begun is None:
             return None
         begun.check_inputs(scene.name, self.teacher, self.cells.stride, settings)
-        if begun.missing():
-            return None
-        shutil.rmtree(folder / "work", ignore_errors=True)  # of a run interrupted at its end
-        return begun
+        return None if begun.missing() else begun
 
     def _from_pairs(self, scene: Scene, folder: Path) -> Reconstruction:
         """Reconstruct from predictions of pairs of photographs."""
@@ -291,7 +280,7 @@ class Teacher:
         else:
             predictor = Simulated(self.simulated)
         begun, summary = begun_reconstruction(folder), None
-        known, work = resumed_config(self.poses, begun), folder / "work"
+        known = resumed_config(self.poses, begun)
         resumed = begun if known.poses in ("refine", "sfm") else None
         if resumed:  # checked before structure from motion, which takes minutes
             inputs = inputs_of(scene, known)
@@ -300,12 +289,10 @@ class Teacher:
         if resumed and not resumed.missing():
             reconstruction = resumed
         else:
-            poses = find_poses(scene, known, work / "sfm", begun=begun)
+            poses = find_poses(scene, known, folder / _WORK / "sfm", begun=begun)
             reconstruction, summary = reconstruct(
                 scene, poses, folder, predictor, self.photographs, self.cells, known
             )
-        if work.exists():
-            shutil.rmtree(work)
         described = {"scene": reconstruction.scene}
         if summary is None:
             described["was there already"] = f"{len(reconstruction.poses)} frames"
@@ -329,10 +316,9 @@ class Found:
     def of(cls, scene: Scene) -> "Found":
         """Return what a scene holds; a few depth images are read."""
         frames = list(scene.frames("train"))
-        sample = thinned(frames, _DEPTHS_READ)
         return cls(
             len(frames),
-            bool(frames) and all(frame.depth() is not None for frame in sample),
+            has_depth(frames),
             sum(frame.T_map_cam is not None for frame in frames),
             sum(frame.camera is not None for frame in frames),
         )
@@ -347,12 +333,19 @@ class Plan:
     described: dict[str, str]  # what is found and chosen, as rows to print: name and value
 
     def reconstruct(self, folder: Path) -> Reconstruction:
-        """Reconstruct the scene; see `Teacher.reconstruct`."""
+        """Reconstruct the scene; see `Teacher.reconstruct`.
+
+        Intermediate files are deleted, also those of a run that was interrupted at its end.
+        """
         if self.teacher.teacher in ("dust3r", "simulated"):
-            return self.teacher._from_pairs(self.scene, folder)
-        if self.teacher.teacher == "files":
-            return self.teacher._from_files(self.scene, folder)
-        return self.teacher._from_known_poses(self.scene, folder)
+            made = self.teacher._from_pairs(self.scene, folder)
+        elif self.teacher.teacher == "files":
+            made = self.teacher._from_files(self.scene, folder)
+        else:
+            made = self.teacher._from_known_poses(self.scene, folder)
+        if (folder / _WORK).exists():
+            shutil.rmtree(folder / _WORK)
+        return made
 
 
 def _changed_flags(config: Any, prefix: str) -> Iterator[str]:

@@ -161,16 +161,12 @@ def two_view_agreement(model: Model, pairs: Mapping[Pair, TwoView], max_deg: flo
     matches are right. So even in a correct model a quarter of the pairs may disagree.
     """
     position = {int(image): k for k, image in enumerate(model.images)}
-    agreeing_n, count_n = np.zeros(len(model.images)), np.zeros(len(model.images))
+    agrees = {}
     for (i, j), pair in pairs.items():
-        if pair.inliers < _MIN_PAIR_INLIERS or not (i in position and j in position):
-            continue
-        first, second = position[i], position[j]
-        count_n[[first, second]] += 1
-        agreeing_n[[first, second]] += (
-            rotation_difference_deg(model, first, second, pair) <= max_deg
-        )
-    return np.divide(agreeing_n, count_n, np.full(len(count_n), np.nan), where=count_n > 0)
+        if pair.inliers >= _MIN_PAIR_INLIERS and i in position and j in position:
+            ends = position[i], position[j]
+            agrees[ends] = rotation_difference_deg(model, *ends, pair) <= max_deg
+    return _fraction_of_pairs(len(model.images), agrees, 1)
 
 
 def overlap_agreement(n: int, pairs: Sequence[Pair], matched: Set[Pair]) -> np.ndarray:
@@ -184,12 +180,16 @@ def overlap_agreement(n: int, pairs: Sequence[Pair], matched: Set[Pair]) -> np.n
         pairs: Pairs that should show nearly the same.
         matched: Pairs with verified matches.
     """
-    count_n, matching_n = np.zeros(n), np.zeros(n)
-    for pair in pairs:
+    return _fraction_of_pairs(n, {pair: pair in matched for pair in pairs}, _MIN_COMMON_PAIRS)
+
+
+def _fraction_of_pairs(n: int, agrees: Mapping[Pair, bool], least: int) -> np.ndarray:
+    """Return the fraction (n,) of each image's pairs that agree; NaN where it has fewer pairs."""
+    count_n, agreeing_n = np.zeros(n), np.zeros(n)
+    for pair, agree in agrees.items():
         count_n[list(pair)] += 1
-        matching_n[list(pair)] += pair in matched
-    few = np.full(n, np.nan)
-    return np.divide(matching_n, count_n, few, where=count_n >= _MIN_COMMON_PAIRS)
+        agreeing_n[list(pair)] += agree
+    return np.divide(agreeing_n, count_n, np.full(n, np.nan), where=count_n >= least)
 
 
 def rotation_difference_deg(model: Model, first: int, second: int, pair: TwoView) -> float:

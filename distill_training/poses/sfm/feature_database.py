@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -215,15 +215,11 @@ class FeatureDatabase:
 
     def two_view_geometries(self) -> dict[Pair, TwoView]:
         """Return the relative pose of each verified pair."""
-        with pycolmap.Database.open(self.path) as database:
-            index = {id_: i for i, id_ in enumerate(self._image_ids(database))}
-            found = {}
-            for pair_id, geometry in zip(*database.read_two_view_geometries(), strict=True):
-                i, j = (index[id_] for id_ in pycolmap.pair_id_to_image_pair(pair_id))
-                if geometry.cam2_from_cam1 is not None:
-                    R_j_i = geometry.cam2_from_cam1.rotation.matrix()
-                    found[i, j] = TwoView(len(geometry.inlier_matches), R_j_i)
-        return found
+        return {
+            pair: TwoView(len(one.inlier_matches), one.cam2_from_cam1.rotation.matrix())
+            for pair, one in self._geometries()
+            if one.cam2_from_cam1 is not None
+        }
 
     def keypoints(self) -> list[np.ndarray]:
         """Return the pixels (n, 2) of each image's features, COLMAP's convention."""
@@ -237,14 +233,19 @@ class FeatureDatabase:
 
     def verified_matches(self) -> dict[Pair, np.ndarray]:
         """Return the features (k, 2) of the first and second image that match, of each pair."""
+        return {
+            pair: np.array(one.inlier_matches, int)
+            for pair, one in self._geometries()
+            if len(one.inlier_matches)
+        }
+
+    def _geometries(self) -> Iterator[tuple[Pair, pycolmap.TwoViewGeometry]]:
+        """Yield the pairs that were matched, with their two-view geometry."""
         with pycolmap.Database.open(self.path) as database:
             index = {id_: i for i, id_ in enumerate(self._image_ids(database))}
-            found = {}
             for pair_id, geometry in zip(*database.read_two_view_geometries(), strict=True):
                 i, j = (index[id_] for id_ in pycolmap.pair_id_to_image_pair(pair_id))
-                if len(geometry.inlier_matches):
-                    found[i, j] = np.array(geometry.inlier_matches, int)
-        return found
+                yield (i, j), geometry
 
     def copy_with(self, path: Path, pairs: Iterable[Pair]) -> None:
         """Write what mappers need into another database: keypoints, and the matches of some pairs.

@@ -62,13 +62,8 @@ def adjust_given_poses(
         ("refined", T_initial_n44.tolist(), positions_n3.tolist()),
         lambda: _adjusted(database.path, T_initial_n44, positions_n3),
     )
-    seen_n = np.bincount(model.image_k, minlength=len(model.images))
     placed = place_images(model, given_gauge(model, images, given), images)
-    return {
-        names[i]: placed[i]
-        for i, count in zip(model.images.tolist(), seen_n, strict=True)
-        if count >= _MIN_POINTS
-    }
+    return {names[i]: one for i, one in placed.items() if len(one.points.depth_k) >= _MIN_POINTS}
 
 
 def _adjusted(database: Path, T_initial_n44: np.ndarray, positions_n3: np.ndarray) -> Model:

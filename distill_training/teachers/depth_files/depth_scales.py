@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
-from distill_training.common.robust import NORMAL, cauchy_weight, residual_scale
+from distill_training.common.robust import NORMAL, cauchy_weight, median_error, residual_scale
 from distill_training.poses.frame_points import FramePoints
 from distill_training.poses.image_pairs import Pair, components
 from distill_training.teachers.pairwise.depth_map import DepthMap
@@ -29,7 +29,6 @@ _REWEIGHTINGS = 3
 _PAIR_SIGMA = 0.01  # usual error of the ratio of two images' scales
 _POINTS_SIGMA = 0.1  # usual error of one image's scale by its points, where poses drift
 _MAX_ERROR = 0.15  # median log ratio of an image that is used
-_MEDIAN_ERROR = 1.2533  # standard error of a median of normal values over that of their mean
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ def find_scales(
     logs = np.array([log for log, _ in measured.values()])
     if not per_image:
         common = float(np.median(logs))
-        spread = NORMAL * float(np.median(np.abs(logs - common)))
-        sigma = _MEDIAN_ERROR * spread / np.sqrt(len(logs))
+        sigma = median_error(np.abs(logs - common))
         log_scale = dict.fromkeys(maps, common)
         sigmas = dict.fromkeys(maps, sigma)
     else:
@@ -107,8 +105,7 @@ def find_scales(
 
 def _measured(one: DepthMap, points: FramePoints) -> tuple[float, float] | None:
     """Return log scale and spread of the ratios of triangulated points to an image's depth."""
-    rays_k3 = np.concatenate([points.ray_k2, np.ones_like(points.ray_k2[:, :1])], axis=1)
-    depth_k, _ = one.sample(rays_k3)
+    depth_k, _ = one.sample(points.rays_k3())
     log_k = np.log(points.depth_k / depth_k)
     log_k = log_k[np.isfinite(log_k)]
     if len(log_k) < _MIN_POINTS:
@@ -143,8 +140,7 @@ def _solve_each(
         own = left_e[(agreement.ends_e2[:, 0] == n) & np.isfinite(left_e)]
         if len(own):
             sigma_n[n] = NORMAL * float(np.median(np.abs(own))) / np.sqrt(len(own))
-    left = np.abs(points_n - log_n)[np.isfinite(points_n)]
-    common = _MEDIAN_ERROR * NORMAL * float(np.median(left)) / np.sqrt(len(left))
+    common = median_error(np.abs(points_n - log_n)[np.isfinite(points_n)])
     return dict(zip(used, log_n.tolist(), strict=True)), dict(
         zip(used, np.hypot(sigma_n, common).tolist(), strict=True)
     )

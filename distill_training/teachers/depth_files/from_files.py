@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -193,18 +193,8 @@ def _cells_of(
 
 def _camera_of_depth(one: FileDepth, live: Camera, name: str) -> Camera:
     """Return the camera of the pixels of a depth map: the image's, cropped and resized."""
-    left, top, right, bottom = _window(one, live.width, live.height, name)
     height, width = one.depth_hw.shape
-    sx, sy = width / (right - left), height / (bottom - top)
-    return replace(
-        live,
-        width=width,
-        height=height,
-        fx=live.fx * sx,
-        fy=live.fy * sy,
-        cx=(live.cx + 0.5 - left) * sx - 0.5,
-        cy=(live.cy + 0.5 - top) * sy - 0.5,
-    )
+    return live.resized(width, height, _window(one, live.width, live.height, name))
 
 
 def _camera_of_file(name: str, one: FileDepth, size: tuple[int, int]) -> Camera:
@@ -230,7 +220,9 @@ def _camera_of_file(name: str, one: FileDepth, size: tuple[int, int]) -> Camera:
         raise ReconstructionError(f"file of image {name[:60]}: {error}") from error
 
 
-def _window(one: FileDepth, width: int, height: int, name: str) -> tuple[float, ...]:
+def _window(
+    one: FileDepth, width: int, height: int, name: str
+) -> tuple[float, float, float, float]:
     """Return left, top, right and bottom edge of the part of an image that its depth shows, px."""
     if one.window_4 is None:
         return 0.0, 0.0, float(width), float(height)
