@@ -101,6 +101,7 @@ class Bench:
     room: Path | None = None  # scene folder of the demo room, for look-alike views
     kitchen_truth: Path | None = None  # scene folder with better poses for the scene `redkitchen`
     cases: int = 100
+    first: int = 0  # number of the first case, to go on after a part of them
     kinds: tuple[str, ...] = ()  # of inputs, see above; default: all
     seed: int = 0
 
@@ -123,7 +124,7 @@ class Bench:
         outcomes = []
         print("| case | kind | source | images | accepted | wrong | worst part | s | refused |")
         print("|---|---|---|---|---|---|---|---|---|")
-        for number in range(self.cases):
+        for number in range(self.first, self.cases):
             kind = list(kinds)[number % len(kinds)]
             source, shots = kinds[kind](np.random.default_rng((self.seed, number)))
             one = _outcome(kind, source, shots)
