@@ -3,28 +3,31 @@
 from pathlib import Path
 
 from mote_localization.errors import SceneError
-from mote_localization.scenes.scene import LAYOUTS, Frame, Scene, Split
+from mote_localization.scenes.layouts import LAYOUTS
+from mote_localization.scenes.recording_options import RecordingOptions
+from mote_localization.scenes.scene import Frame, Scene, Split
 
-__all__ = ["Frame", "Scene", "Split", "open_scene"]
+__all__ = ["Frame", "RecordingOptions", "Scene", "Split", "open_scene"]
 
 
-def open_scene(path: Path | str) -> Scene:
-    """Open a recording, a scene folder, or a folder of photographs.
+def open_scene(path: Path | str, options: RecordingOptions | None = None) -> Scene:
+    """Open a recording of any layout in `LAYOUTS`.
+
+    Args:
+        path: File or folder.
+        options: Which topics and frames are used; each layout uses some of them.
 
     Raises:
-        SceneError: The path does not exist, or cannot be read as a scene.
+        SceneError: The path does not exist, cannot be read as a scene, or an option does not belong
+            to its layout.
     """
-    path = Path(path)
-    if not path.exists():
-        raise SceneError(f"{path}: does not exist, expected {LAYOUTS}")
-    if path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").exists():
-        from mote_localization.scenes.bag import BagScene
-
-        return BagScene(path)
-    if (path / "train.txt").exists() or (path / "data").exists():
-        from mote_localization.scenes.folder import FolderScene
-
-        return FolderScene(path)
-    from mote_localization.scenes.photos import PhotoScene
-
-    return PhotoScene(path)
+    path, options = Path(path), options or RecordingOptions()
+    layout = next((layout for layout in LAYOUTS if layout.found_at(path)), None)
+    if layout is None:
+        found = "holds nothing that can be read" if path.exists() else "does not exist"
+        expected = ", ".join(layout.name for layout in LAYOUTS)
+        raise SceneError(f"{path}: {found}, expected one of: {expected}")
+    unused = [flag for flag in options.given() if flag not in layout.options]
+    if unused:
+        raise SceneError(f"{path}: found {', '.join(unused)} with a {layout.name}")
+    return layout.open(path, options)

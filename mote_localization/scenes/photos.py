@@ -15,7 +15,7 @@ from natsort import natsort_keygen, ns
 from mote_localization.camera import Camera, read_camera_info
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.image_files import image_size, read_image
-from mote_localization.scenes.scene import LAYOUTS, NOMINAL_RATE_HZ, Frame, Scene, Split
+from mote_localization.scenes.scene import NOMINAL_RATE_HZ, Frame, Scene, Split
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _CALIBRATION = "camera.yaml"
@@ -60,9 +60,9 @@ class PhotoScene(Scene):
         """
         self.path = Path(path)
         self.name = self.path.resolve().name
-        paths = self._find_photos()
+        paths = find_photos(self.path)
         if not paths:
-            raise SceneError(f"{self.path}: holds no photographs, expected {LAYOUTS}")
+            raise SceneError(f"{self.path}: holds no photographs, expected jpg or png files")
         calibrated = self._read_calibration()
         self._frames = [
             PhotoFrame(name, i / NOMINAL_RATE_HZ, _camera_of_photo(path, calibrated), path)
@@ -77,27 +77,33 @@ class PhotoScene(Scene):
         """Return the number of frames of a split."""
         return 0 if split == "test" else len(self._frames)
 
-    def _find_photos(self) -> list[Path]:
-        try:
-            found = [
-                entry
-                for entry in self.path.iterdir()
-                if entry.suffix.lower() in _SUFFIXES
-                and not entry.name.startswith(".")
-                and entry.is_file()
-            ]
-        except OSError as error:
-            raise SceneError(
-                f"{self.path}: cannot be read ({error.strerror}), expected {LAYOUTS}"
-            ) from error
-        return sorted(found, key=lambda entry: (_natural_key(entry.stem), entry.name))
-
     def _read_calibration(self) -> Camera | None:
         path = self.path / _CALIBRATION
         try:
             return read_camera_info(path) if path.exists() else None
         except CameraError as error:
             raise SceneError(str(error)) from error
+
+
+def find_photos(folder: Path) -> list[Path]:
+    """Return the photographs in a folder, in natural order; none where it is no folder.
+
+    Raises:
+        SceneError: The folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    try:
+        found = [
+            entry
+            for entry in folder.iterdir()
+            if entry.suffix.lower() in _SUFFIXES
+            and not entry.name.startswith(".")
+            and entry.is_file()
+        ]
+    except OSError as error:
+        raise SceneError(f"{folder}: cannot be read ({error.strerror})") from error
+    return sorted(found, key=lambda entry: (_natural_key(entry.stem), entry.name))
 
 
 def _camera_of_photo(path: Path, calibrated: Camera | None) -> Camera | None:

@@ -12,10 +12,6 @@ from mote_localization.errors import SceneError
 Split = Literal["train", "test", "all"]
 
 NOMINAL_RATE_HZ = 30.0  # of frames without recorded times
-LAYOUTS = (
-    "a rosbag2 recording, a scene folder in the layout of 12Scenes (train.txt and data/), or a "
-    "folder of photographs (jpg, png)"
-)
 
 
 class Frame(ABC):

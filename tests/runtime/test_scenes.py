@@ -9,7 +9,7 @@ from PIL import Image
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
 from mote_localization.image_files import read_image
-from mote_localization.scenes import open_scene
+from mote_localization.scenes import RecordingOptions, open_scene
 from mote_localization.scenes.folder import FolderScene
 
 NAMES = ["frame-000003", "frame-000001", "frame-000002"]
@@ -200,7 +200,7 @@ def with_depth_of_8_bits(folder):
 
 def with_depth_of_another_size(folder):
     path = folder / "data" / f"{NAMES[2]}.depth.png"
-    cv2.imwrite(str(path), np.ones((24, 32), np.uint16))
+    cv2.imwrite(str(path), np.ones((32, 24), np.uint16))
 
 
 def with_zero_intrinsics(folder):
@@ -243,9 +243,9 @@ def with_a_path_for_a_name(folder):
         (with_a_folder_for_an_image, "cannot be read"),
         (with_damaged_depth, "depth.png: is damaged"),
         (with_depth_of_8_bits, "uint8.*16-bit"),
-        (with_depth_of_another_size, "depth.png: .*32x24"),
+        (with_depth_of_another_size, "depth.png: .*24x32.*64x48"),
         (with_zero_intrinsics, "camera-intrinsics.txt: .*calibrat"),
-        (without_train, "train.txt: is missing.*photographs"),
+        (without_train, "train.txt: is missing"),
         (with_empty_splits, "name no frame"),
         (with_a_frame_in_both, "in train.txt and in test.txt"),
         (with_a_path_for_a_name, "expected plain names"),
@@ -261,6 +261,40 @@ def test_the_error_for_a_path_that_is_no_scene_names_all_layouts(tmp_path, place
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no scene")
     assert_scene_error(tmp_path / place, "rosbag2 recording.*train.txt.*photographs")
+
+
+def test_depth_smaller_than_colour_is_scaled_by_the_nearest_pixel(folder):
+    path = folder / "data" / f"{NAMES[2]}.depth.png"
+    small_hw = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+    cv2.imwrite(str(path), small_hw)
+    (frame,) = open_scene(folder).frames("test")
+    assert np.allclose(frame.depth(), np.kron(small_hw, np.ones((2, 2))) / 1000)
+
+
+def test_frames_without_padded_numbers_are_in_the_order_of_their_numbers(folder, tmp_path):
+    view = View(np.zeros((48, 64, 3), np.uint8), POSE)
+    write_scene(tmp_path / "plain", CAMERA, {name: view for name in ("108", "0", "12")})
+    assert [f.name for f in open_scene(tmp_path / "plain").frames("all")] == ["0", "12", "108"]
+
+
+def test_options_of_other_layouts_are_refused(folder):
+    with pytest.raises(SceneError, match="found --image-topic with a scene folder"):
+        open_scene(folder, RecordingOptions(image_topic="/camera"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"test_from": "soon"}, "'soon', expected seconds"),
+        ({"test_from": "9s", "test_to": "3"}, "from 9 s and --test-to 3 s"),
+        ({"test_every": 1}, "--test-every 1, expected"),
+        ({"test_every": 3, "test_to": "9"}, "--test-every with"),
+        ({"max_frames": 1}, "--max-frames 1"),
+    ],
+)
+def test_bad_options_are_refused(values, message):
+    with pytest.raises(SceneError, match=message):
+        RecordingOptions(**values)
 
 
 def test_images_are_read_as_stored(tmp_path):

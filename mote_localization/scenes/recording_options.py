@@ -1,0 +1,79 @@
+"""Options of recordings: which of their topics and frames are used."""
+
+import re
+from dataclasses import dataclass, fields
+from typing import Annotated
+
+import tyro
+
+from mote_localization.errors import SceneError
+
+Topic = Annotated[str | None, tyro.conf.arg(metavar="TOPIC")]
+Seconds = Annotated[str | None, tyro.conf.arg(metavar="SECONDS")]
+
+NO_TOPIC = "none"  # name of a topic that leaves out what it carries
+
+
+@dataclass(frozen=True)
+class RecordingOptions:
+    """Topics and transforms of a rosbag2 recording, and the frames of recordings and videos."""
+
+    # images of a recording; default: the only topic, or the one beside calibration and poses
+    image_topic: Topic = None
+    info_topic: Topic = None  # calibration of the camera; none: intrinsics are not known
+    depth_topic: Topic = None  # depth images; none: without depth
+    pose_topic: Topic = None  # poses of the camera or of the robot; none: without poses
+    # frame of the poses that /tf gives, which becomes the map frame; default: map, else odom
+    fixed_frame: str | None = None
+    # optical frame of the camera in /tf; default: the frame_id of its images
+    camera_frame: str | None = None
+    # test frames, from and to this time after the first image, as 120s; others are for training
+    test_from: Seconds = None
+    test_to: Seconds = None
+    # test frames: every N-th of blocks of 10 s; 0: all frames are for training and for tests
+    test_every: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    # most training frames: sharp ones, spread over the camera's motion
+    max_frames: Annotated[int, tyro.conf.arg(metavar="N")] = 1000
+
+    def __post_init__(self) -> None:
+        start, end = self.test_span_s
+        if not start < end:
+            raise SceneError(
+                f"found --test-from {start:g} s and --test-to {end:g} s, expected an earlier start"
+            )
+        if self.test_every and (self.test_from or self.test_to):
+            raise SceneError(
+                "found --test-every with --test-from or --test-to, expected one choice of the test "
+                "frames"
+            )
+        if self.test_every < 0 or self.test_every == 1:
+            raise SceneError(f"found --test-every {self.test_every}, expected 0, or 2 or more")
+        if self.max_frames < 2:
+            raise SceneError(f"found --max-frames {self.max_frames}, expected 2 or more")
+
+    @property
+    def test_span_s(self) -> tuple[float, float]:
+        """Start and end of the test frames, seconds after the first image; all without options."""
+        start = _seconds(self.test_from, "--test-from") if self.test_from else 0.0
+        end = _seconds(self.test_to, "--test-to") if self.test_to else float("inf")
+        return start, end
+
+    @property
+    def divides(self) -> bool:
+        """Whether the options choose test frames."""
+        return bool(self.test_from or self.test_to or self.test_every)
+
+    def given(self) -> list[str]:
+        """Return the flags that differ from their defaults."""
+        return [
+            "--" + field.name.replace("_", "-")
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+
+
+def _seconds(text: str, option: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*s?", text.strip())
+    if not match:
+        raise SceneError(f"found {option} {text[:40]!r}, expected seconds, as 120s")
+    return float(match[1])
