@@ -29,5 +29,10 @@ def open_scene(path: Path | str, options: RecordingOptions | None = None) -> Sce
         raise SceneError(f"{path}: {found}, expected one of: {expected}")
     unused = [flag for flag in options.given() if flag not in layout.options]
     if unused:
-        raise SceneError(f"{path}: found {', '.join(unused)} with a {layout.name}")
-    return layout.open(path, options)
+        raise SceneError(
+            f"{path}: found {', '.join(unused)} with a {layout.name}, expected "
+            f"{', '.join(sorted(layout.options)) or 'none of the options of recordings'}"
+        )
+    scene = layout.open(path, options)
+    scene.layout = layout.name
+    return scene

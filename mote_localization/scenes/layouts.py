@@ -4,9 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from mote_localization.camera import Camera, read_camera_info
+from mote_localization.scenes.division import DividedScene
 from mote_localization.scenes.photos import PhotoScene, find_photos
 from mote_localization.scenes.recording_options import RecordingOptions
 from mote_localization.scenes.scene import Scene
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 
 
 class Layout(NamedTuple):
@@ -21,7 +25,15 @@ class Layout(NamedTuple):
 def _open_bag(path: Path, options: RecordingOptions) -> Scene:
     from mote_localization.scenes.bag import BagScene
 
-    return BagScene(path, options.image_topic, options.info_topic, options.pose_topic)
+    recording = BagScene(path, options.image_topic, options.info_topic, options.pose_topic)
+    return DividedScene(recording, options)
+
+
+def _open_video(path: Path, options: RecordingOptions) -> Scene:
+    from mote_localization.scenes.video import VideoScene
+
+    recording = VideoScene(path, _calibration(options))
+    return DividedScene(recording, options, always_choose=True)
 
 
 def _open_folder(path: Path, _: RecordingOptions) -> Scene:
@@ -30,10 +42,15 @@ def _open_folder(path: Path, _: RecordingOptions) -> Scene:
     return FolderScene(path)
 
 
-def _open_photos(path: Path, _: RecordingOptions) -> Scene:
-    return PhotoScene(path)
+def _open_photos(path: Path, options: RecordingOptions) -> Scene:
+    return PhotoScene(path, _calibration(options))
 
 
+def _calibration(options: RecordingOptions) -> Camera | None:
+    return read_camera_info(options.camera) if options.camera else None
+
+
+_DIVISION = frozenset({"--test-from", "--test-to", "--test-every", "--max-frames"})
 _TOPICS = frozenset({"--image-topic", "--info-topic", "--pose-topic"})
 
 LAYOUTS = (
@@ -41,12 +58,23 @@ LAYOUTS = (
         "rosbag2 recording",
         lambda path: path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").exists(),
         _open_bag,
-        _TOPICS,
+        _DIVISION | _TOPICS,
+    ),
+    Layout(
+        "video (mp4, mov)",
+        lambda path: path.suffix.lower() in VIDEO_SUFFIXES and path.is_file(),
+        _open_video,
+        _DIVISION | {"--camera"},
     ),
     Layout(
         "scene folder (train.txt, test.txt, data/)",
         lambda path: (path / "train.txt").exists() or (path / "data").exists(),
         _open_folder,
     ),
-    Layout("folder of photographs (jpg, png)", lambda path: bool(find_photos(path)), _open_photos),
+    Layout(
+        "folder of photographs (jpg, png)",
+        lambda path: bool(find_photos(path)),
+        _open_photos,
+        frozenset({"--camera"}),
+    ),
 )

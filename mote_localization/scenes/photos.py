@@ -52,8 +52,12 @@ class PhotoScene(Scene):
 
     sequential = False
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, camera: Camera | None = None) -> None:
         """Open the folder; at most the headers of the photographs are read.
+
+        Args:
+            path: The folder.
+            camera: Calibration of upright photographs of its size; None: camera.yaml, if present.
 
         Raises:
             SceneError: The path is no folder, has no photographs, or its calibration is damaged.
@@ -63,7 +67,7 @@ class PhotoScene(Scene):
         paths = find_photos(self.path)
         if not paths:
             raise SceneError(f"{self.path}: holds no photographs, expected jpg or png files")
-        calibrated = self._read_calibration()
+        calibrated = camera or self._read_calibration()
         self._frames = [
             PhotoFrame(name, i / NOMINAL_RATE_HZ, _camera_of_photo(path, calibrated), path)
             for i, (name, path) in enumerate(zip(_frame_names(paths), paths, strict=True))

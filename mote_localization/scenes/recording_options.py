@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -16,7 +17,13 @@ NO_TOPIC = "none"  # name of a topic that leaves out what it carries
 
 @dataclass(frozen=True)
 class RecordingOptions:
-    """Topics and transforms of a rosbag2 recording, and the frames of recordings and videos."""
+    """Topics of a rosbag2 recording, calibration, and which frames are used.
+
+    Each layout of recordings uses some of them, and refuses the others.
+    """
+
+    # calibration of the camera, for a video, or for photographs without camera.yaml
+    camera: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
 
     # images of a recording; default: the only topic, or the one beside calibration and poses
     image_topic: Topic = None
@@ -33,7 +40,7 @@ class RecordingOptions:
     # test frames: every N-th of blocks of 10 s; 0: all frames are for training and for tests
     test_every: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     # most training frames: sharp ones, spread over the camera's motion
-    max_frames: Annotated[int, tyro.conf.arg(metavar="N")] = 1000
+    max_frames: Annotated[int, tyro.conf.arg(metavar="N")] = 400
 
     def __post_init__(self) -> None:
         start, end = self.test_span_s

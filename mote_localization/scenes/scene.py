@@ -1,6 +1,7 @@
 """A scene and its frames: what each reader of a recording provides."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
@@ -10,6 +11,8 @@ from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
 
 Split = Literal["train", "test", "all"]
+
+_SAMPLED_SIZES = 1000  # images whose size is read for `Scene.described`
 
 NOMINAL_RATE_HZ = 30.0  # of frames without recorded times
 
@@ -94,6 +97,7 @@ class Scene(ABC):
 
     name: str
     sequential: bool = True  # recorded by a moving camera: neighbours overlap
+    layout: str = ""  # name of its layout, see `open_scene`
 
     @abstractmethod
     def frames(self, split: Split) -> Iterator[Frame]:
@@ -102,3 +106,29 @@ class Scene(ABC):
     @abstractmethod
     def count(self, split: Split) -> int:
         """Return the number of frames of a split."""
+
+    def described(self) -> dict[str, str]:
+        """Return what the scene holds, as rows to print: name and value.
+
+        Raises:
+            SceneError: An image of unknown size, or a depth, is damaged.
+        """
+        frames = list(self.frames("all"))
+        sizes = Counter(frame.size() for frame in frames[:_SAMPLED_SIZES])
+        size = ", ".join(f"{width}x{height}" for (width, height), _ in sizes.most_common(3))
+        cameras = sum(frame.camera is not None for frame in frames)
+        poses = sum(frame.T_map_cam is not None for frame in frames)
+        depth = any(frame.depth() is not None for frame in frames[:: max(1, len(frames) // 4)])
+        return {
+            "recording": self.layout,
+            "images": f"{len(frames)}, {size} px",
+            "intrinsics": described_count(cameras, len(frames)),
+            "poses": described_count(poses, len(frames)),
+            "depth": "yes" if depth else "none",
+            "frames": f"{self.count('train')} for training, {self.count('test')} for tests",
+        }
+
+
+def described_count(count: int, total: int) -> str:
+    """Return how many of all frames have something, as text."""
+    return "all" if count == total else f"{count} of {total}" if count else "none"
