@@ -19,6 +19,7 @@ from mote_localization.command_line import one_line_errors, print_table, run_com
 from mote_localization.errors import MoteError
 from mote_localization.files import check_output
 from mote_localization.map_file import read_map
+from mote_localization.scenes import RecordingOptions
 from mote_localization.transform_command import FrameOptions
 
 if TYPE_CHECKING:
@@ -82,17 +83,18 @@ class Reconstruct:
     On a finished reconstruction, the same command takes seconds: use it to inspect the result.
     """
 
-    scene: tyro.conf.Positional[Path]  # scene folder, or folder of photographs
+    scene: tyro.conf.Positional[Path]  # recording of any layout, see docs/recordings.md
     output: Output  # folder for the reconstruction; an interrupted one is completed
     # print what is found and what would be done, and stop
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    recording: Annotated[RecordingOptions, Flat] = field(default_factory=RecordingOptions)
     teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
     inspection: Annotated[InspectionOptions, Flat] = field(default_factory=InspectionOptions)
 
     def run(self) -> None:
         """Reconstruct the scene and show the result."""
         self.inspection.check()
-        plan = self.teacher.plan(self.scene)
+        plan = self.teacher.plan(self.scene, self.recording)
         print_table(plan.described, str(self.scene), stderr=True)
         if self.dry_run:
             return
@@ -219,10 +221,11 @@ class Distill:
 class Map:
     """Make a map of a scene: reconstruct, then distill; the same command resumes."""
 
-    scene: tyro.conf.Positional[Path]  # scene folder, or folder of photographs
+    scene: tyro.conf.Positional[Path]  # recording of any layout, see docs/recordings.md
     output: Output  # map file (.onnx)
     # print what is found and what would be done, and stop
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    recording: Annotated[RecordingOptions, Flat] = field(default_factory=RecordingOptions)
     teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
     student: Annotated[StudentOptions, Flat] = field(default_factory=StudentOptions)
 
@@ -234,7 +237,7 @@ class Map:
                 "one process, then `mote-distill distill` in all of them"
             )
         self.student.check(self.output)
-        plan = self.teacher.plan(self.scene)
+        plan = self.teacher.plan(self.scene, self.recording)
         rows = {**plan.described, "student": self.student.plan()}
         print_table(rows, str(self.scene), stderr=True)
         if self.dry_run:

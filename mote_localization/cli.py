@@ -1,6 +1,6 @@
 """`mote`: the runtime's command line."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -18,48 +18,58 @@ from mote_localization.evaluation.evaluate import Evaluate
 from mote_localization.geometry import quaternion_xyzw
 from mote_localization.image_files import read_image
 from mote_localization.localizer import Localizer
-from mote_localization.map_file import UNKNOWN_SCALE, read_map
+from mote_localization.map_file import UNKNOWN_SCALE, MapFile, read_map
 from mote_localization.nodes.player import Replay
+from mote_localization.scenes import RecordingOptions, open_scene
 from mote_localization.transform_command import Transform
 
 
 @dataclass(frozen=True)
 class Inspect:
-    """Print the metadata of a map."""
+    """Print the metadata of a map, or what a recording holds."""
 
-    map: tyro.conf.Positional[Path]  # map file (.onnx), made by `mote-distill map`
+    path: tyro.conf.Positional[Path]  # map file (.onnx), or recording of any layout
+    recording: Annotated[RecordingOptions, tyro.conf.arg(name="")] = field(
+        default_factory=RecordingOptions
+    )
 
     def run(self) -> None:
-        """Print the metadata as a table."""
-        map_file = read_map(self.map)
-        info, camera = map_file.info, map_file.info.camera
-        rows, columns = info.cells_hw
-        bounds = zip("xyz", info.bounds_min, info.bounds_max, strict=True)
-        entries = {
-            "scene": info.scene,
-            "file": f"{len(map_file.model) / 2**20:.1f} MiB, map format {info.format_version}",
-            "canonical camera": f"{camera.width}x{camera.height} px, "
-            f"fx {camera.fx:.1f} fy {camera.fy:.1f} cx {camera.cx:.1f} cy {camera.cy:.1f}",
-            "pointmap": f"{columns}x{rows} cells, stride {info.stride} px",
-            "bounds": ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, low, high in bounds)
-            + f" {info.unit}",
-            "scale": "metres" if info.metric else UNKNOWN_SCALE,
-            "covariance scale": f"{info.covariance_scale:g}",
-            "drift of the given poses": f"{info.drift or 'none known'}",
-            "keyframes": f"{len(info.keyframes) or 'none'}",
-            "self-test": f"an image of {len(info.self_test.image) / 1000:.0f} kB"
-            if info.self_test
-            else "none",
-            "teacher": info.teacher,
-            "licence of the teacher": info.teacher_licence or "none",
-            "student": info.student,
-            "created": info.created,
-            **{
-                f"training: {name.replace('_', ' ')}": str(value)
-                for name, value in info.training.items()
-            },
-        }
-        print_table(entries, title=str(self.map))
+        """Print a table."""
+        if self.path.suffix == ".onnx":
+            print_table(_map_rows(read_map(self.path)), title=str(self.path))
+        else:
+            print_table(open_scene(self.path, self.recording).described(), title=str(self.path))
+
+
+def _map_rows(map_file: MapFile) -> dict[str, str]:
+    """Return the metadata of a map as rows to print: name and value."""
+    info, camera = map_file.info, map_file.info.camera
+    rows, columns = info.cells_hw
+    bounds = zip("xyz", info.bounds_min, info.bounds_max, strict=True)
+    return {
+        "scene": info.scene,
+        "file": f"{len(map_file.model) / 2**20:.1f} MiB, map format {info.format_version}",
+        "canonical camera": f"{camera.width}x{camera.height} px, "
+        f"fx {camera.fx:.1f} fy {camera.fy:.1f} cx {camera.cx:.1f} cy {camera.cy:.1f}",
+        "pointmap": f"{columns}x{rows} cells, stride {info.stride} px",
+        "bounds": ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, low, high in bounds)
+        + f" {info.unit}",
+        "scale": "metres" if info.metric else UNKNOWN_SCALE,
+        "covariance scale": f"{info.covariance_scale:g}",
+        "drift of the given poses": f"{info.drift or 'none known'}",
+        "keyframes": f"{len(info.keyframes) or 'none'}",
+        "self-test": f"an image of {len(info.self_test.image) / 1000:.0f} kB"
+        if info.self_test
+        else "none",
+        "teacher": info.teacher,
+        "licence of the teacher": info.teacher_licence or "none",
+        "student": info.student,
+        "created": info.created,
+        **{
+            f"training: {name.replace('_', ' ')}": str(value)
+            for name, value in info.training.items()
+        },
+    }
 
 
 @dataclass(frozen=True)

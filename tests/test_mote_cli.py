@@ -84,7 +84,7 @@ def test_a_covariance_fits_a_terminal_of_80_columns(files, mote):
     ("arguments", "message"),
     [
         ("inspect none.onnx", "none.onnx: cannot be read"),
-        ("inspect head.yaml", "head.yaml: is no ONNX file"),
+        ("inspect head.yaml", "head.yaml: holds nothing that can be read"),
         ("localize none.png --map room.onnx --camera head.yaml", "none.png: cannot be read"),
         ("localize head.yaml --map room.onnx --camera head.yaml", "head.yaml: is damaged or no"),
         ("localize bright.png --map none.onnx --camera head.yaml", "none.onnx: cannot be read"),
@@ -159,6 +159,14 @@ def test_evaluating_bad_input_is_one_line_and_exit_status_1(files, damage, messa
     errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]
     assert "Traceback" not in ended.stderr
+
+
+def test_inspect_prints_what_a_recording_holds(tmp_path, mote):
+    views = {name: View(np.zeros((240, 320, 3), np.uint8), np.eye(4)) for name in "ab"}
+    write_scene(tmp_path / "den", CAMERA, views, test=("b",))
+    _, output, _ = mote(f"inspect {tmp_path / 'den'}")
+    assert "scene folder" in output and "2, 320x240 px" in output
+    assert "1 for training, 1 for tests" in output
 
 
 @pytest.mark.parametrize("arguments", ["", "fly", "inspect", "localize bright.png"])

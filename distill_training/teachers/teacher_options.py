@@ -22,7 +22,7 @@ from distill_training.teachers.teacher_config import (
 )
 from mote_localization.command_line import print_table
 from mote_localization.errors import MoteError
-from mote_localization.scenes import Scene, open_scene
+from mote_localization.scenes import RecordingOptions, Scene, open_scene
 
 # teacher -> sources of poses that it can use
 _POSES_OF = {
@@ -119,13 +119,17 @@ class Teacher:
         """
         return self.plan(scene).reconstruct(folder)
 
-    def plan(self, scene: Path) -> "Plan":
+    def plan(self, scene: Path, recording: RecordingOptions | None = None) -> "Plan":
         """Open a scene, and return what will be done with it.
+
+        Args:
+            scene: Recording of any layout.
+            recording: Which of its topics and frames are used.
 
         Raises:
             MoteError: The scene cannot be used, options do not fit it, or a package is missing.
         """
-        opened = open_scene(scene)
+        opened = open_scene(scene, recording)
         found = Found.of(opened)
         decided = self.decided(found)
         decided._check_packages()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,11 +21,9 @@ from mote_localization.files import check_output
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE
 from mote_localization.progress import track
-from mote_localization.scenes import Scene, open_scene
-from mote_localization.scenes.bag import BagScene
+from mote_localization.scenes import RecordingOptions, open_scene
 
 _log = logging.getLogger(__name__)
-_Topic = Annotated[str | None, tyro.conf.arg(metavar="TOPIC")]
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
 
@@ -36,7 +34,7 @@ class Evaluate:
     Accuracy is over all frames of the split: a lost frame has an infinite error.
     """
 
-    scene: tyro.conf.Positional[Path]  # scene folder, photographs, or rosbag2 recording
+    scene: tyro.conf.Positional[Path]  # recording of any layout, see docs/recordings.md
     map: Path  # map file (.onnx), made by `mote-distill map`
     split: Literal["test", "train", "all"] = "test"  # which frames
     backend: Annotated[str, tyro.conf.arg(help=BACKEND_HELP)] = "onnxruntime"
@@ -45,8 +43,9 @@ class Evaluate:
     ros: tyro.conf.FlagCreatePairsOff[bool] = False
     rate: float = 1.0  # with --ros: speed of the replay; 1: as recorded, folders at 30 Hz
     repeat: int = 1  # with --ros: how often to play the frames, at 30 Hz, for a long run
-    image_topic: _Topic = None  # images, for a recording that has several such topics
-    pose_topic: _Topic = None  # true camera poses, for a recording that has several such topics
+    recording: Annotated[RecordingOptions, tyro.conf.arg(name="")] = field(
+        default_factory=RecordingOptions
+    )
     report: _File = None  # write a report to this file, one self-contained HTML page
     output: _File = None  # write the poses to this file, a TUM trajectory
     json: _File = None  # write the figures and the errors of every frame to this file
@@ -58,10 +57,7 @@ class Evaluate:
         for option in ("report", "output", "json"):
             check_output(getattr(self, option), f"--{option}")
         localizer = Localizer.open(self.map, self.backend, self.threads)
-        if self.image_topic or self.pose_topic:
-            scene: Scene = BagScene(self.scene, self.image_topic, pose_topic=self.pose_topic)
-        else:
-            scene = open_scene(self.scene)
+        scene = open_scene(self.scene, self.recording)
         if not scene.count(self.split):
             raise SceneError(f"{self.scene}: has no {self.split} frames; try another --split")
         if not localizer.info.metric:

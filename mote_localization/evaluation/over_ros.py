@@ -30,6 +30,7 @@ from mote_localization.geometry import pose_from
 from mote_localization.progress import progress_bar, track
 from mote_localization.scenes import Frame, Scene, Split
 from mote_localization.scenes.bag import BagFrame, BagScene, BagWriter
+from mote_localization.scenes.division import DividedScene
 from mote_localization.scenes.scene import NOMINAL_RATE_HZ
 from mote_localization.share import share_file
 from mote_localization.stamps import stamp_seconds
@@ -143,6 +144,8 @@ def _system_exit_on_sigterm() -> Iterator[None]:
 
 def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _Recording:
     """Return the recording of a scene; write it first for a folder or for repeated frames."""
+    if isinstance(scene, DividedScene) and scene.count(split) == scene.count("all"):
+        scene = scene.recording
     if isinstance(scene, BagScene) and repeat == 1:
         recorded: list[tuple[float, Frame]] = [
             (f.stamp_s, replace(f, message=None)) for f in scene.frames(split)

@@ -10,6 +10,7 @@ import tyro
 from mote_localization.errors import SceneError
 
 Topic = Annotated[str | None, tyro.conf.arg(metavar="TOPIC")]
+FrameId = Annotated[str | None, tyro.conf.arg(metavar="FRAME")]
 Seconds = Annotated[str | None, tyro.conf.arg(metavar="SECONDS")]
 
 NO_TOPIC = "none"  # name of a topic that leaves out what it carries
@@ -31,12 +32,12 @@ class RecordingOptions:
     depth_topic: Topic = None  # depth images; none: without depth
     pose_topic: Topic = None  # poses of the camera or of the robot; none: without poses
     # frame of the poses that /tf gives, which becomes the map frame; default: map, else odom
-    fixed_frame: str | None = None
+    fixed_frame: FrameId = None
     # optical frame of the camera in /tf; default: the frame_id of its images
-    camera_frame: str | None = None
-    # test frames, from and to this time after the first image, as 120s; others are for training
+    camera_frame: FrameId = None
+    # frames from this time after the first image on are test frames, as 120s; others training ones
     test_from: Seconds = None
-    test_to: Seconds = None
+    test_to: Seconds = None  # end of the test frames, after the first image, as 150s
     # test frames: every N-th of blocks of 10 s; 0: all frames are for training and for tests
     test_every: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     # most training frames: sharp ones, spread over the camera's motion

@@ -44,7 +44,7 @@ from mote_localization.evaluation.report import write_report
 from mote_localization.evaluation.terminal_tables import accuracy_table, times_table
 from mote_localization.geometry import exp_rotation, local_coordinates
 from mote_localization.localizer import Localizer
-from mote_localization.scenes import Frame, open_scene
+from mote_localization.scenes import Frame, RecordingOptions, open_scene
 from mote_localization.scenes.bag import BagWriter
 
 BIN = str(Path(sys.executable).parent)  # where programs of this environment are
@@ -312,7 +312,7 @@ def test_missing_maps_scenes_splits_and_topics_are_errors(tmp_path, tiny_map, fo
     with pytest.raises(SceneError, match="no test frames"):
         Evaluate(tmp_path / "room", tiny_map).run()
     with pytest.raises(BagError, match="no topic /left"):
-        Evaluate(drive, tiny_map, image_topic="/left").run()
+        Evaluate(drive, tiny_map, recording=RecordingOptions(image_topic="/left")).run()
 
 
 def test_frames_without_intrinsics_cannot_be_evaluated(tmp_path, tiny_map, folder):
