@@ -184,8 +184,8 @@ def test_a_summary_names_at_most_ten_unused_photographs():
             "found --pairs.max-gap with --teacher rgbd, expected --teacher dust3r",
         ),
         (
-            "--teacher sfm --poses given",
-            "found --poses given with --teacher sfm, expected --poses refine or sfm",
+            "--teacher sfm --poses dust3r",
+            "found --poses dust3r with --teacher sfm, expected --poses given or refine or sfm",
         ),
         ("--poses=estimate", "found --poses estimate, which is now --poses sfm"),
         ("--adjust-poses", "found --adjust-poses, which is now --poses refine"),

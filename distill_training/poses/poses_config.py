@@ -52,9 +52,9 @@ class PosesConfig:
     # camera poses; given: those of the scene, unchanged; refine: given ones, adjusted so that
     # matching features of the images agree; sfm: structure from motion, given ones fix the map
     # frame; dust3r: the alignment of DUSt3R's pairs; files: those in the folder of --files; auto:
-    # sfm for the teacher sfm; for others given where all frames have one (for rgbd, refine if the
-    # images disagree with them); otherwise files where these have poses and the scene has none,
-    # else sfm, or dust3r for that teacher where sfm places less than half of the images
+    # given where all frames have one (for rgbd and sfm, refine if the images disagree with them);
+    # otherwise files where these have poses and the scene has none, else sfm, or dust3r for that
+    # teacher where sfm places less than half of the images
     poses: Poses = "auto"
     intrinsics: Known = "auto"  # focal lengths; auto: given where they are known
     # known lengths that fix the scale, where poses are estimated and at most one is given:

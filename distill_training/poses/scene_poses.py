@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from mote_localization.scenes import Frame, Scene
 
 _log = logging.getLogger(__name__)
 MAX_DRIFT_PX = 2.0  # median distance of matches at given poses: above it, auto refines the poses
+# the same where only distances from epipolar lines can be measured, which show a part of it; 0.4 px
+# is usual for features at exact poses
+MAX_EPIPOLAR_PX = 0.7
 MIN_PLACED = 0.5  # of the training frames, placed by structure from motion for auto to use it
 DEPTHS_M = (0.1, 20.0)  # nearest and farthest depth that refines poses, m
 
@@ -59,6 +63,7 @@ def find_poses(
     folder: Path | None = None,
     depths_m: tuple[float, float] | None = None,
     begun: Reconstruction | None = None,
+    triangulate: bool = False,
 ) -> ScenePoses:
     """Return the poses of a scene's training frames.
 
@@ -71,6 +76,8 @@ def find_poses(
             are not compared with depth, and auto leaves them as they are.
         begun: Reconstruction of an interrupted run, whose poses are used instead of refining again;
             auto does not try structure from motion again, see `resumed_config`.
+        triangulate: Given poses come with points that are triangulated at them, and auto judges
+            them by matching features instead of measured depth.
 
     Raises:
         SceneError: There are no training frames, a pose that must be given is missing, given poses
@@ -103,6 +110,9 @@ def find_poses(
         if begun and _same_given(begun, given):
             return ScenePoses(dict(begun.poses), given)
         return _refined(scene, given, depths_m or DEPTHS_M, config, folder)
+    if config.poses in ("auto", "given") and complete and triangulate:
+        assert folder is not None, "triangulation needs a folder"
+        return _triangulated(scene, given, config, folder)
     if config.poses == "auto" and complete and depths_m is not None:
         return _given_or_refined(scene, given, depths_m, config, folder, begun)
     if config.poses == "auto" and not complete and folder is not None and begun is None:
@@ -141,6 +151,42 @@ def _given_or_refined(
         f"{MAX_DRIFT_PX:g} px: the poses are refined (--poses given keeps them)"
     )
     return _refined(scene, given, depths_m, config, folder, measured)
+
+
+def _triangulated(
+    scene: Scene, given: Mapping[str, np.ndarray], config: PosesConfig, folder: Path
+) -> ScenePoses:
+    """Return given poses and the points triangulated at them, refined where the images disagree.
+
+    With --poses given they are never refined; otherwise, structure from motion finds other poses
+    where the images contradict the given ones.
+    """
+    from distill_training.poses.sfm.given_pose_adjustment import adjust_given_poses
+
+    kept_px = MAX_EPIPOLAR_PX if config.poses == "auto" else math.inf
+    try:
+        found = adjust_given_poses(
+            scene, given, given, folder / "given", config.sfm, kept_px=kept_px
+        )
+        points = {name: one.points for name, one in found.placed.items()}
+        if len(points) < MIN_PLACED * len(given):
+            raise ReconstructionError(
+                f"{len(points)} of {len(given)} frames have triangulated points at the given poses"
+            )
+        adjusted = {name: one.T_map_cam for name, one in found.placed.items()}
+        measured = f"matching features are {found.given_px:.1f} px apart at the given poses"
+        if found.given_px <= kept_px:
+            say(f"{measured}: the poses are used as they are")
+            return ScenePoses({name: given[name] for name in points}, points=points)
+        refined = RefinedPoses.of(adjusted, given, f"{measured} (epipolar distance)")
+    except ReconstructionError as error:
+        if config.poses == "given":
+            raise
+        say(f"the given poses are not used: {error}; structure from motion finds poses instead")
+        return _by_structure_from_motion(scene, config, folder)
+    say(f"{measured}, more than {MAX_EPIPOLAR_PX:g} px: the poses are refined")
+    print_table(refined.described(), "poses", stderr=True)
+    return ScenePoses(refined.T_map_cam, dict(given), points=points)
 
 
 def _same_given(begun: Reconstruction, given: Mapping[str, np.ndarray]) -> bool:
@@ -183,7 +229,7 @@ def _refined(
         refined = measured or refine_poses(scene, given, *depths_m)
     else:
         initial = measured.T_map_cam if measured else given
-        placed = adjust_given_poses(scene, given, initial, folder, config.sfm)
+        placed = adjust_given_poses(scene, given, initial, folder, config.sfm).placed
         points = {name: one.points for name, one in placed.items()}
         known = {name: one.T_map_cam for name, one in placed.items()}
         count = sum(len(one.depth_k) for one in points.values())

@@ -27,7 +27,7 @@ from mote_localization.scenes import RecordingOptions, Scene, open_scene
 # teacher -> sources of poses that it can use
 _POSES_OF = {
     "rgbd": ("given", "refine", "sfm"),
-    "sfm": ("refine", "sfm"),
+    "sfm": ("given", "refine", "sfm"),
     "dust3r": ("given", "refine", "sfm", "dust3r"),
     "simulated": ("given", "refine", "sfm", "dust3r"),
     "files": ("given", "refine", "sfm", "files"),
@@ -147,7 +147,7 @@ class Teacher:
         source = _SOURCES[poses]
         if poses == "auto" and found.poses < found.images:
             source = f"{_SOURCES['sfm']}; where it fails, {_SOURCES['dust3r']}"
-        elif poses == "auto" and decided.teacher == "rgbd":
+        elif poses == "auto" and decided.teacher in ("rgbd", "sfm"):
             source += "; refined if the images disagree with them"
         if found.poses and _SOURCES["sfm"] in source:
             source += "; given poses fix the map frame"
@@ -174,7 +174,8 @@ class Teacher:
             if self.files.files is not None:
                 teacher = "files"
         if poses == "auto" and teacher == "sfm":
-            poses = "sfm"
+            known = found.poses == found.cameras == found.images
+            poses = "auto" if known and self.poses.intrinsics != "estimate" else "sfm"
         elif teacher == "files":
             with_poses = DepthFolder(self._files_folder()).index.poses
             if poses == "files" and not with_poses:
@@ -189,7 +190,8 @@ class Teacher:
         elif poses == "auto" and teacher == "rgbd":
             poses = "auto" if found.poses == found.images else "sfm"
         decided = replace(self, teacher=teacher, poses=replace(self.poses, poses=poses))
-        used = {"--poses", *(_REFINE_FLAGS if poses == "refine" else ())}
+        matched = poses == "refine" or teacher == "sfm"
+        used = {"--poses", *(_REFINE_FLAGS if matched else ())}
         unused = [flag for flag in _changed_flags(self.poses, "--") if flag not in used]
         if decided.teacher in ("rgbd", "files", "sfm") and poses != "sfm" and unused:
             raise MoteError(
@@ -203,7 +205,8 @@ class Teacher:
         if self.teacher in ("dust3r", "simulated", "files"):
             with training_packages():
                 import torch  # noqa: F401
-        if self.poses.poses == "sfm" or (self.poses.poses == "refine" and self.teacher != "rgbd"):
+        by_points = self.teacher == "sfm" or self.poses.poses == "sfm"
+        if by_points or (self.poses.poses == "refine" and self.teacher != "rgbd"):
             with structure_from_motion_packages():
                 import pycolmap  # noqa: F401
 
@@ -228,8 +231,9 @@ class Teacher:
                 return finished
         depths_m = (self.rgbd.min_depth_m, self.rgbd.max_depth_m)
         begun = None if by_sfm else begun_reconstruction(folder)
-        poses = find_poses(scene, self.poses, folder / _WORK, depths_m, begun)
-        if self.teacher == "sfm":
+        by_points = self.teacher == "sfm"
+        poses = find_poses(scene, self.poses, folder / _WORK, depths_m, begun, by_points)
+        if by_points:
             return triangulated.reconstruct(scene, poses, folder, settings, self.cells)
         return rgbd.reconstruct(scene, poses, folder, self.rgbd, self.cells, settings)
 

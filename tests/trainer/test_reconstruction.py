@@ -146,7 +146,7 @@ def test_adjusted_poses_are_near_the_given_ones_and_adjusted_only_once(
     kitchen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     scene = Few(FolderScene(kitchen), 14)
-    monkeypatch.setattr(teacher_options, "open_scene", lambda path: scene)
+    monkeypatch.setattr(teacher_options, "open_scene", lambda path, recording: scene)
     quick = SfmConfig(max_px=400, max_features=800)
     teacher = Teacher(poses=PosesConfig("refine", sfm=quick))
     made = teacher.reconstruct(kitchen, tmp_path / "r")
