@@ -1,9 +1,11 @@
 """Scene folders in the layout of 12Scenes.
 
-camera-intrinsics.txt         3x3 K of colour and depth; all images have one size then (optional)
+camera-intrinsics.txt         3x3 or 4x4 K of colour and depth; all images have one size then
+                              (optional)
 data/NAME.color.jpg|png       8-bit colour
 data/NAME.depth.png           16-bit millimetres along the optical axis, 0 = no depth (optional)
-data/NAME.pose.txt            4x4 camera-to-map, metres, OpenCV axes (optional for each frame)
+data/NAME.pose.txt            4x4 camera-to-map, metres, OpenCV axes (optional for each frame);
+                              -inf: not known
 train.txt test.txt            frame names, one a line
 
 Images are read as stored, without the EXIF rotation: K and poses refer to the sensor's axes.
@@ -11,17 +13,17 @@ Images are read as stored, without the EXIF rotation: K and poses refer to the s
 
 from pathlib import Path
 
-from natsort import natsort_keygen, ns
-
-from mote_localization.camera import Camera
-from mote_localization.errors import CameraError, SceneError
-from mote_localization.geometry import check_pose
+from mote_localization.errors import SceneError
 from mote_localization.image_files import read_image
-from mote_localization.scenes.frame_files import FileFrame, FileScene
+from mote_localization.scenes.frame_files import (
+    FileFrame,
+    FileScene,
+    find_image,
+    make_frames,
+    natural_key,
+)
 from mote_localization.scenes.scene import NOMINAL_RATE_HZ
-from mote_localization.scenes.text_files import read_matrix, read_text
-
-_natural_key = natsort_keygen(alg=ns.IGNORECASE)
+from mote_localization.scenes.text_files import read_intrinsics, read_pose, read_text
 
 
 class FolderScene(FileScene):
@@ -41,11 +43,26 @@ class FolderScene(FileScene):
                 f"{path}: frame {min(both)[:60]} is in train.txt and in test.txt, expected in "
                 "one of them"
             )
-        ordered = sorted(splits["train"] | splits["test"], key=_natural_key)
+        ordered = sorted(splits["train"] | splits["test"], key=natural_key)
         if not ordered:
             raise SceneError(f"{path}: train.txt and test.txt name no frame, expected at least one")
-        camera = _read_camera(path, ordered[0])
-        frames = [_frame(path, i, name, camera) for i, name in enumerate(ordered)]
+        intrinsics = path / "camera-intrinsics.txt"
+        camera = None
+        if intrinsics.exists():
+            height, width = read_image(_image_path(path, ordered[0])).shape[:2]
+            camera = read_intrinsics(intrinsics, (width, height))
+
+        def frame(index: int, name: str) -> FileFrame:
+            return FileFrame(
+                name,
+                index / NOMINAL_RATE_HZ,
+                camera,
+                read_pose(path / f"data/{name}.pose.txt"),
+                _image_path(path, name),
+                path / f"data/{name}.depth.png",
+            )
+
+        frames = make_frames(path, ordered, frame)
         train, test = ([f for f in frames if f.name in splits[s]] for s in ("train", "test"))
         super().__init__(path, train, test)
 
@@ -62,36 +79,5 @@ def _read_names(folder: Path, split: str) -> list[str]:
     return names
 
 
-def _read_camera(folder: Path, first: str) -> Camera | None:
-    path = folder / "camera-intrinsics.txt"
-    if not path.exists():
-        return None
-    K = read_matrix(path, (3, 3))
-    height, width = read_image(_image_path(folder, first)).shape[:2]
-    try:
-        return Camera.from_K(width, height, K)
-    except CameraError as error:
-        raise SceneError(f"{path}: {error}") from error
-
-
-def _frame(folder: Path, index: int, name: str, camera: Camera | None) -> FileFrame:
-    path = folder / f"data/{name}.pose.txt"
-    return FileFrame(
-        name,
-        index / NOMINAL_RATE_HZ,
-        camera,
-        check_pose(read_matrix(path, (4, 4)), str(path)) if path.exists() else None,
-        _image_path(folder, name),
-        folder / f"data/{name}.depth.png",
-    )
-
-
 def _image_path(folder: Path, name: str) -> Path:
-    for suffix in ("jpg", "png"):
-        path = folder / f"data/{name}.color.{suffix}"
-        if path.exists():
-            return path
-    raise SceneError(
-        f"{folder}/data/{name[:60]}.color.jpg (or .png): is missing, but train.txt or "
-        "test.txt names it"
-    )
+    return find_image(folder, f"data/{name}.color", (".jpg", ".png"))

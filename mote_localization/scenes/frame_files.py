@@ -1,18 +1,26 @@
 """Scenes whose images and depths are files: what the readers of datasets have in common."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
+from natsort import natsort_keygen, ns
 
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
 from mote_localization.image_files import decode_file, image_size, read_image
+from mote_localization.scenes.depth_images import DepthCamera, scaled_depth
 from mote_localization.scenes.scene import Frame, Scene, Split
 
-_MAX_ASPECT_DIFFERENCE = 0.01  # relative, of depth and colour images that show the same
+natural_key = natsort_keygen(alg=ns.IGNORECASE)  # sorts frame-2 before frame-10
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
+_MAX_NAME = 1000  # characters of a path in a file from outside
+_NAMED_FAULTS = 3  # frames that one error names
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class FileFrame(Frame):
     image_path: Path
     depth_path: Path | None = None  # 16-bit image, 0: no depth
     depth_unit_m: float = 0.001  # of its values
+    invalid_depth: int = 0  # a further value that means no depth
+    depth_camera: DepthCamera | None = None  # None: depth has the pixels of the colour image
     camera_from: str = "the scene's first image"  # where the camera's size is from, for messages
 
     def image(self) -> np.ndarray:
@@ -52,31 +62,17 @@ class FileFrame(Frame):
                 f"{self.depth_path}: found {depth.dtype} with {depth.ndim} dimensions, expected "
                 "16-bit depths, grey"
             )
-        depth_hw = scaled_depth(depth, self.size(), str(self.depth_path))
-        return depth_hw.astype(np.float32) * np.float32(self.depth_unit_m)
-
-
-def scaled_depth(depth_hw: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
-    """Return a depth image in the size of its colour image, by the nearest pixel.
-
-    Args:
-        depth_hw: Depths of any unit.
-        size: Width and height of the colour image, px.
-        where: For the error message.
-
-    Raises:
-        SceneError: The images differ in their aspect ratio by more than 1 %.
-    """
-    (height, width), (image_width, image_height) = depth_hw.shape, size
-    if (width, height) == size:
-        return depth_hw
-    if abs(width * image_height / (height * image_width) - 1) > _MAX_ASPECT_DIFFERENCE:
-        raise SceneError(
-            f"{where}: found a depth image of {width}x{height} px beside an image of "
-            f"{image_width}x{image_height} px, expected the same aspect ratio"
-        )
-    # cv2's INTER_NEAREST takes the pixel beside the centre; the exact one keeps pixel centres.
-    return cv2.resize(depth_hw, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        depth_hw = depth.astype(np.float32) * np.float32(self.depth_unit_m)
+        depth_hw[depth == self.invalid_depth] = 0
+        if self.depth_camera is None:
+            return scaled_depth(depth_hw, self.size(), str(self.depth_path))
+        size = self.depth_camera.camera.width, self.depth_camera.camera.height
+        if depth.shape[::-1] != size:
+            raise SceneError(
+                f"{self.depth_path}: found a depth image of {depth.shape[1]}x{depth.shape[0]} px, "
+                f"expected {size[0]}x{size[1]} px as its depth camera"
+            )
+        return self.depth_camera.depth_in_colour(depth_hw, self.known_camera())
 
 
 class FileScene(Scene):
@@ -100,6 +96,12 @@ class FileScene(Scene):
         in_order = sorted([*train, *test], key=lambda frame: frame.stamp_s)
         if not in_order:
             raise SceneError(f"{path}: holds no frame, expected at least one")
+        name, times = Counter(frame.name for frame in in_order).most_common(1)[0]
+        if times > 1:
+            raise SceneError(
+                f"{path}: {times} frames have the name {name[:60]}, expected different names of "
+                "their images"
+            )
         self._frames: dict[str, Sequence[FileFrame]] = {
             "train": train,
             "test": test,
@@ -113,3 +115,115 @@ class FileScene(Scene):
     def count(self, split: Split) -> int:
         """Return the number of frames of a split."""
         return len(self._frames[split])
+
+
+def make_frames(
+    folder: Path, names: Sequence[str], make: Callable[[int, str], FileFrame]
+) -> list[FileFrame]:
+    """Return the frame of each name; all frames that cannot be made are one error.
+
+    Args:
+        folder: Of the scene, for the message.
+        names: Names of the frames in recording order.
+        make: Returns the frame of an index and a name.
+
+    Raises:
+        SceneError: `make` raised one for at least one frame.
+    """
+    frames: list[FileFrame] = []
+    faults: list[tuple[str, SceneError]] = []
+    for index, name in enumerate(names):
+        try:
+            frames.append(make(index, name))
+        except SceneError as error:
+            faults.append((name, error))
+    if len(faults) == 1:
+        raise faults[0][1]
+    if faults:
+        some = ", ".join(name[-24:] for name, _ in faults[:_NAMED_FAULTS])
+        first = str(faults[0][1]).removeprefix(f"{folder}/")
+        raise SceneError(
+            f"{folder}: {len(faults)} of {len(names)} frames cannot be used ({some}"
+            f"{', ...' if len(faults) > _NAMED_FAULTS else ''}); the first: {first[:160]}"
+        ) from faults[0][1]
+    return frames
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file that a file of the scene names.
+
+    Args:
+        folder: Folder of the scene.
+        name: The path relative to it, with slashes.
+
+    Raises:
+        SceneError: The path leaves the folder, or is no name of a file.
+    """
+    parts = PurePosixPath(name).parts
+    bad = not parts or parts[0] == "/" or ".." in parts
+    if bad or len(name) > _MAX_NAME or not name.isprintable():
+        raise SceneError(f"{folder}: found the path {name[:80]!r}, expected one inside this folder")
+    return folder.joinpath(*parts)
+
+
+def find_image(folder: Path, stem: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Path:
+    """Return the path of an image.
+
+    Args:
+        folder: Of the scene.
+        stem: Path relative to the folder, without suffix.
+        suffixes: The suffixes to try; "" where the path may be complete.
+
+    Raises:
+        SceneError: There is no such file, or the path leaves the folder.
+    """
+    for suffix in suffixes:
+        path = inside(folder, f"{stem}{suffix}")
+        if os.path.exists(path):  # False too for names that the file system refuses
+            return path
+    raise SceneError(
+        f"{folder / stem}{suffixes[0]}: is missing, but the scene's files name it; add it, or "
+        "remove its name"
+    )
+
+
+def plain_name(path: str) -> str:
+    """Return the name of the frame of an image path: without suffix, folders joined by `_`."""
+    return "_".join(PurePosixPath(path).with_suffix("").parts)
+
+
+def size_of_image(path: Path) -> tuple[int, int]:
+    """Return width and height in px of an image as stored.
+
+    Raises:
+        SceneError: The image is damaged or too large.
+    """
+    size = image_size(path)
+    if size is None:
+        height, width = read_image(path).shape[:2]  # raises the error of its fault
+        size = width, height
+    return size
+
+
+def image_stems(folder: Path, ending: str = "") -> list[str]:
+    """Return the names of the images in a folder without suffix, in natural order.
+
+    Args:
+        folder: The folder.
+        ending: Only of images whose names have this before the suffix; it is removed, too.
+
+    Raises:
+        SceneError: The folder is missing, or holds no such image.
+    """
+    try:
+        paths = [
+            path
+            for path in folder.iterdir()
+            if path.suffix in IMAGE_SUFFIXES and not path.name.startswith(".")
+        ]
+    except OSError as error:
+        raise SceneError(f"{folder}: cannot be read ({error.strerror})") from error
+    stems = {path.stem.removesuffix(ending) for path in paths if path.stem.endswith(ending)}
+    if not stems:
+        raise SceneError(f"{folder}: holds no image, expected NAME{ending}.png or .jpg")
+    return sorted(stems, key=natural_key)

@@ -5,16 +5,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mote_localization.camera import Camera, read_camera_info
+from mote_localization.scenes.datasets.colmap_model import ColmapScene, find_model
+from mote_localization.scenes.datasets.scannet import ScanNetScene
+from mote_localization.scenes.datasets.seven_scenes import SevenScenesScene
+from mote_localization.scenes.datasets.transforms_json import (
+    ONE_FILE,
+    SPLIT_FILES,
+    TransformsScene,
+)
+from mote_localization.scenes.datasets.tum_rgbd import TumRgbdScene
+from mote_localization.scenes.datasets.twelve_scenes import TwelveScenesScene
 from mote_localization.scenes.division import DividedScene
+from mote_localization.scenes.folder import FolderScene
 from mote_localization.scenes.photos import PhotoScene, find_photos
 from mote_localization.scenes.recording_options import RecordingOptions
 from mote_localization.scenes.scene import Scene
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
+_VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 
 
 class Layout(NamedTuple):
-    """One layout. Readers are imported when they are used: some import large libraries."""
+    """One layout. Readers that import large libraries are imported when they are used."""
 
     name: str  # for messages and tables
     found_at: Callable[[Path], bool]  # whether a path has this layout; reads names of files only
@@ -36,18 +47,22 @@ def _open_video(path: Path, options: RecordingOptions) -> Scene:
     return DividedScene(recording, options, always_choose=True)
 
 
-def _open_folder(path: Path, _: RecordingOptions) -> Scene:
-    from mote_localization.scenes.folder import FolderScene
-
-    return FolderScene(path)
-
-
 def _open_photos(path: Path, options: RecordingOptions) -> Scene:
     return PhotoScene(path, _calibration(options))
 
 
 def _calibration(options: RecordingOptions) -> Camera | None:
     return read_camera_info(options.camera) if options.camera else None
+
+
+def _by_path(scene: Callable[[Path], Scene]) -> Callable[[Path, RecordingOptions], Scene]:
+    """Return a function that opens a scene without options."""
+    return lambda path, _: scene(path)
+
+
+def _holds(*names: str) -> Callable[[Path], bool]:
+    """Return a function: whether a folder holds one of these files."""
+    return lambda path: any((path / name).exists() for name in names)
 
 
 _DIVISION = frozenset({"--test-from", "--test-to", "--test-every", "--max-frames"})
@@ -62,14 +77,32 @@ LAYOUTS = (
     ),
     Layout(
         "video (mp4, mov)",
-        lambda path: path.suffix.lower() in VIDEO_SUFFIXES and path.is_file(),
+        lambda path: path.suffix.lower() in _VIDEO_SUFFIXES and path.is_file(),
         _open_video,
         _DIVISION | {"--camera"},
     ),
     Layout(
         "scene folder (train.txt, test.txt, data/)",
-        lambda path: (path / "train.txt").exists() or (path / "data").exists(),
-        _open_folder,
+        _holds("train.txt", "test.txt"),
+        _by_path(FolderScene),
+    ),
+    Layout("TUM RGB-D (rgb.txt)", _holds("rgb.txt"), _by_path(TumRgbdScene)),
+    Layout("7-Scenes (TrainSplit.txt)", _holds("TrainSplit.txt"), _by_path(SevenScenesScene)),
+    Layout(
+        "12Scenes (info.txt, data/)",
+        lambda path: (path / "info.txt").exists() and (path / "data").exists(),
+        _by_path(TwelveScenesScene),
+    ),
+    Layout("transforms.json", _holds(ONE_FILE, *SPLIT_FILES), _by_path(TransformsScene)),
+    Layout(
+        "COLMAP model (sparse/0)",
+        lambda path: find_model(path) is not None,
+        _by_path(ColmapScene),
+    ),
+    Layout(
+        "ScanNet (color/, pose/)",
+        lambda path: (path / "color").exists() and (path / "pose").exists(),
+        _by_path(ScanNetScene),
     ),
     Layout(
         "folder of photographs (jpg, png)",

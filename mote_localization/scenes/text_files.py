@@ -1,10 +1,12 @@
-"""Text files of scenes: names and matrices."""
+"""Text files of scenes: names, matrices, poses and intrinsics."""
 
 from pathlib import Path
 
 import numpy as np
 
-from mote_localization.errors import SceneError
+from mote_localization.camera import Camera
+from mote_localization.errors import CameraError, SceneError
+from mote_localization.geometry import check_pose
 
 MAX_TEXT_BYTES = 64 << 20
 _MAX_MATRIX_BYTES = 64 << 10
@@ -24,21 +26,65 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
         raise SceneError(f"{path}: cannot be read as text ({str(error)[:100]})") from error
 
 
-def read_matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
+def read_matrix(path: Path, *shapes: tuple[int, int]) -> np.ndarray:
     """Return the matrix in a text file, one row a line.
 
+    Args:
+        path: The file.
+        shapes: Allowed shapes.
+
     Raises:
-        SceneError: The file cannot be read, or does not hold a matrix of this shape.
+        SceneError: The file cannot be read, or does not hold a matrix of these shapes.
     """
     text = read_text(path, _MAX_MATRIX_BYTES)
+    sizes = " or ".join(f"{rows}x{columns}" for rows, columns in shapes)
     try:
+        # Programs built with older compilers of Microsoft write infinity as 1.#INF.
         matrix = np.array(
-            [[float(x) for x in line.split()] for line in text.splitlines() if line.strip()]
+            [
+                [float(x.replace("1.#INF", "inf")) for x in line.split()]
+                for line in text.splitlines()
+                if line.strip()
+            ]
         )
     except ValueError as error:
         raise SceneError(
-            f"{path}: {str(error)[:100]}, expected a {shape[0]}x{shape[1]} matrix as text"
+            f"{path}: {str(error)[:100]}, expected a {sizes} matrix as text"
         ) from error
-    if matrix.shape != shape:
-        raise SceneError(f"{path}: found a matrix of shape {matrix.shape}, expected {shape}")
+    if matrix.shape not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise SceneError(f"{path}: found a matrix of shape {matrix.shape}, expected {expected}")
     return matrix
+
+
+def read_pose(path: Path) -> np.ndarray | None:
+    """Return the camera pose (4, 4) in a text file; None: no file, or tracking was lost.
+
+    12Scenes and ScanNet write the poses of frames that were not tracked as infinity.
+
+    Raises:
+        SceneError: The file cannot be read, or does not hold a rigid transform.
+    """
+    if not path.exists():
+        return None
+    T_44 = read_matrix(path, (4, 4))
+    if np.isinf(T_44).any() and not np.isnan(T_44).any():
+        return None
+    return check_pose(T_44, str(path))
+
+
+def read_intrinsics(path: Path, size: tuple[int, int]) -> Camera:
+    """Return the camera of a matrix K in a text file, 3x3 or 4x4.
+
+    Args:
+        path: The file.
+        size: Width and height of the images, px.
+
+    Raises:
+        SceneError: The file cannot be read, or does not hold a pinhole matrix.
+    """
+    K = read_matrix(path, (3, 3), (4, 4))[:3, :3]
+    try:
+        return Camera.from_K(*size, K)
+    except CameraError as error:
+        raise SceneError(f"{path}: {error}") from error
