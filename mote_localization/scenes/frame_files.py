@@ -189,7 +189,8 @@ def find_image(folder: Path, stem: str, suffixes: Sequence[str] = IMAGE_SUFFIXES
 
 def plain_name(path: str) -> str:
     """Return the name of the frame of an image path: without suffix, folders joined by `_`."""
-    return "_".join(PurePosixPath(path).with_suffix("").parts)
+    name = "_".join(PurePosixPath(path).parts)
+    return next((name[: -len(s)] for s in IMAGE_SUFFIXES if name.endswith(s)), name)
 
 
 def size_of_image(path: Path) -> tuple[int, int]:

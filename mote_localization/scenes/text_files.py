@@ -1,5 +1,6 @@
 """Text files of scenes: names, matrices, poses and intrinsics."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +40,9 @@ def read_matrix(path: Path, *shapes: tuple[int, int]) -> np.ndarray:
     text = read_text(path, _MAX_MATRIX_BYTES)
     sizes = " or ".join(f"{rows}x{columns}" for rows, columns in shapes)
     try:
-        # Programs built with older compilers of Microsoft write infinity as 1.#INF.
-        matrix = np.array(
-            [
-                [float(x.replace("1.#INF", "inf")) for x in line.split()]
-                for line in text.splitlines()
-                if line.strip()
-            ]
-        )
+        # Programs built with older compilers of Microsoft write infinity as 1.#INF or 1.#INF00.
+        lines = re.sub(r"1\.#INF0*", "inf", text).splitlines()
+        matrix = np.array([[float(x) for x in line.split()] for line in lines if line.strip()])
     except ValueError as error:
         raise SceneError(
             f"{path}: {str(error)[:100]}, expected a {sizes} matrix as text"

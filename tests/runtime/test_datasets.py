@@ -140,7 +140,7 @@ def test_12scenes_without_split_has_training_frames_only(twelve):
 
 def test_lost_poses_are_missing_ones_in_the_words_of_two_compilers(twelve):
     write_pose(twelve / "data/frame-000001.pose.txt", LOST)
-    (twelve / "data/frame-000002.pose.txt").write_text("-1.#INF -1.#INF -1.#INF -1.#INF\n" * 4)
+    (twelve / "data/frame-000002.pose.txt").write_text("-1.#INF -1.#INF00 -1.#INF -1.#INF\n" * 4)
     known = [frame.T_map_cam is not None for frame in open_scene(twelve).frames("all")]
     assert known == [True, False, False]
 

@@ -124,6 +124,13 @@ def test_distortion_has_the_order_of_ros(folder, keys, model, distortion):
     assert (camera.distortion_model, camera.distortion) == (model, distortion)
 
 
+def test_frames_whose_image_does_not_exist_are_left_out_with_a_warning(folder, caplog):
+    write(folder, content())
+    (folder / "images/10.png").unlink()
+    assert [f.name for f in open_scene(folder).frames("all")] == ["images_9", "images_11"]
+    assert "1 of 3 images do not exist, as images/10.png" in caplog.text
+
+
 def test_without_focal_length_the_camera_is_not_known(folder):
     write(folder, {"frames": [frame("images/9.png", 0)]})
     (one,) = open_scene(folder).frames("all")
@@ -141,7 +148,7 @@ def test_without_focal_length_the_camera_is_not_known(folder):
         ({"frames": [frame("images/\0.png", 0)]}, "found the path"),
         ({"frames": [frame("images/9.png", 0, depth_file_path="../d.png")]}, r"'\.\./d.png'"),
         ({"frames": [frame("images/9.png", 0)] * 2}, "describes an image twice"),
-        ({"frames": [frame(f"images/{i}.png", 0) for i in (9, 1, 2)]}, "2 of 3 frames cannot be"),
+        ({"frames": [frame(f"images/{i}.png", 0) for i in (1, 2, 3)]}, "3 of 3 frames cannot be"),
         (
             {
                 "frames": [

@@ -13,7 +13,9 @@ instant-ngp take over COLMAP's values, and send the ray of the first pixel throu
 it is the centre of the first pixel, so 0.5 is subtracted.
 """
 
+import logging
 import math
+import os
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -43,6 +45,9 @@ SPLIT_FILES = {  # whether it holds test frames
     "transforms_test.json": True,
 }
 
+_log = logging.getLogger(__name__)
+
+_SUFFIXES = ("", *IMAGE_SUFFIXES)  # file_path may have none
 _MAX_BYTES = 256 << 20
 _MAX_FRAMES = 1_000_000
 _FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes: y and z point the other way
@@ -119,7 +124,7 @@ class TransformsScene(FileScene):
 
         def frame(index: int, name: str) -> FileFrame:
             one, content, file = described[name]
-            image = find_image(path, name, ("", *IMAGE_SUFFIXES))
+            image = find_image(path, name, _SUFFIXES)
             if file not in sizes:
                 sizes[file] = size_of_image(image)
             depth = one.depth_file_path
@@ -134,7 +139,7 @@ class TransformsScene(FileScene):
                 camera_from=file.name,
             )
 
-        names = sorted(described, key=natural_key)
+        names = _with_image(path, sorted(described, key=natural_key))
         frames = list(zip(names, make_frames(path, names, frame), strict=True))
         super().__init__(
             path,
@@ -148,6 +153,28 @@ def _files(folder: Path) -> list[tuple[Path, bool]]:
     if (folder / ONE_FILE).exists():
         return [(folder / ONE_FILE, False)]
     return [(folder / n, test) for n, test in SPLIT_FILES.items() if (folder / n).exists()]
+
+
+def _with_image(folder: Path, names: list[str]) -> list[str]:
+    """Return the paths whose images exist; all of them if none does.
+
+    Files of instant-ngp also list images that were sorted out as blurred, for example those of its
+    fox; its own reader leaves them out.
+    """
+    found = [
+        name
+        for name in names
+        if any(os.path.exists(inside(folder, name + suffix)) for suffix in _SUFFIXES)
+    ]
+    if found and len(found) < len(names):
+        _log.warning(
+            "%s: %d of %d images do not exist, as %s; their frames are left out",
+            folder,
+            len(names) - len(found),
+            len(names),
+            min(set(names) - set(found))[:80],
+        )
+    return found or names
 
 
 def _plain(path: str) -> str:

@@ -7,9 +7,10 @@ camera.yaml                  calibration as `camera_calibration` writes it; or
 camera-intrinsics.txt        3x3 or 4x4 K; or
 calibration.txt              fx fy cx cy, or 3x3 K
 
-All but rgb.txt are optional. Lines that start with # are comments. Without a calibration, the one
-that the benchmark publishes is used (cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats): that
-of freiburg1, 2 or 3 if the folder's name contains it, otherwise the default of the ROS driver.
+All but rgb.txt are optional. Lines that start with # or timestamp are comments. Without a
+calibration, the one that the benchmark publishes is used: that of freiburg1, 2 or 3 if the folder's
+name contains it, otherwise the default of the ROS driver
+(cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats).
 """
 
 from bisect import bisect_left
@@ -102,7 +103,7 @@ def _rows(path: Path, count: int, expected: str) -> Iterator[tuple[list[str], st
         SceneError: A line has fewer columns, or its numbers are not finite numbers.
     """
     for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+        if not line.strip() or line.lstrip().startswith(("#", "timestamp")):
             continue
         row, where = line.split(), f"{path}, line {number}"
         try:
