@@ -1,13 +1,13 @@
 """Depth images of another size, or of another camera, than their colour image."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
-from mote_localization.geometry import transform
 
 _MAX_ASPECT_DIFFERENCE = 0.01  # relative, of depth and colour images that show the same
 _MIN_DEPTH_M = 1e-3  # of a point in front of the colour camera
@@ -37,16 +37,21 @@ class DepthCamera:
         width, height = (max(1, int(side * shrink)) for side in size)
         colour = colour.resized(width, height)
         valid_hw = depth_hw > 0
-        rays_n3 = self.camera.cell_rays(1)[valid_hw]
-        points_n3 = transform(self.T_colour_depth, rays_n3 * depth_hw[valid_hw][:, None])
+        points_n3 = self._colour_rays_hw3[valid_hw] * depth_hw[valid_hw][:, None]
+        points_n3 += self.T_colour_depth[:3, 3]
         points_n3 = points_n3[points_n3[:, 2] > _MIN_DEPTH_M]
         x_n, y_n = np.rint(colour.project(points_n3)).astype(int).T
         seen_n = (x_n >= 0) & (x_n < width) & (y_n >= 0) & (y_n < height)
         pixel_n, z_n = (y_n * width + x_n)[seen_n], points_n3[seen_n, 2]
-        from_far = np.argsort(-z_n)
+        from_far = np.argsort(-z_n.astype(np.float32))
         seen = np.zeros(height * width, np.float32)
         seen[pixel_n[from_far]] = z_n[from_far]  # of several in one pixel, the last one remains
         return _resized(seen.reshape(height, width), size)
+
+    @cached_property
+    def _colour_rays_hw3(self) -> np.ndarray:
+        """Rays of the pixels, z = 1 in the depth camera, along the axes of the colour camera."""
+        return self.camera.cell_rays(1) @ self.T_colour_depth[:3, :3].T
 
 
 def scaled_depth(depth_hw: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
