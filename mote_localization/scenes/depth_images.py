@@ -40,9 +40,9 @@ class DepthCamera:
         points_n3 = self._colour_rays_hw3[valid_hw] * depth_hw[valid_hw][:, None]
         points_n3 += self.T_colour_depth[:3, 3]
         points_n3 = points_n3[points_n3[:, 2] > _MIN_DEPTH_M]
-        x_n, y_n = np.rint(colour.project(points_n3)).astype(int).T
+        x_n, y_n = np.rint(colour.project(points_n3)).T
         seen_n = (x_n >= 0) & (x_n < width) & (y_n >= 0) & (y_n < height)
-        pixel_n, z_n = (y_n * width + x_n)[seen_n], points_n3[seen_n, 2]
+        pixel_n, z_n = (y_n * width + x_n)[seen_n].astype(int), points_n3[seen_n, 2]
         from_far = np.argsort(-z_n.astype(np.float32))
         seen = np.zeros(height * width, np.float32)
         seen[pixel_n[from_far]] = z_n[from_far]  # of several in one pixel, the last one remains

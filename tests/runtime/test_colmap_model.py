@@ -145,6 +145,11 @@ def with_model(*arguments, **options):
     return lambda folder: write_model(folder, *arguments, **options)
 
 
+def with_equal_names(folder):
+    write_model(folder, "txt", names=("left/img2.jpg", "left_img2.png"))
+    write_image(folder / "images/left_img2.png", np.zeros((192, 256, 3), np.uint8))
+
+
 MANY = struct.pack("<Q", 2**63)
 
 
@@ -172,6 +177,7 @@ MANY = struct.pack("<Q", 2**63)
         (with_text("images.txt", "1 0 0 0 0 0 0 0 7 left/img2.jpg"), "quaternion of left/img2.jpg"),
         (with_text("images.txt", "1 1 0 0 0 nan 0 0 7 left/img2.jpg"), "holds NaN"),
         (with_text("images.txt", "# no image"), "holds no frame"),
+        (with_equal_names, "2 frames have the name left_img2, expected different names"),
     ],
 )
 def test_a_damaged_model_is_one_error(folder, change, message):
