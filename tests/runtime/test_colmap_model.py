@@ -23,7 +23,7 @@ def write_model(folder, kind, model="PINHOLE", parameters=PINHOLE, names=NAMES):
     width, height = CAMERA.width, CAMERA.height
     images_text = ["# Image list with two lines of data per image:"]
     images_bytes = struct.pack("<Q", len(names))
-    for i in (2, 0, 1)[: len(names)]:
+    for i in [i for i in (2, 0, 1) if i < len(names)]:
         T_cam_map = invert(POSES[i])
         x, y, z, w = quaternion_xyzw(T_cam_map[:3, :3])
         pose = (w, x, y, z, *T_cam_map[:3, 3])
