@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from mote_localization.camera import read_camera_info
+from mote_localization.calibration_files import read_calibration
 from mote_localization.errors import MoteError
 from mote_localization.geometry import quaternion_xyzw
 from mote_localization.image_files import read_image
@@ -17,7 +17,7 @@ from mote_localization.localizer import Localizer
 def main(map_path: str, image_path: str, camera_path: str) -> None:
     """Print the camera's pose in the map frame, or why there is none."""
     localizer = Localizer.open(map_path)
-    camera = read_camera_info(camera_path)
+    camera = read_calibration(camera_path)
     found = localizer.localize(read_image(image_path), camera)
     if found.T_map_cam is None or found.covariance_66 is None:
         sys.exit(f"LOST: {found.reason}")

@@ -8,7 +8,7 @@ import sys
 import cv2
 import numpy as np
 
-from mote_localization.camera import read_camera_info
+from mote_localization.calibration_files import read_calibration
 from mote_localization.geometry import quaternion_xyzw
 from mote_localization.localizer import Localizer
 
@@ -16,7 +16,7 @@ from mote_localization.localizer import Localizer
 def main(map_path: str, video_path: str, camera_path: str, output: str) -> None:
     """Write the trajectory of the localized frames, and print how many there are."""
     localizer = Localizer.open(map_path)
-    camera = read_camera_info(camera_path)
+    camera = read_calibration(camera_path)
     video = cv2.VideoCapture(video_path)
     rows, frames, prior = [], 0, None
     while True:

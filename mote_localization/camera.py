@@ -1,32 +1,31 @@
-"""Cameras: ROS calibrations, and the remap of live images into the map's canonical camera."""
+"""Cameras: their lens models, and the remap of live images into the map's canonical camera."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated
+from functools import lru_cache
 
 import cv2
-import msgspec
 import numpy as np
-import yaml
 from numpy.typing import ArrayLike
 
-from mote_localization.errors import CameraError, ImageError, first_line
+from mote_localization.errors import CameraError, ImageError
 from mote_localization.images import MAX_SIDE_PX
 
+_log = logging.getLogger(__name__)
 # Allowed numbers of coefficients of each model, in the order of sensor_msgs/CameraInfo.
 DISTORTION_MODELS = {
     "plumb_bob": (0, 4, 5),
     "rational_polynomial": (0, 8, 12, 14),
     "equidistant": (0, 4),
 }
+MODEL_ALIASES = {"fisheye": "equidistant", "radtan": "plumb_bob"}  # of OpenCV and Kalibr
 _CALIBRATE = (
     "calibrate it (ros2 run camera_calibration cameracalibrator), or let its driver load the "
     "calibration"
 )
-_MAX_NUMBERS = max(map(max, DISTORTION_MODELS.values()))  # of a list in a calibration file
+_MAX_SKEW = 5e-3  # relative to fx: half a degree between the axes of the pixels is 9e-3
 _FOLD_STEPS, _FOLD_DIRECTIONS = 512, 8
-_MAX_CALIBRATION_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,16 @@ class Camera:
     ) -> "Camera":
         """Return the camera of a matrix K (3, 3), or of its 9 values row by row, in pixels.
 
-        The distortion model is plumb_bob where none is given.
+        A small skew of K is dropped with a warning, and so are zeros that pad the coefficients.
+
+        Args:
+            width: Of the image, px.
+            height: Of the image, px.
+            K: The matrix.
+            distortion_model: One of `DISTORTION_MODELS`, fisheye (equidistant) or radtan
+                (plumb_bob). None or empty: plumb_bob up to 5 coefficients, else
+                rational_polynomial.
+            distortion: Its coefficients in the order of sensor_msgs/CameraInfo.
 
         Raises:
             CameraError: K is zero (no calibration), not finite or not a pinhole matrix; the
@@ -91,11 +99,18 @@ class Camera:
             raise CameraError(
                 f"found a camera matrix K of zeros: the camera is not calibrated; {_CALIBRATE}"
             )
-        if not np.allclose(K[[0, 1, 2, 2, 2], [1, 0, 0, 1, 2]], (0, 0, 0, 0, 1), atol=1e-6):
+        pinhole = np.allclose(K[[1, 2, 2, 2], [0, 0, 1, 2]], (0, 0, 0, 1), atol=1e-6)
+        if not (pinhole and abs(K[0, 1]) <= _MAX_SKEW * abs(K[0, 0])):  # also for NaN
             raise CameraError(
                 f"found K = {str(K.tolist())[:200]}, expected [fx 0 cx; 0 fy cy; 0 0 1]"
             )
+        if abs(K[0, 1]) > 1e-6:
+            _warn_of_skew(float(K[0, 1]), abs(float(K[0, 1] / K[1, 1])) * height / 2)
         coefficients = tuple(float(d) for d in distortion)
+        model = MODEL_ALIASES.get(distortion_model or "", distortion_model)
+        if not model:
+            used = _used_count(coefficients)
+            model = "plumb_bob" if used <= 5 else "rational_polynomial"
         return cls(
             int(width),
             int(height),
@@ -103,8 +118,8 @@ class Camera:
             float(K[1, 1]),
             float(K[0, 2]),
             float(K[1, 2]),
-            distortion_model or "plumb_bob",
-            coefficients if any(coefficients) else (),
+            model,
+            _without_padding(model, coefficients),
         )
 
     @property
@@ -134,6 +149,28 @@ class Camera:
             cx=(self.cx + 0.5 - left) * sx - 0.5,
             cy=(self.cy + 0.5 - top) * sy - 0.5,
         )
+
+    def read_out(
+        self,
+        offset: tuple[int, int] = (0, 0),
+        size: tuple[int, int] = (0, 0),
+        binning: tuple[int, int] = (0, 0),
+    ) -> "Camera":
+        """Return the camera of images that show a part of the sensor, or binned pixels of it.
+
+        The arguments are those of sensor_msgs/CameraInfo, x first: ROI and binning refer to the
+        full sensor, for which the camera is calibrated.
+
+        Args:
+            offset: Left and top edge of the ROI, px.
+            size: Of the ROI, px; 0: the size of the camera.
+            binning: Sensor pixels that are averaged to one; 0: 1.
+        """
+        columns, rows = (max(1, pixels) for pixels in binning)
+        width, height = (size[0] or self.width) // columns, (size[1] or self.height) // rows
+        left, top = offset
+        window = (left, top, left + width * columns, top + height * rows)
+        return self.resized(width, height, window)
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:
         """Return the viewing rays (..., 3), z = 1, of pixels (..., 2) of an undistorted camera."""
@@ -170,69 +207,37 @@ class Camera:
         return pixels.reshape(*rays.shape[:-1], 2)
 
 
+@lru_cache(maxsize=16)  # once for each camera, not for each of its messages
+def _warn_of_skew(skew: float, shift_px: float) -> None:
+    _log.warning(
+        "found a skew of %g px in K, which is dropped: the top and bottom of the image move by "
+        "%.1f px",
+        skew,
+        shift_px,
+    )
+
+
+def _used_count(coefficients: tuple[float, ...]) -> int:
+    """Return the number of coefficients up to the last one that is not 0."""
+    return max((i for i, value in enumerate(coefficients, 1) if value), default=0)
+
+
+def _without_padding(model: str, coefficients: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the coefficients without zeros that pad them beyond a number the model can have."""
+    used = _used_count(coefficients)
+    if used == 0:
+        return ()
+    counts = DISTORTION_MODELS.get(model, ())
+    fitting = [count for count in counts if used <= count <= len(coefficients)]
+    return coefficients[: fitting[-1]] if fitting else coefficients
+
+
 def frustum_edges(camera: Camera, depth: float) -> np.ndarray:
     """Return the edges (8, 2, 3) of a view, camera frame: 4 at a depth, 4 from the centre."""
     corners_43 = depth * camera.corner_rays()
     sides = np.stack([corners_43, np.roll(corners_43, 1, axis=0)], axis=1)
     from_centre = np.stack([np.zeros_like(corners_43), corners_43], axis=1)
     return np.concatenate([sides, from_centre])
-
-
-class _Numbers(msgspec.Struct, frozen=True):
-    # numbers that YAML 1.1 takes for text, as 1e-05 and -.5, are converted when they are used
-    data: Annotated[tuple[float | str, ...], msgspec.Meta(max_length=_MAX_NUMBERS)] = ()
-
-
-class _Calibration(msgspec.Struct):
-    """The keys of a calibration file that `read_camera_info` uses."""
-
-    image_width: int
-    image_height: int
-    camera_matrix: _Numbers
-    distortion_model: str | None = None
-    distortion_coefficients: _Numbers = _Numbers()
-
-
-def read_camera_info(path: Path | str) -> Camera:
-    """Read a YAML calibration as camera_calibration and camera_info_manager write it.
-
-    Raises:
-        CameraError: The file is missing, is not YAML, or holds no usable calibration.
-    """
-    path = Path(path)
-    try:
-        if path.stat().st_size > _MAX_CALIBRATION_BYTES:
-            raise CameraError(
-                f"{path}: found over {_MAX_CALIBRATION_BYTES} bytes, expected a camera_info YAML"
-            )
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CameraError(
-            f"{path}: cannot be read ({error.strerror}), expected a camera_info YAML"
-        ) from error
-    # PyYAML's constructors of dates and numbers raise Python's own errors
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
-        raise CameraError(
-            f"{path}: is not YAML ({first_line(error, 80)}), expected a camera_info YAML"
-        ) from error
-    try:
-        named = {k: v for k, v in content.items() if isinstance(k, str)} if content else content
-        found = msgspec.convert(named, _Calibration)
-        return Camera.from_K(
-            found.image_width,
-            found.image_height,
-            tuple(map(float, found.camera_matrix.data)),
-            found.distortion_model,
-            tuple(map(float, found.distortion_coefficients.data)),
-        )
-    except CameraError as error:
-        raise CameraError(f"{path}: {error}") from error
-    except (ValueError, AttributeError) as error:  # msgspec's ValidationError is a ValueError
-        raise CameraError(
-            f"{path}: {'is empty' if content is None else str(error)[:120]}; expected the keys "
-            "image_width, image_height, camera_matrix.data, distortion_model, "
-            "distortion_coefficients.data, as camera_calibration writes them"
-        ) from error
 
 
 def cell_pixels(width: int, height: int, stride: int) -> np.ndarray:

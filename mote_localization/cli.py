@@ -10,7 +10,7 @@ import tyro
 from mote_localization.backends import BACKEND_HELP
 from mote_localization.backends.engine_builder import Gpu, Precision, engine_for
 from mote_localization.backends.engines import cache_folder
-from mote_localization.camera import read_camera_info
+from mote_localization.calibration_files import read_calibration
 from mote_localization.command_line import print_table, run_command, say
 from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.bench import Bench
@@ -84,7 +84,7 @@ class Localize:
 
     def run(self) -> None:
         """Localize the image; print pose, covariance, inliers and times."""
-        camera = read_camera_info(self.camera)
+        camera = read_calibration(self.camera)
         localizer = Localizer.open(self.map, self.backend, self.threads)
         image_hw3 = read_image(self.image)
         try:

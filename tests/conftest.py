@@ -41,6 +41,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases(shared_data) -> Path:
+    """The folder of small inputs that users of comparable software report."""
+    path = shared_data / "cases"
+    if not path.is_dir():
+        pytest.skip(f"no cases at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
 def kitchen(shared_data) -> Path:
     return scene(shared_data, "redkitchen")
 

@@ -89,7 +89,7 @@ def test_a_covariance_fits_a_terminal_of_80_columns(files, mote):
         ("localize head.yaml --map room.onnx --camera head.yaml", "head.yaml: is damaged or no"),
         ("localize bright.png --map none.onnx --camera head.yaml", "none.onnx: cannot be read"),
         ("localize bright.png --map room.onnx --camera none.yaml", "none.yaml: cannot be read"),
-        ("localize bright.png --map room.onnx --camera dark.png", "dark.png: is not YAML"),
+        ("localize bright.png --map room.onnx --camera dark.png", "dark.png: is no calibration"),
         ("localize small.png --map room.onnx --camera head.yaml", "small.png by head.yaml: found"),
         ("localize dark.png --map room.onnx --camera head.yaml", "dark.png: lost: 0 cells"),
         ("localize bright.png --map room.onnx --camera head.yaml --backend x", "backend 'x'"),

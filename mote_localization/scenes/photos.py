@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from natsort import natsort_keygen, ns
 
-from mote_localization.camera import Camera, read_camera_info
+from mote_localization.calibration_files import read_calibration
+from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.image_files import image_size, read_image
 from mote_localization.scenes.scene import NOMINAL_RATE_HZ, Frame, Scene, Split
@@ -84,7 +85,7 @@ class PhotoScene(Scene):
     def _read_calibration(self) -> Camera | None:
         path = self.path / _CALIBRATION
         try:
-            return read_camera_info(path) if path.exists() else None
+            return read_calibration(path) if path.exists() else None
         except CameraError as error:
             raise SceneError(str(error)) from error
 

@@ -1,9 +1,8 @@
-"""Calibration files, and the canonical view against images of a known scene."""
+"""Cameras, and the canonical view against images of a known scene."""
 
 import cv2
 import numpy as np
 import pytest
-import yaml
 
 from mote_localization.camera import (
     Camera,
@@ -11,7 +10,6 @@ from mote_localization.camera import (
     canonical_camera,
     cell_pixels,
     frustum_edges,
-    read_camera_info,
 )
 from mote_localization.errors import CameraError, ImageError
 
@@ -209,103 +207,64 @@ def test_impossible_camera_is_refused(arguments, complaint):
     assert len(str(caught.value)) <= 300
 
 
-CALIBRATION = """\
-image_width: 640
-image_height: 480
-camera_name: head
-camera_matrix: {rows: 3, cols: 3, data: [500.0, 0, 320, 0, 501, 240, 0, 0, 1]}
-distortion_model: plumb_bob
-distortion_coefficients: {rows: 1, cols: 5, data: [-0.2, 0.05, 0.001, 0, 0]}
-rectification_matrix: {rows: 3, cols: 3, data: [1, 0, 0, 0, 1, 0, 0, 0, 1]}
-projection_matrix: {rows: 3, cols: 4, data: [480, 0, 320, 0, 0, 480, 240, 0, 0, 0, 1, 0]}
-"""
+@pytest.mark.parametrize(
+    ("model", "given", "kept"),
+    [
+        ("plumb_bob", (-0.03, 0.04, 0, 0, -0.01, 0, 0, 0), 5),
+        ("plumb_bob", (-0.03, 0.04, 0, 0, 0), 5),
+        ("plumb_bob", (-0.03, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), 5),
+        ("equidistant", (0.1, 0, 0, 0, 0), 4),
+        ("rational_polynomial", (0.1, 0, 0, 0, 0, 0, 0, 0, 0, 0), 8),
+        ("rational_polynomial", (0.1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), 14),
+    ],
+)
+def test_zeros_that_pad_the_coefficients_are_cut(model, given, kept):
+    assert Camera.from_K(640, 480, K, model, given).distortion == given[:kept]
 
 
-def test_calibration_of_camera_calibration_is_read(tmp_path):
-    path = tmp_path / "head.yaml"
-    path.write_text(CALIBRATION)
-    assert read_camera_info(path) == Camera(
-        640, 480, 500.0, 501.0, 320.0, 240.0, "plumb_bob", (-0.2, 0.05, 0.001, 0.0, 0.0)
-    )
+def test_padding_that_is_not_0_is_refused():
+    with pytest.raises(CameraError, match="8 coefficients of distortion model plumb_bob"):
+        Camera.from_K(640, 480, K, "plumb_bob", (-0.03, 0.04, 0, 0, -0.01, 0, 0, 1e-6))
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("name", "count", "model"),
     [
-        ("image_width", None),
-        ("image_width", "wide"),
-        ("image_width", float("inf")),
-        ("camera_matrix", None),
-        ("camera_matrix", {"data": [0.0] * 9}),
-        ("camera_matrix", {"data": "500 0 320"}),
-        ("camera_matrix", {"data": [[1.0], [2.0, 3.0]]}),
-        ("camera_matrix", {"data": [0.0] * 10}),
-        ("distortion_model", ["plumb_bob"]),
-        ("distortion_model", "fov"),
-        ("distortion_coefficients", {"data": 0.1}),
-        ("distortion_coefficients", [0.1]),
-        ("distortion_coefficients", {"data": [0.0] * 15}),
-        ("distortion_coefficients", {"data": [[0.0] * 5]}),
+        ("fisheye", 4, "equidistant"),
+        ("radtan", 4, "plumb_bob"),
+        ("", 5, "plumb_bob"),
+        (None, 5, "plumb_bob"),
+        ("", 8, "rational_polynomial"),
     ],
 )
-def test_damaged_calibration_is_one_error_that_names_the_file(tmp_path, key, value):
-    path = tmp_path / "head.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(CALIBRATION), key: value}))
-    with pytest.raises(CameraError, match="^" + str(path)):
-        read_camera_info(path)
+def test_a_lens_model_has_other_names_or_follows_from_its_coefficients(name, count, model):
+    assert Camera.from_K(640, 480, K, name, (0.1,) * count).distortion_model == model
 
 
-@pytest.mark.parametrize("key", ["camera_matrix", "distortion_coefficients"])
-def test_nested_aliases_are_refused_before_they_are_expanded(tmp_path, key):
-    calibration = yaml.safe_load(CALIBRATION)
-    del calibration[key]
-    lists = ["&l0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
-    lists += [f"&l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 12)]  # 9^12 numbers
-    content = "".join(f"k{i}: {text}\n" for i, text in enumerate(lists))
-    path = tmp_path / "head.yaml"
-    path.write_text(content + yaml.safe_dump(calibration) + f"{key}: {{data: *l11}}\n")
-    with pytest.raises(CameraError, match=rf"got `array` - at `\$.{key}.data\[0\]`"):
-        read_camera_info(path)
+def test_a_small_skew_is_dropped_with_one_warning(caplog):
+    skewed = np.array(K) + [[0, 1.25, 0], [0, 0, 0], [0, 0, 0]]
+    for _ in range(2):
+        assert Camera.from_K(640, 480, skewed) == Camera.from_K(640, 480, K)
+    (warning,) = caplog.messages
+    assert "skew of 1.25 px" in warning and "by 0.6 px" in warning
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\x00\xff\x89PNG",
-        b"just words",
-        b"a: [1",
-        b"[" * 2_000,
-        b" " * 2_000_000,
-        b"a: 2001-13-45",
-        b"image_width: 0x_",
-        b"a: !!timestamp x",
-        b"a: " + b"9" * 5000,
-    ],
-)
-def test_file_without_a_calibration_is_one_short_error_that_names_it(tmp_path, content):
-    path = tmp_path / "head.yaml"
-    path.write_bytes(content)
-    with pytest.raises(CameraError, match="^" + str(path)) as caught:
-        read_camera_info(path)
-    assert len(str(caught.value).removeprefix(str(path))) <= 300
+@pytest.mark.parametrize("skew", [5.0, -5.0, np.nan])
+def test_a_large_skew_is_refused(skew):
+    with pytest.raises(CameraError, match="fx 0 cx"):
+        Camera.from_K(640, 480, np.array(K) + [[0, skew, 0], [0, 0, 0], [0, 0, 0]])
 
 
-def test_missing_calibration_is_one_error(tmp_path):
-    with pytest.raises(CameraError, match="cannot be read"):
-        read_camera_info(tmp_path / "none.yaml")
+def test_images_of_a_region_with_binned_pixels_have_the_rays_of_the_sensor():
+    sensor = Camera(640, 480, 500.0, 510.0, 320.0, 240.0, "plumb_bob", LENSES["plumb_bob"])
+    part = sensor.read_out((100, 60), (400, 300), (2, 2))
+    assert (part.width, part.height, part.fx, part.fy) == (200, 150, 250.0, 255.0)
+    rays = np.array([[0.1, -0.05, 1.0], [-0.2, 0.1, 1.0]])
+    # binned pixel i is the mean of the sensor's pixels 2 i and 2 i + 1 of the region
+    expected = (sensor.project(rays) - (100.5, 60.5)) / 2
+    np.testing.assert_allclose(part.project(rays), expected, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("written", "coefficients"),
-    [
-        ("data: [-.2, 1e-05, +1e-3, 0, 0]", (-0.2, 1e-5, 1e-3, 0.0, 0.0)),  # text in YAML 1.1
-        ("rows: 1, cols: 5", ()),
-    ],
-)
-def test_calibration_with_numbers_as_text_or_without_coefficients(tmp_path, written, coefficients):
-    calibration = yaml.safe_load(CALIBRATION)
-    del calibration["distortion_coefficients"]
-    text = f"{yaml.safe_dump(calibration)}distortion_coefficients: {{{written}}}\n7: a number\n"
-    (tmp_path / "head.yaml").write_text(text)
-    assert read_camera_info(tmp_path / "head.yaml").distortion == coefficients
+def test_images_of_the_whole_sensor_have_its_camera():
+    assert CANONICAL.read_out() == CANONICAL
+    assert CANONICAL.read_out(binning=(1, 1)) == CANONICAL
