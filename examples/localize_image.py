@@ -1,6 +1,6 @@
 """Localize one image: `python examples/localize_image.py MAP.onnx IMAGE.jpg CAMERA.yaml`.
 
-CAMERA.yaml is a calibration as ROS camera_calibration writes it. Images must not be rectified.
+CAMERA.yaml is a calibration as ROS, OpenCV or Kalibr write it. Images must not be rectified.
 """
 
 import sys
@@ -18,7 +18,7 @@ def main(map_path: str, image_path: str, camera_path: str) -> None:
     """Print the camera's pose in the map frame, or why there is none."""
     localizer = Localizer.open(map_path)
     camera = read_calibration(camera_path)
-    found = localizer.localize(read_image(image_path), camera)
+    found = localizer.localize(read_image(image_path, upright=True), camera)
     if found.T_map_cam is None or found.covariance_66 is None:
         sys.exit(f"LOST: {found.reason}")
     deviation_m = np.sqrt(np.diag(found.covariance_66)[:3])

@@ -16,7 +16,7 @@ from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.bench import Bench
 from mote_localization.evaluation.evaluate import Evaluate
 from mote_localization.geometry import quaternion_xyzw
-from mote_localization.image_files import read_image
+from mote_localization.image_files import image_size, read_image
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE, MapFile, read_map
 from mote_localization.nodes.player import Replay
@@ -76,9 +76,9 @@ def _map_rows(map_file: MapFile) -> dict[str, str]:
 class Localize:
     """Print the pose of the camera for one image."""
 
-    image: tyro.conf.Positional[Path]  # JPEG or PNG
+    image: tyro.conf.Positional[Path]  # JPEG, PNG, WebP, TIFF or HEIC
     map: Path  # map file (.onnx), made by `mote-distill map`
-    camera: Path  # calibration of the camera: YAML as ROS camera_calibration writes it
+    camera: Path  # calibration of the camera, as ROS, OpenCV or Kalibr write it
     backend: Annotated[str, tyro.conf.arg(help=BACKEND_HELP)] = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
 
@@ -86,7 +86,10 @@ class Localize:
         """Localize the image; print pose, covariance, inliers and times."""
         camera = read_calibration(self.camera)
         localizer = Localizer.open(self.map, self.backend, self.threads)
-        image_hw3 = read_image(self.image)
+        # Calibrations describe upright images, unless only the image as stored has their size.
+        size = camera.width, camera.height
+        as_stored = image_size(self.image) == size != image_size(self.image, upright=True)
+        image_hw3 = read_image(self.image, upright=not as_stored)
         try:
             localizer.localize(image_hw3, camera)  # builds the remap table, which is not timed
             found = localizer.localize(image_hw3, camera)

@@ -1,22 +1,30 @@
-"""Decoding of JPEG and PNG images to arrays; each fault is one clear error."""
+"""Decoding of image files to arrays; each fault is one clear error."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 
 from mote_localization.errors import ImageError, SceneError
+from mote_localization.image_headers import (
+    MAX_PIXELS,
+    TRANSPOSED,
+    ImageHeader,
+    Lens,
+    heic_is_readable,
+    image_format,
+    read_header,
+)
 from mote_localization.images import MAX_SIDE_PX
 
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif")
+HEIC_SUFFIXES = (".heic", ".heif")
+INSTALL_HEIC = "pip install pi-heif"
+_JPEG_OR_PNG = ("JPEG", "PNG")  # what maps contain, and depth images
 _MAX_IMAGE_BYTES = 256 << 20
-_MAX_PIXELS = 200_000_000  # the size of the largest phone sensors
-_ORIENTATION = 0x0112  # EXIF tag
-_TRANSPOSED = 5  # orientation from which on width and height are swapped
 
 
 def read_image(path: Path | str, upright: bool = False) -> np.ndarray:
@@ -25,15 +33,15 @@ def read_image(path: Path | str, upright: bool = False) -> np.ndarray:
     Grey becomes RGB, 16 bits become 8, an alpha channel is ignored.
 
     Args:
-        path: JPEG or PNG.
+        path: JPEG, PNG, WebP, TIFF (its first page) or HEIC; its content decides, not its name.
         upright: Rotate and mirror the image by its EXIF orientation; otherwise the EXIF data is
-            ignored.
+            ignored. TIFF and HEIC are always upright.
 
     Raises:
-        SceneError: The file is missing, damaged, not an image, or too large.
+        SceneError: The file is missing, damaged, not an image, or too large; or it is HEIC and
+            pi-heif is not installed.
     """
-    as_sensed = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-    return cv2.cvtColor(decode_file(path, cv2.IMREAD_COLOR | as_sensed), cv2.COLOR_BGR2RGB)
+    return _decode_file(path, lambda content: _decode_photo(content, upright))
 
 
 def image_size(path: Path | str, upright: bool = False) -> tuple[int, int] | None:
@@ -41,31 +49,23 @@ def image_size(path: Path | str, upright: bool = False) -> tuple[int, int] | Non
 
     None where the header cannot be read or the image is too large; `read_image` raises then.
     """
-    try:
-        with open(path, "rb") as file:
-            size = _stored_size(file, upright)
-    except OSError:
-        return None
-    return None if size is None or _is_too_large(*size) else size
+    header = _header_of(path)
+    return None if header is None or header.is_too_large() else header.size(upright)
+
+
+def read_lens(path: Path | str) -> Lens | None:
+    """Return camera and focal length in a file's EXIF data; None where it has none."""
+    header = _header_of(path)
+    return None if header is None else header.lens
 
 
 def decode_file(path: Path | str, flags: int) -> np.ndarray:
-    """Decode an image file with flags of `cv2.imdecode`; the channels are in OpenCV's order.
+    """Decode a JPEG or PNG file with flags of `cv2.imdecode`; channels are in OpenCV's order.
 
     Raises:
         SceneError: The file is missing, damaged, not an image, or too large.
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size > _MAX_IMAGE_BYTES:
-            raise SceneError(f"{path}: found over {_MAX_IMAGE_BYTES >> 20} MiB, expected an image")
-        content = path.read_bytes()
-    except OSError as error:
-        raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        return decode_image(content, flags)
-    except ImageError as error:
-        raise SceneError(f"{path}: {error}") from error
+    return _decode_file(path, lambda content: decode_image(content, flags))
 
 
 def decode_image(content: bytes, flags: int) -> np.ndarray:
@@ -74,18 +74,7 @@ def decode_image(content: bytes, flags: int) -> np.ndarray:
     Raises:
         ImageError: The content is damaged, not an image, or too large.
     """
-    size, image = encoded_size(content), None
-    if size is not None and _is_too_large(*size):  # a few KB can hold that many pixels
-        raise ImageError(
-            f"is {size[0]}x{size[1]} px, expected at most {MAX_SIDE_PX} px per side and "
-            f"{_MAX_PIXELS / 1e6:g} million px in total"
-        )
-    if size is not None:
-        with suppress(cv2.error):
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    if image is None:
-        raise ImageError(f"is damaged or no image ({len(content)} bytes)")
-    return image
+    return _decode(content, read_header(BytesIO(content), _JPEG_OR_PNG), flags)
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
@@ -95,23 +84,79 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
 
 def encoded_size(content: bytes) -> tuple[int, int] | None:
     """Return width and height from the header of a JPEG or PNG; None where there is no header."""
-    return _stored_size(BytesIO(content), upright=False)
+    header = read_header(BytesIO(content), _JPEG_OR_PNG)
+    return None if header is None else header.size(upright=False)
 
 
-def _stored_size(file: BinaryIO, upright: bool) -> tuple[int, int] | None:
-    """Return width and height from the header of an open file; None where there is no header."""
-    # Image.open would warn about large images and read other formats.
-    for kind in (JpegImageFile, PngImageFile):
-        file.seek(0)
-        try:
-            with kind(file) as image:
-                width, height = image.size
-                transposed = upright and image.getexif().get(_ORIENTATION, 1) >= _TRANSPOSED
-        except Exception:  # Pillow's errors on damaged headers have no common base class
-            continue
-        return (height, width) if transposed else (width, height)
-    return None
+def _header_of(path: Path | str) -> ImageHeader | None:
+    """Return the header of an image file; None where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return read_header(file)
+    except OSError:
+        return None
 
 
-def _is_too_large(width: int, height: int) -> bool:
-    return max(width, height) > MAX_SIDE_PX or width * height > _MAX_PIXELS
+def _decode_file(path: Path | str, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
+    """Return the decoded content of a file; an error names the file."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > _MAX_IMAGE_BYTES:
+            raise SceneError(f"{path}: found over {_MAX_IMAGE_BYTES >> 20} MiB, expected an image")
+        content = path.read_bytes()
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return decode(content)
+    except ImageError as error:
+        raise SceneError(f"{path}: {error}") from error
+
+
+def _decode_photo(content: bytes, upright: bool) -> np.ndarray:
+    """Return image_hw3, RGB uint8, of a file's content."""
+    if image_format(content) == "HEIC" and not heic_is_readable():
+        raise ImageError(f"is HEIC, which needs another package: {INSTALL_HEIC}")
+    header = read_header(BytesIO(content))
+    bgr_hw3 = _decode(content, header, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if upright and header is not None:  # versions of OpenCV differ in which formats they rotate
+        bgr_hw3 = _rotated(bgr_hw3, header.orientation)
+    return cv2.cvtColor(bgr_hw3, cv2.COLOR_BGR2RGB)
+
+
+def _decode(content: bytes, header: ImageHeader | None, flags: int) -> np.ndarray:
+    """Decode an image with flags of `cv2.imdecode`; the channels are in OpenCV's order."""
+    image = None
+    if header is not None:
+        if header.is_too_large():  # a few KB can hold that many pixels
+            raise ImageError(
+                f"is {header.width}x{header.height} px, expected at most {MAX_SIDE_PX} px per side "
+                f"and {MAX_PIXELS / 1e6:g} million px in total"
+            )
+        if header.format == "HEIC":
+            image = _decode_heic(content)
+        else:
+            with suppress(cv2.error):
+                image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if image is None:
+        raise ImageError(f"is damaged or no image ({len(content)} bytes)")
+    return image
+
+
+def _decode_heic(content: bytes) -> np.ndarray | None:
+    """Return the image of HEIC, 8 bits, channels in OpenCV's order; None where it is damaged."""
+    from pi_heif.as_plugin import HeifImageFile
+
+    try:
+        with HeifImageFile(BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB"))[..., ::-1]
+    except Exception:  # the errors of pi-heif have no common base class
+        return None
+
+
+def _rotated(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Return an image (H, W, 3) upright, by its EXIF orientation (EXIF 2.3, table 6)."""
+    if orientation >= TRANSPOSED:
+        image = image.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(image[::rows, ::columns])

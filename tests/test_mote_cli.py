@@ -1,6 +1,7 @@
 """The `mote` command: output, errors and exit status."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from conftest import ROOT
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
 from make_scene import View, write_scene
+from PIL import Image
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -72,6 +74,30 @@ def test_localize_prints_the_pose(files, mote):
     x, y, z = T_MAP_CAM[:3, 3]
     assert f"{x:.4f} {y:.4f} {z:.4f} m" in output
     assert "800 of 800 cells" in output and "network" in output
+
+
+def position(output: str) -> np.ndarray:
+    """Return the position that `mote localize` prints."""
+    (line,) = (line for line in output.splitlines() if "position" in line)
+    return np.array([float(word) for word in line.split() if re.fullmatch(r"-?\d+\.\d+", word)])
+
+
+@pytest.mark.parametrize("image", ["exif1.jpg", "exif3.jpg", "exif6.jpg"])
+def test_a_photograph_is_localized_upright(mote, cases, image):
+    status, output, _ = mote(
+        f"localize {cases}/exif/{image} --map {ROOT}/maps/demo_room.onnx "
+        f"--camera {cases}/exif/camera.yaml"
+    )
+    assert status == 0
+    assert np.linalg.norm(position(output) - (2.2904, 2.7313, 0.9915)) < 0.01
+
+
+def test_an_image_whose_size_fits_as_stored_only_is_not_rotated(files, mote):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    Image.new("RGB", (320, 240), (128, 128, 128)).save("sensor.jpg", exif=exif)
+    status, output, _ = mote("localize sensor.jpg --map room.onnx --camera head.yaml")
+    assert status == 0 and "800 of 800 cells" in output
 
 
 def test_a_covariance_fits_a_terminal_of_80_columns(files, mote):

@@ -15,7 +15,9 @@ _INITIAL_FOCAL = 0.9  # times the long side of the image: typical of phones
 
 
 def initial_camera(frame: Frame, intrinsics: Known) -> tuple[Camera, bool]:
-    """Return a frame's camera, and whether it is known; an unknown one has a typical focal length.
+    """Return a frame's camera, and whether it is known.
+
+    An unknown one has the focal length of the image's EXIF data, or a typical one.
 
     Args:
         frame: The frame.
@@ -29,16 +31,21 @@ def initial_camera(frame: Frame, intrinsics: Known) -> tuple[Camera, bool]:
     if camera is not None:
         return camera, intrinsics != "estimate"
     width, height = frame.size()
-    focal = _INITIAL_FOCAL * max(width, height)
+    lens = frame.lens()
+    stated = lens.focal_px(width, height) if lens else None
+    focal = stated or _INITIAL_FOCAL * max(width, height)
     return Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2), False
 
 
-def lens_key(camera: Camera, known: bool) -> object:
+def lens_key(frame: Frame, camera: Camera, known: bool) -> object:
     """Return a key that is equal for images of the same lens.
 
-    Landscape and portrait images of one size are assumed to have the same lens.
+    Where intrinsics are unknown, images of one size, landscape or portrait, have the same lens if
+    their EXIF data states the same camera and focal length.
     """
-    return camera if known else tuple(sorted((camera.width, camera.height)))
+    if known:
+        return camera
+    return tuple(sorted((camera.width, camera.height))), frame.lens()
 
 
 def take_frames(

@@ -12,7 +12,8 @@ from natsort import natsort_keygen, ns
 
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
-from mote_localization.image_files import decode_file, image_size, read_image
+from mote_localization.image_files import decode_file, image_size, read_image, read_lens
+from mote_localization.image_headers import Lens
 from mote_localization.scenes.depth_images import DepthCamera, scaled_depth
 from mote_localization.scenes.scene import Frame, Scene, Split
 
@@ -51,6 +52,10 @@ class FileFrame(Frame):
         if self.camera is not None:
             return super().size()
         return image_size(self.image_path) or super().size()
+
+    def lens(self) -> Lens | None:
+        """Return camera and focal length in the file's EXIF data; see `Frame.lens`."""
+        return read_lens(self.image_path)
 
     def depth(self) -> np.ndarray | None:
         """Return depth_hw in metres, or None; see `Frame.depth`."""

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from mote_localization.camera import Camera, read_camera_info
+from mote_localization.calibration_files import read_calibration
+from mote_localization.camera import Camera
 from mote_localization.scenes.datasets.colmap_model import ColmapScene, find_model
 from mote_localization.scenes.datasets.scannet import ScanNetScene
 from mote_localization.scenes.datasets.seven_scenes import SevenScenesScene
@@ -17,7 +18,7 @@ from mote_localization.scenes.datasets.tum_rgbd import TumRgbdScene
 from mote_localization.scenes.datasets.twelve_scenes import TwelveScenesScene
 from mote_localization.scenes.division import DividedScene
 from mote_localization.scenes.folder import FolderScene
-from mote_localization.scenes.photos import PhotoScene, find_photos
+from mote_localization.scenes.photos import PhotoScene, find_images
 from mote_localization.scenes.recording_options import RecordingOptions
 from mote_localization.scenes.scene import Scene
 
@@ -52,7 +53,7 @@ def _open_photos(path: Path, options: RecordingOptions) -> Scene:
 
 
 def _calibration(options: RecordingOptions) -> Camera | None:
-    return read_camera_info(options.camera) if options.camera else None
+    return read_calibration(options.camera) if options.camera else None
 
 
 def _by_path(scene: Callable[[Path], Scene]) -> Callable[[Path, RecordingOptions], Scene]:
@@ -105,8 +106,8 @@ LAYOUTS = (
         _by_path(ScanNetScene),
     ),
     Layout(
-        "folder of photographs (jpg, png)",
-        lambda path: bool(find_photos(path)),
+        "folder of photographs (jpg, png, heic, webp, tiff)",
+        lambda path: bool(find_images(path)),
         _open_photos,
         frozenset({"--camera"}),
     ),

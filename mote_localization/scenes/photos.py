@@ -1,9 +1,10 @@
 """Folders of photographs from one or several cameras, without splits, poses or depth.
 
-*.jpg *.jpeg *.png    colour or grey, 8 or 16 bits; rotated as their EXIF orientation states
-camera.yaml           calibration in ROS format; it applies to photographs of its size (optional)
+*.jpg *.png *.webp *.tif *.heic    colour or grey, 8 or 16 bits; rotated as EXIF states
+camera.yaml                        calibration of photographs of its size (optional)
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +16,21 @@ from natsort import natsort_keygen, ns
 from mote_localization.calibration_files import read_calibration
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, SceneError
-from mote_localization.image_files import image_size, read_image
+from mote_localization.image_files import (
+    HEIC_SUFFIXES,
+    INSTALL_HEIC,
+    PHOTO_SUFFIXES,
+    image_size,
+    read_image,
+    read_lens,
+)
+from mote_localization.image_headers import Lens, heic_is_readable
 from mote_localization.scenes.scene import NOMINAL_RATE_HZ, Frame, Scene, Split
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
+_log = logging.getLogger(__name__)
+# images that no reader opens; further files, as videos and notes, are no photographs
+_OTHER_IMAGES = ".arw .avif .bmp .cr2 .cr3 .dng .gif .jp2 .jxl .nef .orf .raf .rw2".split()
+_NAMED = 3  # files of a kind that a warning names
 _CALIBRATION = "camera.yaml"
 _natural_key = natsort_keygen(alg=ns.IGNORECASE)
 
@@ -41,6 +53,10 @@ class PhotoFrame(Frame):
     def size(self) -> tuple[int, int]:
         """Return width and height in px, from the header if it can be read; see `Frame.size`."""
         return image_size(self.image_path, upright=True) or super().size()
+
+    def lens(self) -> Lens | None:
+        """Return camera and focal length in the file's EXIF data; see `Frame.lens`."""
+        return read_lens(self.image_path)
 
 
 class PhotoScene(Scene):
@@ -65,9 +81,15 @@ class PhotoScene(Scene):
         """
         self.path = Path(path)
         self.name = self.path.resolve().name
-        paths = find_photos(self.path)
+        paths, left_out = _split_readable(find_images(self.path))
         if not paths:
-            raise SceneError(f"{self.path}: holds no photographs, expected jpg or png files")
+            found = left_out or "none"
+            raise SceneError(
+                f"{self.path}: found no photographs that can be read ({found[:150]}), expected "
+                "jpg, png, webp, tif or heic files"
+            )
+        if left_out:
+            _log.warning("%s: images are left out: %s", self.path, left_out)
         calibrated = camera or self._read_calibration()
         self._frames = [
             PhotoFrame(name, i / NOMINAL_RATE_HZ, _camera_of_photo(path, calibrated), path)
@@ -90,8 +112,10 @@ class PhotoScene(Scene):
             raise SceneError(str(error)) from error
 
 
-def find_photos(folder: Path) -> list[Path]:
-    """Return the photographs in a folder, in natural order; none where it is no folder.
+def find_images(folder: Path) -> list[Path]:
+    """Return the image files in a folder, in natural order; none where it is no folder.
+
+    Those of formats that cannot be read are among them.
 
     Raises:
         SceneError: The folder cannot be read.
@@ -102,13 +126,32 @@ def find_photos(folder: Path) -> list[Path]:
         found = [
             entry
             for entry in folder.iterdir()
-            if entry.suffix.lower() in _SUFFIXES
+            if entry.suffix.lower() in (*PHOTO_SUFFIXES, *_OTHER_IMAGES)
             and not entry.name.startswith(".")
             and entry.is_file()
         ]
     except OSError as error:
         raise SceneError(f"{folder}: cannot be read ({error.strerror})") from error
     return sorted(found, key=lambda entry: (_natural_key(entry.stem), entry.name))
+
+
+def _split_readable(images: list[Path]) -> tuple[list[Path], str]:
+    """Return the images that can be read, and a description of the others; empty if none."""
+    readable: list[Path] = []
+    others: dict[str, list[str]] = {}
+    heic = heic_is_readable()
+    for path in images:
+        suffix = path.suffix.lower()
+        if suffix in _OTHER_IMAGES or (suffix in HEIC_SUFFIXES and not heic):
+            others.setdefault(suffix, []).append(_printable(path.name))
+        else:
+            readable.append(path)
+    kinds = []
+    for suffix, names in others.items():
+        more = ", ..." if len(names) > _NAMED else ""
+        remedy = INSTALL_HEIC if suffix in HEIC_SUFFIXES else "convert them to jpg"
+        kinds.append(f"{len(names)} {suffix[1:]} ({', '.join(names[:_NAMED])}{more}; {remedy})")
+    return readable, ", ".join(kinds)
 
 
 def _camera_of_photo(path: Path, calibrated: Camera | None) -> Camera | None:
@@ -122,8 +165,12 @@ def _camera_of_photo(path: Path, calibrated: Camera | None) -> Camera | None:
 def _frame_names(paths: list[Path]) -> list[str]:
     """Return a printable name of each frame; names differ in more than upper and lower case."""
     for names in ([path.stem for path in paths], [path.name for path in paths]):
-        # File names from old archives may contain bytes that are not UTF-8.
-        printable = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
+        printable = [_printable(name) for name in names]
         if len({name.casefold() for name in printable}) == len(paths):
             break
     return printable
+
+
+def _printable(name: str) -> str:
+    """Return a file name that can be printed: in old archives, some are not UTF-8."""
+    return os.fsencode(name).decode(errors="backslashreplace")

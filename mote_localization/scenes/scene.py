@@ -9,6 +9,7 @@ import numpy as np
 
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
+from mote_localization.image_headers import Lens
 
 Split = Literal["train", "test", "all"]
 
@@ -56,6 +57,10 @@ class Frame(ABC):
                 "the calibration"
             )
         return image
+
+    def lens(self) -> Lens | None:
+        """Return camera and focal length as the image's metadata states them; None: it has none."""
+        return None
 
     def depth(self) -> np.ndarray | None:
         """Return depth_hw, float32 metres along the optical axis, 0 = no depth; None: no depths."""

@@ -39,7 +39,7 @@ def take_images(
 
     def take(frame: Frame, live: Camera, known: bool) -> SfmImage:
         # Portrait images have their own principal point: they are another camera of pycolmap.
-        key = (lens_key(live, known), live.width)
+        key = (lens_key(frame, live, known), live.width)
         working = replace(live, distortion=()) if known else live
         factor = min(1, max_px / max(live.width, live.height))
         if factor < 1:

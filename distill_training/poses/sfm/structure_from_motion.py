@@ -426,7 +426,7 @@ def _why_no_part_is_accepted(images: Sequence[SfmImage], reasons: Mapping[int, s
     """Return the message for images of which no part is accepted."""
     counts = Counter(reasons.values()).most_common(2)
     shown = "; ".join(f"{count}: {reason}" for reason, count in counts)
-    zoom = "" if all(image.known for image in images) else ", with one focal length for each size"
+    zoom = "" if all(image.known for image in images) else ", with one focal length for each camera"
     return (
         f"structure from motion found no consistent part of {len(images)} images ({shown}); "
         f"expected photographs that overlap by two thirds{zoom}, and show things from several "

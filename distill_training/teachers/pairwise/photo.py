@@ -60,7 +60,7 @@ def take_photos(
             camera, known = placed.get(frame.name, camera), True
         grid = canonical_camera(camera, cells.width, cells.stride)
         predictor.camera(replace(camera, distortion=()))
-        lens = lens_key(camera, known)
+        lens = lens_key(frame, camera, known)
         return Photo(frame, camera, grid, lenses.setdefault(lens, len(lenses)), known)
 
     photos, unusable = take_frames(scene, intrinsics, take)
