@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mote_localization.camera import Camera, read_camera_info
+from mote_localization.calibration_files import read_calibration
+from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.geometry import exp_rotation, log_rotation, pose_from, rigid
 from mote_localization.scenes.frame_files import (
@@ -173,7 +174,7 @@ def _find_camera(folder: Path, first: str) -> tuple[Camera, str]:
         return _PUBLISHED.get(found, _DEFAULT), "the benchmark's calibration"
     if path.suffix == ".yaml":
         try:
-            return read_camera_info(path), path.name
+            return read_calibration(path), path.name
         except CameraError as error:
             raise SceneError(str(error)) from error
     size = size_of_image(inside(folder, first))
