@@ -165,9 +165,16 @@ class Camera:
             offset: Left and top edge of the ROI, px.
             size: Of the ROI, px; 0: the size of the camera.
             binning: Sensor pixels that are averaged to one; 0: 1.
+
+        Raises:
+            CameraError: No pixel is left.
         """
         columns, rows = (max(1, pixels) for pixels in binning)
         width, height = (size[0] or self.width) // columns, (size[1] or self.height) // rows
+        if width < 1 or height < 1:
+            raise CameraError(
+                f"found a binning of {columns}x{rows}"[:80] + ", expected at most the image's size"
+            )
         left, top = offset
         window = (left, top, left + width * columns, top + height * rows)
         return self.resized(width, height, window)

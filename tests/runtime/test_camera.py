@@ -265,6 +265,11 @@ def test_images_of_a_region_with_binned_pixels_have_the_rays_of_the_sensor():
     np.testing.assert_allclose(part.project(rays), expected, atol=1e-9)
 
 
+def test_binning_that_leaves_no_pixel_is_refused():
+    with pytest.raises(CameraError, match="binning of 1x481"):
+        Camera.from_K(640, 480, K).read_out(binning=(1, 481))
+
+
 def test_images_of_the_whole_sensor_have_its_camera():
     assert CANONICAL.read_out() == CANONICAL
     assert CANONICAL.read_out(binning=(1, 1)) == CANONICAL

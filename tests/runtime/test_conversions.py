@@ -93,6 +93,14 @@ def test_camera_info_keeps_every_coefficient():
     assert (camera.width, camera.height, camera.fx, camera.cx) == (320, 240, CAMERA.fx, CAMERA.cx)
 
 
+def test_camera_info_with_padded_coefficients_is_a_camera():
+    info = CameraInfo(
+        width=320, height=240, k=CAMERA.K_33.reshape(9), distortion_model="plumb_bob",
+        d=[-0.0306, 0.0352, -0.000138, -0.0001459, -0.01204, 0.0, 0.0, 0.0],
+    )  # fmt: skip
+    assert conversions.camera_from_message(info).distortion == tuple(info.d[:5])
+
+
 def test_camera_info_without_calibration_is_an_error():
     with pytest.raises(CameraError, match="not calibrated"):
         conversions.camera_from_message(CameraInfo(width=320, height=240))
