@@ -162,7 +162,7 @@ def replace_by_a_bag_without_images(scene):
             "scene/data/b.pose.txt: the pose's 3x3 part is not a rotation",
         ),
         (write_a_nan_pose, "scene/data/b.pose.txt: the pose holds NaN"),
-        (remove_an_image, "scene/data/b.color.jpg (or .png): is missing"),
+        (remove_an_image, "scene/data/b.color.jpg: is missing"),
         (damage_an_image, "scene/data/b.color.png: is damaged or no image"),
         (
             replace_by_a_bag_without_images,
