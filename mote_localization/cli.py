@@ -15,6 +15,7 @@ from mote_localization.command_line import print_table, run_command, say
 from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.bench import Bench
 from mote_localization.evaluation.evaluate import Evaluate
+from mote_localization.evaluation.evaluate_poses import EvaluatePoses
 from mote_localization.geometry import quaternion_xyzw
 from mote_localization.image_files import image_size, read_image
 from mote_localization.localizer import Localizer
@@ -139,6 +140,7 @@ def main() -> None:
             "inspect": Inspect,
             "localize": Localize,
             "evaluate": Evaluate,
+            "evaluate-poses": EvaluatePoses,
             "replay": Replay,
             "bench": Bench,
             "transform": Transform,

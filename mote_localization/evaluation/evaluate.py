@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 from rich.console import Console
 
@@ -15,13 +17,15 @@ from mote_localization.backends import BACKEND_HELP
 from mote_localization.errors import ReplayError, SceneError
 from mote_localization.evaluation.json_figures import write_evaluation_json
 from mote_localization.evaluation.localize_frames import localize_frames
-from mote_localization.evaluation.metrics import evaluate_answers, write_tum
+from mote_localization.evaluation.metrics import Answer, Evaluation, evaluate_answers
+from mote_localization.evaluation.pose_files import FrameKeys, PoseList, read_poses, write_tum
+from mote_localization.evaluation.pose_matching import match_frames
 from mote_localization.evaluation.terminal_tables import accuracy_table, times_table
 from mote_localization.files import check_output
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE
 from mote_localization.progress import track
-from mote_localization.scenes import RecordingOptions, open_scene
+from mote_localization.scenes import RecordingOptions, Scene, Split, open_scene
 
 _log = logging.getLogger(__name__)
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
@@ -46,16 +50,30 @@ class Evaluate:
     recording: Annotated[RecordingOptions, tyro.conf.arg(name="")] = field(
         default_factory=RecordingOptions
     )
-    report: _File = None  # write a report to this file, one self-contained HTML page
+    # true poses in place of the scene's: a TUM trajectory, or pseudo ground truth of 7-Scenes
+    truth: _File = None
+    # write a report to this file, one self-contained HTML page, and estimate.tum and truth.tum
+    # beside it
+    report: _File = None
     output: _File = None  # write the poses to this file, a TUM trajectory
     json: _File = None  # write the figures and the errors of every frame to this file
 
     def run(self) -> None:
         """Evaluate, print the tables, write the files."""
+        self.evaluate()
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate, print the tables, write the files; return what was measured.
+
+        Raises:
+            MoteError: A file cannot be read or written, the scene has no frames in the split, or
+                the true poses are those of other frames.
+        """
         if not self.ros and (self.rate != 1 or self.repeat != 1):
             raise ReplayError("--rate and --repeat belong to a replay over ROS 2; add --ros")
         for option in ("report", "output", "json"):
             check_output(getattr(self, option), f"--{option}")
+        truth = read_poses(self.truth) if self.truth else None
         localizer = Localizer.open(self.map, self.backend, self.threads)
         scene = open_scene(self.scene, self.recording)
         if not scene.count(self.split):
@@ -66,6 +84,7 @@ class Evaluate:
                 self.map,
                 UNKNOWN_SCALE,
             )
+        true_poses = None if truth is None else _poses_by_frame(scene, self.split, truth)
         started = time.gmtime()
         transport = None
         if self.ros:
@@ -77,6 +96,8 @@ class Evaluate:
         else:
             frames = track(scene.frames(self.split), "localizing", scene.count(self.split))
             answers = list(localize_frames(localizer, frames))
+        if true_poses is not None:
+            answers = [replace(a, T_map_cam_true=true_poses.get(a.name)) for a in answers]
         evaluation = evaluate_answers(answers, transport)
         subject = {
             "scene": scene.name,
@@ -84,6 +105,7 @@ class Evaluate:
             "map": self.map.name,
             "backend": self.backend,
             "over ROS 2": "yes" if self.ros else "no",
+            **({"truth": str(self.truth)} if self.truth else {}),
             "date": time.strftime("%Y-%m-%d %H:%M UTC", started),
         }
         console = Console()
@@ -92,7 +114,7 @@ class Evaluate:
         console.print(accuracy_table(evaluation.summary, title))
         console.print(times_table(evaluation.summary.milliseconds))
         if self.output:
-            write_tum(self.output, answers)
+            write_tum(self.output, _estimate(answers))
             console.print(f"poses: {self.output}")
         if self.json:
             write_evaluation_json(self.json, subject, evaluation)
@@ -101,4 +123,21 @@ class Evaluate:
             from mote_localization.evaluation.report import write_report
 
             write_report(self.report, subject, evaluation, localizer, scene.frames(self.split))
+            write_tum(self.report.with_name("estimate.tum"), _estimate(answers))
+            if evaluation.summary.frames_with_truth:
+                true = ((a.stamp_s, a.T_map_cam_true) for a in answers)
+                write_tum(self.report.with_name("truth.tum"), true)
             console.print(f"report: {self.report}")
+        return evaluation
+
+
+def _estimate(answers: Sequence[Answer]) -> Iterator[tuple[float, np.ndarray | None]]:
+    return ((a.stamp_s, a.T_map_cam) for a in answers)
+
+
+def _poses_by_frame(scene: Scene, split: Split, truth: PoseList) -> dict[str, np.ndarray]:
+    """Return the true poses of a file by the names of the scene's frames."""
+    keys = FrameKeys.of_frames(scene.name, scene.frames(split))
+    index_n = match_frames(keys, truth.keys).tolist()
+    names = keys.names or ()
+    return {name: truth.T_map_cam_n44[i] for name, i in zip(names, index_n, strict=True) if i >= 0}

@@ -8,15 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from mote_localization.errors import MoteError
-from mote_localization.files import atomic_write
-from mote_localization.geometry import local_coordinates, quaternion_xyzw, rotation_angle
+from mote_localization.evaluation.trajectory_errors import trajectory_errors
+from mote_localization.geometry import local_coordinates, rotation_angle
 
 BOUNDS = ((10, 5), (5, 5), (2, 2), (1, 1))  # cm, degrees
 PERCENTILES = (50, 95, 99)
@@ -63,6 +62,8 @@ class Summary:
     within: dict[str, float]  # "5 cm, 5 deg" -> fraction of the frames with truth
     worst_cm: float | None  # largest error of a localized frame
     worst_deg: float | None
+    # of the localized frames with truth: see `trajectory_errors`
+    trajectory: dict[str, dict[str, float]]
     # "position", "pose" -> fraction of the localized frames with the truth in the 95 % ellipsoid
     within_95: dict[str, float]
     lost_reasons: dict[str, int]  # an example of each kind of reason -> frames
@@ -108,6 +109,7 @@ def evaluate_answers(answers: Sequence[Answer], transport: Transport | None = No
         },
         worst_cm=float(cm[finite].max()) if finite.any() else None,
         worst_deg=float(deg[finite].max()) if finite.any() else None,
+        trajectory=_trajectory_errors(answers),
         within_95=_coverage_95(answers),
         lost_reasons=_count_lost_reasons(answers),
         milliseconds=_stage_percentiles_ms(answers),
@@ -130,6 +132,16 @@ def pose_errors(answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
             metres[i] = np.linalg.norm(T_estimated[:3, 3] - T_true[:3, 3])
             degrees[i] = np.degrees(rotation_angle(T_true[:3, :3].T @ T_estimated[:3, :3]))
     return metres, degrees
+
+
+def _trajectory_errors(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
+    pairs = [
+        (a.T_map_cam_true, a.T_map_cam)
+        for a in answers
+        if a.T_map_cam_true is not None and a.T_map_cam is not None
+    ]
+    T_n244 = np.array(pairs).reshape(-1, 2, 4, 4)
+    return trajectory_errors(T_n244[:, 0], T_n244[:, 1])
 
 
 def _coverage_95(answers: Sequence[Answer]) -> dict[str, float]:
@@ -185,6 +197,11 @@ def accuracy_rows(summary: Summary) -> list[tuple[str, str]]:
         if summary.worst_cm is not None and summary.worst_deg is not None:
             worst = _error_text(summary.worst_cm, summary.worst_deg)
             rows.append(("worst of the localized", worst))
+        for kind in ("APE", "RPE"):
+            cm, deg = (summary.trajectory.get(f"{kind.lower()}_{unit}") for unit in ("cm", "deg"))
+            if cm and deg:
+                rmse = _error_text(cm["rmse"], deg["rmse"])
+                rows.append((f"{kind} of the localized, RMSE", rmse))
     rows += [
         (f"true {quantity} in its 95 % ellipsoid", percent(fraction))
         for quantity, fraction in summary.within_95.items()
@@ -215,18 +232,3 @@ def centimetres(value: float) -> str:
 def degrees_text(value: float) -> str:
     """Return an angle in degrees as text with its unit."""
     return f"{value:.2f}°"
-
-
-def write_tum(path: Path | str, answers: Iterable[Answer]) -> None:
-    """Write the poses found as a TUM trajectory: stamp, position (m), quaternion x y z w.
-
-    Raises:
-        MoteError: The file cannot be written.
-    """
-    rows = [
-        [a.stamp_s, *a.T_map_cam[:3, 3], *quaternion_xyzw(a.T_map_cam[:3, :3])]
-        for a in answers
-        if a.T_map_cam is not None
-    ]
-    with atomic_write(path) as file:
-        np.savetxt(file, np.array(rows).reshape(-1, 8), fmt="%.9f")

@@ -38,8 +38,8 @@ from mote_localization.evaluation.metrics import (
     accuracy_rows,
     evaluate_answers,
     pose_errors,
-    write_tum,
 )
+from mote_localization.evaluation.pose_files import write_tum
 from mote_localization.evaluation.report import write_report
 from mote_localization.evaluation.terminal_tables import accuracy_table, times_table
 from mote_localization.geometry import exp_rotation, local_coordinates
@@ -68,6 +68,10 @@ def answer(index=0, metres=None, degrees=0.0, **fields):
         seconds=dict(remap=0.001, network=0.01 * (index + 1), pose=0.002),
     )  # fmt: skip
     return Answer(**{**default, **fields})
+
+
+def estimate(*answers):
+    return [(a.stamp_s, a.T_map_cam) for a in answers]
 
 
 def summarize(answers, transport=None):
@@ -236,7 +240,8 @@ def test_an_evaluation_without_frames_is_an_error():
 
 
 def test_tum_file_holds_stamp_position_and_quaternion_of_each_pose(tmp_path):
-    write_tum(tmp_path / "poses.tum", [answer(0, metres=0.1), answer(1), answer(2, metres=0.2)])
+    poses = estimate(answer(0, metres=0.1), answer(1), answer(2, metres=0.2))
+    write_tum(tmp_path / "poses.tum", poses)
     stamps, positions, quaternions = np.hsplit(np.loadtxt(tmp_path / "poses.tum"), [1, 4])
     np.testing.assert_allclose(stamps[:, 0], [0, 2 / 30], atol=1e-9)
     np.testing.assert_allclose(positions[1], T_MAP_CAM[:3, 3] + (0.2, 0, 0), atol=1e-8)
@@ -247,7 +252,8 @@ def test_tum_file_holds_stamp_position_and_quaternion_of_each_pose(tmp_path):
 @pytest.mark.skipif(shutil.which("evo_traj", path=BIN) is None, reason="evo is not installed")
 @pytest.mark.slow
 def test_evo_reads_the_tum_file(tmp_path):
-    write_tum(tmp_path / "poses.tum", [answer(0, metres=0.1), answer(1), answer(2, metres=0.4)])
+    poses = estimate(answer(0, metres=0.1), answer(1), answer(2, metres=0.4))
+    write_tum(tmp_path / "poses.tum", poses)
     done = subprocess.run(
         [shutil.which("evo_traj", path=BIN), "tum", "poses.tum", "--full_check"],
         capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)},
@@ -260,7 +266,7 @@ def test_evo_reads_the_tum_file(tmp_path):
 
 
 def test_tum_file_without_poses_is_empty(tmp_path):
-    write_tum(tmp_path / "poses.tum", [answer()])
+    write_tum(tmp_path / "poses.tum", estimate(answer()))
     assert (tmp_path / "poses.tum").read_text() == ""
 
 
