@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from demo_room.record import Room
-from distill_training.ablation.ablate_command import Ablate
 from distill_training.common.dependencies import training_packages
 from distill_training.common.processes import processes, rank
 from distill_training.common.renamed_options import refuse_renamed_flags
+from distill_training.experiments.ablation.ablate_command import Ablate
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.teachers.teacher_options import Flat, Teacher
 from distill_training.training.train_config import TrainConfig

@@ -15,18 +15,18 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 from make_wall import CAMERA, SMALL  # noqa: E402
 
-import distill_training.ablation.trainings  # noqa: E402
-from distill_training.ablation.ablate_command import Ablate  # noqa: E402
-from distill_training.ablation.grid import read_grid, training_option_types  # noqa: E402
-from distill_training.ablation.plots import spread_out  # noqa: E402
-from distill_training.ablation.table import COLUMNS  # noqa: E402
-from distill_training.ablation.trainings import (  # noqa: E402
+import distill_training.experiments.ablation.trainings  # noqa: E402
+from distill_training.cli import main  # noqa: E402
+from distill_training.experiments.ablation.ablate_command import Ablate  # noqa: E402
+from distill_training.experiments.ablation.grid import read_grid, training_option_types  # noqa: E402
+from distill_training.experiments.ablation.plots import spread_out  # noqa: E402
+from distill_training.experiments.ablation.table import COLUMNS  # noqa: E402
+from distill_training.experiments.ablation.trainings import (  # noqa: E402
     finished_outcomes,
     folder_of,
     run_training,
     training_state,
 )
-from distill_training.cli import main  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.students import FAMILIES, create_student  # noqa: E402
 from distill_training.students.head import SceneNormalization  # noqa: E402
@@ -297,7 +297,7 @@ def test_finished_trainings_are_not_repeated(done: Path, monkeypatch):
     output = done.with_suffix(".training")
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/*") if path.suffix != ".png"}
     assert len(before) == 4 * 5  # checkpoint, history, curves, map, result
-    monkeypatch.setattr(distill_training.ablation.trainings, "train_student", None)
+    monkeypatch.setattr(distill_training.experiments.ablation.trainings, "train_student", None)
     Ablate(done, pictures=0).run()
     assert before == {path: path.stat().st_mtime_ns for path in before}
 

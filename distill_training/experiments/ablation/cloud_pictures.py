@@ -15,8 +15,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from distill_training.ablation.plots import STYLE, colours, hundredth_unit, save_figure
-from distill_training.ablation.trainings import Outcome, held_out_names
+from distill_training.experiments.ablation.plots import STYLE, colours, hundredth_unit, save_figure
+from distill_training.experiments.ablation.trainings import Outcome, held_out_names
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction
 from mote_localization.camera import frustum_edges
 from mote_localization.evaluation.cloud_plot import cloud_collection, surface_tiles, view_rotation

@@ -46,11 +46,11 @@ class Ablate:
         if processes() > 1:
             raise MoteError(f"found {processes()} processes, expected one; run it without torchrun")
         with training_packages():
-            from distill_training.ablation import trainings
-            from distill_training.ablation.cloud_pictures import write_pictures
-            from distill_training.ablation.grid import read_grid
-            from distill_training.ablation.plots import write_plots
-            from distill_training.ablation.table import write_table
+            from distill_training.experiments.ablation import trainings
+            from distill_training.experiments.ablation.cloud_pictures import write_pictures
+            from distill_training.experiments.ablation.grid import read_grid
+            from distill_training.experiments.ablation.plots import write_plots
+            from distill_training.experiments.ablation.table import write_table
         runs = read_grid(self.config)
         if self.list:
             table = Table("training", "state")

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from distill_training.ablation.grid import Run, Value
-from distill_training.ablation.trainings import Outcome
+from distill_training.experiments.ablation.grid import Run, Value
+from distill_training.experiments.ablation.trainings import Outcome
+from distill_training.experiments.markdown import escaped, figure_text, table_line
 from mote_localization.files import atomic_write
 
 
@@ -93,15 +94,15 @@ def _markdown(rows: Sequence[Outcome], runs: Sequence[Run], keys: list[str], com
         f"    {command}",
         "",
         f"{len(rows)} of {len(runs)} trainings are finished."
-        + (f" Common to all: {_escaped(', '.join(common))}." if common else ""),
+        + (f" Common to all: {escaped(', '.join(common))}." if common else ""),
         "",
-        _line(["name", *differing, *(column.title for column in COLUMNS)]),
-        _line(["---"] * (1 + len(differing)) + ["---:"] * len(COLUMNS)),
+        table_line(["name", *differing, *(column.title for column in COLUMNS)]),
+        table_line(["---"] * (1 + len(differing)) + ["---:"] * len(COLUMNS)),
     ]
     for row in rows:
         figures = [_figure(c, row.figures.get(c.key, math.nan), best[c.key]) for c in COLUMNS]
-        settings = [_escaped(_text(row.run.value(key))) for key in differing]
-        lines.append(_line([row.run.name, *settings, *figures]))
+        settings = [escaped(_text(row.run.value(key))) for key in differing]
+        lines.append(table_line([row.run.name, *settings, *figures]))
     return "\n".join([*lines, "", _LEGEND.format(threads=os.cpu_count()), ""])
 
 
@@ -115,11 +116,7 @@ def _best(column: Column, rows: Sequence[Outcome]) -> float | None:
 
 
 def _figure(column: Column, value: float, best: float | None) -> str:
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞"
-    text = format(value * column.scale, column.form).replace("%", " %")
+    text = figure_text(value * column.scale, column.form)
     return f"**{text}**" if value == best else text
 
 
@@ -130,14 +127,6 @@ def _text(value: Value) -> str:
     if value is None:
         return ""
     return " to ".join(map(str, value if isinstance(value, list) else [value]))
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _write(path: Path, text: str) -> None:

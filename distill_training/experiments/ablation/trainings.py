@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_training.ablation.grid import Run
+from distill_training.experiments.ablation.grid import Run
 from distill_training.export.onnx_export import export_map, sample_images
 from distill_training.pipeline import train_student
 from distill_training.students import CellGrid, SceneNormalization, create_student, describe

@@ -18,14 +18,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from distill_training.ablation.grid_file import (
+from distill_training.common.typed_values import convert_value, shown
+from distill_training.experiments.ablation.grid_file import (
     BUDGETS,
     Value,
     as_mapping,
     as_settings,
     read_yaml,
 )
-from distill_training.common.typed_values import convert_value, shown
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.students import FAMILIES
 from distill_training.students.settings import Settings, student_settings

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from distill_training.ablation.trainings import Outcome
+from distill_training.experiments.ablation.trainings import Outcome
 from mote_localization.evaluation.plot_style import COLOURS, MUTED, RULE, figure_style
 from mote_localization.files import atomic_write
 

@@ -1,0 +1,1 @@
+"""Many trainings with one command: of several students (ablation), or scenes (benchmark)."""
