@@ -246,6 +246,55 @@ class Map:
         self.student.make_map(plan.reconstruct(folder), self.output)
 
 
+@dataclass(frozen=True)
+class Benchmark:
+    """Make and evaluate a map of each scene of a folder; the same command resumes.
+
+    Prints a table: fractions of the test frames within bounds, median errors, lost frames, time to
+    make the map, size of the map, and time of a frame.
+    """
+
+    scenes: tyro.conf.Positional[Path]  # folder of scenes with training and test frames
+    output: Output  # folder for maps, figures and table
+    # true poses of the test frames in place of the scenes': a file, or a folder with SCENE.txt or
+    # SCENE_test.txt for each scene
+    truth: File = None
+    teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
+    student: Annotated[StudentOptions, Flat] = field(default_factory=StudentOptions)
+
+    def run(self) -> None:
+        """Run the scenes that are not finished; write and print the table."""
+        if processes() > 1:
+            raise MoteError(f"found {processes()} processes, expected one; run it without torchrun")
+        if self.student.work or self.student.frame.given:
+            raise MoteError(
+                "found --work, --level or --anchor, expected none of them: each map has its own "
+                "folder and the frame of its true poses"
+            )
+        self.student.check(self.output / "scene.onnx")
+        from distill_training.experiments.benchmark.benchmark_run import (
+            check_options,
+            option_values,
+            run_benchmark,
+        )
+        from distill_training.experiments.benchmark.benchmark_scenes import (
+            find_scenes,
+            true_poses_of,
+        )
+        from distill_training.experiments.benchmark.scene_results import BenchmarkScene
+
+        scenes = [
+            BenchmarkScene(name, path, self.output, true_poses_of(name, self.truth))
+            for name, path in find_scenes(self.scenes, self.output).items()
+        ]
+        options = option_values(teacher=self.teacher, student=self.student)
+        check_options(options, self.output)
+        run_benchmark(scenes, self._make_map, options, self.output)
+
+    def _make_map(self, scene: Path, output: Path) -> None:
+        Map(scene, output, teacher=self.teacher, student=self.student).run()
+
+
 def main() -> None:
     """Run the `mote-distill` command."""
     with one_line_errors():
@@ -256,6 +305,7 @@ def main() -> None:
             "reconstruct": Reconstruct,
             "distill": Distill,
             "ablate": Ablate,
+            "benchmark": Benchmark,
             "room": Room,
         },
         "mote-distill",

@@ -18,7 +18,7 @@ from mote_localization.errors import ReplayError, SceneError
 from mote_localization.evaluation.json_figures import write_evaluation_json
 from mote_localization.evaluation.localize_frames import localize_frames
 from mote_localization.evaluation.metrics import Answer, Evaluation, evaluate_answers
-from mote_localization.evaluation.pose_files import FrameKeys, PoseList, read_poses, write_tum
+from mote_localization.evaluation.pose_files import FrameKeys, read_poses, write_tum
 from mote_localization.evaluation.pose_matching import match_frames
 from mote_localization.evaluation.terminal_tables import accuracy_table, times_table
 from mote_localization.files import check_output
@@ -73,7 +73,6 @@ class Evaluate:
             raise ReplayError("--rate and --repeat belong to a replay over ROS 2; add --ros")
         for option in ("report", "output", "json"):
             check_output(getattr(self, option), f"--{option}")
-        truth = read_poses(self.truth) if self.truth else None
         localizer = Localizer.open(self.map, self.backend, self.threads)
         scene = open_scene(self.scene, self.recording)
         if not scene.count(self.split):
@@ -84,7 +83,7 @@ class Evaluate:
                 self.map,
                 UNKNOWN_SCALE,
             )
-        true_poses = None if truth is None else _poses_by_frame(scene, self.split, truth)
+        truth = true_poses(scene, self.split, self.truth) if self.truth else None
         started = time.gmtime()
         transport = None
         if self.ros:
@@ -96,8 +95,8 @@ class Evaluate:
         else:
             frames = track(scene.frames(self.split), "localizing", scene.count(self.split))
             answers = list(localize_frames(localizer, frames))
-        if true_poses is not None:
-            answers = [replace(a, T_map_cam_true=true_poses.get(a.name)) for a in answers]
+        if truth is not None:
+            answers = [replace(a, T_map_cam_true=truth.get(a.name)) for a in answers]
         evaluation = evaluate_answers(answers, transport)
         subject = {
             "scene": scene.name,
@@ -131,13 +130,18 @@ class Evaluate:
         return evaluation
 
 
+def true_poses(scene: Scene, split: Split, path: Path) -> dict[str, np.ndarray]:
+    """Return the true poses T_map_cam (4, 4) in a file, by the names of the scene's frames.
+
+    Raises:
+        SceneError: The file cannot be read, its names fit several frames, or no frame of the split
+            is in it.
+    """
+    poses = read_poses(path)
+    keys = FrameKeys.of_frames(scene.name, scene.frames(split))
+    pairs = zip(keys.names or (), match_frames(keys, poses.keys).tolist(), strict=True)
+    return {name: poses.T_map_cam_n44[i] for name, i in pairs if i >= 0}
+
+
 def _estimate(answers: Sequence[Answer]) -> Iterator[tuple[float, np.ndarray | None]]:
     return ((a.stamp_s, a.T_map_cam) for a in answers)
-
-
-def _poses_by_frame(scene: Scene, split: Split, truth: PoseList) -> dict[str, np.ndarray]:
-    """Return the true poses of a file by the names of the scene's frames."""
-    keys = FrameKeys.of_frames(scene.name, scene.frames(split))
-    index_n = match_frames(keys, truth.keys).tolist()
-    names = keys.names or ()
-    return {name: truth.T_map_cam_n44[i] for name, i in zip(names, index_n, strict=True) if i >= 0}
