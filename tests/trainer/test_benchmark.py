@@ -271,6 +271,10 @@ def test_folders_that_are_no_benchmark_are_refused(tmp_path):
         (tmp_path / name / "data").mkdir(parents=True)
     with pytest.raises(SceneError, match="two scenes have the name apt1_kitchen"):
         find_scenes(tmp_path, tmp_path / "out")
+    (tmp_path / "apt1").rename(tmp_path / "benchmark")
+    (tmp_path / "benchmark/data").mkdir()
+    with pytest.raises(SceneError, match="benchmark: has the name of the table; rename it"):
+        find_scenes(tmp_path, tmp_path / "out")
 
 
 def test_true_poses_are_a_file_or_a_file_of_each_scene(tmp_path):
@@ -282,6 +286,8 @@ def test_true_poses_are_a_file_or_a_file_of_each_scene(tmp_path):
     assert [true_poses_of(name, tmp_path) for name in ("chess", "fire")] == [chess, fire]
     with pytest.raises(SceneError, match="has no file heads.txt or heads_test.txt"):
         true_poses_of("heads", tmp_path)
+    with pytest.raises(SceneError, match="--truth .*nowhere: does not exist"):
+        true_poses_of("heads", tmp_path / "nowhere")
 
 
 def test_maps_of_other_options_are_refused(scenes, make_map):

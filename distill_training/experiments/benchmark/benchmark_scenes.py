@@ -4,6 +4,7 @@ from pathlib import Path
 
 from natsort import natsorted
 
+from distill_training.experiments.benchmark.benchmark_table import FIGURES
 from mote_localization.errors import SceneError
 from mote_localization.scenes.layouts import LAYOUTS
 
@@ -40,6 +41,8 @@ def find_scenes(folder: Path, output: Path) -> dict[str, Path]:
         names = [name for name, _ in found]
         twice = next(name for name in names if names.count(name) > 1)
         raise SceneError(f"{folder}: two scenes have the name {twice[:60]}; rename one of them")
+    if Path(FIGURES).stem in scenes:
+        raise SceneError(f"{scenes[Path(FIGURES).stem]}: has the name of the table; rename it")
     return {name: scenes[name] for name in natsorted(scenes)}
 
 
@@ -52,14 +55,16 @@ def true_poses_of(name: str, truth: Path | None) -> Path | None:
             ground truth of Brachmann et al., ICCV 2021.
 
     Raises:
-        SceneError: The folder has no file for the scene.
+        SceneError: There is no such file, or the folder has none for the scene.
     """
-    if truth is None or not truth.is_dir():
+    if truth is None or truth.is_file():
         return truth
     for path in (truth / f"{name}.txt", truth / f"{name}_test.txt"):
         if path.is_file():
             return path
-    raise SceneError(f"{truth}: has no file {name[:60]}.txt or {name[:60]}_test.txt")
+    if not truth.is_dir():
+        raise SceneError(f"--truth {truth}: does not exist")
+    raise SceneError(f"--truth {truth}: has no file {name[:60]}.txt or {name[:60]}_test.txt")
 
 
 def _is_scene(path: Path) -> bool:
