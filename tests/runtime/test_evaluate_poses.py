@@ -106,9 +106,10 @@ def test_errors_of_poses_with_known_offsets(tmp_path, kind, capsys):
     assert "not evaluated: 1 poses" in printed and re.search(r"lost\D+16.7 %", printed)
 
 
-def test_named_poses_map_the_world_to_the_camera(tmp_path):
+@pytest.mark.parametrize("end", ["", " 585.0", " 0.635193 0.012787"])
+def test_named_poses_map_the_world_to_the_camera(tmp_path, end):
     half = 0.5**0.5
-    line = f"data/frame-000000.color.jpg {half} 0 0 {-half} -2 1 -3 585.0"
+    line = f"data/frame-000000.color.jpg {half} 0 0 {-half} -2 1 -3{end}"
     (tmp_path / "poses.txt").write_text(f"# name, pose, focal length\n\n{line}\n")
     # The camera is at (1, 2, 3) and rotated by 90 deg about z: R^T c = (2, -1, 3).
     expected = [[0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]

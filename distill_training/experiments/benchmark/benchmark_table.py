@@ -18,8 +18,8 @@ MARKDOWN, FIGURES = "benchmark.md", "benchmark.json"
 _MEAN = "mean"
 _LEGEND = (
     "5/5: test frames with errors below 5 cm and 5 deg. cm, deg: median errors of all test frames; "
-    "a lost frame has infinite errors. min: time to make the map. MB: its size. ms: median time of "
-    "a frame on this machine."
+    "those of a lost frame are infinite and 180 deg. min: time to make the map. MB: its size. ms: "
+    "median time of a frame on this machine."
 )
 
 
