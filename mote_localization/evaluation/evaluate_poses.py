@@ -30,8 +30,10 @@ class EvaluatePoses:
     is over all true poses: a frame without an estimated pose is lost, with an infinite error.
     """
 
-    estimate: tyro.conf.Positional[Path]  # file of estimated poses
-    truth: tyro.conf.Positional[Path]  # file of true poses, scene or recording
+    # file of estimated poses
+    estimate: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="ESTIMATE")]]
+    # file of true poses, scene or recording
+    truth: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TRUTH")]]
     split: Split = "test"  # which frames, where TRUTH is a scene
     # transform that is fitted to the camera centres, and applied before all errors: se3: rotation
     # and translation; sim3: scale too
