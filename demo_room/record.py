@@ -21,7 +21,7 @@ from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
 from mote_localization.geometry import quaternion_xyzw
 from mote_localization.progress import track
-from mote_localization.scenes.bag import BagWriter
+from mote_localization.scenes.bags import BagWriter
 
 JPEG_QUALITY = 95
 _ANCHORS = 12  # about; training frames whose poses are anchors

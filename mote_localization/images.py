@@ -46,6 +46,14 @@ ENCODINGS = {
 }
 
 
+# Depth along the optical axis (REP 118): millimetres as integers, metres as floats.
+DEPTH_ENCODINGS = {
+    "16UC1": _Encoding(1, dtype="u2"),
+    "mono16": _Encoding(1, dtype="u2"),
+    "32FC1": _Encoding(1, dtype="f4"),
+}
+
+
 def decode(message: Any) -> np.ndarray:
     """Decode a sensor_msgs/Image, as rclpy or rosbags read it, with an encoding of `ENCODINGS`.
 
@@ -56,12 +64,40 @@ def decode(message: Any) -> np.ndarray:
         ImageError: The encoding is unknown, the image is empty or too large, or size, step and data
             do not fit each other.
     """
+    pixels, layout = _pixels(message, ENCODINGS)
+    if pixels.dtype.itemsize == 2:
+        pixels = cv2.convertScaleAbs(pixels.astype(np.uint16), alpha=255 / 65535)
+    return pixels if layout.code is None else cv2.cvtColor(pixels, layout.code)
+
+
+def decode_depth(message: Any) -> np.ndarray:
+    """Decode a sensor_msgs/Image of depths, with an encoding of `DEPTH_ENCODINGS`.
+
+    Returns:
+        depth_hw, float32 metres; 0 where there is no depth.
+
+    Raises:
+        ImageError: As `decode`.
+    """
+    pixels, _ = _pixels(message, DEPTH_ENCODINGS)
+    return depth_in_metres(pixels[..., 0])
+
+
+def depth_in_metres(depth_hw: np.ndarray) -> np.ndarray:
+    """Return depths in metres, float32: integers are millimetres; NaN and infinity become 0."""
+    if depth_hw.dtype.kind == "u":
+        return depth_hw.astype(np.float32) * np.float32(0.001)
+    return np.where(np.isfinite(depth_hw) & (depth_hw > 0), depth_hw, 0).astype(np.float32)
+
+
+def _pixels(message: Any, encodings: dict[str, _Encoding]) -> tuple[np.ndarray, _Encoding]:
+    """Return a view (h, w, channels) of the message's data, and its encoding."""
     encoding, height, width, step = message.encoding, message.height, message.width, message.step
-    layout = ENCODINGS.get(encoding)
+    layout = encodings.get(encoding)
     if layout is None:
         raise ImageError(
             f"image: encoding '{encoding[:20]}' is not supported, expected one of "
-            f"{', '.join(ENCODINGS)}"
+            f"{', '.join(encodings)}"
         )
     if height < 1 or width < 1:
         raise ImageError(f"image: it is empty ({width}x{height} px)")
@@ -88,6 +124,4 @@ def decode(message: Any) -> np.ndarray:
         buffer,
         strides=(step, layout.channels * dtype.itemsize, dtype.itemsize),
     )
-    if dtype.itemsize == 2:
-        pixels = cv2.convertScaleAbs(pixels.astype(np.uint16), alpha=255 / 65535)
-    return pixels if layout.code is None else cv2.cvtColor(pixels, layout.code)
+    return pixels, layout

@@ -1,5 +1,6 @@
 """Progress bars, all in one style."""
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -38,6 +39,25 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield the items and show a progress bar."""
     with progress_bar() as bar:
         yield from bar.track(items, total=total, description=description)
+
+
+def track_if_slow(
+    items: Iterable[T], description: str, total: int, after_s: float = 2.0
+) -> Iterator[T]:
+    """Yield the items; show a progress bar if they take longer than `after_s` seconds."""
+    remaining, started, done = iter(items), time.monotonic(), 0
+    for item in remaining:
+        yield item
+        done += 1
+        if time.monotonic() - started > after_s:
+            break
+    else:
+        return
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=total, completed=done)
+        for item in remaining:
+            yield item
+            bar.advance(task)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from mote_localization.evaluation.localize_frames import localize_frames
 from mote_localization.evaluation.over_ros import replay
 from mote_localization.geometry import rotation_angle
 from mote_localization.localizer import Localizer
-from mote_localization.scenes.bag import BagScene
+from mote_localization.scenes.bags import BagScene
 
 MAP = Path(__file__).resolve().parent.parent / "maps/demo_room.onnx"
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from mote_localization.evaluation.metrics import STAGES, Answer, Transport
 from mote_localization.geometry import pose_from
 from mote_localization.progress import progress_bar, track
 from mote_localization.scenes import Frame, Scene, Split
-from mote_localization.scenes.bag import BagFrame, BagScene, BagWriter
+from mote_localization.scenes.bags import IMAGE_TOPIC, INFO_TOPIC, BagScene, BagWriter
 from mote_localization.scenes.division import DividedScene
 from mote_localization.scenes.scene import NOMINAL_RATE_HZ
 from mote_localization.share import share_file
@@ -50,7 +50,7 @@ class _Recording:
     bag: Path
     image_topic: str
     info_topic: str
-    frames: list[tuple[float, Frame]]  # stamp in the recording (s), frame without its image
+    frames: list[tuple[float, Frame]]  # stamp in the recording (s), frame
 
 
 def replay(
@@ -65,7 +65,8 @@ def replay(
     """Play frames to a localizer node and collect the poses that it publishes.
 
     DDS uses only the loopback interface and a ROS domain that no other process here uses. Frames of
-    a scene folder, and repeated frames, are first written to a temporary recording at 30 Hz.
+    a scene folder, compressed images and repeated frames are first written to a temporary recording
+    at 30 Hz.
 
     Args:
         scene: Scene of the frames.
@@ -143,13 +144,11 @@ def _system_exit_on_sigterm() -> Iterator[None]:
 
 
 def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _Recording:
-    """Return the recording of a scene; write it first for a folder or for repeated frames."""
+    """Return the recording of a scene; write it first unless the node can use it as it is."""
     if isinstance(scene, DividedScene) and scene.count(split) == scene.count("all"):
         scene = scene.recording
-    if isinstance(scene, BagScene) and repeat == 1:
-        recorded: list[tuple[float, Frame]] = [
-            (f.stamp_s, replace(f, message=None)) for f in scene.frames(split)
-        ]
+    if isinstance(scene, BagScene) and scene.is_raw and scene.info_topic and repeat == 1:
+        recorded: list[tuple[float, Frame]] = [(f.stamp_s, f) for f in scene.frames(split)]
         return _Recording(scene.path, scene.image_topic, scene.info_topic, recorded)
     frames = []
     bag = folder / "recording"
@@ -159,11 +158,8 @@ def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _R
         for index, frame in enumerate(track(repeated, "writing the recording", total)):
             stamp_ns = round((index + 1) / NOMINAL_RATE_HZ * 1e9)
             writer.write(stamp_ns, frame.image(), frame.known_camera())
-            if isinstance(frame, BagFrame):
-                frame = replace(frame, message=None)  # images would fill the memory
             frames.append((stamp_seconds(stamp_ns), frame))
-    written = BagScene(bag)
-    return _Recording(bag, written.image_topic, written.info_topic, frames)
+    return _Recording(bag, IMAGE_TOPIC, INFO_TOPIC, frames)
 
 
 class _ChildProcess:

@@ -20,14 +20,14 @@ from mote_localization.command_line import one_line_errors, say
 from mote_localization.errors import BagError, ReplayError
 from mote_localization.nodes import process
 from mote_localization.progress import progress_bar
-from mote_localization.scenes.bag import join_names, open_bag
+from mote_localization.scenes.bags import IMAGES, join_names, open_bag
 
 if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.publisher import Publisher
-    from rosbags.interfaces import Connection
 
-_IMAGE = "sensor_msgs/msg/Image"
+    from mote_localization.scenes.bags.bag_files import BagTopic
+
 _READ_AHEAD = 16  # messages read before they are published
 _DISCOVERY_S = 0.5  # from the first subscriber of an image topic to those of other topics
 _FLUSH_S = 0.5  # for the delivery of the last messages before the publishers are destroyed
@@ -53,7 +53,7 @@ class Replay:
         if not 0 < self.rate < float("inf"):
             raise ReplayError(f"--rate {self.rate:g}: expected a number above 0")
         process.block_signals()
-        connections = self._connections()
+        topics = self._topics()
         arguments = [word for rule in self.remap for word in ("--remap", rule)]
         with ExitStack() as stack:
             log = stack.enter_context(_open_log(self.log)) if self.log else None
@@ -65,29 +65,33 @@ class Replay:
 
             node = rclpy.create_node("player")
             stack.callback(node.destroy_node)
-            publishers = _publishers(node, connections)
+            publishers = _publishers(node, topics)
             if not self._wait_for_subscriber(publishers) or process.stop_requested(
                 self.start_delay
             ):
                 return
-            played, seconds = self._play(publishers, connections, log)
+            played, seconds = self._play(publishers, topics, log)
             process.stop_requested(_FLUSH_S)
         say(f"played {played} messages in {seconds:.1f} s")
 
-    def _connections(self) -> list[Connection]:
+    def _topics(self) -> list[BagTopic]:
         """Return the topics of the recording; a recording without images is an error."""
-        with open_bag(self.bag) as reader:
-            connections = list(reader.connections)
-        if not any(c.msgtype == _IMAGE and c.msgcount for c in connections):
-            topics = join_names(f"{c.topic} ({c.msgtype})" for c in connections)
-            raise BagError(f"{self.bag}: no images ({_IMAGE}); it has {topics or 'no topics'}")
-        return connections
+        with open_bag(self.bag) as bag:
+            topics = bag.topics
+        if not any(topic.msgtype in IMAGES and topic.count for topic in topics):
+            found = join_names(f"{topic.name} ({topic.msgtype})" for topic in topics)
+            raise BagError(f"{self.bag}: no images ({IMAGES[0]}); it has {found or 'no topics'}")
+        return topics
 
     def _wait_for_subscriber(self, publishers: dict[str, Publisher]) -> bool:
         """Wait until an image topic has a subscriber; return False if interrupted."""
         if self.wait <= 0:
             return True
-        images = {p.topic_name: p for p in publishers.values() if p.msg_type.__name__ == "Image"}
+        images = {
+            publisher.topic_name: publisher
+            for publisher in publishers.values()
+            if publisher.msg_type.__name__ in ("Image", "CompressedImage")
+        }
         deadline = time.monotonic() + self.wait
         while not any(publisher.get_subscription_count() for publisher in images.values()):
             if time.monotonic() > deadline:
@@ -100,11 +104,11 @@ class Replay:
         return not process.stop_requested(_DISCOVERY_S)
 
     def _play(
-        self, publishers: dict[str, Publisher], connections: list[Connection], log: TextIO | None
+        self, publishers: dict[str, Publisher], topics: list[BagTopic], log: TextIO | None
     ) -> tuple[int, float]:
         """Publish every message at its time; return the number of messages and the duration (s)."""
-        images = {c.topic for c in connections if c.msgtype == _IMAGE}
-        total = sum(c.msgcount for c in connections if c.topic in publishers)
+        images = {topic.name for topic in topics if topic.msgtype in IMAGES}
+        total = sum(topic.count for topic in topics if topic.name in publishers)
         played = 0
         started = time.monotonic()
         with progress_bar() as bar:
@@ -132,13 +136,12 @@ class Replay:
 
     def _messages(self, topics: set[str]) -> Iterator[tuple[str, int, bytes]]:
         """Yield (topic, recording time in ns, serialized message)."""
-        with open_bag(self.bag) as reader:
-            chosen = [c for c in reader.connections if c.topic in topics]
-            for connection, recorded_ns, raw in reader.messages(chosen):
-                yield connection.topic, recorded_ns, bytes(raw)
+        with open_bag(self.bag) as bag:
+            for topic, _, recorded_ns, raw in bag.messages(topics):
+                yield topic, recorded_ns, bytes(raw)
 
 
-def _publishers(node: Node, connections: list[Connection]) -> dict[str, Publisher]:
+def _publishers(node: Node, topics: list[BagTopic]) -> dict[str, Publisher]:
     """Create a publisher for each topic with an installed message type.
 
     All are reliable: they match reliable and best-effort subscribers.
@@ -146,20 +149,17 @@ def _publishers(node: Node, connections: list[Connection]) -> dict[str, Publishe
     from rclpy.qos import DurabilityPolicy, QoSProfile
 
     publishers: dict[str, Publisher] = {}
-    for connection in connections:
-        message_class = _message_class(connection.msgtype)
+    for topic in topics:
+        message_class = _message_class(topic.msgtype)
         if message_class is None:
             node.get_logger().warning(
-                f"{connection.topic[:60]} is not played: {connection.msgtype[:60]} is not installed"
+                f"{topic.name[:60]} is not played: {topic.msgtype[:60]} is not installed"
             )
-        elif connection.topic not in publishers:
+        elif topic.name not in publishers:
             qos = QoSProfile(depth=10)
-            recorded = getattr(connection.ext, "offered_qos_profiles", ())
-            if any(q.durability.name == "TRANSIENT_LOCAL" for q in recorded):
+            if topic.latched:
                 qos.durability = DurabilityPolicy.TRANSIENT_LOCAL  # such as /tf_static and /map
-            publishers[connection.topic] = node.create_publisher(
-                message_class, connection.topic, qos
-            )
+            publishers[topic.name] = node.create_publisher(message_class, topic.name, qos)
     return publishers
 
 

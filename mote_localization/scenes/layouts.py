@@ -35,10 +35,20 @@ class Layout(NamedTuple):
 
 
 def _open_bag(path: Path, options: RecordingOptions) -> Scene:
-    from mote_localization.scenes.bag import BagScene
+    from mote_localization.scenes.bags import BagScene
 
-    recording = BagScene(path, options.image_topic, options.info_topic, options.pose_topic)
-    return DividedScene(recording, options)
+    return DividedScene(BagScene(path, options), options)
+
+
+def _is_bag(path: Path) -> bool:
+    """Return whether a path is a recording, or one that its reader explains (ROS 1, compressed)."""
+    if path.is_dir():
+        return (path / "metadata.yaml").exists() or any(map(_is_bag_file, path.iterdir()))
+    return _is_bag_file(path)
+
+
+def _is_bag_file(path: Path) -> bool:
+    return path.name.endswith((".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd"))
 
 
 def _open_video(path: Path, options: RecordingOptions) -> Scene:
@@ -67,12 +77,15 @@ def _holds(*names: str) -> Callable[[Path], bool]:
 
 
 _DIVISION = frozenset({"--test-from", "--test-to", "--test-every", "--max-frames"})
-_TOPICS = frozenset({"--image-topic", "--info-topic", "--pose-topic"})
+_TOPICS = frozenset(
+    {"--image-topic", "--info-topic", "--depth-topic", "--pose-topic"}
+    | {"--fixed-frame", "--camera-frame"}
+)
 
 LAYOUTS = (
     Layout(
         "rosbag2 recording",
-        lambda path: path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").exists(),
+        _is_bag,
         _open_bag,
         _DIVISION | _TOPICS,
     ),

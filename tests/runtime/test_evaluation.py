@@ -45,7 +45,7 @@ from mote_localization.evaluation.terminal_tables import accuracy_table, times_t
 from mote_localization.geometry import exp_rotation, local_coordinates
 from mote_localization.localizer import Localizer
 from mote_localization.scenes import Frame, RecordingOptions, open_scene
-from mote_localization.scenes.bag import BagWriter
+from mote_localization.scenes.bags import BagWriter
 
 BIN = str(Path(sys.executable).parent)  # where programs of this environment are
 SHIFT_M = 0.5  # shift of the tiny map's position from black to white images

@@ -31,7 +31,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from mote_localization.geometry import pose_from
 from mote_localization.nodes import process
 from mote_localization.nodes.localizer_node import PARAMETERS, LocalizerNode
-from mote_localization.scenes.bag import BagWriter
+from mote_localization.scenes.bags import BagWriter
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
 

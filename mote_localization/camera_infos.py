@@ -1,0 +1,38 @@
+"""The camera of a sensor_msgs/CameraInfo, with its binning and region of interest; no ROS."""
+
+from typing import Any
+
+from mote_localization.camera import Camera
+
+
+def camera_of_info(info: Any, image_size: tuple[int, int] | None) -> Camera:
+    """Return the camera of the images to which a CameraInfo belongs.
+
+    Its K is that of the sensor at full resolution. Images show the region of interest, reduced by
+    the binning (sensor_msgs/CameraInfo). Some drivers adapt width, height and K to the images:
+    then the images have that size, and K is used as it is.
+
+    Args:
+        info: The message, as rclpy or rosbags read it.
+        image_size: Width and height of the images, px; None: those of the CameraInfo.
+
+    Returns:
+        The camera. It has the size of the CameraInfo if nothing in it leads to the images' size.
+
+    Raises:
+        CameraError: The camera is not calibrated (K is zero), or its distortion model is unknown.
+    """
+    camera = Camera.from_K(info.width, info.height, info.k, info.distortion_model, info.d)
+    full = (camera.width, camera.height)
+    roi = info.roi
+    width, height = roi.width or camera.width, roi.height or camera.height
+    left, top = roi.x_offset, roi.y_offset
+    window = (left, top, left + width, top + height)
+    if image_size is None or image_size == full:
+        # A region beyond the sensor: width and height are those of the region, K is the sensor's.
+        outside = left + width > camera.width or top + height > camera.height
+        return (
+            camera.resized(width, height, window) if outside and full == (width, height) else camera
+        )
+    size = (width // max(info.binning_x, 1), height // max(info.binning_y, 1))
+    return camera.resized(*size, window) if size == image_size else camera
