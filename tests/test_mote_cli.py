@@ -166,7 +166,7 @@ def replace_by_a_bag_without_images(scene):
         (damage_an_image, "scene/data/b.color.png: is damaged or no image"),
         (
             replace_by_a_bag_without_images,
-            "scene: no images (sensor_msgs/msg/Image); it has /truth",
+            "scene: found no images (sensor_msgs Image or CompressedImage that is not depth)",
         ),
     ],
 )

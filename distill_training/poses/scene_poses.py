@@ -96,10 +96,7 @@ def find_poses(
         else:
             given[frame.name] = T_map_cam
     if must and not given:
-        raise SceneError(
-            f"scene {scene.name[:60]}: found no training frames, expected one or more; a rosbag2 "
-            "recording has none, it can only be evaluated"
-        )
+        raise SceneError(f"scene {scene.name[:60]}: found no training frames, expected one or more")
     # Pairs of photographs, for which no depths are given, find wrong poses when they are aligned.
     if depths_m is not None and len(given) == scene.count("train"):
         check_conventions(scene, given)

@@ -72,7 +72,7 @@ class Frame(ABC):
             raise SceneError(
                 f"frame {self.name[:60]}: its camera's intrinsics are not known; write them to "
                 "camera-intrinsics.txt (scene folder) or camera.yaml (photographs), for images of "
-                "this size"
+                "this size, or record sensor_msgs/CameraInfo with the images"
             )
         return self.camera
 

@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 import pytest
 from make_bag import (
+    a_compressed,
     a_pose,
     a_text,
     an_image,
@@ -19,6 +20,7 @@ from rosbags.rosbag2 import Reader
 
 from mote_localization.camera import Camera
 from mote_localization.errors import BagError, ImageError
+from mote_localization.evaluation.over_ros import _make_recording
 from mote_localization.scenes import open_scene
 from mote_localization.scenes.bags import (
     IMAGE_TOPIC,
@@ -329,3 +331,21 @@ def test_the_table_of_a_recording_names_what_is_used(tmp_path):
         "poses": "none",
         "depth": "none",
     }
+
+
+def test_a_recording_that_a_node_cannot_use_is_written_anew(tmp_path):
+    images = [a_compressed(stamp, stamp, "png") for stamp in (5, 9)]
+    packed = BagScene(record(tmp_path / "b", an_info(), *images))
+    made = _make_recording(packed, "all", 1, tmp_path)
+    written = BagScene(made.bag)
+    assert written.is_raw and not packed.is_raw
+    assert [frame.stamp_s for _, frame in made.frames] == [5e-9, 9e-9]
+    for (stamp_s, frame), other in zip(made.frames, written.frames("all"), strict=True):
+        assert other.stamp_s == stamp_s
+        np.testing.assert_array_equal(other.image(), frame.image())
+
+
+def test_a_recording_that_a_node_can_use_is_played_as_it_is(tmp_path):
+    bag = three(tmp_path / "b")
+    made = _make_recording(BagScene(bag), "all", 1, tmp_path)
+    assert (made.bag, made.image_topic, made.info_topic) == (bag, "/cam/image", "/cam/camera_info")

@@ -313,11 +313,10 @@ def test_missing_maps_scenes_splits_and_topics_are_errors(tmp_path, tiny_map, fo
         Evaluate(folder, tmp_path / "none.onnx").run()
     with pytest.raises(SceneError, match="does not exist"):
         Evaluate(tmp_path / "nowhere", tiny_map).run()
-    shutil.copytree(folder, tmp_path / "room")
-    (tmp_path / "room" / "test.txt").unlink()
+    train_only = write_scene(tmp_path / "train", CAMERA, {"f0": View(image(0), truth(0))})
     with pytest.raises(SceneError, match="no test frames"):
-        Evaluate(tmp_path / "room", tiny_map).run()
-    with pytest.raises(BagError, match="no topic /left"):
+        Evaluate(train_only, tiny_map).run()
+    with pytest.raises(BagError, match="no usable topic /left"):
         Evaluate(drive, tiny_map, recording=RecordingOptions(image_topic="/left")).run()
 
 
