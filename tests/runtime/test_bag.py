@@ -21,6 +21,7 @@ from rosbags.rosbag2 import Reader
 from mote_localization.camera import Camera
 from mote_localization.errors import BagError, ImageError
 from mote_localization.evaluation.over_ros import _make_recording
+from mote_localization.nodes.player import Replay
 from mote_localization.scenes import open_scene
 from mote_localization.scenes.bags import (
     IMAGE_TOPIC,
@@ -349,3 +350,10 @@ def test_a_recording_that_a_node_can_use_is_played_as_it_is(tmp_path):
     bag = three(tmp_path / "b")
     made = _make_recording(BagScene(bag), "all", 1, tmp_path)
     assert (made.bag, made.image_topic, made.info_topic) == (bag, "/cam/image", "/cam/camera_info")
+
+
+def test_a_recording_of_compressed_images_can_be_played(tmp_path):
+    bag = record(tmp_path / "b", a_text(), a_compressed(0))
+    assert [topic.name for topic in Replay(bag)._topics()] == ["/cam/image/compressed", "/chatter"]
+    with pytest.raises(BagError, match="no images.*/chatter"):
+        Replay(record(tmp_path / "text", a_text()))._topics()

@@ -97,9 +97,15 @@ def test_without_map_and_odom_the_root_is_the_fixed_frame(tmp_path):
     assert scene.described()["poses"] == "/tf world -> camera, 1 of 1 images"
 
 
-def test_static_transforms_alone_are_no_poses(tmp_path):
-    scene = opened(tmp_path, a_static(T_BASE_CAM, "base_link", "camera"), *images(0, 10))
-    assert poses(scene) == [None, None]
+@pytest.mark.parametrize("topic", ["/tf", "/tf_static"])
+def test_the_place_of_the_camera_on_the_robot_is_no_pose(tmp_path, topic):
+    tf = [a_transform(at(ms), T_BASE_CAM, "base_link", "camera", topic) for ms in (0, 10)]
+    assert poses(opened(tmp_path, *tf, *images(0, 10))) == [None, None]
+
+
+def test_a_camera_that_stands_in_the_map_has_a_pose(tmp_path):
+    scene = opened(tmp_path, a_static(T_BASE_CAM, "map", "camera"), *images(0))
+    assert_near(poses(scene)[0], T_BASE_CAM)
 
 
 def test_frames_can_be_chosen(tmp_path):

@@ -26,7 +26,7 @@ from mote_localization.scenes.recording_options import NO_TOPIC, RecordingOption
 
 _log = logging.getLogger(__name__)
 _TF, _TF_STATIC = "/tf", "/tf_static"
-_ODOM_FRAME = "odom"
+_FIXED_FRAMES = (MAP_FRAME, "odom")  # that are chosen by themselves, in this order
 _REACH_NS = 200_000_000  # from an image to the poses before and after it
 
 
@@ -150,7 +150,8 @@ class RecordedPoses:
         if named in self._samples:
             return named, ""
         fixed = self._default_frame(above)
-        by_tf = bool(fixed) and tree.moves(fixed, camera)
+        # Below another root, a chain may place the camera on the robot and no more.
+        by_tf = fixed in _FIXED_FRAMES or bool(fixed) and tree.moves(fixed, camera)
         if by_tf and fixed == MAP_FRAME:
             return _TF, fixed
         topic = only_one(self._path, self._samples, "poses", "pose-topic")
@@ -161,7 +162,7 @@ class RecordedPoses:
     @staticmethod
     def _default_frame(above: list[str]) -> str:
         """Return the fixed frame among those above the camera; empty: none is."""
-        preferred = [frame for frame in (MAP_FRAME, _ODOM_FRAME) if frame in above]
+        preferred = [frame for frame in _FIXED_FRAMES if frame in above]
         return (preferred or above[-1:] or [""])[0]
 
     def _no_chain(self, fixed: str) -> BagError:

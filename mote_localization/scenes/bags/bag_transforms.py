@@ -98,6 +98,11 @@ class PoseSamples:
         times_n = np.frombuffer(self._times, np.int64)[int(by_recording) :: 2]
         return stamp_seconds(int(times_n.min())), stamp_seconds(int(times_n.max()))
 
+    def moves(self) -> bool:
+        """Return whether the poses differ."""
+        values_nk = np.frombuffer(self._values, np.float64).reshape(-1, _COUNT)
+        return bool((values_nk != values_nk[:1]).any())
+
     def trajectory(self, by_recording: bool) -> Trajectory:
         """Return the poses; of several with one stamp, the last.
 
@@ -162,9 +167,9 @@ class TransformTree:
         return bool(set(self.ancestors(frame)) & set(self.ancestors(other)))
 
     def moves(self, frame: str, other: str) -> bool:
-        """Return whether a chain between two frames has a transform that is not static."""
-        links = set(self._links(frame)) ^ set(self._links(other))
-        return self.is_connected(frame, other) and bool(links - self._static)
+        """Return whether a chain leads from one frame to the other, and moves."""
+        links = (set(self._links(frame)) ^ set(self._links(other))) - self._static
+        return self.is_connected(frame, other) and any(self._samples[k].moves() for k in links)
 
     def span_s(self, target: str, source: str, by_recording: bool) -> tuple[float, float]:
         """Return the time span of all transforms between two frames that are not static, s."""
