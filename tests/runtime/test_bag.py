@@ -30,6 +30,7 @@ from mote_localization.scenes.bags import (
     BagScene,
     BagWriter,
 )
+from mote_localization.scenes.bags.bag_files import MessageCursor
 from mote_localization.stamps import stamp_seconds
 
 CAMERA = Camera(64, 48, 60.0, 61.0, 31.5, 23.5, "plumb_bob", (0.1, -0.05, 0.001, 0.002, 0.0))
@@ -276,10 +277,12 @@ def test_equal_stamps_are_replaced_by_recording_times(tmp_path, caplog):
     messages = []
     for index in range(4):
         at = 10**9 + index * 10**8
-        messages += [an_info(0, at=at), an_image(0, at=at), a_pose(0, pose(index), at=at)]
+        info = an_info(0, fx=50.0 + index, at=at)
+        messages += [info, an_image(0, at=at), a_pose(0, pose(index), at=at)]
     scene = BagScene(record(tmp_path / "b", *messages))
     frames = list(scene.frames("all"))
     assert [frame.stamp_s for frame in frames] == pytest.approx([1, 1.1, 1.2, 1.3])
+    assert [frame.camera.fx for frame in frames] == [50, 51, 52, 53]
     assert numbers(tmp_path / "b") == pytest.approx([0, 0.1, 0.2, 0.3])
     assert "times of recording are used" in caplog.text
     assert not scene.is_raw
@@ -294,6 +297,17 @@ def test_images_are_read_in_any_order(tmp_path, storage):
     frames = list(scene.frames("all"))
     for index in (3, 2, 1, 0, 383, 100, 101, 105, 130, 2):
         np.testing.assert_array_equal(frames[index].image(), image(index))
+
+
+def test_images_in_order_are_read_in_one_pass(tmp_path, monkeypatch):
+    starts, start = [], MessageCursor._start
+    monkeypatch.setattr(
+        MessageCursor, "_start", lambda self, index: (starts.append(index), start(self, index))
+    )
+    frames = list(BagScene(three(tmp_path / "b")).frames("all"))
+    for index in (0, 1, 2, 0, 2):  # the last skips one
+        frames[index].image()
+    assert starts == [0, 0]
 
 
 def test_frames_can_be_sent_to_other_processes(tmp_path):

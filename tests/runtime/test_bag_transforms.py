@@ -227,3 +227,11 @@ def test_a_chain_through_the_common_ancestor_is_that_of_both_frames(tmp_path):
     odometry = an_odometry(at(0), truth(9), "tracker")
     (found,) = poses(opened(tmp_path, *statics, odometry, *images(0)))
     assert_near(found, truth(9) @ invert(T_base_tracker) @ T_BASE_CAM)
+
+
+def test_transforms_above_the_common_ancestor_are_not_needed(tmp_path):
+    later = a_transform(at(9000), T_MAP_ODOM, "map", "base_link")
+    static = a_static(T_BASE_CAM, "base_link", "camera")
+    messages = [later, static, an_odometry(at(0), truth(7)), *images(0)]
+    (found,) = poses(opened(tmp_path, *messages, pose_topic="/odom"))
+    assert_near(found, truth(7) @ T_BASE_CAM)
