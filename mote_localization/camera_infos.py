@@ -27,12 +27,16 @@ def camera_of_info(info: Any, image_size: tuple[int, int] | None) -> Camera:
     roi = info.roi
     width, height = roi.width or camera.width, roi.height or camera.height
     left, top = roi.x_offset, roi.y_offset
-    window = (left, top, left + width, top + height)
     if image_size is None or image_size == full:
         # A region beyond the sensor: width and height are those of the region, K is the sensor's.
         outside = left + width > camera.width or top + height > camera.height
-        return (
-            camera.resized(width, height, window) if outside and full == (width, height) else camera
-        )
-    size = (width // max(info.binning_x, 1), height // max(info.binning_y, 1))
-    return camera.resized(*size, window) if size == image_size else camera
+        if not outside or full != (width, height):
+            return camera
+        columns, rows = 1, 1
+    else:
+        columns, rows = max(info.binning_x, 1), max(info.binning_y, 1)
+        if image_size != (width // columns, height // rows):
+            return camera
+    width, height = width // columns, height // rows
+    window = (left, top, left + width * columns, top + height * rows)
+    return camera.resized(width, height, window)

@@ -68,7 +68,7 @@ def decode_file(path: Path | str, flags: int) -> np.ndarray:
     return _decode_file(path, lambda content: decode_image(content, flags))
 
 
-def decode_image(content: bytes | memoryview, flags: int) -> np.ndarray:
+def decode_image(content: bytes, flags: int) -> np.ndarray:
     """Decode JPEG or PNG with flags of `cv2.imdecode`; the channels are in OpenCV's order.
 
     Raises:
@@ -82,7 +82,7 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def encoded_size(content: bytes | memoryview) -> tuple[int, int] | None:
+def encoded_size(content: bytes) -> tuple[int, int] | None:
     """Return width and height from the header of a JPEG or PNG; None where there is no header."""
     header = read_header(BytesIO(content), _JPEG_OR_PNG)
     return None if header is None else header.size(upright=False)

@@ -44,10 +44,10 @@ def kind_of(message: Any, msgtype: str, topic: str = "") -> ImageKind:
         )
         return ImageKind(frame_id, (message.width, message.height), depth)
     if _is_compressed_depth(message):
-        content = memoryview(message.data)[_DEPTH_HEADER.size :]
+        content = message.data[_DEPTH_HEADER.size :].tobytes()
         return ImageKind(frame_id, encoded_size(content), True)
     depth = named_depth and message.format.split(";")[0].strip() in DEPTH_ENCODINGS
-    return ImageKind(frame_id, encoded_size(memoryview(message.data)), depth)
+    return ImageKind(frame_id, encoded_size(message.data.tobytes()), depth)
 
 
 def image_of(message: Any, msgtype: str) -> np.ndarray:
@@ -59,7 +59,7 @@ def image_of(message: Any, msgtype: str) -> np.ndarray:
     if msgtype != COMPRESSED:
         return decode(message)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image_hw3 = decode_image(memoryview(message.data), flags)
+    image_hw3 = decode_image(message.data.tobytes(), flags)
     return cv2.cvtColor(image_hw3, cv2.COLOR_BGR2RGB)
 
 
@@ -71,7 +71,7 @@ def depth_of(message: Any, msgtype: str) -> np.ndarray:
     """
     if msgtype != COMPRESSED:
         return decode_depth(message)
-    content = memoryview(message.data)
+    content = message.data.tobytes()
     encoding = message.format.split(";")[0].strip()
     quant_a = quant_b = 0.0
     if _is_compressed_depth(message):
