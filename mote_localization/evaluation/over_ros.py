@@ -65,8 +65,8 @@ def replay(
     """Play frames to a localizer node and collect the poses that it publishes.
 
     DDS uses only the loopback interface and a ROS domain that no other process here uses. Frames of
-    a scene folder, compressed images and repeated frames are first written to a temporary recording
-    at 30 Hz.
+    a scene folder, and repeated frames, are first written to a temporary recording at 30 Hz; those
+    of a recording that the node cannot use, such as compressed images, with their own times.
 
     Args:
         scene: Scene of the frames.
@@ -147,6 +147,7 @@ def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _R
     """Return the recording of a scene; write it first unless the node can use it as it is."""
     if isinstance(scene, DividedScene) and scene.count(split) == scene.count("all"):
         scene = scene.recording
+    keeps_times = isinstance(scene, BagScene) and repeat == 1
     if isinstance(scene, BagScene) and scene.is_raw and scene.info_topic and repeat == 1:
         recorded: list[tuple[float, Frame]] = [(f.stamp_s, f) for f in scene.frames(split)]
         return _Recording(scene.path, scene.image_topic, scene.info_topic, recorded)
@@ -156,7 +157,8 @@ def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _R
         repeated = chain.from_iterable(scene.frames(split) for _ in range(repeat))
         total = repeat * scene.count(split)
         for index, frame in enumerate(track(repeated, "writing the recording", total)):
-            stamp_ns = round((index + 1) / NOMINAL_RATE_HZ * 1e9)
+            stamp_s = frame.stamp_s if keeps_times else (index + 1) / NOMINAL_RATE_HZ
+            stamp_ns = round(stamp_s * 1e9)
             writer.write(stamp_ns, frame.image(), frame.known_camera())
             frames.append((stamp_seconds(stamp_ns), frame))
     return _Recording(bag, IMAGE_TOPIC, INFO_TOPIC, frames)
