@@ -47,8 +47,7 @@ def write(path, count=5, storage="mcap", poses=True, camera=CAMERA):
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_a_written_recording_is_read_back_equal(tmp_path, storage):
-    scene = open_scene(write(tmp_path / "drive", storage=storage))
-    assert isinstance(scene, BagScene)
+    scene = BagScene(write(tmp_path / "drive", storage=storage))
     assert scene.name == "drive"
     assert [scene.count(split) for split in ("train", "test", "all")] == [5, 5, 5]
     for index, frame in enumerate(scene.frames("test")):
@@ -221,7 +220,7 @@ def test_compressed_recordings_are_read(tmp_path, storage, compression):
 def test_a_folder_without_metadata_is_opened(tmp_path, storage):
     bag = three(tmp_path / "b", storage=storage)
     (bag / "metadata.yaml").unlink()
-    assert isinstance(open_scene(bag), BagScene)
+    assert isinstance(open_scene(bag).recording, BagScene)
     assert numbers(bag) == pytest.approx([0, 0.1, 0.2])
 
 

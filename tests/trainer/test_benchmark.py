@@ -251,9 +251,14 @@ def test_a_damaged_result_is_named(scenes, make_map):
     assert list(figures_of(scenes[0].output)["scenes"]) == ["attic"]
 
 
+def make_scene_folder(path):
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "train.txt").touch()
+
+
 def test_scenes_are_found_on_two_levels(tmp_path):
     for name in ("office10", "office2", "apt1/kitchen", "apt1/living", ".hidden/room", "out/room"):
-        (tmp_path / name / "data").mkdir(parents=True)
+        make_scene_folder(tmp_path / name)
     (tmp_path / "papers").mkdir()
     found = find_scenes(tmp_path, tmp_path / "out")
     assert list(found) == ["apt1_kitchen", "apt1_living", "office2", "office10"]
@@ -268,11 +273,11 @@ def test_folders_that_are_no_benchmark_are_refused(tmp_path):
     with pytest.raises(SceneError, match="found the scenes in the folder of --output"):
         find_scenes(tmp_path, tmp_path / "papers/..")
     for name in ("apt1/kitchen", "apt1_kitchen"):
-        (tmp_path / name / "data").mkdir(parents=True)
+        make_scene_folder(tmp_path / name)
     with pytest.raises(SceneError, match="two scenes have the name apt1_kitchen"):
         find_scenes(tmp_path, tmp_path / "out")
     (tmp_path / "apt1").rename(tmp_path / "benchmark")
-    (tmp_path / "benchmark/data").mkdir()
+    make_scene_folder(tmp_path / "benchmark")
     with pytest.raises(SceneError, match="benchmark: has the name of the table; rename it"):
         find_scenes(tmp_path, tmp_path / "out")
 
