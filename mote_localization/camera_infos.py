@@ -37,6 +37,4 @@ def camera_of_info(info: Any, image_size: tuple[int, int] | None) -> Camera:
         columns, rows = max(info.binning_x, 1), max(info.binning_y, 1)
         if image_size != (width // columns, height // rows):
             return camera
-    width, height = width // columns, height // rows
-    window = (left, top, left + width * columns, top + height * rows)
-    return camera.resized(width, height, window)
+    return camera.read_out((left, top), (width, height), (columns, rows))

@@ -1,5 +1,6 @@
 """The teacher and its settings, as the part of a command line that chooses them."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -23,6 +24,9 @@ from distill_training.teachers.teacher_config import (
 from mote_localization.command_line import print_table
 from mote_localization.errors import MoteError
 from mote_localization.scenes import RecordingOptions, Scene, open_scene
+from mote_localization.scenes.posed_scene import PosedScene
+
+_log = logging.getLogger(__name__)
 
 # teacher -> sources of poses that it can use
 _POSES_OF = {
@@ -33,6 +37,7 @@ _POSES_OF = {
     "files": ("given", "refine", "sfm", "files"),
 }
 
+MIN_POSED = 0.8  # of the training frames: with fewer, frames without a pose are not left out
 _WORK = "work"  # folder of intermediate files, inside that of the reconstruction
 # options of structure from motion that refine uses
 _REFINE_FLAGS = ("--sfm.max-px", "--sfm.max-features", "--sfm.peak-threshold", "--sfm.per-image")
@@ -131,9 +136,22 @@ class Teacher:
         """
         opened = open_scene(scene, recording)
         found = Found.of(opened)
+        by_given = self.poses.poses in ("auto", "given", "refine")
+        if by_given and MIN_POSED * found.images <= found.poses < found.images:
+            _log.warning(
+                "%s: %d of %d training frames have no pose and are left out (--poses sfm uses all)",
+                scene,
+                found.images - found.poses,
+                found.images,
+            )
+            opened = PosedScene(opened)
+            found = Found.of(opened)
         decided = self.decided(found)
         decided._check_packages()
-        return Plan(opened, decided, self._described(found, decided))
+        held = opened.described()
+        rows = {"recording": f"{held['recording']}; images: {held['images']}"}
+        rows |= self._described(found, decided)
+        return Plan(opened, decided, rows)
 
     def _described(self, found: "Found", decided: "Teacher") -> dict[str, str]:
         """Return what is found in a scene and what is chosen, as rows to print: name and value."""

@@ -10,11 +10,10 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Pose, PoseWithCovarianceStamped, Transform, TransformStamped, Vector3
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from mote_localization.backends import Chosen
-from mote_localization.camera import Camera
 from mote_localization.errors import ImageError
 from mote_localization.geometry import quaternion_xyzw
 from mote_localization.images import ENCODINGS, decode
@@ -53,15 +52,6 @@ def _cv_bridge() -> Any | None:
     except Exception:  # AttributeError if it was built for another numpy
         return None
     return CvBridge()
-
-
-def camera_from_message(info: CameraInfo) -> Camera:
-    """Return the camera of a CameraInfo.
-
-    Raises:
-        CameraError: The camera is not calibrated (K is zero), or its distortion model is unknown.
-    """
-    return Camera.from_K(info.width, info.height, info.k, info.distortion_model, info.d)
 
 
 def pose_message(

@@ -26,6 +26,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
 from mote_localization.backends import BACKEND_HELP, choose_backend
+from mote_localization.camera_infos import camera_of_info
 from mote_localization.errors import MapFileError, MoteError
 from mote_localization.localizer import Localization, Localizer, LocalizerConfig
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
@@ -256,7 +257,7 @@ class LocalizerNode(Node):
         stamp = image.header.stamp
         try:
             topic = self._info.topic_name
-            camera = conversions.camera_from_message(info)
+            camera = camera_of_info(info, (image.width, image.height))
             topic = self._image.topic_name
             prior = self._prior(nanoseconds(stamp))
             found = self._localizer.localize(conversions.image_from_message(image), camera, prior)

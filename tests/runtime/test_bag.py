@@ -339,7 +339,7 @@ def test_a_recording_that_changes_while_it_is_used_is_an_error(tmp_path):
 def test_the_table_of_a_recording_names_what_is_used(tmp_path):
     scene = BagScene(record(tmp_path / "b", an_info(), an_image(0), an_image(10**8), a_text()))
     assert scene.described() == {
-        "recording": "mcap, 0.1 s",
+        "recording": "rosbag2 recording (mcap), 0.1 s",
         "images": "/cam/image, 2, 10.0 Hz, 64x48 px",
         "intrinsics": "/cam/camera_info",
         "poses": "none",

@@ -11,10 +11,11 @@ pytest.importorskip("rclpy", reason="needs ROS 2 messages")
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from mote_localization.backends import Chosen
+from mote_localization.camera_infos import camera_of_info
 from mote_localization.errors import CameraError, ImageError
 from mote_localization.geometry import pose_from
 from mote_localization.localizer import Localizer
@@ -88,7 +89,7 @@ def test_camera_info_keeps_every_coefficient():
         width=320, height=240, k=CAMERA.K_33.reshape(9), d=coefficients,
         distortion_model="rational_polynomial",
     )  # fmt: skip
-    camera = conversions.camera_from_message(info)
+    camera = camera_of_info(info, (320, 240))
     assert camera.distortion == tuple(coefficients)
     assert (camera.width, camera.height, camera.fx, camera.cx) == (320, 240, CAMERA.fx, CAMERA.cx)
 
@@ -98,12 +99,21 @@ def test_camera_info_with_padded_coefficients_is_a_camera():
         width=320, height=240, k=CAMERA.K_33.reshape(9), distortion_model="plumb_bob",
         d=[-0.0306, 0.0352, -0.000138, -0.0001459, -0.01204, 0.0, 0.0, 0.0],
     )  # fmt: skip
-    assert conversions.camera_from_message(info).distortion == tuple(info.d[:5])
+    assert camera_of_info(info, (320, 240)).distortion == tuple(info.d[:5])
+
+
+def test_binning_and_region_of_camera_info_give_the_camera_of_the_images():
+    info = CameraInfo(width=320, height=240, k=CAMERA.K_33.reshape(9), binning_x=2, binning_y=2)
+    assert camera_of_info(info, (160, 120)) == CAMERA.resized(160, 120)
+    region = CameraInfo(width=320, height=240, k=CAMERA.K_33.reshape(9))
+    region.roi = RegionOfInterest(x_offset=40, y_offset=20, width=200, height=100)
+    cropped = camera_of_info(region, (200, 100))
+    assert (cropped.width, cropped.cx, cropped.cy) == (200, CAMERA.cx - 40, CAMERA.cy - 20)
 
 
 def test_camera_info_without_calibration_is_an_error():
     with pytest.raises(CameraError, match="not calibrated"):
-        conversions.camera_from_message(CameraInfo(width=320, height=240))
+        camera_of_info(CameraInfo(width=320, height=240), (320, 240))
 
 
 def test_pose_and_transform_are_equal():

@@ -370,3 +370,18 @@ def test_pickled_frames_are_not_executed(small: Reconstruction):
 def test_a_folder_without_a_reconstruction_is_refused(tmp_path: Path):
     with pytest.raises(ReconstructionError, match="expected a folder made by"):
         open_reconstruction(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(("missing", "left", "poses"), [(1, 9, "given"), (5, 10, "structure")])
+def test_a_few_frames_without_a_pose_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: int, left: int, poses: str
+):
+    names = tuple("abcdefghij")
+    write_plane_scene(tmp_path / "plane", names)
+    for name in names[:missing]:
+        (tmp_path / f"plane/data/{name}.pose.txt").unlink()
+    plan = Teacher().plan(tmp_path / "plane")
+    assert plan.scene.count("train") == left and plan.described["poses"].startswith(poses)
+    assert ("1 of 10 training frames have no pose and are left out" in caplog.text) == (
+        missing == 1
+    )

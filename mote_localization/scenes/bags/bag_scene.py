@@ -106,7 +106,7 @@ class BagScene(Scene):
             first = first_messages(bag)
             self._topics = choose_topics(self.path, bag.topics, first, options)
             poses = RecordedPoses(self.path, bag.topics, options, self._topics.frame_id)
-            self._about = f"{bag.storage}, {bag.duration_s:.1f} s"
+            self._about = f"rosbag2 recording ({bag.storage}), {bag.duration_s:.1f} s"
             images, depths, infos = self._scan(bag, poses)
         by_recording = len(images) > 1 and len(set(images.stamps)) == 1
         if by_recording:
