@@ -86,6 +86,20 @@ def find_poses(
             the photographs is accepted, or given poses, intrinsics or lengths contradict them.
     """
     config = config or PosesConfig("given")
+    found = _find_poses(scene, config, folder, depths_m, begun, triangulate)
+    # Given poses are the scale: where their unit is unknown, so is that of the map.
+    return replace(found, metric=found.metric and scene.metric)
+
+
+def _find_poses(
+    scene: Scene,
+    config: PosesConfig,
+    folder: Path | None,
+    depths_m: tuple[float, float] | None,
+    begun: Reconstruction | None,
+    triangulate: bool,
+) -> ScenePoses:
+    """Return the poses, as if given ones were in metres; see `find_poses`."""
     must = config.poses in ("given", "refine")
     given: dict[str, np.ndarray] = {}
     complete = must or config.poses == "auto"

@@ -42,7 +42,7 @@ class DividedScene(Scene):
             SceneError: The options leave no test frames, or no training frames.
         """
         self.recording, self.name = recording, recording.name
-        self.sequential = recording.sequential
+        self.sequential, self.metric = recording.sequential, recording.metric
         self._options, self._always_choose = options, always_choose
         stamps = np.array([frame.stamp_s for frame in recording.frames("all")])
         seconds = stamps - stamps[0] if len(stamps) else stamps

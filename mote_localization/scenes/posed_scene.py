@@ -11,7 +11,7 @@ class PosedScene(Scene):
     def __init__(self, scene: Scene) -> None:
         """Leave out training frames without a pose."""
         self._scene, self.name, self.layout = scene, scene.name, scene.layout
-        self.sequential = scene.sequential
+        self.sequential, self.metric = scene.sequential, scene.metric
 
     def frames(self, split: Split) -> Iterator[Frame]:
         """Iterate over the frames of a split, in recording order."""

@@ -103,6 +103,7 @@ class Scene(ABC):
     name: str
     sequential: bool = True  # recorded by a moving camera: neighbours overlap
     layout: str = ""  # name of its layout, see `open_scene`
+    metric: bool = True  # its poses are in metres; False: in units of unknown length
 
     @abstractmethod
     def frames(self, split: Split) -> Iterator[Frame]:
@@ -128,7 +129,8 @@ class Scene(ABC):
             "recording": self.layout,
             "images": f"{len(frames)}, {size} px",
             "intrinsics": described_count(cameras, len(frames)),
-            "poses": described_count(poses, len(frames)),
+            "poses": described_count(poses, len(frames))
+            + ("" if self.metric or not poses else ", not in metres"),
             "depth": "yes" if depth else "none",
             "frames": f"{self.count('train')} for training, {self.count('test')} for tests",
         }

@@ -60,7 +60,7 @@ def test_a_model_gives_poses_cameras_and_images(folder, kind, place):
     scene = open_scene(folder)
     frames = list(scene.frames("train"))
     assert [f.name for f in frames] == ["left_img2", "left_img10", "right_img1"]
-    assert scene.count("test") == 0 and not scene.sequential
+    assert scene.count("test") == 0 and not scene.sequential and not scene.metric
     for frame, T_map_cam in zip(frames, POSES, strict=True):
         assert frame.camera == CAMERA
         assert frame.image().shape == (192, 256, 3) and frame.depth() is None

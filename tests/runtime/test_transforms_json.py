@@ -69,6 +69,7 @@ def test_lists_of_files_divide_the_frames(folder):
     scene = open_scene(folder)
     assert [f.name for f in scene.frames("train")] == ["images_11"]
     assert [f.name for f in scene.frames("test")] == ["images_9"]
+    assert not scene.metric  # without depth
 
 
 def test_two_files_with_a_field_of_view_divide_the_frames(folder):

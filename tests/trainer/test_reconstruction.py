@@ -385,3 +385,12 @@ def test_a_few_frames_without_a_pose_are_left_out(
     assert ("1 of 10 training frames have no pose and are left out" in caplog.text) == (
         missing == 1
     )
+
+
+def test_poses_of_unknown_unit_give_a_reconstruction_of_unknown_scale(tmp_path: Path):
+    write_plane_scene(tmp_path / "plane")
+    scene = FolderScene(tmp_path / "plane")
+    assert find_poses(scene).metric
+    scene.metric = False
+    assert not find_poses(scene).metric
+    assert scene.described()["poses"] == "all, not in metres"

@@ -106,6 +106,8 @@ class ColmapScene(FileScene):
 
     sequential = False
 
+    metric = False
+
     def __init__(self, path: Path | str) -> None:
         """Open the folder.
 

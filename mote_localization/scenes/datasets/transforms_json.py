@@ -120,6 +120,8 @@ class TransformsScene(FileScene):
                 listed |= {_plain(name) for name in content.train_filenames}
                 by_path = {name: one for name, one in by_path.items() if name in listed}
             described |= {name: (one, content, file) for name, one in by_path.items()}
+        # Poses that come with measured depth are in metres; others are often those of COLMAP.
+        self.metric = any(one.depth_file_path for one, _, _ in described.values())
         sizes: dict[Path, tuple[int, int]] = {}
 
         def frame(index: int, name: str) -> FileFrame:
