@@ -69,7 +69,7 @@ def test_lists_of_files_divide_the_frames(folder):
     scene = open_scene(folder)
     assert [f.name for f in scene.frames("train")] == ["images_11"]
     assert [f.name for f in scene.frames("test")] == ["images_9"]
-    assert not scene.metric  # without depth
+    assert scene.metric  # with depth
 
 
 def test_two_files_with_a_field_of_view_divide_the_frames(folder):
@@ -79,7 +79,7 @@ def test_two_files_with_a_field_of_view_divide_the_frames(folder):
         write(folder, {"camera_angle_x": angle, "frames": [one]}, f"transforms_{split}.json")
     scene = open_scene(folder)
     (train,), (test,) = (scene.frames(split) for split in ("train", "test"))
-    assert (train.name, test.name) == ("images_9", "images_11")
+    assert (train.name, test.name) == ("images_9", "images_11") and not scene.metric
     assert np.allclose(train.camera.K_33, Camera(256, 192, 200, 200, 127.5, 95.5).K_33)
     assert np.array_equal(test.T_map_cam, POSES[2])
     assert train.image().shape == (192, 256, 3)
