@@ -37,7 +37,8 @@ class Layout(NamedTuple):
 def _open_bag(path: Path, options: RecordingOptions) -> Scene:
     from mote_localization.scenes.bags import BagScene
 
-    return DividedScene(BagScene(path, options), options)
+    recording = BagScene(path, options, _calibration(options))
+    return DividedScene(recording, options)
 
 
 def _is_bag(path: Path) -> bool:
@@ -87,7 +88,7 @@ LAYOUTS = (
         "rosbag2 recording",
         _is_bag,
         _open_bag,
-        _DIVISION | _TOPICS,
+        _DIVISION | _TOPICS | {"--camera"},
     ),
     Layout(
         "video (mp4, mov)",

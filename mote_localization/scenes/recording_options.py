@@ -23,7 +23,7 @@ class RecordingOptions:
     Each layout of recordings uses some of them, and refuses the others.
     """
 
-    # calibration of the camera, for a video, or for photographs without camera.yaml
+    # calibration of the camera of a video or of photographs, or in place of CameraInfo
     camera: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
 
     # images of a recording; default: the only topic, or the one beside calibration and poses

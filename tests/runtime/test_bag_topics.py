@@ -214,3 +214,15 @@ def test_binning_and_region_of_a_calibration_are_applied(opened, fields, focal, 
     assert (camera.width, camera.height) == (64, 48)
     assert camera.fx == pytest.approx(focal)
     assert (camera.cx, camera.cy) == pytest.approx(centre)
+
+
+def test_a_calibration_file_takes_the_place_of_camera_info(tmp_path):
+    bag = record(tmp_path / "b", an_info(), an_image(), an_info(topic="/b/info"))
+    file = tmp_path / "camera.yaml"
+    file.write_text(
+        "image_width: 64\nimage_height: 48\ndistortion_model: plumb_bob\n"
+        "camera_matrix: {data: [70, 0, 32, 0, 70, 24, 0, 0, 1]}\n"
+    )
+    scene = open_scene(bag, RecordingOptions(camera=file))
+    assert next(scene.frames("all")).camera.fx == 70
+    assert scene.described()["intrinsics"] == "given"

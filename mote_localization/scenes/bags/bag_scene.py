@@ -6,7 +6,7 @@ import logging
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mote_localization.scenes.bags.bag_messages import IMAGE, IMAGES, INFO, read
 from mote_localization.scenes.bags.bag_poses import ImageTimes, RecordedPoses
 from mote_localization.scenes.bags.bag_topics import choose_topics, first_messages
 from mote_localization.scenes.frame_files import scaled_depth
-from mote_localization.scenes.recording_options import RecordingOptions
+from mote_localization.scenes.recording_options import NO_TOPIC, RecordingOptions
 from mote_localization.scenes.scene import Frame, Scene, Split
 from mote_localization.stamps import stamp_seconds
 
@@ -89,12 +89,18 @@ class BagScene(Scene):
     recording.
     """
 
-    def __init__(self, path: Path | str, options: RecordingOptions | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        options: RecordingOptions | None = None,
+        camera: Camera | None = None,
+    ) -> None:
         """Open a recording, choose its topics, and read what belongs to the images.
 
         Args:
             path: Folder of the recording, or one .mcap or .db3 file.
             options: Topics and frames to use; None: those that fit.
+            camera: Calibration in place of those of the recording; None: its CameraInfo.
 
         Raises:
             BagError: The recording is missing or damaged, has no images, or several topics fit.
@@ -102,6 +108,9 @@ class BagScene(Scene):
         self.path = Path(path)
         self.name = self.path.stem if self.path.is_file() else self.path.resolve().name
         options = options or RecordingOptions()
+        if camera is not None:
+            options = replace(options, info_topic=NO_TOPIC)
+        self._camera_given = camera
         with open_bag(self.path) as bag:
             first = first_messages(bag)
             self._topics = choose_topics(self.path, bag.topics, first, options)
@@ -179,7 +188,7 @@ class BagScene(Scene):
         return {
             "recording": self._about,
             "images": f"{self.image_topic}, {count}{rate}, {width}x{height} px",
-            "intrinsics": self.info_topic or "unknown",
+            "intrinsics": self.info_topic or ("given" if self._camera_given else "unknown"),
             "poses": poses,
             "depth": depths,
         }
@@ -223,7 +232,7 @@ class BagScene(Scene):
     def _camera_at(self, stamp: int) -> Camera | None:
         """Return the calibration of this stamp, the newest one before it, or the first."""
         if not self._infos:
-            return None
+            return self._camera_given
         after = bisect_right(self._infos, stamp, key=lambda info: info[0])
         return self._infos[max(0, after - 1)][1]
 
