@@ -117,23 +117,37 @@ class Scene(ABC):
         """Return what the scene holds, as rows to print: name and value.
 
         Raises:
-            SceneError: An image of unknown size, or a depth, is damaged.
+            SceneError: A depth is damaged.
         """
         frames = list(self.frames("all"))
-        sizes = Counter(frame.size() for frame in frames[:_SAMPLED_SIZES])
-        size = ", ".join(f"{width}x{height}" for (width, height), _ in sizes.most_common(3))
+        sizes = list(map(_described_size, frames[:_SAMPLED_SIZES]))
+        known = Counter(size for size in sizes if size is not None)
+        images = [f"{len(frames)}"]
+        if known:
+            images.append(", ".join(size for size, _ in known.most_common(3)) + " px")
+        if None in sizes:
+            images.append(f"{sizes.count(None)} cannot be read")
         cameras = sum(frame.camera is not None for frame in frames)
         poses = sum(frame.T_map_cam is not None for frame in frames)
         depth = any(frame.depth() is not None for frame in frames[:: max(1, len(frames) // 4)])
         return {
             "recording": self.layout,
-            "images": f"{len(frames)}, {size} px",
+            "images": ", ".join(images),
             "intrinsics": described_count(cameras, len(frames)),
             "poses": described_count(poses, len(frames))
             + ("" if self.metric or not poses else ", not in metres"),
             "depth": "yes" if depth else "none",
             "frames": f"{self.count('train')} for training, {self.count('test')} for tests",
         }
+
+
+def _described_size(frame: Frame) -> str | None:
+    """Return an image's width and height in px as text; None: the image cannot be read."""
+    try:
+        width, height = frame.size()
+    except SceneError:
+        return None
+    return f"{width}x{height}"
 
 
 def described_count(count: int, total: int) -> str:

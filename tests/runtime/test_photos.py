@@ -257,6 +257,13 @@ def test_a_damaged_photograph_is_named_and_the_others_are_read(tmp_path, suffix,
         damaged.image()
 
 
+def test_damaged_photographs_are_counted_where_a_folder_is_described(tmp_path):
+    write(tmp_path / "a.jpg", photograph())
+    assert PhotoScene(tmp_path).described()["images"] == "1, 60x40 px"
+    (tmp_path / "b.jpg").write_bytes(b"")
+    assert PhotoScene(tmp_path).described()["images"] == "2, 60x40 px, 1 cannot be read"
+
+
 def write_black_png(path: Path, width: int, height: int) -> None:
     """Write a black image, which takes few bytes at any size."""
     path.write_bytes(b"\x89PNG\r\n\x1a\n")
