@@ -45,8 +45,7 @@ _NAMES = {
 }
 _NO_LENS = ("none", "pinhole")  # models whose distortion model has another name, or none
 
-# numbers that YAML 1.1 takes for text, as 1e-05 and -.5, are converted when they are used
-_Numbers = Annotated[tuple[float | str, ...], msgspec.Meta(max_length=_MAX_NUMBERS)]
+_Numbers = Annotated[tuple[str, ...], msgspec.Meta(max_length=_MAX_NUMBERS)]  # words of the file
 _Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -106,40 +105,23 @@ def read_calibration(path: Path | str) -> Camera:
             f"{path}: {str(error)[:120]}; expected image_width, image_height, camera_matrix, "
             "distortion_model and distortion_coefficients, as camera_calibration writes them"
         ) from error
-    # the parsers of YAML, XML, dates and numbers have no common base class of errors
-    except (
-        yaml.YAMLError,
-        SyntaxError,
-        ValueError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    # the parsers of YAML, XML and numbers have no common base class of errors
+    except (yaml.YAMLError, SyntaxError, ValueError, RecursionError) as error:
         raise CameraError(
             f"{path}: is no calibration ({first_line(error, 60)}), expected {_EXPECTED}"
         ) from error
 
 
 def _parse(text: str) -> Any:
-    """Return the entries of a file as a dictionary, or what else it holds."""
+    """Return the entries of a file as a dictionary of texts, or what else it holds."""
     if text.lstrip().startswith("<"):
         return _parse_xml(text)
     if re.search(r"^\[image\]\s*$", text, re.MULTILINE):
         return _parse_ost(text)
     # OpenCV's first line %YAML:1.0 is no YAML; echoed messages end with ---
-    documents = yaml.load_all(re.sub(r"\A%YAML:.*", "", text), _YamlLoader)
-    return next(documents, None)
-
-
-class _YamlLoader(yaml.SafeLoader):
-    """Reads plain values, and OpenCV's matrices as dictionaries."""
-
-
-def _matrix(loader: _YamlLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    return loader.construct_mapping(node, deep=True)
-
-
-_YamlLoader.add_constructor("tag:yaml.org,2002:opencv-matrix", _matrix)
+    # BaseLoader reads texts. SafeLoader refuses OpenCV's tags, takes 1e-05 for a text, and expands
+    # merge keys, which can grow without end.
+    return next(yaml.load_all(re.sub(r"\A%YAML:.*", "", text), yaml.BaseLoader), None)
 
 
 def _parse_xml(text: str) -> dict[str, Any]:
@@ -154,24 +136,24 @@ def _parse_xml(text: str) -> dict[str, Any]:
 
 def _xml_value(element: ElementTree.Element) -> Any:
     """Return the words of an element; a number or word alone is not in a list, except data."""
-    values = [int(word) if word.isdecimal() else word for word in (element.text or "").split()]
-    return values[0] if len(values) == 1 and element.tag != "data" else values
+    words = (element.text or "").split()
+    return words[0] if len(words) == 1 and element.tag != "data" else words
 
 
 def _parse_ost(text: str) -> dict[str, Any]:
     """Return the entries of ost.txt: below [sections], lines with a name, then lines of numbers."""
     sections: list[dict[str, Any]] = []
-    numbers: list[float] = []
+    numbers: list[str] = []
     for line in map(str.strip, text.splitlines()):
         if line.startswith("["):
             sections.append({})
         elif re.match(r"[-+.\d]", line):
-            numbers += map(float, line.split())
+            numbers += line.split()
         elif line and sections:
             numbers = sections[-1].setdefault(line, [])
     image, *cameras = sections
     _warn_of_others([f"number {i}" for i, _ in enumerate(cameras, 1)])
-    size = {name: int(values[0]) for name, values in image.items() if values}
+    size = {name: values[0] for name, values in image.items() if values}
     return {**next(iter(cameras), {}), **size}
 
 
@@ -199,7 +181,7 @@ def _used_entries(content: Any) -> _Calibration:
     }
     if used.keys().isdisjoint(("camera_matrix", "intrinsics")):
         raise CameraError(f"holds no camera matrix, expected {_EXPECTED}")
-    return msgspec.convert(used, _Calibration)
+    return msgspec.convert(used, _Calibration, strict=False)  # from texts
 
 
 def _named(content: Any) -> dict[str, Any]:

@@ -98,6 +98,21 @@ def test_file_without_a_calibration_is_one_short_error_that_names_it(tmp_path, c
     assert len(str(caught.value).removeprefix(str(path))) <= 300
 
 
+def test_merge_keys_are_not_expanded(tmp_path):
+    lines = ["a0: &a0 {b: 1}"]
+    lines += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 12)]
+    path = tmp_path / "head.yaml"  # of 10^11 entries
+    path.write_text("\n".join([*lines, CALIBRATION]))
+    assert read_calibration(path).fx == 500
+
+
+def test_nothing_in_a_calibration_is_executed(tmp_path):
+    path = tmp_path / "head.yaml"
+    path.write_text(f"{CALIBRATION}made: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
+    assert read_calibration(path).fx == 500
+    assert not (tmp_path / "made").exists()
+
+
 def test_missing_calibration_is_one_error(tmp_path):
     with pytest.raises(CameraError, match="cannot be read"):
         read_calibration(tmp_path / "none.yaml")
@@ -328,7 +343,6 @@ def test_four_coefficients_without_a_model_are_plumb_bob_with_a_warning(read, ca
         "[image]",
         "[image]\nwidth\n[other]",
         "cam0: 7",
-        "camera_matrix: !!python/object/apply:os.system ['true']",
     ],
 )
 def test_an_unknown_format_is_an_error_that_lists_the_known_ones(read, tmp_path, content):
