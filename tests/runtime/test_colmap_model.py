@@ -170,6 +170,7 @@ MANY = struct.pack("<Q", 2**63)
         (with_model("txt", names=(NAMES[0], "b.jpg", "c.jpg")), "2 of 3 .*first: images/b.jpg: is"),
         (with_text("cameras.txt", "a PINHOLE 1 1 1 1 1 1"), "cameras.txt: invalid literal"),
         (with_text("images.txt", "1 1 0 0 0 0 0 0 one a.jpg"), "no image with its pose"),
+        (with_text("images.txt", "1 1 0 0 0 0 0 0 inf a.jpg"), "no image with its pose"),
         (
             with_text("images.txt", "1 1 0 0 0 0 0 0 8 left/img2.jpg"),
             "lacks camera 8 of image left",

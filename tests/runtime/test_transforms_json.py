@@ -59,6 +59,13 @@ def test_the_file_gives_the_points_in_natural_order(folder):
     assert max(median_errors_m(frames, POSES)) < 0.02
 
 
+def test_only_poses_with_measured_depth_are_in_metres(folder):
+    write(folder, content())
+    assert open_scene(folder).metric
+    write(folder, content(frames=[frame("images/9.png", 0)]))
+    assert not open_scene(folder).metric
+
+
 def test_lists_of_files_divide_the_frames(folder):
     splits = {
         "train_filenames": ["images/11.png"],
@@ -170,6 +177,7 @@ def test_without_focal_length_the_camera_is_not_known(folder):
         ({"k4": 0.1}, "with k4 0.1"),
         ({"camera_model": "OPENCV_FISHEYE", "p1": 0.1}, "OPENCV_FISHEYE with k4 0, p1 0.1"),
         ({"fl_x": -5.0}, "focal lengths -5"),
+        ({"camera_angle_x": 0}, "camera_angle_x"),
         ({"w": 1e300}, "expected 1 to"),
         ({"depth_unit_scale_factor": 0}, "depth_unit_scale_factor"),
     ],

@@ -254,10 +254,10 @@ def _text_images(file: BinaryIO) -> dict[str, _Image]:
     for line in lines:
         if not line:
             continue
-        _, *numbers, name = [*line.split(maxsplit=9), *[""] * 9][:10]
+        _, *numbers, camera_id, name = [*line.split(maxsplit=9), *[""] * 9][:10]
         try:
-            *pose, camera_id = map(float, numbers)
-            images[name] = _Image(tuple(pose[:4]), tuple(pose[4:]), int(camera_id))
+            pose = tuple(map(float, numbers))
+            images[name] = _Image(pose[:4], pose[4:], int(camera_id))
         except ValueError as error:
             raise ValueError(f"found {line[:60]!r}, which is no image with its pose") from error
         next(lines, None)  # its points

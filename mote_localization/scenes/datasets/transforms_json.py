@@ -54,6 +54,7 @@ _FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes: y and z point the
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE")
 
+_Angle = Annotated[float, msgspec.Meta(gt=0, lt=math.pi)]  # rad
 _Row = Annotated[tuple[float, ...], msgspec.Meta(min_length=4, max_length=4)]
 _Path = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Paths = Annotated[tuple[_Path, ...], msgspec.Meta(max_length=_MAX_FRAMES)]
@@ -68,8 +69,8 @@ class _Intrinsics(msgspec.Struct, frozen=True, kw_only=True):
     h: float | None = None
     fl_x: float | None = None
     fl_y: float | None = None
-    camera_angle_x: float | None = None  # rad
-    camera_angle_y: float | None = None
+    camera_angle_x: _Angle | None = None
+    camera_angle_y: _Angle | None = None
     cx: float | None = None
     cy: float | None = None
     k1: float | None = None
