@@ -8,9 +8,9 @@ camera-intrinsics.txt        3x3 or 4x4 K; or
 calibration.txt              fx fy cx cy, or 3x3 K
 
 All but rgb.txt are optional. Lines that start with # or timestamp are comments. Without a
-calibration, the one that the benchmark publishes is used: that of freiburg1, 2 or 3 if the folder's
-name contains it, otherwise the default of the ROS driver
-(cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats).
+calibration, the one that the benchmark publishes is used if the folder's name contains freiburg1,
+freiburg2 or freiburg3 (cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats). Otherwise the
+intrinsics are not known: other recordings in this layout are of other cameras.
 """
 
 from bisect import bisect_left
@@ -34,7 +34,6 @@ from mote_localization.scenes.frame_files import (
 from mote_localization.scenes.text_files import read_intrinsics, read_text
 
 _SIZE = (640, 480)  # px, of the benchmark's images
-_DEFAULT = Camera(*_SIZE, 525.0, 525.0, 319.5, 239.5)
 _PUBLISHED = {
     "freiburg1": Camera(
         *_SIZE, 517.3, 516.5, 318.6, 255.3, distortion=(0.2624, -0.9531, -0.0054, 0.0026, 1.1633)
@@ -164,14 +163,14 @@ def _nearest(stamps: list[float], stamp_s: float) -> int | None:
     return min(near, key=lambda i: abs(stamps[i] - stamp_s), default=None)
 
 
-def _find_camera(folder: Path, first: str) -> tuple[Camera, str]:
-    """Return the camera, and where it is from."""
+def _find_camera(folder: Path, first: str) -> tuple[Camera | None, str]:
+    """Return the camera, None where it is not known, and where it is from."""
     paths = [folder / n for n in ("camera.yaml", "camera-intrinsics.txt", "calibration.txt")]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         name = folder.resolve().name.lower()
-        found = next((one for one in _PUBLISHED if one in name), "")
-        return _PUBLISHED.get(found, _DEFAULT), "the benchmark's calibration"
+        found = next((camera for key, camera in _PUBLISHED.items() if key in name), None)
+        return found, "the benchmark's calibration"
     if path.suffix == ".yaml":
         try:
             return read_calibration(path), path.name
