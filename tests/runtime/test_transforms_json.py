@@ -139,8 +139,9 @@ def test_frames_whose_image_does_not_exist_are_left_out_with_a_warning(folder, c
     assert "1 of 3 images do not exist, as images/10.png" in caplog.text
 
 
-def test_without_focal_length_the_camera_is_not_known(folder):
-    write(folder, {"frames": [frame("images/9.png", 0)]})
+@pytest.mark.parametrize("keys", [{}, {"camera_angle_x": 0}, {"fl_x": 0, "camera_angle_x": 3.2}])
+def test_without_focal_length_the_camera_is_not_known(folder, keys):
+    write(folder, {"frames": [frame("images/9.png", 0)], **keys})
     (one,) = open_scene(folder).frames("all")
     assert one.camera is None and one.size() == (256, 192)
 
@@ -177,7 +178,6 @@ def test_without_focal_length_the_camera_is_not_known(folder):
         ({"k4": 0.1}, "with k4 0.1"),
         ({"camera_model": "OPENCV_FISHEYE", "p1": 0.1}, "OPENCV_FISHEYE with k4 0, p1 0.1"),
         ({"fl_x": -5.0}, "focal lengths -5"),
-        ({"camera_angle_x": 0}, "camera_angle_x"),
         ({"w": 1e300}, "expected 1 to"),
         ({"depth_unit_scale_factor": 0}, "depth_unit_scale_factor"),
     ],

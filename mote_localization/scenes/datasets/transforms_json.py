@@ -54,7 +54,6 @@ _FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes: y and z point the
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE")
 
-_Angle = Annotated[float, msgspec.Meta(gt=0, lt=math.pi)]  # rad
 _Row = Annotated[tuple[float, ...], msgspec.Meta(min_length=4, max_length=4)]
 _Path = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Paths = Annotated[tuple[_Path, ...], msgspec.Meta(max_length=_MAX_FRAMES)]
@@ -69,8 +68,8 @@ class _Intrinsics(msgspec.Struct, frozen=True, kw_only=True):
     h: float | None = None
     fl_x: float | None = None
     fl_y: float | None = None
-    camera_angle_x: _Angle | None = None
-    camera_angle_y: _Angle | None = None
+    camera_angle_x: float | None = None  # rad
+    camera_angle_y: float | None = None
     cx: float | None = None
     cy: float | None = None
     k1: float | None = None
@@ -242,8 +241,8 @@ def _camera(frame: _Frame, common: _Transforms, size: tuple[int, int], where: st
 
 
 def _focal_length(side_px: float, angle: float | None) -> float | None:
-    """Return the focal length in px of a field of view in radians."""
-    return None if angle is None else side_px / 2 / math.tan(angle / 2)
+    """Return the focal length in px of a field of view in radians; None: it is none."""
+    return side_px / 2 / math.tan(angle / 2) if angle and 0 < angle < math.pi else None
 
 
 def _pose(frame: _Frame, where: str) -> np.ndarray:
