@@ -198,12 +198,18 @@ def test_tum_poses_are_not_interpolated_over_gaps(tum):
 
 @pytest.mark.parametrize(
     ("name", "fx", "distorted"),
-    [("freiburg1_desk", 517.3, 5), ("Freiburg3_office", 535.4, 0), ("my_room", 525.0, 0)],
+    [("freiburg1_desk", 517.3, 5), ("Freiburg3_office", 535.4, 0)],
 )
 def test_tum_without_calibration_has_the_published_one(tum, name, fx, distorted):
     (tum / "camera-intrinsics.txt").unlink()
     camera = next(open_scene(tum.rename(tum.with_name(name))).frames("all")).camera
     assert (camera.fx, len(camera.distortion)) == (fx, distorted)
+
+
+def test_tum_without_calibration_of_another_camera_is_not_calibrated(tum):
+    (tum / "camera-intrinsics.txt").unlink()
+    (one, *_) = open_scene(tum.rename(tum.with_name("rgbd_bonn_balloon"))).frames("all")
+    assert one.camera is None and one.size() == (CAMERA.width, CAMERA.height)
 
 
 def test_tum_calibration_of_four_numbers(tum):
@@ -238,7 +244,12 @@ FAULTS = [
             "split.txt",
             "sequence0 [frames=1] [start=0 ; end=0]\nsequence1 [frames=1] [start=0 ; end=0]",
         ),
-        "frame-000000 is in sequence0",
+        "line 2: frame frame-000000 is in another",
+    ),
+    (
+        "twelve",
+        damage("split.txt", "sequence1 [frames=2] [start=1 ; end=2]\n" * 2),
+        "line 2: frame frame-000001 is in another",
     ),
     (
         "twelve",

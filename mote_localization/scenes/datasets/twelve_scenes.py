@@ -95,10 +95,12 @@ def _read_split(folder: Path) -> tuple[set[str], set[str]]:
                 f"{path}, line {number}: found {line[:60]!r}, expected as "
                 "'sequence0 [frames=357] [start=0 ; end=356]'"
             )
-        parts[sequence > 0].update(f"frame-{i:06d}" for i in range(start, end + 1))
-    if parts[0] & parts[1]:
-        raise SceneError(
-            f"{path}: frame {min(parts[0] & parts[1])} is in sequence0, the test frames, and in "
-            "another sequence, expected in one of them"
-        )
+        names = [f"frame-{i:06d}" for i in range(start, end + 1)]
+        for part in parts:
+            if not part.isdisjoint(names):
+                raise SceneError(
+                    f"{path}, line {number}: frame {min(part.intersection(names))} is in another "
+                    "sequence, too, expected in one of them"
+                )
+        parts[sequence > 0].update(names)
     return parts
