@@ -135,6 +135,20 @@ def test_depth_of_the_images_frame_is_preferred(opened):
     assert scene.described()["depth"].startswith("/aligned_depth/image_raw")
 
 
+@pytest.mark.parametrize(("baseline_m", "used"), [(0.0, True), (0.05, False)])
+def test_depth_with_the_same_k_is_not_that_of_the_right_camera(opened, baseline_m, used):
+    right = np.zeros(12)
+    right[[0, 3, 5]] = 60, -60 * baseline_m, 60
+    seen = a_depth(0, depth(0), topic="/left/depth", frame_id="left")
+    scene = opened(
+        seen,
+        an_info(topic="/left/camera_info"),
+        an_image(topic="/right/image", frame_id="right"),
+        an_info(topic="/right/camera_info", p=right),
+    )
+    assert (scene.described()["depth"] != "none") == used
+
+
 def test_two_depths_are_an_error_that_names_the_option(opened):
     depths = [a_depth(0, depth(0), topic=f"/depth_{name}") for name in "ab"]
     with pytest.raises(BagError, match="/depth_a, /depth_b.*--depth-topic"):

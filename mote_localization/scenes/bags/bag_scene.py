@@ -21,7 +21,7 @@ from mote_localization.scenes.bags.bag_images import depth_of, image_of, kind_of
 from mote_localization.scenes.bags.bag_messages import IMAGE, IMAGES, INFO, read_message, stamp_ns
 from mote_localization.scenes.bags.bag_poses import ImageTimes, RecordedPoses
 from mote_localization.scenes.bags.bag_topics import choose_topics, first_messages
-from mote_localization.scenes.frame_files import scaled_depth
+from mote_localization.scenes.depth_images import scaled_depth
 from mote_localization.scenes.recording_options import NO_TOPIC, RecordingOptions
 from mote_localization.scenes.scene import Frame, Scene, Split
 from mote_localization.stamps import stamp_seconds

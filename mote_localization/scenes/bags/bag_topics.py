@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _VARIANTS = ("/compressed", "/compressedDepth")  # endings that image_transport adds
 _MAIN_CAMERA = 2.0  # times as many images as any other camera
 _MAX_K_DIFFERENCE = 2e-3  # of two cameras' K relative to their image size: they see the same
+_MAX_OFFSET_M = 2e-3  # of two cameras along x and y
 
 
 class FirstMessages(NamedTuple):
@@ -212,7 +213,7 @@ def _beside(topic: str) -> str:
 
 
 def _same_view(info: Any | None, other: Any | None) -> bool:
-    """Return whether two CameraInfo have the same K, up to the size of their images."""
+    """Return whether two CameraInfo have the same K, up to the size of their images, and place."""
     if info is None or other is None or not (info.width and other.width):
         return False
     if not (info.height and other.height):
@@ -223,4 +224,10 @@ def _same_view(info: Any | None, other: Any | None) -> bool:
         width, height = message.width, message.height
         return np.array([fx / width, fy / height, (cx + 0.5) / width, (cy + 0.5) / height])
 
-    return bool(np.abs(relative(info) - relative(other)).max() < _MAX_K_DIFFERENCE)
+    def offset_m(message: Any) -> np.ndarray:
+        """Place in a stereo pair: P holds -fx' Tx of the right camera (sensor_msgs/CameraInfo)."""
+        fx, _, _, tx, _, fy, _, ty = message.p[:8]
+        return np.array([tx / fx, ty / fy]) if fx and fy else np.zeros(2)
+
+    same_K = np.abs(relative(info) - relative(other)).max() < _MAX_K_DIFFERENCE
+    return bool(same_K and np.abs(offset_m(info) - offset_m(other)).max() < _MAX_OFFSET_M)
