@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from natsort import natsort_keygen, ns
 
 from mote_localization.calibration_files import read_calibration
 from mote_localization.camera import Camera
@@ -25,6 +24,7 @@ from mote_localization.image_files import (
     read_lens,
 )
 from mote_localization.image_headers import Lens, heic_is_readable
+from mote_localization.scenes.frame_files import natural_key
 from mote_localization.scenes.scene import NOMINAL_RATE_HZ, Frame, Scene, Split
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ _log = logging.getLogger(__name__)
 _OTHER_IMAGES = ".arw .avif .bmp .cr2 .cr3 .dng .gif .jp2 .jxl .nef .orf .raf .rw2".split()
 _NAMED = 3  # files of a kind that a warning names
 _CALIBRATION = "camera.yaml"
-_natural_key = natsort_keygen(alg=ns.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,13 @@ class PhotoScene(Scene):
             PhotoFrame(name, i / NOMINAL_RATE_HZ, _camera_of_photo(path, calibrated), path)
             for i, (name, path) in enumerate(zip(_frame_names(paths), paths, strict=True))
         ]
+        if calibrated and not any(frame.camera for frame in self._frames):
+            _log.warning(
+                "%s: no photograph has the size of the calibration, %dx%d px: it is not used",
+                self.path,
+                calibrated.width,
+                calibrated.height,
+            )
 
     def frames(self, split: Split) -> Iterator[PhotoFrame]:
         """Iterate over the photographs, sorted by name; the test split is empty."""
@@ -132,7 +138,7 @@ def find_images(folder: Path) -> list[Path]:
         ]
     except OSError as error:
         raise SceneError(f"{folder}: cannot be read ({error.strerror})") from error
-    return sorted(found, key=lambda entry: (_natural_key(entry.stem), entry.name))
+    return sorted(found, key=lambda entry: (natural_key(entry.stem), entry.name))
 
 
 def _split_readable(images: list[Path]) -> tuple[list[Path], str]:

@@ -236,6 +236,13 @@ def test_a_calibration_applies_to_upright_photographs_of_its_size(tmp_path):
     assert cameras == {"a": camera, "b": camera, "c": None, "d": None, "e": None}
 
 
+def test_a_calibration_that_fits_no_photograph_is_named(tmp_path, caplog):
+    (tmp_path / "camera.yaml").write_text(CALIBRATION)
+    write(tmp_path / "a.jpg", photograph()[:20])
+    assert next(open_scene(tmp_path).frames("all")).camera is None
+    assert "no photograph has the size of the calibration" in caplog.text
+
+
 def test_a_damaged_calibration_is_an_error(tmp_path):
     (tmp_path / "camera.yaml").write_text("{}")
     write(tmp_path / "a.jpg", photograph())
