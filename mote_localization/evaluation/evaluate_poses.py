@@ -1,7 +1,7 @@
 """`mote evaluate-poses`: measures poses that another system estimated, as `mote evaluate` does."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +18,8 @@ from mote_localization.evaluation.pose_matching import MAX_DIFFERENCE_S, match_f
 from mote_localization.evaluation.terminal_tables import accuracy_table
 from mote_localization.evaluation.trajectory_errors import Alignment, fit_alignment
 from mote_localization.files import check_output
-from mote_localization.scenes import Split, open_scene
-from mote_localization.scenes.layouts import LAYOUTS
+from mote_localization.scenes import RecordingOptions, Split, open_scene
+from mote_localization.scenes.layouts import layout_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class EvaluatePoses:
     # file of true poses, scene or recording
     truth: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TRUTH")]]
     split: Split = "test"  # which frames, where TRUTH is a scene
+    recording: Annotated[RecordingOptions, tyro.conf.arg(name="")] = field(
+        default_factory=RecordingOptions
+    )
     # transform that is fitted to the camera centres, and applied before all errors: se3: rotation
     # and translation; sim3: scale too
     align: Alignment = "none"
@@ -48,7 +51,7 @@ class EvaluatePoses:
             raise MoteError(f"found --max-difference {self.max_difference}, expected 0 or more")
         check_output(self.json, "--json")
         estimate = read_poses(self.estimate)
-        truth = _read_truth(self.truth, self.split)
+        truth = self._read_truth()
         index_n = match_frames(truth.keys, estimate.keys, self.max_difference)
         found_n = index_n >= 0
         change = fit_alignment(
@@ -79,12 +82,12 @@ class EvaluatePoses:
             write_evaluation_json(self.json, subject, evaluation)
             console.print(f"figures: {self.json}")
 
-
-def _read_truth(path: Path, split: Split) -> PoseList:
-    """Return the true poses of a file of poses, or of a scene or recording."""
-    if path.is_dir() or any(layout.found_at(path) for layout in LAYOUTS):
-        return PoseList.of_scene(open_scene(path), split)
-    return read_poses(path)
+    def _read_truth(self) -> PoseList:
+        """Return the true poses of a file of poses, or of a scene or recording."""
+        options = self.recording
+        if layout_of(self.truth) or self.truth.is_dir() or options.given():
+            return PoseList.of_scene(open_scene(self.truth, options), self.split)
+        return read_poses(self.truth)
 
 
 def _answer(truth: PoseList, i: int, T_map_cam: np.ndarray | None) -> Answer:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mote_localization.errors import SceneError
-from mote_localization.scenes.layouts import LAYOUTS
+from mote_localization.scenes.layouts import LAYOUTS, layout_of
 from mote_localization.scenes.recording_options import RecordingOptions
 from mote_localization.scenes.scene import Frame, Scene, Split
 
@@ -22,7 +22,7 @@ def open_scene(path: Path | str, options: RecordingOptions | None = None) -> Sce
             to its layout.
     """
     path, options = Path(path), options or RecordingOptions()
-    layout = next((layout for layout in LAYOUTS if layout.found_at(path)), None)
+    layout = layout_of(path)
     if layout is None:
         found = "holds nothing that can be read" if path.exists() else "does not exist"
         expected = ", ".join(layout.name for layout in LAYOUTS)

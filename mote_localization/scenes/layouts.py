@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from mote_localization.calibration_files import read_calibration
 from mote_localization.camera import Camera
+from mote_localization.errors import SceneError
 from mote_localization.scenes.datasets.colmap_model import ColmapScene, find_model
 from mote_localization.scenes.datasets.scannet import ScanNetScene
 from mote_localization.scenes.datasets.seven_scenes import SevenScenesScene
@@ -126,3 +127,15 @@ LAYOUTS = (
         frozenset({"--camera"}),
     ),
 )
+
+
+def layout_of(path: Path) -> Layout | None:
+    """Return the layout of a path; None: it has none of `LAYOUTS`.
+
+    Raises:
+        SceneError: The path cannot be read.
+    """
+    try:
+        return next((layout for layout in LAYOUTS if layout.found_at(path)), None)
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read ({error.strerror})") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from make_bag import a_pose, an_image, an_info, pose, record
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
 from make_scene import View, write_scene
 from make_trajectory import MISSING, true_pose, write_trajectory
@@ -25,6 +26,7 @@ from mote_localization.evaluation.pose_files import (
 )
 from mote_localization.evaluation.pose_matching import match_frames
 from mote_localization.geometry import exp_rotation
+from mote_localization.scenes import RecordingOptions
 from mote_localization.scenes.bags import BagWriter
 
 BIN = str(Path(sys.executable).parent)  # where programs of this environment are
@@ -225,6 +227,15 @@ def test_truth_that_does_not_overlap_is_an_error(tmp_path):
         EvaluatePoses(estimate, tmp_path / "none.txt").run()
     with pytest.raises(MoteError, match="found --max-difference -1, expected 0 or more"):
         EvaluatePoses(estimate, estimate, max_difference=-1).run()
+
+
+def test_the_topic_of_true_poses_can_be_chosen(tmp_path):
+    poses = [a_pose(10**9, pose(k), f"/{name}") for k, name in enumerate(("goal", "tracker"))]
+    bag = record(tmp_path / "bag", an_image(10**9), an_info(10**9), *poses)
+    write_tum(tmp_path / "estimate.tum", [(1.0, pose(1))])
+    options = RecordingOptions(pose_topic="/tracker")
+    EvaluatePoses(tmp_path / "estimate.tum", bag, recording=options, json=tmp_path / "j").run()
+    assert json.loads((tmp_path / "j").read_text())["summary"]["median_cm"] < 1e-4
 
 
 def test_truth_may_be_a_scene_or_a_recording(tmp_path):

@@ -280,6 +280,10 @@ def test_the_error_for_a_path_that_is_no_scene_names_all_layouts(tmp_path, place
     assert_scene_error(tmp_path / place, "rosbag2 recording.*train.txt.*photographs")
 
 
+def test_a_path_that_the_system_refuses_is_one_error(tmp_path):
+    assert_scene_error(tmp_path / ("a" * 300), "cannot be read .File name too long")
+
+
 def test_depth_smaller_than_colour_is_scaled_by_the_nearest_pixel(folder):
     path = folder / "data" / f"{NAMES[2]}.depth.png"
     small_hw = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)

@@ -6,7 +6,7 @@ from natsort import natsorted
 
 from distill_training.experiments.benchmark.benchmark_table import FIGURES
 from mote_localization.errors import SceneError
-from mote_localization.scenes.layouts import LAYOUTS
+from mote_localization.scenes.layouts import layout_of
 
 
 def find_scenes(folder: Path, output: Path) -> dict[str, Path]:
@@ -26,10 +26,10 @@ def find_scenes(folder: Path, output: Path) -> dict[str, Path]:
         raise SceneError(f"{folder}: found the scenes in the folder of --output, expected another")
     found: list[tuple[str, Path]] = []
     for path in _subfolders(folder):
-        if _is_scene(path):
+        if layout_of(path):
             found.append((path.name, path))
         elif path.resolve() != output.resolve():
-            nested = [inner for inner in _subfolders(path) if _is_scene(inner)]
+            nested = [inner for inner in _subfolders(path) if layout_of(inner)]
             found += [(f"{path.name}_{inner.name}", inner) for inner in nested]
     scenes = dict(found)
     if not scenes:
@@ -65,10 +65,6 @@ def true_poses_of(name: str, truth: Path | None) -> Path | None:
     if not truth.is_dir():
         raise SceneError(f"--truth {truth}: does not exist")
     raise SceneError(f"--truth {truth}: has no file {name[:60]}.txt or {name[:60]}_test.txt")
-
-
-def _is_scene(path: Path) -> bool:
-    return any(layout.found_at(path) for layout in LAYOUTS)
 
 
 def _subfolders(folder: Path) -> list[Path]:
