@@ -85,9 +85,12 @@ def poses_with_points(names: list[str] = NAMES) -> ScenePoses:
     )
 
 
-def run(room: Path, folder: Path, poses: ScenePoses, **options: bool) -> Reconstruction:
-    depth = DepthFolder(folder)
-    return reconstruct(FolderScene(room), poses, folder / "r", depth, {}, CELLS, **options)
+def run(
+    room: Path, folder: Path, poses: ScenePoses, metric: bool = True, **options: bool
+) -> Reconstruction:
+    depth, scene = DepthFolder(folder), FolderScene(room)
+    scene.metric = metric
+    return reconstruct(scene, poses, folder / "r", depth, {}, CELLS, **options)
 
 
 def errors_m(made: Reconstruction, unit_m: float = 1.0) -> np.ndarray:
@@ -137,6 +140,8 @@ def test_metric_depth_gives_the_scale_of_poses_without_one(room: Path, tmp_path:
     made = run(room, other, poses)
     assert not made.metric
     check_errors(errors_m(made, unit_m=2.0))
+    given = run(room, write_noisy(tmp_path / "f", [1.0] * 6, "metric"), poses, metric=False)
+    assert not given.metric and np.allclose(given.poses["view1"], halved["view1"])
 
 
 def test_a_hole_takes_the_depth_of_neighbours(room: Path, tmp_path: Path):

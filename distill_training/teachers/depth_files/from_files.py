@@ -116,7 +116,8 @@ def reconstruct(
         _log.warning("%d of %d images are left out: %s", len(unused), len(names), _listed(unused))
     fused = fuse_depth(maps, confidence, scales, pairs)
     metric = poses.metric
-    if not metric and depth.index.scale == "metric":
+    # A scene whose own poses are in an unknown unit keeps their frame.
+    if not metric and scene.metric and depth.index.scale == "metric":
         metric = True
         gauge = Gauge(1 / float(np.median(list(scales.scale.values()))), np.eye(4))
         fused = {i: one.in_gauge(gauge) for i, one in fused.items()}
