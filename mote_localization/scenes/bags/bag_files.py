@@ -178,7 +178,7 @@ class MessageCursor:
     """Reads messages of one topic by their number; it keeps none.
 
     Reading in order continues where the last message was. Any other message is found by its
-    recording time. Copies in other processes open the recording themselves.
+    recording time.
     """
 
     def __init__(self, path: Path, topic: str, recorded_n: np.ndarray) -> None:
@@ -194,9 +194,6 @@ class MessageCursor:
         self._bag: BagReader | None = None
         self._messages: Iterator[tuple[str, str, int, bytes]] = iter(())
         self._next = -1  # number of the next message of the iterator; -1: it has not begun
-
-    def __reduce__(self) -> tuple[type, tuple[Path, str, np.ndarray]]:
-        return MessageCursor, (self.path, self.topic, self._recorded_n)
 
     def read(self, index: int) -> tuple[str, bytes]:
         """Return type and serialized bytes of a message.
