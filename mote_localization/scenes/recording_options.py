@@ -62,7 +62,7 @@ class RecordingOptions:
     @property
     def test_span_s(self) -> tuple[float, float]:
         """Start and end of the test frames, seconds after the first image; all without options."""
-        start = _seconds(self.test_from, "--test-from") if self.test_from else 0.0
+        start = _seconds(self.test_from, "--test-from") if self.test_from else -float("inf")
         end = _seconds(self.test_to, "--test-to") if self.test_to else float("inf")
         return start, end
 
