@@ -14,13 +14,13 @@ Images are read as stored, without the EXIF rotation: K and poses refer to the s
 from pathlib import Path
 
 from mote_localization.errors import SceneError
-from mote_localization.image_files import read_image
 from mote_localization.scenes.frame_files import (
     FileFrame,
     FileScene,
     find_image,
     make_frames,
     natural_key,
+    size_of_image,
 )
 from mote_localization.scenes.scene import NOMINAL_RATE_HZ
 from mote_localization.scenes.text_files import read_intrinsics, read_pose, read_text
@@ -49,8 +49,7 @@ class FolderScene(FileScene):
         intrinsics = path / "camera-intrinsics.txt"
         camera = None
         if intrinsics.exists():
-            height, width = read_image(_image_path(path, ordered[0])).shape[:2]
-            camera = read_intrinsics(intrinsics, (width, height))
+            camera = read_intrinsics(intrinsics, size_of_image(_image_path(path, ordered[0])))
 
         def frame(index: int, name: str) -> FileFrame:
             return FileFrame(

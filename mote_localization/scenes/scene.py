@@ -70,9 +70,10 @@ class Frame(ABC):
         """Return the camera; raise `SceneError` if its intrinsics are not known."""
         if self.camera is None:
             raise SceneError(
-                f"frame {self.name[:60]}: its camera's intrinsics are not known; write them to "
-                "camera-intrinsics.txt (scene folder) or camera.yaml (photographs), for images of "
-                "this size, or record sensor_msgs/CameraInfo with the images"
+                f"frame {self.name[:60]}: its camera's intrinsics are not known; write them for "
+                "images of this size to camera-intrinsics.txt (scene folder) or camera.yaml "
+                "(photographs, TUM RGB-D), give --camera FILE (video), or record "
+                "sensor_msgs/CameraInfo with the images"
             )
         return self.camera
 
