@@ -157,10 +157,13 @@ def test_odometry_is_that_of_its_child_frame(tmp_path):
     assert_near(found, truth(50) @ T_BASE_CAM)
 
 
-def test_odometry_without_transforms_to_the_camera_is_a_warning(tmp_path, caplog):
-    (found,) = poses(opened(tmp_path, an_odometry(at(0), truth(7)), *images(0)))
+def test_odometry_without_transforms_to_the_camera_is_an_error(tmp_path):
+    messages = [an_odometry(at(0), truth(7)), *images(0)]
+    with pytest.raises(BagError, match="from 'base_link' of /odom to 'camera'.*--camera-frame"):
+        opened(tmp_path, *messages)
+    scene = BagScene(tmp_path / "b", RecordingOptions(camera_frame="base_link"))
+    (found,) = poses(scene)
     assert_near(found, truth(7))
-    assert "from 'base_link' of /odom to 'camera'" in caplog.text
 
 
 def test_odometry_of_the_camera_needs_no_transforms(tmp_path, caplog):

@@ -189,15 +189,12 @@ class RecordedPoses:
         if self._types[topic] != ODOMETRY or child == camera:
             return ImagePoses(topic, T_n44, known_n)
         if not self._tree.is_connected(child, camera):
-            _log.warning(
-                "%s: no transforms lead from '%s' of %s to '%s' of the images; its poses are "
-                "taken as those of the camera",
-                self._path,
-                child[:40],
-                topic[:60],
-                camera[:40],
+            raise BagError(
+                f"{self._path}: no transforms lead from '{child[:40]}' of {topic[:60]} to "
+                f"'{camera[:40]}' of the images; record /tf_static, choose another source by "
+                "--pose-topic (none: no poses), or give --camera-frame if the images are of that "
+                "frame"
             )
-            return ImagePoses(topic, T_n44, known_n)
         T_child_cam, has_n = self._tree.lookup(child, camera, times.stamps_n, times.by_recording)
         return ImagePoses(f"{topic} {child} -> {camera}", T_n44 @ T_child_cam, known_n & has_n)
 
