@@ -11,6 +11,7 @@ import numpy as np
 
 from mote_localization.errors import SceneError
 from mote_localization.evaluation.pose_files import FrameKeys
+from mote_localization.stamps import nearest
 
 MAX_DIFFERENCE_S = 0.02  # between stamps of the same frame
 _ROUNDING_S = 1e-6  # of stamps since 1970 as text
@@ -57,20 +58,10 @@ def _span(stamps_n: np.ndarray) -> str:
 
 def _match_stamps(wanted_n: np.ndarray, given_m: np.ndarray, limit_s: float) -> np.ndarray:
     """Return the index of the nearest given stamp, where each is the other's nearest."""
-    given_of_n, wanted_of_m = _nearest(wanted_n, given_m), _nearest(given_m, wanted_n)
+    given_of_n, wanted_of_m = nearest(wanted_n, given_m), nearest(given_m, wanted_n)
     mutual_n = wanted_of_m[given_of_n] == np.arange(len(wanted_n))
     close_n = np.abs(wanted_n - given_m[given_of_n]) <= limit_s + _ROUNDING_S
     return np.where(mutual_n & close_n, given_of_n, -1)
-
-
-def _nearest(from_n: np.ndarray, to_m: np.ndarray) -> np.ndarray:
-    """Return the index of the nearest number of `to_m` for each of `from_n`, int (n,)."""
-    order_m = np.argsort(to_m, kind="stable")
-    sorted_m = to_m[order_m]
-    after_n = np.clip(np.searchsorted(sorted_m, from_n), 0, len(to_m) - 1)
-    before_n = np.maximum(after_n - 1, 0)
-    is_before_n = from_n - sorted_m[before_n] <= sorted_m[after_n] - from_n
-    return order_m[np.where(is_before_n, before_n, after_n)]
 
 
 def _match_names(

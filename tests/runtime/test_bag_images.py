@@ -125,8 +125,7 @@ def test_compressed_depth_of_8_bits_is_an_error(tmp_path):
 
 
 def test_an_image_has_the_depth_of_the_nearest_stamp_within_half_of_a_period(tmp_path):
-    images = [an_image(33 * n * MS, index=n) for n in range(4)]
-    stamps = [-2, 31, 36, 50, 66 + 16, 99 + 17]  # ms; of 3 there is none, 17 is too far
+    stamps = [-2, 31, 36, 49, 66 + 16, 99 + 17]  # ms; of 3 there is none, 17 is too far
     depths = [a_depth((200 + s) * MS, np.full((48, 64), 1 + k)) for k, s in enumerate(stamps)]
     images = [an_image((200 + 33 * n) * MS, index=n) for n in range(4)]
     found = frames(tmp_path, an_info(), *sorted([*images, *depths], key=lambda m: m[2]))

@@ -270,6 +270,7 @@ FAULTS = [
     ("tum", damage("rgb.txt", "# none\n"), "names no image"),
     ("tum", damage("rgb.txt", "1.0\n"), "rgb.txt, line 1: found '1.0', expected 'stamp path'"),
     ("tum", damage("rgb.txt", "nan rgb/a.png\n"), "expected 'stamp path'"),
+    ("tum", damage("rgb.txt", "1e300 rgb/a.png\n"), "expected 'stamp path'"),
     ("tum", damage("rgb.txt", "1.0 ../a.png\n"), r"found the path '\.\./a.png', expected one insi"),
     ("tum", damage("rgb.txt", "1.0 /etc/a.png\n"), "found the path '/etc/a.png'"),
     ("tum", damage("depth.txt", "1305031102.17 ../a.png\n"), r"found the path '\.\./a.png'"),

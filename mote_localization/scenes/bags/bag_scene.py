@@ -24,7 +24,7 @@ from mote_localization.scenes.bags.bag_topics import choose_topics, first_messag
 from mote_localization.scenes.depth_images import scaled_depth
 from mote_localization.scenes.recording_options import NO_TOPIC, RecordingOptions
 from mote_localization.scenes.scene import Frame, Scene, Split
-from mote_localization.stamps import stamp_seconds
+from mote_localization.stamps import nearest, stamp_seconds
 
 _log = logging.getLogger(__name__)
 _MAX_DEPTH_NS = 20_000_000  # between an image and its depth
@@ -135,7 +135,7 @@ class BagScene(Scene):
         self._depth_n = np.full(len(images), -1)
         if self._topics.depth is not None:
             self._depths = MessageCursor(self.path, self._topics.depth, depths.times(True))
-            self._depth_n = _nearest(self._times.stamps_n, depths.times(by_recording))
+            self._depth_n = _depth_numbers(self._times.stamps_n, depths.times(by_recording))
 
     @property
     def image_topic(self) -> str:
@@ -254,16 +254,11 @@ class _Times:
         return np.array(self._recorded if by_recording else self.stamps, np.int64)
 
 
-def _nearest(stamps_n: np.ndarray, depth_stamps_m: np.ndarray) -> np.ndarray:
+def _depth_numbers(stamps_n: np.ndarray, depth_stamps_m: np.ndarray) -> np.ndarray:
     """Return the number of each image's depth (n,); -1: none is near enough."""
     if not len(depth_stamps_m):
         return np.full(len(stamps_n), -1)
-    order_m = np.argsort(depth_stamps_m, kind="stable")
-    sorted_m = depth_stamps_m[order_m]
-    after_n = np.searchsorted(sorted_m, stamps_n).clip(0, len(sorted_m) - 1)
-    before_n = (after_n - 1).clip(0)
-    is_before_n = np.abs(stamps_n - sorted_m[before_n]) < np.abs(sorted_m[after_n] - stamps_n)
-    nearest_n = np.where(is_before_n, before_n, after_n)
+    nearest_n = nearest(stamps_n, depth_stamps_m)
     period_ns = np.median(np.abs(np.diff(stamps_n))) if len(stamps_n) > 1 else np.inf
-    near_n = np.abs(stamps_n - sorted_m[nearest_n]) <= min(_MAX_DEPTH_NS, period_ns / 2)
-    return np.where(near_n, order_m[nearest_n], -1)
+    apart_n = np.abs(stamps_n - depth_stamps_m[nearest_n])
+    return np.where(apart_n <= min(_MAX_DEPTH_NS, period_ns / 2), nearest_n, -1)

@@ -13,7 +13,6 @@ freiburg2 or freiburg3 (cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats).
 intrinsics are not known: other recordings in this layout are of other cameras.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,6 @@ import numpy as np
 from mote_localization.calibration_files import read_calibration
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, SceneError
-from mote_localization.geometry import exp_rotation, log_rotation, pose_from, rigid
 from mote_localization.scenes.frame_files import (
     FileFrame,
     FileScene,
@@ -32,6 +30,8 @@ from mote_localization.scenes.frame_files import (
     size_of_image,
 )
 from mote_localization.scenes.text_files import read_intrinsics, read_text
+from mote_localization.scenes.trajectory import Trajectory
+from mote_localization.stamps import nearest
 
 _SIZE = (640, 480)  # px, of the benchmark's images
 _PUBLISHED = {
@@ -44,8 +44,9 @@ _PUBLISHED = {
     "freiburg3": Camera(*_SIZE, 535.4, 539.2, 320.1, 247.6),
 }
 _DEPTH_UNIT_M = 1 / 5000
+_MAX_NUMBER = 9e9  # of a line; stamps of that many seconds are the last ones in nanoseconds
 _MAX_DEPTH_OFFSET_S = 0.02  # between an image and its depth image
-_MAX_POSE_GAP_S = 0.1  # between the two true poses around an image
+_MAX_POSE_GAP_NS = 100_000_000  # between the two true poses around an image
 
 
 class TumRgbdScene(FileScene):
@@ -65,24 +66,27 @@ class TumRgbdScene(FileScene):
         images = _read_files(path / "rgb.txt")
         if not images:
             raise SceneError(f"{path}/rgb.txt: names no image, expected lines 'stamp path'")
+        stamps_n = np.array([stamp for stamp, _ in images])
         depths = _read_files(path / "depth.txt")
-        depth_stamps = [stamp for stamp, _ in depths]
-        truth = _Trajectory(path / "groundtruth.txt")
+        depth_of = _nearest_depths(stamps_n, np.array([stamp for stamp, _ in depths]))
+        truth = _read_trajectory(path / "groundtruth.txt")
+        T_map_cam_n44, known_n = truth.at(
+            np.array([_nanoseconds(stamp) for stamp, _ in images]),
+            _MAX_POSE_GAP_NS,
+            _MAX_POSE_GAP_NS,
+        )
         camera, camera_from = _find_camera(path, images[0][1])
 
         def frame(index: int, name: str) -> FileFrame:
             stamp_s, image = images[index]
-            near = _nearest(depth_stamps, stamp_s)
-            depth = None
-            if near is not None and abs(depth_stamps[near] - stamp_s) <= _MAX_DEPTH_OFFSET_S:
-                depth = inside(path, depths[near][1])
+            depth = depth_of[index]
             return FileFrame(
                 name,
                 stamp_s,
                 camera,
-                truth.at(stamp_s),
+                T_map_cam_n44[index] if known_n[index] else None,
                 find_image(path, image, ("",)),
-                depth,
+                inside(path, depths[depth][1]) if depth >= 0 else None,
                 _DEPTH_UNIT_M,
                 camera_from=camera_from,
             )
@@ -100,7 +104,7 @@ def _rows(path: Path, count: int, expected: str) -> Iterator[tuple[list[str], st
         expected: The names of the columns.
 
     Raises:
-        SceneError: A line has fewer columns, or its numbers are not finite numbers.
+        SceneError: A line has fewer columns, or its numbers are not finite or too large.
     """
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip() or line.lstrip().startswith(("#", "timestamp")):
@@ -110,7 +114,8 @@ def _rows(path: Path, count: int, expected: str) -> Iterator[tuple[list[str], st
             numbers = np.array(row[:count], float)
         except ValueError:
             numbers = np.array(np.nan)
-        if len(row) < len(expected.split()) or not np.isfinite(numbers).all():
+        usable = np.all(np.abs(numbers) < _MAX_NUMBER)  # not NaN
+        if len(row) < len(expected.split()) or not usable:
             raise SceneError(f"{where}: found {line[:60]!r}, expected '{expected}'")
         yield row, where
 
@@ -122,45 +127,34 @@ def _read_files(path: Path) -> list[tuple[float, str]]:
     return sorted((float(row[0]), row[1]) for row, _ in _rows(path, 1, "stamp path"))
 
 
-class _Trajectory:
-    """True poses by their stamps."""
-
-    def __init__(self, path: Path) -> None:
-        self._poses: dict[float, np.ndarray] = {}
-        rows = _rows(path, 8, "stamp tx ty tz qx qy qz qw") if path.exists() else ()
-        for row, where in rows:
-            numbers = np.array(row[:8], float)
-            if abs(np.linalg.norm(numbers[4:]) - 1) > 1e-2:
-                raise SceneError(
-                    f"{where}: found the quaternion {' '.join(row[4:8])[:60]}, expected length 1"
-                )
-            self._poses[float(numbers[0])] = pose_from(numbers[1:4], numbers[4:])
-        self._stamps = sorted(self._poses)
-
-    def at(self, stamp_s: float) -> np.ndarray | None:
-        """Return the pose (4, 4) at a time, linear between its neighbours; None: not known."""
-        after = bisect_left(self._stamps, stamp_s)
-        if after < len(self._stamps) and self._stamps[after] == stamp_s:
-            return self._poses[stamp_s]
-        if not 0 < after < len(self._stamps):
-            return None
-        start, end = self._stamps[after - 1 : after + 1]
-        if end - start > _MAX_POSE_GAP_S:
-            return None
-        fraction = (stamp_s - start) / (end - start)
-        A, B = self._poses[start], self._poses[end]
-        rotation_3 = log_rotation(A[:3, :3].T @ B[:3, :3])
-        return rigid(
-            A[:3, :3] @ exp_rotation(fraction * rotation_3),
-            A[:3, 3] + fraction * (B[:3, 3] - A[:3, 3]),
-        )
+def _nearest_depths(stamps_n: np.ndarray, depth_stamps_m: np.ndarray) -> list[int]:
+    """Return the index of each image's depth; -1: none is near enough."""
+    if not len(depth_stamps_m):
+        return [-1] * len(stamps_n)
+    nearest_n = nearest(stamps_n, depth_stamps_m)
+    is_near_n = np.abs(depth_stamps_m[nearest_n] - stamps_n) <= _MAX_DEPTH_OFFSET_S
+    return np.where(is_near_n, nearest_n, -1).tolist()
 
 
-def _nearest(stamps: list[float], stamp_s: float) -> int | None:
-    """Return the index of the nearest stamp; None where there are none."""
-    after = bisect_left(stamps, stamp_s)
-    near = [i for i in (after - 1, after) if 0 <= i < len(stamps)]
-    return min(near, key=lambda i: abs(stamps[i] - stamp_s), default=None)
+def _read_trajectory(path: Path) -> Trajectory:
+    """Return the true poses; none where the file is missing."""
+    poses: dict[int, list[float]] = {}
+    rows = _rows(path, 8, "stamp tx ty tz qx qy qz qw") if path.exists() else ()
+    for row, where in rows:
+        stamp_s, *values = map(float, row[:8])
+        if abs(np.linalg.norm(values[3:]) - 1) > 1e-2:
+            raise SceneError(
+                f"{where}: found the quaternion {' '.join(row[4:8])[:60]}, expected length 1"
+            )
+        poses[_nanoseconds(stamp_s)] = values
+    stamps = sorted(poses)
+    values_n7 = np.array([poses[stamp] for stamp in stamps]).reshape(-1, 7)
+    q_n4 = values_n7[:, 3:] / np.linalg.norm(values_n7[:, 3:], axis=1, keepdims=True)
+    return Trajectory(np.array(stamps, np.int64), values_n7[:, :3], q_n4)
+
+
+def _nanoseconds(stamp_s: float) -> int:
+    return round(1e9 * stamp_s)
 
 
 def _find_camera(folder: Path, first: str) -> tuple[Camera | None, str]:
