@@ -188,6 +188,8 @@ def _triangulated(
         measured = f"matching features are {found.given_px:.1f} px apart at the given poses"
         if found.given_px <= kept_px:
             say(f"{measured}: the poses are used as they are")
+            if left_out := len(given) - len(points):
+                say(f"{left_out} of {len(given)} frames see too few points and are left out")
             return ScenePoses({name: given[name] for name in points}, points=points)
         refined = RefinedPoses.of(adjusted, given, f"{measured} (epipolar distance)")
     except ReconstructionError as error:
