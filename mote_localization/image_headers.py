@@ -26,6 +26,7 @@ FORMATS = {
 _HEAD_BYTES = 32  # that a format is recognized by, and that the size of WebP is in
 MAX_PIXELS = 200_000_000  # the size of the largest phone sensors
 _MAX_EXIF_BYTES = 64 << 10
+_MAX_CHUNKS = 10_000  # of a WebP file; each frame of an animation has one
 _MAX_NAME = 80  # characters of a camera's make and of its model
 
 # tags of TIFF and EXIF
@@ -157,7 +158,10 @@ def _webp_exif(file: BinaryIO) -> Exif:
     """Return the EXIF data of a WebP file; none where it has no such chunk."""
     exif = Exif()
     file.seek(12)
-    while len(head := file.read(8)) == 8:
+    for _ in range(_MAX_CHUNKS):
+        head = file.read(8)
+        if len(head) < 8:
+            break
         size = _number(head[4:])
         if head[:4] == b"EXIF":
             with suppress(Exception):  # damaged; Pillow's errors have no common base class

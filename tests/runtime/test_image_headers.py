@@ -92,6 +92,12 @@ def test_an_image_of_too_many_pixels_is_rejected_by_its_header(tmp_path, make):
         read_image(tmp_path / "a")
 
 
+def test_chunks_of_webp_are_not_read_without_end():
+    file = BytesIO(encoded("WebP") + 1_000_000 * b"JUNK\2\0\0\0??")
+    assert read_header(file).format == "WebP"
+    assert file.tell() < 200_000
+
+
 @pytest.mark.parametrize("format", ["WebP", "TIFF", "GIF", "BMP"])
 def test_images_inside_a_map_are_jpeg_or_png(format):
     file = BytesIO()
