@@ -101,10 +101,10 @@ class TransformTree:
 
     def ancestors(self, frame: str) -> list[str]:
         """Return a frame and those above it, up to the root."""
-        chain = [frame]
-        while (parent := self._parent(chain[-1])) is not None and parent not in chain:
-            chain.append(parent)
-        return chain
+        parents, chain = self._parents(), {frame: None}  # in order
+        while (parent := parents.get(frame)) is not None and parent not in chain:
+            chain[parent], frame = None, parent
+        return list(chain)
 
     def is_connected(self, frame: str, other: str) -> bool:
         """Return whether a chain of transforms leads from one frame to the other."""
@@ -157,10 +157,10 @@ class TransformTree:
             stamps_m = trajectory.stamps_n[-1:].repeat(len(stamps_m))
         return trajectory.at(stamps_m, _MAX_TF_GAP_NS, _MAX_TF_GAP_NS)
 
-    def _parent(self, frame: str) -> str | None:
-        """Return the parent of a frame; of several, that of most transforms."""
-        parents = {p: len(s) for (child, p), s in self._samples.items() if child == frame and s}
-        return max(parents, key=parents.__getitem__) if parents else None
+    def _parents(self) -> dict[str, str]:
+        """Return the parent of each frame; of several, that of most transforms."""
+        links = sorted(reversed(self._samples), key=lambda link: len(self._samples[link]))
+        return {child: parent for child, parent in links if self._samples[child, parent]}
 
     def _links(self, frame: str) -> list[tuple[str, str]]:
         """Return the links (child, parent) from a frame up to the root."""
