@@ -272,6 +272,9 @@ def test_a_dry_run_prints_what_would_be_done_and_why(room, distill):
     _, printed = distill("reconstruct room -o made --dry-run --checkpoint c.pth")
     assert "teacher dust3r, as there is a checkpoint poses given" in printed
     (room / "data/view2.pose.txt").unlink()
+    _, printed = distill("reconstruct room -o made --dry-run")
+    assert "found 5 training images, without depth; 5 have poses" in printed
+    (room / "data/view3.pose.txt").unlink()
     _, printed = distill("reconstruct room -o made --dry-run --checkpoint c.pth")
     assert "poses structure from motion; where it fails, alignment of pairs of " in printed
 
