@@ -52,8 +52,8 @@ class Evaluate:
     )
     # true poses in place of the scene's: a TUM trajectory, or pseudo ground truth of 7-Scenes
     truth: _File = None
-    # write a report to this file, one self-contained HTML page, and estimate.tum and truth.tum
-    # beside it
+    # write a report to this file NAME.html, one self-contained page, and the trajectories
+    # NAME.estimate.tum and NAME.truth.tum beside it
     report: _File = None
     output: _File = None  # write the poses to this file, a TUM trajectory
     json: _File = None  # write the figures and the errors of every frame to this file
@@ -122,10 +122,10 @@ class Evaluate:
             from mote_localization.evaluation.report import write_report
 
             write_report(self.report, subject, evaluation, localizer, scene.frames(self.split))
-            write_tum(self.report.with_name("estimate.tum"), _estimate(answers))
+            write_tum(self.report.with_suffix(".estimate.tum"), _estimate(answers))
             if evaluation.summary.frames_with_truth:
                 true = ((a.stamp_s, a.T_map_cam_true) for a in answers)
-                write_tum(self.report.with_name("truth.tum"), true)
+                write_tum(self.report.with_suffix(".truth.tum"), true)
             console.print(f"report: {self.report}")
         return evaluation
 

@@ -367,7 +367,7 @@ def test_true_poses_of_other_frames_are_refused_before_the_work(tmp_path, grey_r
 def test_the_trajectories_are_beside_the_report(tmp_path, grey_room):
     found, scene = grey_room
     content = Evaluate(scene, found, report=tmp_path / "made/report.html").evaluate()
-    estimate, truth = tmp_path / "made/estimate.tum", tmp_path / "made/truth.tum"
+    estimate, truth = tmp_path / "made/report.estimate.tum", tmp_path / "made/report.truth.tum"
     assert [len(path.read_text().splitlines()) for path in (estimate, truth)] == [3, 4]
     again = evaluate(tmp_path, estimate, truth)["summary"]
     assert again["median_cm"] == pytest.approx(content.summary.median_cm, abs=1e-6)
@@ -381,12 +381,14 @@ def test_without_true_poses_no_true_trajectory_is_written(tmp_path, grey_room):
     for path in scene.glob("data/*.pose.txt"):
         path.unlink()
     Evaluate(scene, found, report=tmp_path / "report.html").run()
-    assert (tmp_path / "estimate.tum").exists() and not (tmp_path / "truth.tum").exists()
+    assert {path.name for path in tmp_path.glob("*.tum")} == {"report.estimate.tum"}
 
 
-def test_the_report_names_the_file_of_true_poses(tmp_path, grey_room):
+def test_the_report_names_the_file_of_true_poses_and_keeps_it(tmp_path, grey_room):
     found, scene = grey_room
-    truth = write(tmp_path / "pgt.txt", "named", {0: T_MAP_CAM})
+    truth = write(tmp_path / "truth.tum", "tum", {0: T_MAP_CAM})
+    before = truth.read_bytes()
     Evaluate(scene, found, truth=truth, report=tmp_path / "report.html").run()
     page = (tmp_path / "report.html").read_text()
-    assert "pgt.txt" in page and "APE of the localized, RMSE" in page
+    assert "truth.tum" in page and "APE of the localized, RMSE" in page
+    assert truth.read_bytes() == before
