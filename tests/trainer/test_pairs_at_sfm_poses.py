@@ -133,9 +133,9 @@ def test_auto_uses_structure_from_motion_unless_it_places_too_few(
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path of a scene of six photographs without texture, the first one without a pose."""
-    taken = shots(ARC[:6], given=lambda k, T: T if k else None)
-    monkeypatch.setattr(teacher_options, "open_scene", lambda path: Shots(taken))
+    """The path of a scene of seven photographs without texture, the first two without a pose."""
+    taken = shots(ARC[:7], given=lambda k, T: T if k > 1 else None)
+    monkeypatch.setattr(teacher_options, "open_scene", lambda path, recording: Shots(taken))
     return Path("room")
 
 
@@ -159,7 +159,7 @@ def test_auto_aligns_the_pairs_where_structure_from_motion_fails(
 
 
 def test_structure_from_motion_that_was_asked_for_must_not_fail(plain: Path, tmp_path: Path):
-    with pytest.raises(NoPosesError, match="no consistent part of 6 images"):
+    with pytest.raises(NoPosesError, match="no consistent part of 7 images"):
         SFM.reconstruct(plain, tmp_path)
 
 
