@@ -1,6 +1,7 @@
 """What both command lines have in common: parsing, one-line errors, output on the terminal."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.text import Text
 from mote_localization.errors import MoteError
 
 _INTERRUPTED = 130  # exit status after SIGINT, as shells expect it
+_BROKEN_PIPE = 141  # after SIGPIPE
 
 
 def run_command(commands: dict[str, Any], program: str, description: str) -> None:
@@ -41,6 +43,9 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+    except BrokenPipeError:  # as with `| head`; nothing more can be printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN_PIPE)
 
 
 def say(text: str) -> None:

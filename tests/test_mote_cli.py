@@ -110,7 +110,7 @@ def test_a_covariance_fits_a_terminal_of_80_columns(files, mote):
     ("arguments", "message"),
     [
         ("inspect none.onnx", "none.onnx: cannot be read"),
-        ("inspect head.yaml", "head.yaml: holds nothing that can be read"),
+        ("inspect head.yaml", "head.yaml: is a file of another kind"),
         ("localize none.png --map room.onnx --camera head.yaml", "none.png: cannot be read"),
         ("localize head.yaml --map room.onnx --camera head.yaml", "head.yaml: is damaged or no"),
         ("localize bright.png --map none.onnx --camera head.yaml", "none.onnx: cannot be read"),

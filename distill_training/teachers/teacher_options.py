@@ -147,6 +147,7 @@ class Teacher:
             opened = PosedScene(opened)
             found = Found.of(opened)
         decided = self.decided(found)
+        decided._check_frames(opened, found)
         decided._check_packages()
         held = opened.described()
         rows = {"recording": f"{held['recording']}; images: {held['images']}"}
@@ -217,6 +218,21 @@ class Teacher:
                 "teacher: given poses fix the scale, and measured depth needs given intrinsics"
             )
         return decided
+
+    def _check_frames(self, scene: Scene, found: "Found") -> None:
+        """Check that the frames have what the options need.
+
+        Raises:
+            SceneError: A frame lacks a pose, intrinsics or depth; the message names it.
+        """
+        by_pose = self.poses.poses in ("given", "refine")
+        for frame in scene.frames("train"):
+            if by_pose:
+                frame.known_pose()
+            if self.poses.intrinsics == "given":
+                frame.known_camera()
+            if self.teacher in ("rgbd", "simulated") and not found.depth:
+                frame.known_depth()
 
     def _check_packages(self) -> None:
         """Check that the packages that the teacher needs are installed."""

@@ -207,6 +207,8 @@ def accuracy_rows(summary: Summary) -> list[tuple[str, str]]:
         for quantity, fraction in summary.within_95.items()
     ]
     rows.append(("lost", percent(summary.lost / summary.frames)))
+    if summary.lost_reasons:
+        rows.append(("most are lost by", next(iter(summary.lost_reasons))))
     if summary.transport:
         answered = 1 - summary.unanswered / summary.frames
         rows.append(("images answered", percent(answered)))

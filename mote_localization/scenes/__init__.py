@@ -1,11 +1,14 @@
 """Recorded scenes: frames of one place, with their cameras, poses and depth if known."""
 
+from itertools import islice
 from pathlib import Path
 
 from mote_localization.errors import SceneError
 from mote_localization.scenes.layouts import LAYOUTS, layout_of
 from mote_localization.scenes.recording_options import RecordingOptions
 from mote_localization.scenes.scene import Frame, Scene, Split
+
+_LISTED = 3  # files of a folder that an error names
 
 __all__ = ["Frame", "RecordingOptions", "Scene", "Split", "open_scene"]
 
@@ -24,9 +27,10 @@ def open_scene(path: Path | str, options: RecordingOptions | None = None) -> Sce
     path, options = Path(path), options or RecordingOptions()
     layout = layout_of(path)
     if layout is None:
-        found = "holds nothing that can be read" if path.exists() else "does not exist"
-        expected = ", ".join(layout.name for layout in LAYOUTS)
-        raise SceneError(f"{path}: {found}, expected one of: {expected}")
+        expected = ", ".join(layout.name.split(" (")[0] for layout in LAYOUTS)
+        raise SceneError(
+            f"{path}: {_found(path)}, expected one of: {expected}; see docs/recordings.md"
+        )
     unused = [flag for flag in options.given() if flag not in layout.options]
     if unused:
         raise SceneError(
@@ -36,3 +40,15 @@ def open_scene(path: Path | str, options: RecordingOptions | None = None) -> Sce
     scene = layout.open(path, options)
     scene.layout = layout.name
     return scene
+
+
+def _found(path: Path) -> str:
+    """Return what is at a path without a layout, as text."""
+    if not path.exists():
+        return "does not exist"
+    if path.is_file():
+        return "is a file of another kind"
+    names = sorted(entry.name for entry in islice(path.iterdir(), _LISTED + 1))
+    more = ", ..." if len(names) > _LISTED else ""
+    listed = ", ".join(name[:30] for name in names[:_LISTED])
+    return f"holds {listed}{more}" if names else "is empty"

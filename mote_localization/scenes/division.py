@@ -10,12 +10,11 @@ import numpy as np
 from mote_localization.errors import SceneError
 from mote_localization.progress import track
 from mote_localization.scenes.frame_choice import choose_frames, frame_statistics
-from mote_localization.scenes.recording_options import RecordingOptions
+from mote_localization.scenes.recording_options import BLOCK_S, RecordingOptions
 from mote_localization.scenes.scene import Frame, Scene, Split
 
 _log = logging.getLogger(__name__)
 
-BLOCK_S = 10.0  # length of the blocks of --test-every
 SPACING = 0.01  # least image motion between two chosen frames, fraction of the width
 _BLURRED = 0.3  # sharpness below which a frame counts as blurred
 
@@ -56,8 +55,8 @@ class DividedScene(Scene):
         if options.divides and (not self._is_test.any() or self._is_test.all()):
             which = "no" if not self._is_test.any() else "all"
             raise SceneError(
-                f"{self.name[:60]}: {which} frames are test frames by --test-from, --test-to or "
-                f"--test-every, expected some of {len(stamps)} frames in {seconds.max():.1f} s"
+                f"{self.name[:60]}: {which} frames are test frames by {options.division}, expected "
+                f"some of {len(stamps)} frames in {seconds.max():.1f} s"
             )
 
     def frames(self, split: Split) -> Iterator[Frame]:
@@ -79,15 +78,22 @@ class DividedScene(Scene):
     def described(self) -> dict[str, str]:
         """Return what the recording holds, and how it is divided."""
         test = f"{self.count('test')} for tests" if self._options.divides else "all for tests"
+        train, usable = self.count("train"), int(self._is_usable.sum())
+        chosen = f", chosen from {usable} by sharpness and motion" if train < usable else ""
         return {
             **self.recording.described(),
-            "frames": f"{self.count('train')} for training, {test}",
+            "frames": f"{train} for training{chosen}; {test}",
         }
+
+    @property
+    def _is_usable(self) -> np.ndarray:
+        """Whether each frame (n,) may be chosen for training."""
+        return ~self._is_test if self._options.divides else np.ones_like(self._is_test)
 
     @cached_property
     def _is_train(self) -> np.ndarray:
         """Whether each frame is for training (n,)."""
-        usable = ~self._is_test if self._options.divides else np.ones_like(self._is_test)
+        usable = self._is_usable
         most = self._options.max_frames
         if usable.sum() <= most and not self._always_choose:
             return usable

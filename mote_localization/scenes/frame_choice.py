@@ -1,13 +1,17 @@
 """Chooses training frames of a recording: sharp ones, spread over the camera's motion."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from mote_localization.errors import SceneError
 from mote_localization.scenes.scene import Frame
 
+_log = logging.getLogger(__name__)
+_UNREADABLE = -1.0  # sharpness of an image that cannot be read
 _WIDTH_PX = 320  # most, of the images in which motion and sharpness are measured
 _FEATURES = 200
 _MIN_FEATURES = 20  # tracked from one image to the next; with fewer, the scene has changed
@@ -24,12 +28,16 @@ class FrameStatistics(NamedTuple):
 def frame_statistics(frames: Iterable[Frame]) -> Iterator[FrameStatistics]:
     """Yield the statistics of frames in recording order; one image is in memory at a time.
 
-    Raises:
-        SceneError: An image is damaged.
+    Images that cannot be read are not sharp, and named by a warning.
     """
     before_hw: np.ndarray | None = None
     for frame in frames:
-        grey_hw = cv2.cvtColor(frame.image(), cv2.COLOR_RGB2GRAY)
+        try:
+            grey_hw = cv2.cvtColor(frame.image(), cv2.COLOR_RGB2GRAY)
+        except SceneError as error:
+            _log.warning("frame %s is left out: %s", frame.name[:60], error)
+            yield FrameStatistics(_UNREADABLE, 0.0)
+            continue
         reduction = max(1.0, grey_hw.shape[1] / _WIDTH_PX)
         size = [max(1, round(side / reduction)) for side in grey_hw.shape[::-1]]
         grey_hw = cv2.resize(grey_hw, size, interpolation=cv2.INTER_AREA)
@@ -72,6 +80,8 @@ def choose_frames(statistics: list[FrameStatistics], most: int, spacing: float) 
     step = np.minimum((path / max(path[-1], spacing) * steps).astype(int), steps - 1)
     chosen: dict[int, int] = {}
     for index, one in enumerate(statistics):
+        if one.sharpness == _UNREADABLE:
+            continue
         best = chosen.get(step[index])
         if best is None or one.sharpness > statistics[best].sharpness:
             chosen[step[index]] = index

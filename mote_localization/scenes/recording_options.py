@@ -13,6 +13,7 @@ Topic = Annotated[str | None, tyro.conf.arg(metavar="TOPIC")]
 FrameId = Annotated[str | None, tyro.conf.arg(metavar="FRAME")]
 Seconds = Annotated[str | None, tyro.conf.arg(metavar="SECONDS")]
 
+BLOCK_S = 10.0  # length of the blocks of --test-every
 NO_TOPIC = "none"  # name of a topic that leaves out what it carries
 
 
@@ -70,6 +71,14 @@ class RecordingOptions:
     def divides(self) -> bool:
         """Whether the options choose test frames."""
         return bool(self.test_from or self.test_to or self.test_every)
+
+    @property
+    def division(self) -> str:
+        """The options that choose test frames, as text."""
+        if self.test_every:
+            return f"--test-every {self.test_every} (of blocks of {BLOCK_S:g} s)"
+        given = (("--test-from", self.test_from), ("--test-to", self.test_to))
+        return " ".join(f"{flag} {value}" for flag, value in given if value)
 
     def given(self) -> list[str]:
         """Return the flags that differ from their defaults."""

@@ -81,9 +81,9 @@ class Frame(ABC):
         """Return T_map_cam (4, 4); raise `SceneError` if it is not known."""
         if self.T_map_cam is None:
             raise SceneError(
-                f"frame {self.name[:60]}: has no pose; give every frame one "
-                "(data/NAME.pose.txt), remove frames without a pose from train.txt and test.txt, "
-                "or let structure from motion find the poses (--poses sfm)"
+                f"frame {self.name[:60]}: has no pose; give every frame one (scene folder: "
+                "data/NAME.pose.txt), remove frames without a pose from train.txt and test.txt, or "
+                "let structure from motion find the poses (--poses sfm)"
             )
         return self.T_map_cam
 
@@ -92,8 +92,8 @@ class Frame(ABC):
         depth_hw = self.depth()
         if depth_hw is None:
             raise SceneError(
-                f"frame {self.name[:60]}: has no depth; give every frame a depth image "
-                "(data/NAME.depth.png), or use a teacher that needs no depth (--teacher sfm)"
+                f"frame {self.name[:60]}: has no depth; give every frame a depth image (scene "
+                "folder: data/NAME.depth.png), or use a teacher that needs no depth (--teacher sfm)"
             )
         return depth_hw
 

@@ -3,6 +3,7 @@
 Frames are rotated as the file's metadata states. OpenCV's FFmpeg decodes them.
 """
 
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from mote_localization.progress import progress_bar
 from mote_localization.scenes.scene import Frame, Scene, Split
 
 _MAX_FRAMES = 1_000_000
+_COMPLETE = 0.95  # of the frames that the file states; containers count some frames too many
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,8 @@ class _Decoder:
         self._next = 0
         if not self._capture.isOpened():
             raise SceneError(
-                f"{self.path}: cannot be decoded, expected a video as mp4 (H.264); convert it with "
-                "`ffmpeg -i FILE converted.mp4`"
+                f"{self.path}: cannot be decoded, expected a complete video; copy it again, or "
+                "convert it: `ffmpeg -i FILE converted.mp4`"
             )
 
     def stamps_s(self) -> list[float]:
@@ -135,6 +138,13 @@ class _Decoder:
                 stamps_s.append(stamp_s)
                 bar.update(task, completed=len(stamps_s))
             self._next = len(stamps_s)
+        if len(stamps_s) < _COMPLETE * expected:
+            _log.warning(
+                "%s: %d of %d frames can be decoded; the file is cut",
+                self.path,
+                len(stamps_s),
+                expected,
+            )
         return stamps_s
 
     def read(self, index: int) -> np.ndarray:

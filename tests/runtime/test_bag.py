@@ -257,9 +257,11 @@ def test_a_file_of_compressed_messages_alone_is_an_error(tmp_path):
         BagScene(bag / "b.db3")
 
 
-def test_a_killed_recorder_leaves_a_file_for_which_the_error_names_the_repair(tmp_path):
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_file_without_its_end_is_an_error_that_names_the_repair(tmp_path, metadata):
     bag = three(tmp_path / "b")
-    (bag / "metadata.yaml").unlink()
+    if not metadata:
+        (bag / "metadata.yaml").unlink()
     file = bag / "b.mcap"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(BagError, match="has no end.*mcap recover"):

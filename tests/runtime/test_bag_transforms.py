@@ -238,3 +238,25 @@ def test_transforms_above_the_common_ancestor_are_not_needed(tmp_path):
     messages = [later, static, an_odometry(at(0), truth(7)), *images(0)]
     (found,) = poses(opened(tmp_path, *messages, pose_topic="/odom"))
     assert_near(found, truth(7) @ T_BASE_CAM)
+
+
+@pytest.mark.parametrize("topic", ["/goal_pose", "/initialpose"])
+def test_a_goal_is_not_the_pose_of_the_camera(tmp_path, topic):
+    times = np.arange(0, 1000, 10)
+    goal = a_pose(at(500), np.eye(4), topic)
+    scene = opened(tmp_path, *robot(times, False), *images(*range(0, 1000, 30)), goal)
+    assert scene.described()["poses"].startswith("/tf odom -> camera")
+
+
+def test_transforms_that_do_not_lead_to_the_camera_are_a_warning(tmp_path, caplog):
+    moved = a_transform(at(0), np.eye(4), "map", "base_link")
+    scene = opened(tmp_path, moved, *images(0, 100))
+    assert poses(scene) == [None, None]
+    assert "no transforms lead from 'map' to 'camera'; /tf has base_link, map" in caplog.text
+
+
+def test_poses_that_may_be_those_of_the_robot_are_a_warning(tmp_path, caplog):
+    static = a_static(T_BASE_CAM, "base_link", "camera")
+    given = (a_pose(at(ms), truth(ms), "/amcl_pose") for ms in (0, 100))
+    opened(tmp_path, static, *given, *images(0, 100))
+    assert "poses of /amcl_pose are taken as those of the camera" in caplog.text

@@ -277,7 +277,7 @@ def test_a_damaged_scene_is_one_error_that_names_the_file(folder, damage, messag
 def test_the_error_for_a_path_that_is_no_scene_names_all_layouts(tmp_path, place):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no scene")
-    assert_scene_error(tmp_path / place, "rosbag2 recording.*train.txt.*photographs")
+    assert_scene_error(tmp_path / place, "rosbag2 recording.*scene folder.*photographs")
 
 
 def test_a_path_that_the_system_refuses_is_one_error(tmp_path):

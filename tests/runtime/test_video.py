@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from mote_localization.errors import SceneError
-from mote_localization.scenes import RecordingOptions, open_scene
-from mote_localization.scenes.frame_choice import FrameStatistics, choose_frames, sharpness
+from mote_localization.scenes import Frame, RecordingOptions, open_scene
+from mote_localization.scenes.frame_choice import (
+    FrameStatistics,
+    choose_frames,
+    frame_statistics,
+    sharpness,
+)
 
 SIZE = (160, 120)
 RATE_HZ = 10
@@ -158,10 +163,28 @@ def test_damaged_videos_are_one_error(video, tmp_path):
     for name, content in (("cut.mp4", video.read_bytes()[:3000]), ("text.mov", b"no video")):
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(SceneError, match=f"{name}: cannot be decoded, expected a video"):
+        with pytest.raises(
+            SceneError, match=f"{name}: cannot be decoded, expected a complete video"
+        ):
             open_scene(path)
 
 
 def test_topics_are_not_an_option_of_videos(video):
     with pytest.raises(SceneError, match="--pose-topic with a video.*--camera, --max-frames"):
         open_scene(video, RecordingOptions(pose_topic="/pose"))
+
+
+class Damaged(Frame):
+    """A frame whose image cannot be read."""
+
+    name, stamp_s, camera, T_map_cam = "broken", 0.0, None, None
+
+    def image(self):
+        raise SceneError("broken.jpg: is damaged")
+
+
+def test_images_that_cannot_be_read_are_not_chosen(video, caplog):
+    first, second = list(open_scene(video).frames("all"))[::59]
+    statistics = list(frame_statistics([first, Damaged(), second]))
+    assert choose_frames(statistics, most=3, spacing=0.001) == [0, 2]
+    assert "frame broken is left out: broken.jpg: is damaged" in caplog.text

@@ -271,6 +271,9 @@ def test_folders_that_are_no_benchmark_are_refused(tmp_path):
         find_scenes(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(SceneError, match="found the scenes in the folder of --output"):
         find_scenes(tmp_path, tmp_path / "papers/..")
+    make_scene_folder(tmp_path / "den/room")
+    with pytest.raises(SceneError, match="room: is a scene, expected a folder of scenes"):
+        find_scenes(tmp_path / "den/room", tmp_path / "out")
     for name in ("apt1/kitchen", "apt1_kitchen"):
         make_scene_folder(tmp_path / name)
     with pytest.raises(SceneError, match="two scenes have the name apt1_kitchen"):

@@ -394,3 +394,23 @@ def test_poses_of_unknown_unit_give_a_reconstruction_of_unknown_scale(tmp_path: 
     scene.metric = False
     assert not find_poses(scene).metric
     assert scene.described()["poses"] == "all, not in metres"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "missing", "message"),
+    [
+        (Teacher("sfm", PosesConfig("given")), "pose.txt", "frame a: has no pose"),
+        (Teacher("rgbd"), "depth.png", "frame a: has no depth"),
+        (Teacher("sfm", PosesConfig("sfm", "given")), "", "frame a: its camera's intrinsics"),
+    ],
+)
+def test_a_plan_for_which_frames_lack_something_is_refused(
+    tmp_path: Path, teacher: Teacher, missing: str, message: str
+):
+    write_plane_scene(tmp_path / "plane")
+    for name in "ab":
+        (tmp_path / f"plane/data/{name}.{missing}").unlink() if missing else None
+    if not missing:
+        (tmp_path / "plane/camera-intrinsics.txt").unlink()
+    with pytest.raises(SceneError, match=message):
+        teacher.plan(tmp_path / "plane")

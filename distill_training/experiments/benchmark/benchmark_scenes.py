@@ -24,6 +24,8 @@ def find_scenes(folder: Path, output: Path) -> dict[str, Path]:
     """
     if folder.resolve() == output.resolve():
         raise SceneError(f"{folder}: found the scenes in the folder of --output, expected another")
+    if layout_of(folder):
+        raise SceneError(f"{folder}: is a scene, expected a folder of scenes; give the one above")
     found: list[tuple[str, Path]] = []
     for path in _subfolders(folder):
         if layout_of(path):

@@ -112,6 +112,8 @@ def _storage_files(path: Path) -> list[Path]:
     if not path.exists():
         raise BagError(f"{path}: no such recording; check the path")
     if path.is_dir() and _storage(path):
+        for file in path.glob("*.mcap"):
+            _check_end(file)
         return [path]
     files = natsorted(path.iterdir(), key=str) if path.is_dir() else [path]
     found = [file for file in files if file.suffix in STORAGES]

@@ -27,6 +27,7 @@ from mote_localization.scenes.recording_options import NO_TOPIC, RecordingOption
 _log = logging.getLogger(__name__)
 _TF, _TF_STATIC = "/tf", "/tf_static"
 _FIXED_FRAMES = (MAP_FRAME, "odom")  # that are chosen by themselves, in this order
+_FEWEST = 0.05  # messages per image of a topic that is chosen by itself
 _REACH_NS = 200_000_000  # from an image to the poses before and after it
 
 
@@ -105,8 +106,11 @@ class RecordedPoses:
         Raises:
             BagError: Several sources fit, a frame does not exist, or no image has a pose.
         """
-        topic, fixed = self._source()
+        topic, fixed = self._source(len(times.stamps_n))
         if topic is None:
+            fixed = next((frame for frame in _FIXED_FRAMES if frame in self._tree.frames()), "")
+            if fixed and self._options.pose_topic != NO_TOPIC:
+                _log.warning("%s; images have no pose", self._no_chain(fixed))
             return None
         if topic == _TF:
             found = self._by_transforms(fixed, times)
@@ -133,8 +137,11 @@ class RecordedPoses:
             )
         return found
 
-    def _source(self) -> tuple[str | None, str]:
-        """Return the topic of the poses, and the fixed frame of /tf; None: no poses."""
+    def _source(self, images: int) -> tuple[str | None, str]:
+        """Return the topic of the poses, and the fixed frame of /tf; None: no poses.
+
+        Topics with few messages, as goals and initial poses of a navigation, are only used by name.
+        """
         options, tree, camera = self._options, self._tree, self._camera_frame
         above = tree.ancestors(camera)[1:]
         if options.camera_frame and len(tree) and camera not in tree.frames():
@@ -154,9 +161,21 @@ class RecordedPoses:
         by_tf = fixed in _FIXED_FRAMES or bool(fixed) and tree.moves(fixed, camera)
         if by_tf and fixed == MAP_FRAME:
             return _TF, fixed
-        topic = only_one(self._path, self._samples, "poses", "pose-topic")
+        dense = [
+            name
+            for name, samples in self._samples.items()
+            if len(samples) + samples.rejected >= _FEWEST * images
+        ]
+        topic = only_one(self._path, dense, "poses", "pose-topic")
         if topic is None and by_tf:
             return _TF, fixed
+        if topic is not None and self._types[topic] != ODOMETRY and above:
+            _log.warning(
+                "%s: poses of %s are taken as those of the camera; if they are those of the robot, "
+                "record /tf, or use --pose-topic none",
+                self._path,
+                topic[:60],
+            )
         return topic, ""
 
     @staticmethod

@@ -120,7 +120,7 @@ class BagScene(Scene):
         by_recording = len(images) > 1 and len(set(images.stamps)) == 1
         if by_recording:
             _log.warning(
-                "%s: all images of %s have the stamp %g s; times of recording are used",
+                "%s: all images of %s have the stamp %.3f s; times of recording are used",
                 self.path,
                 self.image_topic[:60],
                 stamp_seconds(images.stamps[0]),
