@@ -138,7 +138,7 @@ def true_poses(scene: Scene, split: Split, path: Path) -> dict[str, np.ndarray]:
             is in it.
     """
     poses = read_poses(path)
-    keys = FrameKeys.of_frames(scene.name, scene.frames(split))
+    keys = FrameKeys.of_frames(scene, scene.frames(split))
     pairs = zip(keys.names or (), match_frames(keys, poses.keys).tolist(), strict=True)
     return {name: poses.T_map_cam_n44[i] for name, i in pairs if i >= 0}
 

@@ -146,7 +146,7 @@ def _system_exit_on_sigterm() -> Iterator[None]:
 def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _Recording:
     """Return the recording of a scene; write it first unless the node can use it as it is."""
     if isinstance(scene, DividedScene) and scene.count(split) == scene.count("all"):
-        scene = scene.recording
+        scene = scene.whole
     keeps_times = isinstance(scene, BagScene) and repeat == 1
     if isinstance(scene, BagScene) and scene.is_raw and scene.info_topic and repeat == 1:
         recorded: list[tuple[float, Frame]] = [(f.stamp_s, f) for f in scene.frames(split)]

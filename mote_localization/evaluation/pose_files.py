@@ -36,12 +36,16 @@ class FrameKeys:
     source: str  # the file or scene, for messages
     names: tuple[str, ...] | None  # of the images; None: not known
     stamps_n: np.ndarray | None  # seconds; None: not known
+    has_times: bool = True  # the stamps were recorded; False: see `Scene.has_times`
 
     @staticmethod
-    def of_frames(source: str, frames: Iterable[Frame]) -> "FrameKeys":
-        """Return names and stamps of the frames of a scene."""
-        keys = [(frame.name, frame.stamp_s) for frame in frames]
-        return FrameKeys(source, tuple(k[0] for k in keys), np.array([k[1] for k in keys]))
+    def of_frames(scene: Scene, frames: Iterable[Frame]) -> "FrameKeys":
+        """Return names and stamps of frames of a scene."""
+        names, stamps = [], []
+        for frame in frames:
+            names.append(frame.name)
+            stamps.append(frame.stamp_s)
+        return FrameKeys(scene.name, tuple(names), np.array(stamps), scene.has_times)
 
 
 @dataclass(frozen=True)
@@ -58,18 +62,14 @@ class PoseList:
         Raises:
             SceneError: No frame of the split has a pose.
         """
-        known = [
-            (frame.name, frame.stamp_s, frame.T_map_cam)
-            for frame in scene.frames(split)
-            if frame.T_map_cam is not None
-        ]
+        known = [frame for frame in scene.frames(split) if frame.T_map_cam is not None]
         if not known:
             raise SceneError(
                 f"{scene.name}: no frame of the split {split} has a pose, expected true poses; try "
                 "another --split"
             )
-        names, stamps, poses = zip(*known, strict=True)
-        return PoseList(FrameKeys(scene.name, names, np.array(stamps)), np.array(poses))
+        poses_n44 = np.array([frame.T_map_cam for frame in known])
+        return PoseList(FrameKeys.of_frames(scene, known), poses_n44)
 
 
 def read_poses(path: Path) -> PoseList:
@@ -138,6 +138,7 @@ def write_named_poses(path: Path, poses: Iterable[tuple[str, np.ndarray | None]]
     with atomic_write(path) as file:
         for name, T_map_cam in poses:
             if T_map_cam is not None:
+                name = re.sub(r"[\s#]", "_", name)  # these end a name
                 T = invert(T_map_cam)
                 x, y, z, w = quaternion_xyzw(T[:3, :3])
                 numbers = " ".join(f"{value:.9f}" for value in (w, x, y, z, *T[:3, 3]))

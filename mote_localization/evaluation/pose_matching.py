@@ -14,6 +14,8 @@ from mote_localization.evaluation.pose_files import FrameKeys
 from mote_localization.stamps import nearest
 
 MAX_DIFFERENCE_S = 0.02  # between stamps of the same frame
+# of stamps that were not recorded: equal ones in files that Mote wrote; those of others are chance
+_NOMINAL_DIFFERENCE_S = 1e-4
 _ROUNDING_S = 1e-6  # of stamps since 1970 as text
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".txt", ".color", ".pose")
 
@@ -42,6 +44,8 @@ def match_frames(
             f"{with_names.source}: has names of images, and {with_stamps.source} has stamps: "
             "expected names in both or stamps in both"
         )
+    if not (wanted.has_times and given.has_times):
+        max_difference_s = min(max_difference_s, _NOMINAL_DIFFERENCE_S)
     index_n = _match_stamps(wanted.stamps_n, given.stamps_n, max_difference_s)
     if (index_n < 0).all():
         raise SceneError(

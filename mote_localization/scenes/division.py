@@ -11,7 +11,7 @@ from mote_localization.errors import SceneError
 from mote_localization.progress import track
 from mote_localization.scenes.frame_choice import choose_frames, frame_statistics
 from mote_localization.scenes.recording_options import BLOCK_S, RecordingOptions
-from mote_localization.scenes.scene import Frame, Scene, Split
+from mote_localization.scenes.scene import Frame, Scene, SceneSelection, Split
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ SPACING = 0.01  # least image motion between two chosen frames, fraction of the 
 _BLURRED = 0.3  # sharpness below which a frame counts as blurred
 
 
-class DividedScene(Scene):
+class DividedScene(SceneSelection):
     """A recording, of which some frames are for training and some for tests.
 
     Without options that choose test frames, all frames are test frames, and the training frames
@@ -40,8 +40,7 @@ class DividedScene(Scene):
         Raises:
             SceneError: The options leave no test frames, or no training frames.
         """
-        self.recording, self.name = recording, recording.name
-        self.sequential, self.metric = recording.sequential, recording.metric
+        super().__init__(recording)
         self._options, self._always_choose = options, always_choose
         stamps = np.array([frame.stamp_s for frame in recording.frames("all")])
         seconds = stamps - stamps[0] if len(stamps) else stamps
@@ -65,9 +64,9 @@ class DividedScene(Scene):
         The first time that training frames are needed, all images are read to choose them.
         """
         if split == "all":
-            return self.recording.frames("all")
+            return self.whole.frames("all")
         wanted = self._is_test if split == "test" else self._is_train
-        return compress(self.recording.frames("all"), wanted)
+        return compress(self.whole.frames("all"), wanted)
 
     def count(self, split: Split) -> int:
         """Return the number of frames of a split."""
@@ -81,7 +80,7 @@ class DividedScene(Scene):
         train, usable = self.count("train"), int(self._is_usable.sum())
         chosen = f", chosen from {usable} by sharpness and motion" if train < usable else ""
         return {
-            **self.recording.described(),
+            **super().described(),
             "frames": f"{train} for training{chosen}; {test}",
         }
 
@@ -97,7 +96,7 @@ class DividedScene(Scene):
         most = self._options.max_frames
         if usable.sum() <= most and not self._always_choose:
             return usable
-        frames = compress(self.recording.frames("all"), usable)
+        frames = compress(self.whole.frames("all"), usable)
         tracked = track(frames, "choose frames", int(usable.sum()))
         statistics = list(frame_statistics(tracked))
         chosen = choose_frames(statistics, most, SPACING)

@@ -83,6 +83,8 @@ class FileFrame(Frame):
 class FileScene(Scene):
     """A scene of such frames, in recording order; each reader of a layout derives from it."""
 
+    has_times = False
+
     def __init__(
         self, path: Path, train: Sequence[FileFrame], test: Sequence[FileFrame] = ()
     ) -> None:

@@ -67,6 +67,7 @@ class PhotoScene(Scene):
     """
 
     sequential = False
+    has_times = False
 
     def __init__(self, path: Path | str, camera: Camera | None = None) -> None:
         """Open the folder; at most the headers of the photographs are read.

@@ -105,6 +105,7 @@ class Scene(ABC):
     sequential: bool = True  # recorded by a moving camera: neighbours overlap
     layout: str = ""  # name of its layout, see `open_scene`
     metric: bool = True  # its poses are in metres; False: in units of unknown length
+    has_times: bool = True  # its stamps were recorded; False: they follow at `NOMINAL_RATE_HZ`
 
     @abstractmethod
     def frames(self, split: Split) -> Iterator[Frame]:
@@ -149,6 +150,21 @@ def _described_size(frame: Frame) -> str | None:
     except SceneError:
         return None
     return f"{width}x{height}"
+
+
+class SceneSelection(Scene):
+    """Some frames of a scene; everything else is that of the whole scene."""
+
+    def __init__(self, whole: Scene) -> None:
+        """Take over what describes the whole scene."""
+        self.whole = whole
+        self.name, self.layout = whole.name, whole.layout
+        self.sequential, self.metric = whole.sequential, whole.metric
+        self.has_times = whole.has_times
+
+    def described(self) -> dict[str, str]:
+        """Return what the whole scene holds."""
+        return self.whole.described()
 
 
 def described_count(count: int, total: int) -> str:

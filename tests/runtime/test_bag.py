@@ -219,7 +219,7 @@ def test_compressed_recordings_are_read(tmp_path, storage, compression):
 def test_a_folder_without_metadata_is_opened(tmp_path, storage):
     bag = three(tmp_path / "b", storage=storage)
     (bag / "metadata.yaml").unlink()
-    assert isinstance(open_scene(bag).recording, BagScene)
+    assert isinstance(open_scene(bag).whole, BagScene)
     assert numbers(bag) == pytest.approx([0, 0.1, 0.2])
 
 

@@ -206,7 +206,7 @@ def test_a_topic_that_does_not_exist_is_an_error(opened, option):
 
 def test_the_options_of_a_recording_reach_its_reader(tmp_path):
     bag = record(tmp_path / "b", *camera("a"), *camera("b"))
-    scene = open_scene(bag, RecordingOptions(image_topic="/b/image_raw")).recording
+    scene = open_scene(bag, RecordingOptions(image_topic="/b/image_raw")).whole
     assert scene.image_topic == "/b/image_raw"
 
 

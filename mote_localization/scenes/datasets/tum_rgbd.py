@@ -56,6 +56,8 @@ class TumRgbdScene(FileScene):
     no depth image is within 20 ms.
     """
 
+    has_times = True
+
     def __init__(self, path: Path | str) -> None:
         """Open the folder.
 
