@@ -27,6 +27,7 @@ MAX_DRIFT_PX = 2.0  # median distance of matches at given poses: above it, auto 
 # is usual for features at exact poses
 MAX_EPIPOLAR_PX = 0.7
 MIN_PLACED = 0.5  # of the training frames, placed by structure from motion for auto to use it
+PLACE_DEPTHS = (0.5, 20.0)  # of points, median, in the unit of given poses
 DEPTHS_M = (0.1, 20.0)  # nearest and farthest depth that refines poses, m
 
 
@@ -87,8 +88,26 @@ def find_poses(
     """
     config = config or PosesConfig("given")
     found = _find_poses(scene, config, folder, depths_m, begun, triangulate)
+    if not scene.metric and found.points:
+        _check_unit(scene, found.points)
     # Given poses are the scale: where their unit is unknown, so is that of the map.
     return replace(found, metric=found.metric and scene.metric)
+
+
+def _check_unit(scene: Scene, points: Mapping[str, FramePoints]) -> None:
+    """Check that a unit of unknown length is not far from a metre, as the localizer's gates expect.
+
+    Raises:
+        ReconstructionError: The median depth of the points is not that of a place in metres.
+    """
+    depth = float(np.median(np.concatenate([one.depth_k for one in points.values()])))
+    nearest, farthest = PLACE_DEPTHS
+    if not nearest <= depth <= farthest:
+        raise ReconstructionError(
+            f"scene {scene.name[:40]}: the points are {depth:.3g} units from the cameras (median), "
+            f"expected {nearest:g} to {farthest:g}, as in metres; scale the poses (`colmap "
+            "model_aligner`), or use --poses sfm"
+        )
 
 
 def _find_poses(

@@ -119,3 +119,16 @@ def test_poses_of_another_convention_are_not_used(posed: Path, work: Path, tmp_p
     given = replace(QUICK, poses="given")
     with pytest.raises(ReconstructionError, match="px apart.*check their convention"):
         find_poses(FolderScene(opengl), given, work, triangulate=True)
+
+
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_poses_in_a_unit_far_from_a_metre_are_refused(
+    posed: Path, work: Path, tmp_path: Path, scale: float
+):
+    def scaled(T_map_cam: np.ndarray) -> np.ndarray:
+        return np.block([[T_map_cam[:3, :3], scale * T_map_cam[:3, 3:]], [T_map_cam[3:]]])
+
+    scene = FolderScene(with_poses(posed, tmp_path / "s", scaled))
+    scene.metric = False
+    with pytest.raises(ReconstructionError, match="units from the cameras.*expected 0.5 to 20"):
+        find_poses(scene, replace(QUICK, poses="auto"), work, triangulate=True)
