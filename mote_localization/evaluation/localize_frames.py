@@ -1,11 +1,14 @@
 """Localizes the frames of a scene one after the other, without ROS."""
 
+import logging
 from collections.abc import Iterable, Iterator
 
-from mote_localization.errors import CameraError, ImageError
+from mote_localization.errors import CameraError, ImageError, SceneError
 from mote_localization.evaluation.metrics import Answer
 from mote_localization.localizer import Localizer
 from mote_localization.scenes import Frame
+
+_log = logging.getLogger(__name__)
 
 
 def localize_frames(
@@ -13,18 +16,28 @@ def localize_frames(
 ) -> Iterator[Answer]:
     """Localize frames one after the other, without their poses and their depth.
 
+    A frame whose image cannot be read is lost, with a warning.
+
     Args:
         localizer: Localizer of the map.
         frames: Frames to localize.
         prior: Give the localizer the pose of the frame before, as the node does.
 
     Raises:
-        MoteError: An image or its camera cannot be used; the message names the frame.
+        MoteError: A camera is not known, or does not fit the image; the message names the frame.
     """
     last = None
     for frame in frames:
+        camera = frame.known_camera()
         try:
-            found = localizer.localize(frame.image(), frame.known_camera(), last)
+            image_hw3 = frame.image()
+        except SceneError as error:
+            _log.warning("frame %s is lost: %s", frame.name[:60], error)
+            last, lost = None, "the image cannot be read"
+            yield Answer(frame.name, frame.stamp_s, frame.T_map_cam, None, lost, 0, {})
+            continue
+        try:
+            found = localizer.localize(image_hw3, camera, last)
         except (CameraError, ImageError) as error:
             raise type(error)(f"frame {frame.name[:60]}: {error}") from error
         last = found.T_map_cam if prior else None

@@ -320,6 +320,16 @@ def test_missing_maps_scenes_splits_and_topics_are_errors(tmp_path, tiny_map, fo
         Evaluate(drive, tiny_map, recording=RecordingOptions(image_topic="/left")).run()
 
 
+def test_a_frame_whose_image_cannot_be_read_is_lost(tmp_path, tiny_map, folder, caplog):
+    scene = shutil.copytree(folder, tmp_path / "room")
+    image_path = next((scene / "data").glob("f1.color.*"))
+    image_path.write_bytes(image_path.read_bytes()[:100])
+    evaluation = Evaluate(scene, tiny_map).evaluate()
+    reasons = {answer.name: answer.reason for answer in evaluation.answers}
+    assert reasons["f1"] == "the image cannot be read" and reasons["f2"] == ""
+    assert "frame f1 is lost" in caplog.text and "is damaged" in caplog.text
+
+
 def test_frames_without_intrinsics_cannot_be_evaluated(tmp_path, tiny_map, folder):
     scene = shutil.copytree(folder, tmp_path / "room")
     (scene / "camera-intrinsics.txt").unlink()
