@@ -62,6 +62,7 @@ def test_without_a_calibration_the_size_is_that_of_the_image(tmp_path):
         (an_image(step=10), "step is 10 bytes"),
         (an_image(height=24), "64x24 px, expected 64x48 px as in its CameraInfo"),
         (a_packed(0, "/cam/image", "jpeg", b"no image"), "damaged or no image"),
+        (a_packed(0, "/cam/image", "h264", b"video"), "the format 'h264', expected jpeg or png"),
     ],
 )
 def test_unusable_images_raise_an_error_that_names_the_image(tmp_path, message, words):

@@ -29,6 +29,9 @@ class ImageKind(NamedTuple):
     holds_depth: bool  # depths that `depth_of` reads
 
 
+_FORMATS = ("jpeg", "jpg", "png")  # of sensor_msgs/CompressedImage
+
+
 def kind_of(message: Any, msgtype: str, topic: str = "") -> ImageKind:
     """Return what an image message is, without decoding it.
 
@@ -58,8 +61,15 @@ def image_of(message: Any, msgtype: str) -> np.ndarray:
     """
     if msgtype != COMPRESSED:
         return decode(message)
+    content = message.data.tobytes()
+    known = any(name in message.format.lower() for name in _FORMATS)
+    if not known and encoded_size(content) is None:
+        raise ImageError(
+            f"has the format '{message.format[:40]}', expected jpeg or png; republish the images "
+            "raw with image_transport, and record them"
+        )
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image_hw3 = decode_image(message.data.tobytes(), flags)
+    image_hw3 = decode_image(content, flags)
     return cv2.cvtColor(image_hw3, cv2.COLOR_BGR2RGB)
 
 
