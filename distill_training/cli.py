@@ -94,7 +94,6 @@ class Reconstruct:
     def run(self) -> None:
         """Reconstruct the scene and show the result."""
         self.inspection.check()
-        say(f"opening {self.scene}")
         plan = self.teacher.plan(self.scene, self.recording)
         print_table(plan.described, str(self.scene), stderr=True)
         if self.dry_run:
@@ -237,7 +236,6 @@ class Map:
                 f"found {processes()} processes, expected one: run `mote-distill reconstruct` in "
                 "one process, then `mote-distill distill` in all of them"
             )
-        say(f"opening {self.scene}")  # torch takes seconds to import
         self.student.check(self.output)
         plan = self.teacher.plan(self.scene, self.recording)
         rows = {**plan.described, "student": self.student.plan()}

@@ -4,16 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill_training.common.sampling import thinned
 from mote_localization.scenes import Frame
 
-_DEPTHS_READ = 8  # images whose depth decides whether there is depth
+_MOST = 0.8  # of the frames
 
 
-def has_depth(frames: Sequence[Frame]) -> bool:
-    """Return whether frames have depth; that of a few is read, spread evenly."""
-    sample = thinned(frames, _DEPTHS_READ)
-    return bool(sample) and all(frame.depth() is not None for frame in sample)
+def have_depth(frames: Sequence[Frame]) -> bool:
+    """Return whether most frames have depth."""
+    return bool(frames) and sum(frame.has_depth() for frame in frames) >= _MOST * len(frames)
 
 
 def depth_at(depth_hw: np.ndarray, pixels_n2: np.ndarray) -> np.ndarray:

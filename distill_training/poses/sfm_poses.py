@@ -12,7 +12,7 @@ from distill_training.common.robust import median_error
 from distill_training.poses.frame_points import NO_POINTS, FramePoints
 from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth
-from distill_training.poses.measured_depth import depth_at, has_depth
+from distill_training.poses.measured_depth import depth_at, have_depth
 from distill_training.poses.poses_config import Known, SfmConfig
 from distill_training.poses.sfm.checks import connection, weakest_cut
 from distill_training.poses.sfm.colmap_camera import to_colmap
@@ -102,7 +102,7 @@ def place_by_structure_from_motion(
     unplaced = (one for i, one in enumerate(images) if i not in placed)
     if len(gauges) > 1 or any(one.frame.name in given for one in unplaced):
         placed = _with_given_positions(placed, images, [part for part, _ in gauges], folder)
-    elif len(placed) < len(images) and has_depth([one.frame for one in images]):
+    elif len(placed) < len(images) and have_depth([one.frame for one in images]):
         placed = _joined_by_depth(placed, images, found.parts, folder / DATABASE, config)
     ordered = sorted(placed)
     names = [images[i].frame.name for i in ordered]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from distill_training.common.dependencies import structure_from_motion_packages, training_packages
-from distill_training.poses.measured_depth import has_depth
+from distill_training.poses.measured_depth import have_depth
 from distill_training.poses.poses_config import PosesConfig, SfmConfig
 from distill_training.reconstruction import Reconstruction, begun_reconstruction
 from distill_training.teachers.depth_files.depth_folder import DepthFolder
@@ -24,7 +24,7 @@ from distill_training.teachers.teacher_config import (
 from mote_localization.command_line import print_table
 from mote_localization.errors import MoteError
 from mote_localization.scenes import RecordingOptions, Scene, open_scene
-from mote_localization.scenes.posed_scene import PosedScene
+from mote_localization.scenes.training_selection import TrainingSelection
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _POSES_OF = {
     "files": ("given", "refine", "sfm", "files"),
 }
 
-MIN_POSED = 0.8  # of the training frames: with fewer, frames without a pose are not left out
+MAX_LACKING = 0.2  # of the training frames, that are left out as they lack a pose or depth
 _WORK = "work"  # folder of intermediate files, inside that of the reconstruction
 # options of structure from motion that refine uses
 _REFINE_FLAGS = ("--sfm.max-px", "--sfm.max-features", "--sfm.peak-threshold", "--sfm.per-image")
@@ -136,15 +136,9 @@ class Teacher:
         """
         opened = open_scene(scene, recording)
         found = Found.of(opened)
-        by_given = self.poses.poses in ("auto", "given", "refine")
-        if by_given and MIN_POSED * found.images <= found.poses < found.images:
-            _log.warning(
-                "%s: %d of %d training frames have no pose and are left out (--poses sfm uses all)",
-                scene,
-                found.images - found.poses,
-                found.images,
-            )
-            opened = PosedScene(opened)
+        left_out = self._lacking(opened, found)
+        if left_out:
+            opened = TrainingSelection(opened, left_out)
             found = Found.of(opened)
         decided = self.decided(found)
         decided._check_frames(opened, found)
@@ -153,6 +147,36 @@ class Teacher:
         rows = {"recording": f"{held['recording']}; images: {held['images']}"}
         rows |= self._described(found, decided)
         return Plan(opened, decided, rows)
+
+    def _lacking(self, scene: Scene, found: "Found") -> set[str]:
+        """Return the training frames to leave out: a few lack a pose or depth that most have.
+
+        A warning states their number.
+        """
+        frames = list(scene.frames("train"))
+        without: dict[str, list[str]] = {}
+        if self.poses.poses in ("auto", "given", "refine"):
+            without["pose"] = [frame.name for frame in frames if frame.T_map_cam is None]
+        by_depth = self.teacher == "rgbd" or (self.teacher == "auto" and self._no_other_depth())
+        if by_depth and found.depth:
+            without["depth"] = [frame.name for frame in frames if not frame.has_depth()]
+        left_out: set[str] = set()
+        for what, names in without.items():
+            if 0 < len(names) <= MAX_LACKING * len(frames):
+                _log.warning(
+                    "%s: %d of %d training frames have no %s and are left out (%s)",
+                    scene.name,
+                    len(names),
+                    len(frames),
+                    what,
+                    "--poses sfm uses all" if what == "pose" else "--teacher sfm uses all",
+                )
+                left_out.update(names)
+        return left_out
+
+    def _no_other_depth(self) -> bool:
+        """Return whether auto would take measured depth: no checkpoint, no files are given."""
+        return self.dust3r.checkpoint is None and self.files.files is None
 
     def _described(self, found: "Found", decided: "Teacher") -> dict[str, str]:
         """Return what is found in a scene and what is chosen, as rows to print: name and value."""
@@ -350,17 +374,17 @@ class Found:
     """What a scene holds for its training frames."""
 
     images: int
-    depth: bool  # of all of a sample of the frames
+    depth: bool  # of most frames
     poses: int  # number of frames with a pose
     cameras: int  # number of frames with known intrinsics
 
     @classmethod
     def of(cls, scene: Scene) -> "Found":
-        """Return what a scene holds; a few depth images are read."""
+        """Return what a scene holds."""
         frames = list(scene.frames("train"))
         return cls(
             len(frames),
-            has_depth(frames),
+            have_depth(frames),
             sum(frame.T_map_cam is not None for frame in frames),
             sum(frame.camera is not None for frame in frames),
         )

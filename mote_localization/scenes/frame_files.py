@@ -57,6 +57,10 @@ class FileFrame(Frame):
         """Return camera and focal length in the file's EXIF data; see `Frame.lens`."""
         return read_lens(self.image_path)
 
+    def has_depth(self) -> bool:
+        """Return whether the file of the depth exists; see `Frame.has_depth`."""
+        return self.depth_path is not None and self.depth_path.exists()
+
     def depth(self) -> np.ndarray | None:
         """Return depth_hw in metres, or None; see `Frame.depth`."""
         if self.depth_path is None or not self.depth_path.exists():

@@ -66,6 +66,10 @@ class Frame(ABC):
         """Return depth_hw, float32 metres along the optical axis, 0 = no depth; None: no depths."""
         return None
 
+    def has_depth(self) -> bool:
+        """Return whether there is a depth image; it may be damaged."""
+        return self.depth() is not None
+
     def known_camera(self) -> Camera:
         """Return the camera; raise `SceneError` if its intrinsics are not known."""
         if self.camera is None:

@@ -10,7 +10,7 @@ import pytest
 pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed")
 from quick_sfm import QUICK  # noqa: E402
 
-from distill_training.poses import measured_depth, sfm_poses  # noqa: E402
+from distill_training.poses import sfm_poses  # noqa: E402
 from distill_training.poses.scene_poses import find_poses  # noqa: E402
 from distill_training.poses.sfm.depth_join import MeasuredFeatures, join_by_depth  # noqa: E402
 from distill_training.poses.sfm.sfm_model import Model  # noqa: E402
@@ -90,7 +90,6 @@ def test_depth_joins_what_structure_from_motion_does_not(
     parts = [whole.part(np.arange(6)), whole.part(np.arange(6, 11))]
     split = SfmPoses(parts, {11: "not connected"})
     monkeypatch.setattr(sfm_poses, "structure_from_motion", lambda *_: split)
-    monkeypatch.setattr(measured_depth, "_DEPTHS_READ", 3)
     poses = find_poses(FolderScene(scene), QUICK, sfm_work)
     assert poses.metric and len(poses.T_map_cam) == 12
     found = np.array([T[:3, 3] for T in poses.T_map_cam.values()])

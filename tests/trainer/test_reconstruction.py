@@ -387,6 +387,17 @@ def test_a_few_frames_without_a_pose_are_left_out(
     )
 
 
+def test_a_few_frames_without_depth_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_plane_scene(tmp_path / "plane", tuple("abcdefghij"))
+    for name in "cd":
+        (tmp_path / f"plane/data/{name}.depth.png").unlink()
+    plan = Teacher().plan(tmp_path / "plane")
+    assert plan.teacher.teacher == "rgbd"
+    assert [frame.name for frame in plan.scene.frames("train")] == list("abefghij")
+    assert "2 of 10 training frames have no depth and are left out" in caplog.text
+    assert Teacher("sfm").plan(tmp_path / "plane").scene.count("train") == 10
+
+
 def test_poses_of_unknown_unit_give_a_reconstruction_of_unknown_scale(tmp_path: Path):
     write_plane_scene(tmp_path / "plane")
     scene = FolderScene(tmp_path / "plane")

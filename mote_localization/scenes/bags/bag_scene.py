@@ -57,6 +57,10 @@ class BagFrame(Frame):
         kind = _read(self.images, self.image_number, kind_of, where)
         return kind.size or super().size()
 
+    def has_depth(self) -> bool:
+        """Return whether a depth belongs to the image; see `Frame.has_depth`."""
+        return self.depth_number >= 0
+
     def depth(self) -> np.ndarray | None:
         """Return depth_hw in metres, or None; see `Frame.depth`."""
         if self.depths is None or self.depth_number < 0:
