@@ -10,6 +10,11 @@ import numpy as np
 
 from mote_localization.errors import ImageError
 
+_SENSOR_BITS = (
+    10,
+    12,
+    14,
+)  # of cameras whose 16-bit values use fewer; all 16 would be almost black
 MAX_SIDE_PX = 16384  # of an image; larger sizes are mistakes and would fill the memory
 
 
@@ -17,7 +22,7 @@ MAX_SIDE_PX = 16384  # of an image; larger sizes are mistakes and would fill the
 class _Encoding:
     channels: int  # values per pixel
     code: int | None = None  # cv2 colour conversion to RGB; None: the buffer is RGB already
-    dtype: str = "u1"  # of a value; 16-bit values are scaled to 8 bits, as cv_bridge does
+    dtype: str = "u1"  # of a value; 16-bit values are scaled to 8 bits
     even: bool = False  # the width must be even: two pixels have one chroma value
 
 
@@ -66,7 +71,10 @@ def decode(message: Any) -> np.ndarray:
     """
     pixels, layout = _pixels(message, ENCODINGS)
     if pixels.dtype.itemsize == 2:
-        pixels = cv2.convertScaleAbs(pixels.astype(np.uint16), alpha=255 / 65535)
+        values = pixels.astype(np.uint16)
+        largest = int(values.max())
+        bits = next((bits for bits in _SENSOR_BITS if largest < 1 << bits), 16)
+        pixels = cv2.convertScaleAbs(values, alpha=255 / ((1 << bits) - 1))
     return pixels if layout.code is None else cv2.cvtColor(pixels, layout.code)
 
 

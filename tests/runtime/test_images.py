@@ -56,6 +56,15 @@ def test_encodings_without_loss_are_decoded_exactly(encoding, raw, expected, pad
     np.testing.assert_array_equal(decoded, expected)
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_grey_of_fewer_than_16_bits_keeps_its_brightness(bits):
+    full = (1 << bits) - 1
+    grey = np.array([[0, 64, 128, 255]] * HEIGHT, np.float64)
+    data, step = flat((grey / 255 * full).round().astype("<u2")[..., None])
+    decoded = decode("mono16", HEIGHT, 4, step, data)
+    assert np.abs(decoded[..., 0].astype(int) - grey).max() <= 1
+
+
 def test_big_endian_values_are_decoded():
     data, step = flat(GRAY.astype(">u2") * 257)
     np.testing.assert_array_equal(
