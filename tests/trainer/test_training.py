@@ -305,7 +305,7 @@ def test_one_command_makes_a_map_of_a_scene(tmp_path: Path):
         ("nothing", (), "does not exist"),
         (".", ("--minutes", 0), "expected a time above 0"),
         (".", ("--stride", 0), "expected 1 or more"),
-        (".", (), "holds no photographs, expected"),
+        (".", (), "is empty, expected one of: rosbag2 recording"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(
