@@ -10,11 +10,8 @@ import numpy as np
 
 from mote_localization.errors import ImageError
 
-_SENSOR_BITS = (
-    10,
-    12,
-    14,
-)  # of cameras whose 16-bit values use fewer; all 16 would be almost black
+# Of cameras whose 16-bit values use fewer bits; scaled as 16 bits, they would be almost black.
+_SENSOR_BITS = (10, 12, 14)
 MAX_SIDE_PX = 16384  # of an image; larger sizes are mistakes and would fill the memory
 
 
