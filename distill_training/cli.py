@@ -13,9 +13,16 @@ from distill_training.common.processes import processes, rank
 from distill_training.common.renamed_options import refuse_renamed_flags
 from distill_training.experiments.ablation.ablate_command import Ablate
 from distill_training.reconstruction import Reconstruction, open_reconstruction
-from distill_training.teachers.teacher_options import Flat, Teacher
+from distill_training.teachers.teacher_options import Teacher
 from distill_training.training.train_config import TrainConfig
-from mote_localization.command_line import one_line_errors, print_table, run_command, say
+from mote_localization.command_line import (
+    File,
+    Flat,
+    one_line_errors,
+    print_table,
+    run_command,
+    say,
+)
 from mote_localization.errors import MoteError
 from mote_localization.files import check_output
 from mote_localization.map_file import read_map
@@ -26,7 +33,6 @@ if TYPE_CHECKING:
     from distill_training.students.settings import Settings
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
 
 @dataclass(frozen=True)

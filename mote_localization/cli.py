@@ -11,7 +11,7 @@ from mote_localization.backends import BACKEND_HELP
 from mote_localization.backends.engine_builder import Gpu, Precision, engine_for
 from mote_localization.backends.engines import cache_folder
 from mote_localization.calibration_files import read_calibration
-from mote_localization.command_line import print_table, run_command, say
+from mote_localization.command_line import Flat, print_table, run_command, say
 from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.bench import Bench
 from mote_localization.evaluation.evaluate import Evaluate
@@ -30,9 +30,7 @@ class Inspect:
     """Print the metadata of a map, or what a recording holds."""
 
     path: tyro.conf.Positional[Path]  # map file (.onnx), or recording of any layout
-    recording: Annotated[RecordingOptions, tyro.conf.arg(name="")] = field(
-        default_factory=RecordingOptions
-    )
+    recording: Annotated[RecordingOptions, Flat] = field(default_factory=RecordingOptions)
 
     def run(self) -> None:
         """Print a table."""

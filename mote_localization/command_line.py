@@ -5,7 +5,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -14,6 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mote_localization.errors import MoteError
+
+Flat = tyro.conf.arg(name="")  # annotates a dataclass: its fields become flags of the command
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
 _INTERRUPTED = 130  # exit status after SIGINT, as shells expect it
 _BROKEN_PIPE = 141  # after SIGPIPE

@@ -61,6 +61,13 @@ def track_if_slow(
 
 
 @contextmanager
+def status(description: str) -> Iterator[None]:
+    """Show a text on a terminal while the block runs, and remove it."""
+    with Console(stderr=True).status(description):
+        yield
+
+
+@contextmanager
 def busy(description: str) -> Iterator[None]:
     """Show a progress bar of unknown length while the block runs."""
     with progress_bar() as bar:

@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from mote_localization.anchors import check_anchors, fit_anchors, read_anchors
-from mote_localization.command_line import print_table, say
+from mote_localization.command_line import File, Flat, print_table, say
 from mote_localization.errors import MapFileError, MoteError
 from mote_localization.files import check_output
 from mote_localization.gravity import rotation_to_z, up_of_cameras, up_of_floor
@@ -27,7 +27,7 @@ class FrameOptions:
     # seen in the keyframes
     level: Literal["no", "cameras", "floor"] = "no"
     # file with points or poses in the map's frame and in yours (.yaml), see docs/make_a_map.md
-    anchor: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    anchor: File = None
 
     @property
     def given(self) -> bool:
@@ -114,7 +114,7 @@ class Transform:
 
     map: tyro.conf.Positional[Path]  # map file (.onnx), made by `mote-distill map`
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]  # map file to write
-    frame: Annotated[FrameOptions, tyro.conf.arg(name="")]
+    frame: Annotated[FrameOptions, Flat]
 
     def run(self) -> None:
         """Compute the frame change, print it, and write the map."""

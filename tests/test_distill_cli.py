@@ -1,8 +1,12 @@
 """The `mote-distill` command: output, errors and exit status."""
 
 import json
+import os
+import pty
 import re
+import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -277,6 +281,22 @@ def test_a_dry_run_prints_what_would_be_done_and_why(room, distill):
     (room / "data/view3.pose.txt").unlink()
     _, printed = distill("reconstruct room -o made --dry-run --checkpoint c.pth")
     assert "poses structure from motion; where it fails, alignment of pairs of " in printed
+
+
+def test_a_terminal_shows_that_torch_is_loading_before_anything_else(room):
+    reading, terminal = pty.openpty()
+    command = [Path(sys.executable).with_name("mote-distill"), "map", room, "-o", "a.onnx"]
+    with subprocess.Popen([*command, "--dry-run"], stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        first = os.read(reading, 10_000)
+        shown = b""
+        with suppress(OSError):  # raised on Linux when the process has ended
+            while text := os.read(reading, 10_000):
+                shown += text
+    os.close(reading)
+    assert process.returncode == 0
+    assert b"training images" not in first
+    assert (first + shown).index(b"loading PyTorch") < shown.index(b"training images")
 
 
 def test_without_pycolmap_structure_from_motion_is_refused_in_one_line(room, distill, monkeypatch):

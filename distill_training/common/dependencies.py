@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mote_localization.errors import MoteError
+from mote_localization.progress import status
 
 
 @contextmanager
@@ -14,7 +15,8 @@ def training_packages() -> Iterator[None]:
         MoteError: A package is missing.
     """
     try:
-        yield
+        with status("loading PyTorch"):  # takes seconds
+            yield
     except ImportError as error:
         raise MoteError(
             f"training needs a package that is not installed ({str(error)[:80]}); install it with "

@@ -198,19 +198,18 @@ def _triangulated(
         found = adjust_given_poses(
             scene, given, given, folder / "given", config.sfm, kept_px=kept_px
         )
-        points = {name: one.points for name, one in found.placed.items()}
+        points = found.points
         if len(points) < MIN_PLACED * len(given):
             raise ReconstructionError(
                 f"{len(points)} of {len(given)} frames have triangulated points at the given poses"
             )
-        adjusted = {name: one.T_map_cam for name, one in found.placed.items()}
         measured = f"matching features are {found.given_px:.1f} px apart at the given poses"
         if found.given_px <= kept_px:
             say(f"{measured}: the poses are used as they are")
             if left_out := len(given) - len(points):
                 say(f"{left_out} of {len(given)} frames see too few points and are left out")
             return ScenePoses({name: given[name] for name in points}, points=points)
-        refined = RefinedPoses.of(adjusted, given, f"{measured} (epipolar distance)")
+        refined = RefinedPoses.of(found.T_map_cam, given, f"{measured} (epipolar distance)")
     except ReconstructionError as error:
         if config.poses == "given":
             raise
@@ -261,12 +260,12 @@ def _refined(
         refined = measured or refine_poses(scene, given, *depths_m)
     else:
         initial = measured.T_map_cam if measured else given
-        placed = adjust_given_poses(scene, given, initial, folder, config.sfm).placed
-        points = {name: one.points for name, one in placed.items()}
-        known = {name: one.T_map_cam for name, one in placed.items()}
+        adjusted = adjust_given_poses(scene, given, initial, folder, config.sfm)
+        points = adjusted.points
         count = sum(len(one.depth_k) for one in points.values())
+        measured_by = f"{count} observations of triangulated points"
         try:
-            refined = RefinedPoses.of(known, given, f"{count} observations of triangulated points")
+            refined = RefinedPoses.of(adjusted.T_map_cam, given, measured_by)
         except ReconstructionError as error:
             if measured is None:
                 raise

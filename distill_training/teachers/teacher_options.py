@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from distill_training.common.dependencies import structure_from_motion_packages, training_packages
 from distill_training.poses.measured_depth import have_depth
 from distill_training.poses.poses_config import PosesConfig, SfmConfig
@@ -21,12 +19,14 @@ from distill_training.teachers.teacher_config import (
     RgbdConfig,
     SimulatedConfig,
 )
-from mote_localization.command_line import print_table
+from mote_localization.command_line import File, Flat, print_table
 from mote_localization.errors import MoteError
 from mote_localization.scenes import RecordingOptions, Scene, open_scene
 from mote_localization.scenes.training_selection import TrainingSelection
 
 _log = logging.getLogger(__name__)
+
+_TeacherName = Literal["auto", "rgbd", "sfm", "dust3r", "simulated", "files"]
 
 # teacher -> sources of poses that it can use
 _POSES_OF = {
@@ -50,15 +50,13 @@ _SOURCES = {
     "files": "those of the depth files, in their own frame",
 }
 
-Flat = tyro.conf.arg(name="")  # fields become flags of the command itself
-
 
 @dataclass(frozen=True)
 class Dust3rConfig:
     """The DUSt3R network and its device."""
 
     # published weights of the network for dust3r, NAME.pth; CC BY-NC-SA 4.0, non-commercial
-    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    checkpoint: File = None
     device: str = "auto"  # of dust3r: cpu, cuda; auto: the GPU where there is one
 
 
@@ -70,7 +68,7 @@ class Teacher:
     # that predicts pointmaps of pairs of photographs; files: depth that another network wrote;
     # simulated: measured depth with the errors of a network for pairs, to test alignment; auto:
     # files with --files, dust3r with --checkpoint, rgbd where the scene has depth, else sfm
-    teacher: Literal["auto", "rgbd", "sfm", "dust3r", "simulated", "files"] = "auto"
+    teacher: _TeacherName = "auto"
     poses: Annotated[PosesConfig, Flat] = field(default_factory=PosesConfig)
     cells: Annotated[CellsConfig, Flat] = field(default_factory=CellsConfig)
     rgbd: Annotated[RgbdConfig, Flat] = field(default_factory=RgbdConfig)
@@ -157,8 +155,7 @@ class Teacher:
         without: dict[str, list[str]] = {}
         if self.poses.poses in ("auto", "given", "refine"):
             without["pose"] = [frame.name for frame in frames if frame.T_map_cam is None]
-        by_depth = self.teacher == "rgbd" or (self.teacher == "auto" and self._no_other_depth())
-        if by_depth and found.depth:
+        if self._chosen_teacher(found) == "rgbd" and found.depth:
             without["depth"] = [frame.name for frame in frames if not frame.has_depth()]
         left_out: set[str] = set()
         for what, names in without.items():
@@ -174,9 +171,15 @@ class Teacher:
                 left_out.update(names)
         return left_out
 
-    def _no_other_depth(self) -> bool:
-        """Return whether auto would take measured depth: no checkpoint, no files are given."""
-        return self.dust3r.checkpoint is None and self.files.files is None
+    def _chosen_teacher(self, found: "Found") -> _TeacherName:
+        """Return the teacher; for auto, the one that fits the options and what is found."""
+        if self.teacher != "auto":
+            return self.teacher
+        if self.files.files is not None:
+            return "files"
+        if self.dust3r.checkpoint is not None:
+            return "dust3r"
+        return "rgbd" if found.depth or not found.images else "sfm"
 
     def _described(self, found: "Found", decided: "Teacher") -> dict[str, str]:
         """Return what is found in a scene and what is chosen, as rows to print: name and value."""
@@ -209,13 +212,7 @@ class Teacher:
         Raises:
             MoteError: Options do not fit the teacher that is chosen.
         """
-        teacher, poses = self.teacher, self.poses.poses
-        if teacher == "auto":
-            teacher = "rgbd" if found.depth or not found.images else "sfm"
-            if self.dust3r.checkpoint is not None:
-                teacher = "dust3r"
-            if self.files.files is not None:
-                teacher = "files"
+        teacher, poses = self._chosen_teacher(found), self.poses.poses
         if poses == "auto" and teacher == "sfm":
             known = found.poses == found.cameras == found.images
             poses = "auto" if known and self.poses.intrinsics != "estimate" else "sfm"

@@ -2,12 +2,10 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from distill_training.training.augmentation import AugmentConfig
+from mote_localization.command_line import File
 from mote_localization.errors import MoteError
 from mote_localization.keyframes import MAX_KEYFRAMES
 
@@ -44,7 +42,7 @@ class TrainConfig:
     margin: int = 0  # frames left out of training on either side of each held-out block
     # map of the same place from a validation training, whose scales of sigma and covariance are
     # used; by default they are measured on this training's held-out frames
-    calibration_from: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    calibration_from: File = None
     # largest number of keyframes in the map, 15 to 20 kB each; they refine correct poses and reject
     # wrong ones; 0: none
     keyframes: int = 0

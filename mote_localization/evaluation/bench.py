@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mote_localization.backends import BACKEND_HELP, choose_backend, runs_on_cpu
 from mote_localization.camera import Camera
-from mote_localization.command_line import print_table
+from mote_localization.command_line import File, print_table
 from mote_localization.errors import MoteError, SceneError
 from mote_localization.evaluation.json_figures import write_json
 from mote_localization.evaluation.machine import (
@@ -53,7 +53,7 @@ class Bench:
     # give the localizer the pose of the image before, as the node does
     prior: tyro.conf.FlagCreatePairsOff[bool] = False
     # write the numbers to this file
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    json: File = None
 
     def run(self) -> None:
         """Measure, print the tables, write the file."""

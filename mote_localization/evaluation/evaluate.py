@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 
 from mote_localization.backends import BACKEND_HELP
+from mote_localization.command_line import File, Flat
 from mote_localization.errors import ReplayError, SceneError
 from mote_localization.evaluation.json_figures import write_evaluation_json
 from mote_localization.evaluation.localize_frames import localize_frames
@@ -28,7 +29,6 @@ from mote_localization.progress import track
 from mote_localization.scenes import RecordingOptions, Scene, Split, open_scene
 
 _log = logging.getLogger(__name__)
-_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,14 @@ class Evaluate:
     ros: tyro.conf.FlagCreatePairsOff[bool] = False
     rate: float = 1.0  # with --ros: speed of the replay; 1: as recorded, folders at 30 Hz
     repeat: int = 1  # with --ros: how often to play the frames, at 30 Hz, for a long run
-    recording: Annotated[RecordingOptions, tyro.conf.arg(name="")] = field(
-        default_factory=RecordingOptions
-    )
+    recording: Annotated[RecordingOptions, Flat] = field(default_factory=RecordingOptions)
     # true poses in place of the scene's: a TUM trajectory, or pseudo ground truth of 7-Scenes
-    truth: _File = None
+    truth: File = None
     # write a report to this file NAME.html, one self-contained page, and the trajectories
     # NAME.estimate.tum and NAME.truth.tum beside it
-    report: _File = None
-    output: _File = None  # write the poses to this file, a TUM trajectory
-    json: _File = None  # write the figures and the errors of every frame to this file
+    report: File = None
+    output: File = None  # write the poses to this file, a TUM trajectory
+    json: File = None  # write the figures and the errors of every frame to this file
 
     def run(self) -> None:
         """Evaluate, print the tables, write the files."""

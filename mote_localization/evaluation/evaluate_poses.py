@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from mote_localization.command_line import File, Flat
 from mote_localization.errors import MoteError
 from mote_localization.evaluation.json_figures import write_evaluation_json
 from mote_localization.evaluation.metrics import Answer, evaluate_answers
@@ -35,15 +36,13 @@ class EvaluatePoses:
     # file of true poses, scene or recording
     truth: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TRUTH")]]
     split: Split = "test"  # which frames, where TRUTH is a scene
-    recording: Annotated[RecordingOptions, tyro.conf.arg(name="")] = field(
-        default_factory=RecordingOptions
-    )
+    recording: Annotated[RecordingOptions, Flat] = field(default_factory=RecordingOptions)
     # transform that is fitted to the camera centres, and applied before all errors: se3: rotation
     # and translation; sim3: scale too
     align: Alignment = "none"
     max_difference: float = MAX_DIFFERENCE_S  # largest difference of stamps of one frame, s
     # write the figures and the errors of every frame to this file
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    json: File = None
 
     def run(self) -> None:
         """Match the frames, evaluate, print the table, write the file."""

@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from mote_localization.command_line import File
 from mote_localization.errors import SceneError
 
 Topic = Annotated[str | None, tyro.conf.arg(metavar="TOPIC")]
@@ -25,7 +25,7 @@ class RecordingOptions:
     """
 
     # calibration of the camera of a video or of photographs, or in place of CameraInfo
-    camera: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    camera: File = None
 
     # images of a recording; default: the only topic, or the one beside calibration and poses
     image_topic: Topic = None

@@ -120,11 +120,7 @@ class Scene(ABC):
         """Return the number of frames of a split."""
 
     def described(self) -> dict[str, str]:
-        """Return what the scene holds, as rows to print: name and value.
-
-        Raises:
-            SceneError: A depth is damaged.
-        """
+        """Return what the scene holds, as rows to print: name and value."""
         frames = list(self.frames("all"))
         sizes = list(map(_described_size, frames[:_SAMPLED_SIZES]))
         known = Counter(size for size in sizes if size is not None)
@@ -135,7 +131,7 @@ class Scene(ABC):
             images.append(f"{sizes.count(None)} cannot be read")
         cameras = sum(frame.camera is not None for frame in frames)
         poses = sum(frame.T_map_cam is not None for frame in frames)
-        depth = any(frame.depth() is not None for frame in frames[:: max(1, len(frames) // 4)])
+        depth = any(frame.has_depth() for frame in frames[:: max(1, len(frames) // 4)])
         return {
             "recording": self.layout,
             "images": ", ".join(images),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distill_training.poses.frame_points import FramePoints
 from distill_training.poses.gauge import Gauge
 from distill_training.poses.image_pairs import overlapping_pairs
 from distill_training.poses.poses_config import PairsConfig, SfmConfig
@@ -32,6 +33,16 @@ class AdjustedPoses:
 
     placed: dict[str, PlacedImage]  # those that see enough points, in recording order
     given_px: float  # median distance of matches from epipolar lines at the given poses
+
+    @property
+    def points(self) -> dict[str, FramePoints]:
+        """Triangulated points of each frame."""
+        return {name: one.points for name, one in self.placed.items()}
+
+    @property
+    def T_map_cam(self) -> dict[str, np.ndarray]:
+        """Adjusted pose (4, 4) of each frame."""
+        return {name: one.T_map_cam for name, one in self.placed.items()}
 
 
 def adjust_given_poses(

@@ -105,7 +105,6 @@ class ColmapScene(FileScene):
     """The images of a COLMAP model, all for training, in natural order of their names."""
 
     sequential = False
-
     metric = False
 
     def __init__(self, path: Path | str) -> None:
