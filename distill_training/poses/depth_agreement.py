@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from distill_training.common.sampling import thinned
-from distill_training.poses.measured_depth import depth_at
+from distill_training.poses.measured_depth import depth_at, readable_depth
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
 from mote_localization.geometry import invert, transform
@@ -102,7 +102,7 @@ def _pairs(
 
 def _sample(frame: Frame, T_map_cam: np.ndarray) -> _Sampled | None:
     """Return points of a frame; None without depth or intrinsics."""
-    depth_hw = frame.depth()
+    depth_hw = readable_depth(frame)
     if depth_hw is None or frame.camera is None:
         return None
     live = frame.camera

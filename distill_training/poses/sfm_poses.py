@@ -12,7 +12,7 @@ from distill_training.common.robust import median_error
 from distill_training.poses.frame_points import NO_POINTS, FramePoints
 from distill_training.poses.gauge import Gauge, find_gauge, gauge_from_poses
 from distill_training.poses.known_lengths import KnownLength, PhotoDepth
-from distill_training.poses.measured_depth import depth_at, have_depth
+from distill_training.poses.measured_depth import depth_at, have_depth, readable_depth
 from distill_training.poses.poses_config import Known, SfmConfig
 from distill_training.poses.sfm.checks import connection, weakest_cut
 from distill_training.poses.sfm.colmap_camera import to_colmap
@@ -186,7 +186,7 @@ def _scale_from_depth(part: Model, images: Sequence[SfmImage]) -> tuple[float, f
     """
     ratios = []
     for n, i in enumerate(track(part.images, "scale", len(part.images))):
-        depth_hw = images[i].frame.depth()
+        depth_hw = readable_depth(images[i].frame)
         if depth_hw is None:
             continue
         points = frame_points(part, n)

@@ -4,6 +4,7 @@
                             their poses; where the poses are adjusted, also the given poses
     frames/NAME.npz         image_hw3 uint8, points_hw3 float32 (m, map frame, NaN = none),
                             sigma_hw float32 (m)
+    left_out.json           training frames that are damaged, with the reason; only if there are any
 
 The image is that of the canonical camera, and the pointmap has the student's stride: training needs
 nothing else. Where the scale is unknown, lengths are in arbitrary units.

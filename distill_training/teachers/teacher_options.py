@@ -11,6 +11,7 @@ from distill_training.common.dependencies import structure_from_motion_packages,
 from distill_training.poses.measured_depth import have_depth
 from distill_training.poses.poses_config import PosesConfig, SfmConfig
 from distill_training.reconstruction import Reconstruction, begun_reconstruction
+from distill_training.teachers.damaged_frames import without_damaged
 from distill_training.teachers.depth_files.depth_folder import DepthFolder
 from distill_training.teachers.teacher_config import (
     CellsConfig,
@@ -37,7 +38,8 @@ _POSES_OF = {
     "files": ("given", "refine", "sfm", "files"),
 }
 
-MAX_LACKING = 0.2  # of the training frames, that are left out as they lack a pose or depth
+# of the training frames, that are left out as they lack a pose or depth, or are damaged
+MAX_LACKING = 0.2
 _WORK = "work"  # folder of intermediate files, inside that of the reconstruction
 # options of structure from motion that refine uses
 _REFINE_FLAGS = ("--sfm.max-px", "--sfm.max-features", "--sfm.peak-threshold", "--sfm.per-image")
@@ -396,16 +398,20 @@ class Plan:
     described: dict[str, str]  # what is found and chosen, as rows to print: name and value
 
     def reconstruct(self, folder: Path) -> Reconstruction:
-        """Reconstruct the scene; see `Teacher.reconstruct`.
+        """Reconstruct the scene; see `Teacher.reconstruct`. A few damaged frames are left out.
 
         Intermediate files are deleted, also those of a run that was interrupted at its end.
         """
-        if self.teacher.teacher in ("dust3r", "simulated"):
-            made = self.teacher._from_pairs(self.scene, folder)
-        elif self.teacher.teacher == "files":
-            made = self.teacher._from_files(self.scene, folder)
+        name, scene = self.teacher.teacher, self.scene
+        # Pairs and structure from motion leave out unreadable images where they first read them.
+        if name in ("rgbd", "files") or (name == "sfm" and self.teacher.poses.poses != "sfm"):
+            scene = without_damaged(scene, folder, name == "rgbd", MAX_LACKING)
+        if name in ("dust3r", "simulated"):
+            made = self.teacher._from_pairs(scene, folder)
+        elif name == "files":
+            made = self.teacher._from_files(scene, folder)
         else:
-            made = self.teacher._from_known_poses(self.scene, folder)
+            made = self.teacher._from_known_poses(scene, folder)
         if (folder / _WORK).exists():
             shutil.rmtree(folder / _WORK)
         return made

@@ -302,6 +302,19 @@ def test_images_without_a_file_or_without_depth_are_left_out(room: Path, tmp_pat
     assert "view0: has no file" in caplog.text and "view5: its file has no depth" in caplog.text
 
 
+def test_a_damaged_image_is_left_out(room: Path, tmp_path: Path, caplog):
+    folder = write_folder(tmp_path / "d", poses=True)
+    for i, name in enumerate(NAMES):
+        arrays = {"depth_hw": depth_of(pose(i)).astype(np.float32), "T_map_cam_44": pose(i)}
+        np.savez(folder / f"{name}.npz", **arrays)
+    image = room / f"data/{NAMES[2]}.color.png"
+    image.write_bytes(image.read_bytes()[:-100])
+    teacher = Teacher("files", PosesConfig("files"), files=FilesConfig(folder), cells=CELLS)
+    made = teacher.reconstruct(room, tmp_path / "r")
+    assert list(made.poses) == [*NAMES[:2], *NAMES[3:]]
+    assert "1 of 6 training frames cannot be read and are left out (view2)" in caplog.text
+
+
 # Options
 
 

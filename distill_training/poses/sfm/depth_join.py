@@ -15,7 +15,7 @@ import pycolmap
 
 from distill_training.poses.features import Matches
 from distill_training.poses.image_pairs import Pair
-from distill_training.poses.measured_depth import depth_at
+from distill_training.poses.measured_depth import depth_at, readable_depth
 from distill_training.poses.pose_adjustment import adjust_poses, residuals_px
 from distill_training.poses.sfm.feature_database import FeatureDatabase
 from mote_localization.camera import Camera
@@ -61,7 +61,7 @@ class MeasuredFeatures:
         for i, image in enumerate(track(database.images, "depth", len(database.images))):
             ray_n2 = working[i].cam_from_img(pixels[i]) if len(pixels[i]) else np.zeros((0, 2))
             rays.append(np.concatenate([ray_n2, np.ones_like(ray_n2[:, :1])], axis=1))
-            depth_hw = image.frame.depth()
+            depth_hw = readable_depth(image.frame)
             if depth_hw is None or not len(pixels[i]):
                 depths.append(np.zeros(len(pixels[i])))
             else:
