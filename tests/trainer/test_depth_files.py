@@ -303,7 +303,7 @@ def test_images_without_a_file_or_without_depth_are_left_out(room: Path, tmp_pat
 
 
 def test_a_damaged_image_is_left_out(room: Path, tmp_path: Path, caplog):
-    folder = write_folder(tmp_path / "d", poses=True)
+    folder = write_folder(tmp_path / "d", "global", poses=True)
     for i, name in enumerate(NAMES):
         arrays = {"depth_hw": depth_of(pose(i)).astype(np.float32), "T_map_cam_44": pose(i)}
         np.savez(folder / f"{name}.npz", **arrays)
