@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from make_datasets import write_seven_scenes, write_twelve_scenes
 from make_room_views import (
     CAMERA,
     camera_poses,
@@ -16,6 +17,7 @@ from make_room_views import (
     write_image,
     write_pose,
 )
+from make_scene import View
 
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
@@ -35,47 +37,25 @@ def names(scene, split="all"):
     return [frame.name for frame in scene.frames(split)]
 
 
-def numbers_of_K(camera):
-    K_44 = np.eye(4)
-    K_44[:3, :3] = camera.K_33
-    return " ".join(map(repr, K_44.reshape(-1).tolist()))
-
-
 @pytest.fixture
 def twelve(tmp_path):
     """A scene of 12Scenes: frame 0 is the test sequence, depth has half the size of colour."""
-    folder = tmp_path / "apt1"
-    for i, T_map_cam in enumerate(POSES):
-        write_image(folder / f"data/frame-{i:06d}.color.jpg", room_view(T_map_cam).image_hw3)
-        half = room_view(T_map_cam, CAMERA.resized(128, 96)).depth_hw
-        write_depth(folder / f"data/frame-{i:06d}.depth.png", half)
-        write_pose(folder / f"data/frame-{i:06d}.pose.txt", T_map_cam)
-    (folder / "info.txt").write_text(
-        "m_versionNumber = 4\nm_sensorName = StructureSensor\nm_colorWidth = 256\n"
-        "m_colorHeight = 192\nm_depthWidth = 128\nm_depthHeight = 96\nm_depthShift = 1000\n"
-        f"m_calibrationColorIntrinsic = {numbers_of_K(CAMERA)} \n"
-    )
-    (folder / "split.txt").write_text(
-        "sequence0 [frames=1] [start=0 ; end=0]\nsequence1 [frames=2] [start=1 ; end=2]\n"
-    )
-    return folder
+    half = CAMERA.resized(128, 96)
+    test, *train = (View(room_view(T).image_hw3, T, room_view(T, half).depth_hw) for T in POSES)
+    return write_twelve_scenes(tmp_path / "apt1", CAMERA, train, [test])
 
 
 @pytest.fixture(scope="module")
 def written_seven(tmp_path_factory):
     """A scene of 7-Scenes: sequence 2 is for tests; poses and depths are the depth camera's."""
-    folder = tmp_path_factory.mktemp("seven") / "chess"
-    for i, T_map_colour in enumerate(POSES):
-        stem = f"seq-{[1, 1, 2][i]:02d}/frame-{i:06d}"
-        write_image(folder / f"{stem}.color.png", room_view(T_map_colour, COLOUR_CAMERA).image_hw3)
+    views = []
+    for T_map_colour in POSES:
         T_map_depth = T_map_colour @ T_COLOUR_DEPTH
         depth_hw = room_view(T_map_depth, DEPTH_CAMERA).depth_hw
-        depth_hw[:40, :40] = 65.535  # no depth
-        write_depth(folder / f"{stem}.depth.png", depth_hw)
-        write_pose(folder / f"{stem}.pose.txt", T_map_depth)
-    (folder / "TrainSplit.txt").write_text("sequence1\r\n")
-    (folder / "TestSplit.txt").write_text("sequence2\n")
-    return folder
+        depth_hw[:40, :40] = 0
+        image_hw3 = room_view(T_map_colour, COLOUR_CAMERA).image_hw3
+        views.append(View(image_hw3, T_map_depth, depth_hw))
+    return write_seven_scenes(tmp_path_factory.mktemp("seven") / "chess", views[:2], views[2:])
 
 
 @pytest.fixture
@@ -148,7 +128,7 @@ def test_lost_poses_are_missing_ones_in_the_words_of_two_compilers(twelve):
 def test_7scenes_gives_the_points_of_the_colour_camera(seven):
     scene = open_scene(seven)
     assert names(scene, "train") == ["seq-01_frame-000000", "seq-01_frame-000001"]
-    assert names(scene, "test") == ["seq-02_frame-000002"]
+    assert names(scene, "test") == ["seq-02_frame-000000"]
     frames = list(scene.frames("all"))
     assert frames[0].camera == Camera(640, 480, 525.0, 525.0, 320.0, 240.0)
     assert np.allclose([f.T_map_cam for f in frames], POSES, atol=1e-9)
