@@ -104,6 +104,17 @@ def sfm_work(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Run torch in one thread: several wait for each other in tiny networks on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def run_command(monkeypatch, capsys):
     """Run a program's `main` with arguments; return exit status, stdout and stderr."""
 

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mote_localization.camera import Camera
-from mote_localization.map_file import MapInfo, write_map
+from mote_localization.map_file import MapInfo, read_map, write_map
 
 DARK = 8.0  # mean pixel value, of 255
 ROOM_M = np.array([6.0, 5.0, 3.0])  # the box, from the origin of the map frame, z up
@@ -41,6 +41,11 @@ def room_points(T_map_cam: np.ndarray, camera: Camera, stride: int) -> np.ndarra
     with np.errstate(divide="ignore"):
         depth_hw3 = np.where(rays_hw3 > 0, ROOM_M - eye, -eye) / rays_hw3
     return (eye + rays_hw3 * depth_hw3.min(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def graph_of(path: Path) -> onnx.GraphProto:
+    """Return the graph of a map, with its weights."""
+    return onnx.load_model_from_string(read_map(path).model).graph
 
 
 def with_doubled_points(model: bytes) -> bytes:

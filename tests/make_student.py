@@ -7,6 +7,10 @@ from torch import Tensor, nn
 
 from distill_training.students import CellGrid, SceneNormalization, Student, create_student
 
+TINY = (  # options of `mote-distill map` for a map in a second
+    "--width 64 --set stem=8 fine=16 coarse=16 fine-blocks=1 coarse-blocks=1 --steps 1 --batch 2 "
+    "--poses given"
+)
 NORMALIZATION = SceneNormalization((1.0, 2.0, 3.0), 1.5)
 SMALL: dict[str, dict] = {
     "cnn": SMALL_CNN,

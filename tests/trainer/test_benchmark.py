@@ -8,14 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from rich.console import Console
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from make_map import CAMERA, ROOM_M, T_MAP_CAM, room_points, write_constant_map  # noqa: E402
+from make_map import (  # noqa: E402
+    CAMERA,
+    ROOM_M,
+    T_MAP_CAM,
+    graph_of,
+    room_points,
+    write_constant_map,
+)
 from make_scene import View, write_scene  # noqa: E402
+from make_student import TINY  # noqa: E402
 
 import distill_training.cli  # noqa: E402
 import mote_localization.cli  # noqa: E402
@@ -38,14 +45,9 @@ from distill_training.training.train_config import TrainConfig  # noqa: E402
 from mote_localization.errors import MoteError, SceneError  # noqa: E402
 from mote_localization.evaluation.pose_files import read_poses, write_named_poses  # noqa: E402
 from mote_localization.geometry import exp_rotation, invert, transform  # noqa: E402
-from mote_localization.map_file import read_map  # noqa: E402
 
 pytestmark = pytest.mark.train
 SMALL = CAMERA.resized(160, 120)
-TINY = (
-    "--width 64 --set stem=8 fine=16 coarse=16 fine-blocks=1 coarse-blocks=1 --steps 1 --batch 2 "
-    "--poses given"
-)
 ERRORS_CM = (0.5, 1.5, 4.0, None)  # of the test frames in the map of `make_map`; None: lost
 
 
@@ -110,10 +112,7 @@ def without_times(figures: dict) -> dict:
     return {**kept, "failed": figures["failed"]}
 
 
-def graph_of(path: Path) -> onnx.GraphProto:
-    return onnx.load_model_from_string(read_map(path).model).graph
-
-
+@pytest.mark.usefixtures("one_thread")
 def test_maps_and_table_are_those_of_the_single_commands(tmp_path, monkeypatch, run_command):
     monkeypatch.chdir(tmp_path)
     write_room(Path("rooms/apt1/kitchen"))
