@@ -105,8 +105,8 @@ def _check_unit(scene: Scene, points: Mapping[str, FramePoints]) -> None:
     if not nearest <= depth <= farthest:
         raise ReconstructionError(
             f"scene {scene.name[:40]}: the points are {depth:.3g} units from the cameras (median), "
-            f"expected {nearest:g} to {farthest:g}, as in metres; scale the poses (`colmap "
-            "model_aligner`), or use --poses sfm"
+            f"expected {nearest:g} to {farthest:g}, as in metres; give their unit "
+            "in metres (--unit-m), scale the poses (`colmap model_aligner`), or use --poses sfm"
         )
 
 

@@ -3,7 +3,8 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -12,6 +13,7 @@ from natsort import natsort_keygen, ns
 
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
+from mote_localization.geometry import check_pose
 from mote_localization.image_files import decode_file, image_size, read_image, read_lens
 from mote_localization.image_headers import Lens
 from mote_localization.scenes.depth_images import DepthCamera, scaled_depth
@@ -83,6 +85,20 @@ class FileFrame(Frame):
             )
         return self.depth_camera.depth_in_colour(depth_hw, self.known_camera())
 
+    def with_unit(self, unit_m: float) -> "FileFrame":
+        """Return the frame with the position of its pose multiplied by a unit in metres.
+
+        Raises:
+            SceneError: The position is then not finite.
+        """
+        if self.T_map_cam is None:
+            return self
+        T_map_cam = self.T_map_cam.copy()
+        with np.errstate(over="ignore"):
+            T_map_cam[:3, 3] *= unit_m
+        where = f"--unit-m {unit_m:g}: frame {self.name[:60]}"
+        return replace(self, T_map_cam=check_pose(T_map_cam, where))
+
 
 class FileScene(Scene):
     """A scene of such frames, in recording order; each reader of a layout derives from it."""
@@ -118,6 +134,20 @@ class FileScene(Scene):
             "test": test,
             "all": in_order,
         }
+
+    def with_unit(self, unit_m: float) -> "FileScene":
+        """Return the scene in metres: the positions of its poses are in units of this length.
+
+        Raises:
+            SceneError: A position is then not finite.
+        """
+        scene = copy(self)
+        scene.metric = True
+        scene._frames = {
+            split: [frame.with_unit(unit_m) for frame in frames]
+            for split, frames in self._frames.items()
+        }
+        return scene
 
     def frames(self, split: Split) -> Iterator[FileFrame]:
         """Iterate over the frames of a split, in recording order."""

@@ -19,6 +19,7 @@ from mote_localization.scenes.datasets.tum_rgbd import TumRgbdScene
 from mote_localization.scenes.datasets.twelve_scenes import TwelveScenesScene
 from mote_localization.scenes.division import DividedScene
 from mote_localization.scenes.folder import FolderScene
+from mote_localization.scenes.frame_files import FileScene
 from mote_localization.scenes.photos import PhotoScene, find_images
 from mote_localization.scenes.recording_options import RecordingOptions
 from mote_localization.scenes.scene import Scene
@@ -26,12 +27,15 @@ from mote_localization.scenes.scene import Scene
 _VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 
 
+_Open = Callable[[Path, RecordingOptions], Scene]
+
+
 class Layout(NamedTuple):
     """One layout. Readers that import large libraries are imported when they are used."""
 
     name: str  # for messages and tables
     found_at: Callable[[Path], bool]  # whether a path has this layout; reads names of files only
-    open: Callable[[Path, RecordingOptions], Scene]
+    open: _Open
     options: frozenset[str] = frozenset()  # flags of `RecordingOptions` that it uses
 
 
@@ -68,9 +72,19 @@ def _calibration(options: RecordingOptions) -> Camera | None:
     return read_calibration(options.camera) if options.camera else None
 
 
-def _by_path(scene: Callable[[Path], Scene]) -> Callable[[Path, RecordingOptions], Scene]:
+def _by_path(scene: Callable[[Path], Scene]) -> _Open:
     """Return a function that opens a scene without options."""
     return lambda path, _: scene(path)
+
+
+def _by_path_and_unit(scene: Callable[[Path], FileScene]) -> _Open:
+    """Return a function that opens a scene whose poses may be in a unit that an option states."""
+
+    def opened(path: Path, options: RecordingOptions) -> Scene:
+        found = scene(path)
+        return found if options.unit_m is None else found.with_unit(options.unit_m)
+
+    return opened
 
 
 def _holds(*names: str) -> Callable[[Path], bool]:
@@ -109,11 +123,17 @@ LAYOUTS = (
         lambda path: (path / "info.txt").exists() and (path / "data").exists(),
         _by_path(TwelveScenesScene),
     ),
-    Layout("transforms.json", _holds(ONE_FILE, *SPLIT_FILES), _by_path(TransformsScene)),
+    Layout(
+        "transforms.json",
+        _holds(ONE_FILE, *SPLIT_FILES),
+        _by_path_and_unit(TransformsScene),
+        frozenset({"--unit-m"}),
+    ),
     Layout(
         "COLMAP model (sparse/0)",
         lambda path: find_model(path) is not None,
-        _by_path(ColmapScene),
+        _by_path_and_unit(ColmapScene),
+        frozenset({"--unit-m"}),
     ),
     Layout(
         "ScanNet (color/, pose/)",

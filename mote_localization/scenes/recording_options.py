@@ -1,5 +1,6 @@
 """Options of recordings: which of their topics and frames are used."""
 
+import math
 import re
 from dataclasses import dataclass, fields
 from typing import Annotated
@@ -11,6 +12,7 @@ from mote_localization.errors import SceneError
 
 Topic = Annotated[str | None, tyro.conf.arg(metavar="TOPIC")]
 FrameId = Annotated[str | None, tyro.conf.arg(metavar="FRAME")]
+Metres = Annotated[float | None, tyro.conf.arg(metavar="METRES")]
 Seconds = Annotated[str | None, tyro.conf.arg(metavar="SECONDS")]
 
 BLOCK_S = 10.0  # length of the blocks of --test-every
@@ -26,6 +28,9 @@ class RecordingOptions:
 
     # calibration of the camera of a video or of photographs, or in place of CameraInfo
     camera: File = None
+    # length of the unit of the recording's poses, m; 1 for Polycam and Record3D; default: unknown
+    # for a COLMAP model and transforms.json without depth
+    unit_m: Metres = None
 
     # images of a recording; default: the only topic, or the one beside calibration and poses
     image_topic: Topic = None
@@ -45,6 +50,11 @@ class RecordingOptions:
     max_frames: Annotated[int, tyro.conf.arg(metavar="N")] = 400
 
     def __post_init__(self) -> None:
+        if self.unit_m is not None and not 0 < self.unit_m < math.inf:  # also for NaN
+            raise SceneError(
+                f"found --unit-m {self.unit_m:g}, expected the length of the unit of the poses in "
+                "metres, a finite number above 0"
+            )
         start, end = self.test_span_s
         if not start < end:
             raise SceneError(

@@ -9,7 +9,7 @@ from make_room_views import CAMERA, camera_poses, room_view, write_image
 
 from mote_localization.errors import SceneError
 from mote_localization.geometry import invert, quaternion_xyzw, transform
-from mote_localization.scenes import open_scene
+from mote_localization.scenes import RecordingOptions, open_scene
 
 POSES = camera_poses(3)
 NAMES = ("left/img2.jpg", "left/img10.jpg", "right/img1.jpg")  # in natural order
@@ -68,6 +68,22 @@ def test_a_model_gives_poses_cameras_and_images(folder, kind, place):
         points_hw3 = transform(invert(frame.T_map_cam), room_points(T_map_cam, CAMERA, 1))
         pixels = np.stack(np.meshgrid(np.arange(256), np.arange(192)), axis=-1)
         assert np.abs(frame.camera.project(points_hw3) - pixels).max() < 1e-3
+
+
+def test_a_known_unit_gives_positions_in_metres(folder):
+    write_model(folder / "sparse/0", "bin")
+    in_units = [frame.known_pose() for frame in open_scene(folder).frames("train")]
+    scene = open_scene(folder, RecordingOptions(unit_m=0.25))
+    assert scene.metric and "not in metres" not in scene.described()["poses"]
+    for frame, T_map_cam in zip(scene.frames("train"), in_units, strict=True):
+        assert np.array_equal(frame.T_map_cam[:3, 3], 0.25 * T_map_cam[:3, 3])
+        assert np.array_equal(frame.T_map_cam[:3, :3], T_map_cam[:3, :3])
+
+
+def test_a_unit_that_gives_no_finite_position_is_one_error(folder):
+    write_model(folder / "sparse/0", "bin")
+    with pytest.raises(SceneError, match=r"--unit-m 1.7e\+308: frame left_img2: .*infinity"):
+        open_scene(folder, RecordingOptions(unit_m=1.7e308))
 
 
 def test_images_may_be_in_the_folder_itself(folder):

@@ -298,9 +298,12 @@ def test_frames_without_padded_numbers_are_in_the_order_of_their_numbers(folder,
     assert [f.name for f in open_scene(tmp_path / "plain").frames("all")] == ["0", "12", "108"]
 
 
-def test_options_of_other_layouts_are_refused(folder):
-    with pytest.raises(SceneError, match="found --image-topic with a scene folder"):
-        open_scene(folder, RecordingOptions(image_topic="/camera"))
+@pytest.mark.parametrize(
+    ("values", "flag"), [({"image_topic": "/camera"}, "--image-topic"), ({"unit_m": 1}, "--unit-m")]
+)
+def test_options_of_other_layouts_are_refused(folder, values, flag):
+    with pytest.raises(SceneError, match=f"found {flag} with a scene folder"):
+        open_scene(folder, RecordingOptions(**values))
 
 
 @pytest.mark.parametrize(
@@ -311,6 +314,10 @@ def test_options_of_other_layouts_are_refused(folder):
         ({"test_every": 1}, "--test-every 1, expected"),
         ({"test_every": 3, "test_to": "9"}, "--test-every with"),
         ({"max_frames": 1}, "--max-frames 1"),
+        ({"unit_m": 0.0}, "--unit-m 0, expected the length of the unit"),
+        ({"unit_m": -1.0}, "--unit-m -1, expected"),
+        ({"unit_m": float("nan")}, "--unit-m nan, expected"),
+        ({"unit_m": float("inf")}, "--unit-m inf, expected"),
     ],
 )
 def test_bad_options_are_refused(values, message):

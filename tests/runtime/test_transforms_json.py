@@ -15,7 +15,7 @@ from make_room_views import (
 
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
-from mote_localization.scenes import open_scene
+from mote_localization.scenes import RecordingOptions, open_scene
 
 POSES = camera_poses(3)
 INTRINSICS = {"w": 256, "h": 192.0, "fl_x": 200, "fl_y": 208, "cx": 125.75, "cy": 99}
@@ -64,6 +64,28 @@ def test_only_poses_with_measured_depth_are_in_metres(folder):
     assert open_scene(folder).metric
     write(folder, content(frames=[frame("images/9.png", 0)]))
     assert not open_scene(folder).metric
+
+
+def test_a_known_unit_gives_positions_in_metres(folder):
+    frames = [frame(f"images/{i + 9}.png", i) for i in range(3)]
+    write(folder, content(frames=frames, test_filenames=["images/9.png"]))
+    scene = open_scene(folder, RecordingOptions(unit_m=1.0))
+    assert scene.metric and (scene.count("train"), scene.count("test")) == (2, 1)
+    assert np.array_equal([f.T_map_cam for f in scene.frames("all")], POSES)
+    (test,) = open_scene(folder, RecordingOptions(unit_m=4.0)).frames("test")
+    assert np.array_equal(test.T_map_cam[:3, 3], 4 * POSES[0][:3, 3])
+    assert np.array_equal(test.T_map_cam[:3, :3], POSES[0][:3, :3])
+
+
+def test_depth_is_in_metres_whatever_the_unit_of_the_poses(folder):
+    frames = content()["frames"]
+    for one in frames:
+        one["transform_matrix"] = np.array(one["transform_matrix"])
+        one["transform_matrix"][:3, 3] *= 128
+        one["transform_matrix"] = one["transform_matrix"].tolist()
+    write(folder, content(frames=frames))
+    scene = open_scene(folder, RecordingOptions(unit_m=1 / 128))
+    assert max(median_errors_m(scene.frames("all"), POSES)) < 0.02
 
 
 def test_lists_of_files_divide_the_frames(folder):
