@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from make_map import T_MAP_CAM, write_constant_map
 from make_room_views import (
     CAMERA,
     camera_poses,
@@ -13,6 +14,7 @@ from make_room_views import (
     write_image,
 )
 
+import mote_localization.cli
 from mote_localization.camera import Camera
 from mote_localization.errors import SceneError
 from mote_localization.scenes import RecordingOptions, open_scene
@@ -86,6 +88,32 @@ def test_depth_is_in_metres_whatever_the_unit_of_the_poses(folder):
     write(folder, content(frames=frames))
     scene = open_scene(folder, RecordingOptions(unit_m=1 / 128))
     assert max(median_errors_m(scene.frames("all"), POSES)) < 0.02
+
+
+@pytest.fixture
+def in_centimetres(folder):
+    """A scene of one image, which the constant map localizes; its pose is in centimetres."""
+    T_map_cam = T_MAP_CAM.copy()
+    T_map_cam[:3, 3] *= 100
+    one = {"file_path": "images/9.png", "transform_matrix": (T_map_cam @ OPENGL).tolist()}
+    write(folder, {**INTRINSICS, "frames": [one]})
+    return folder
+
+
+def test_inspect_prints_that_poses_of_a_known_unit_are_in_metres(in_centimetres, run_command):
+    for option, unknown in (("", True), ("--unit-m 0.01", False)):
+        command = f"inspect {in_centimetres} {option}"
+        status, printed, _ = run_command("mote", mote_localization.cli.main, command)
+        assert status == 0 and ("not in metres" in printed) == unknown
+
+
+def test_evaluate_compares_with_poses_in_metres(in_centimetres, run_command, tmp_path):
+    box, figures = write_constant_map(tmp_path / "box.onnx"), tmp_path / "figures.json"
+    command = f"evaluate {in_centimetres} --map {box} --split train --json {figures}"
+    for option, within in (("", False), ("--unit-m 0.01", True)):
+        run_command("mote", mote_localization.cli.main, f"{command} {option}")
+        (one,) = json.loads(figures.read_text())["frames"]
+        assert (one["error_cm"] < 1) == within
 
 
 def test_lists_of_files_divide_the_frames(folder):

@@ -1,5 +1,6 @@
 """A rosbag2 recording gives the same reconstruction as a folder of its frames."""
 
+import json
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -19,10 +20,11 @@ from make_bag import (
 )
 
 from distill_training.poses.poses_config import PosesConfig
+from distill_training.poses.scene_poses import find_poses
 from distill_training.reconstruction import Reconstruction
 from distill_training.teachers.teacher_options import Teacher
 from mote_localization.geometry import invert, rotation_angle
-from mote_localization.scenes import open_scene
+from mote_localization.scenes import RecordingOptions, open_scene
 
 FRAMES = 6
 PERIOD_NS = 100_000_000
@@ -84,3 +86,18 @@ def test_the_reconstruction_is_that_of_the_folder(
         np.testing.assert_allclose(found.points_hw3, expected.points_hw3, atol=2e-4)
         grey = np.abs(found.image_hw3.astype(int) - expected.image_hw3)
         assert grey.mean() < 3 if images == "jpeg" else not grey.any()
+
+
+@pytest.mark.parametrize("unit_m", [None, 0.5])
+def test_poses_of_a_known_unit_give_a_map_in_metres(tmp_path: Path, unit_m: float | None):
+    T_map_cam = np.eye(4)
+    T_map_cam[:3, 3] = 1, 2, 3
+    frames = []
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((48, 64, 3), np.uint8))
+        frames.append({"file_path": name, "transform_matrix": T_map_cam.tolist()})
+    (tmp_path / "transforms.json").write_text(json.dumps({"fl_x": 60, "frames": frames}))
+    plan = Teacher("sfm").plan(tmp_path, RecordingOptions(unit_m=unit_m))
+    found = find_poses(plan.scene, PosesConfig("given"))
+    assert found.metric == (unit_m is not None)
+    assert found.T_map_cam["a"][:3, 3].tolist() == [(unit_m or 1) * x for x in (1, 2, 3)]
