@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from mote_localization.camera import Camera, cell_pixels
-from mote_localization.geometry import on_same_surface, transform
+from mote_localization.geometry import invert, on_same_surface, transform
 from mote_localization.keyframes import ATLAS_COLUMNS, Keyframe
 
 _CONTRAST_PX = 25  # side of the square over which mean and deviation are normalized
@@ -52,6 +52,8 @@ class KeyframeConfig:
     occluded_score: float = 0.3  # factor of a keyframe's score for a point that is occluded in it
     max_return_px: float = 1.0  # distance between a point and its position tracked there and back
     max_depth_step: float = 0.15  # relative depth difference of neighbouring cells on one surface
+    # keyframes in which an image is searched where the student gives no accepted pose; 0: none
+    searched: int = 5
 
 
 class QueryImage(NamedTuple):
@@ -132,6 +134,40 @@ class KeyframeMatcher:
         depth_n = cv2.medianBlur(depth_hw, 5).reshape(-1).astype(np.float64)
         grey_hw = _normalize_contrast(cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY))
         return QueryImage(grey_hw, covered_hw.reshape(-1), self._rays_n3 * depth_n[:, None])
+
+    def surface(self, T_map_cam: np.ndarray, keyframes_k: np.ndarray) -> np.ndarray:
+        """Return the surface point (rows, columns, 3) of each cell of a camera, m, map frame.
+
+        The nearest points of these keyframes; cells that show none have the depth of the nearest
+        cell that does.
+
+        Args:
+            T_map_cam: The camera's pose (4, 4).
+            keyframes_k: Indices of keyframes that show about what the camera sees.
+        """
+        rows, columns = self._pixels_hw2.shape[:2]
+        local_kn3 = self._rays_n3 * self._depth_kn[keyframes_k][..., None]
+        T_cam_k44 = invert(T_map_cam) @ self._T_k44[keyframes_k]
+        pairs = zip(T_cam_k44, local_kn3, strict=True)
+        points_n3 = np.concatenate([transform(T, points) for T, points in pairs])
+        points_n3 = points_n3[points_n3[:, 2] > _MIN_DEPTH_M]
+        pixels_n2 = self._camera.project(points_n3)
+        column_n, row_n = np.floor((pixels_n2 + 0.5) / self._stride).T
+        inside_n = (column_n >= 0) & (column_n < columns) & (row_n >= 0) & (row_n < rows)
+        cell_n = (row_n * columns + column_n)[inside_n].astype(int)
+        depth_n = np.full(rows * columns, np.inf)
+        np.minimum.at(depth_n, cell_n, points_n3[inside_n, 2])
+        unknown_hw = np.isinf(depth_n).reshape(rows, columns).astype(np.uint8)
+        if unknown_hw.all():
+            return np.full((rows, columns, 3), np.nan)
+        _, label_hw = cv2.distanceTransformWithLabels(
+            unknown_hw, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        depth_of_label = np.zeros(label_hw.max() + 1)
+        depth_of_label[label_hw[unknown_hw == 0]] = depth_n.reshape(rows, columns)[unknown_hw == 0]
+        depth_hw = depth_of_label[label_hw]
+        rays_hw3 = self._rays_n3.reshape(rows, columns, 3)
+        return transform(T_map_cam, rays_hw3 * depth_hw[..., None])
 
     def match(
         self, query: QueryImage, T_map_cam: np.ndarray, step: TrackingStep, config: KeyframeConfig

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from mote_localization.backends import Backend, create_backend
@@ -15,6 +16,7 @@ from mote_localization.camera import Camera, CanonicalView, cell_pixels
 from mote_localization.drift import Kriging
 from mote_localization.geometry import invert, transform
 from mote_localization.keyframe_matcher import KeyframeConfig, KeyframeMatcher, QueryImage
+from mote_localization.keyframe_search import search_of
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, solve_pose
 
@@ -71,6 +73,13 @@ class Localization:
     covered_hw: np.ndarray  # bool: the live camera sees this cell
     image_hw3: np.ndarray  # RGB uint8, canonical camera
     seconds: dict[str, float]  # remap, network, pose
+
+
+class _Found(NamedTuple):
+    """A pose and the pixels of the matches that it is solved from."""
+
+    solution: PoseSolution | None  # None: the matches determine no pose
+    pixels_n2: np.ndarray  # canonical camera
 
 
 class Localizer:
@@ -146,15 +155,20 @@ class Localizer:
             self.config.pose,
             prior,
         )
+        found = _Found(solution, pixels_n2)
         if self._keyframes and solution:
             query = self._keyframes.query(
                 canonical_hw3, view.covered_hw, solution.T_map_cam, points_hw3
             )
-            solution, pixels_n2 = self._refine_with_keyframes(
-                self._keyframes, query, solution.T_map_cam
-            )
-        given = self._in_given_frame(solution) if solution else None
-        reason = self._rejection_reason(given, pixels_n2)
+            found = self._refine_with_keyframes(self._keyframes, query, solution.T_map_cam)
+        given = self._in_given_frame(found.solution) if found.solution else None
+        reason = self._rejection_reason(given, found.pixels_n2)
+        if self._keyframes and reason and self.config.keyframes.searched:
+            searched = self._search_keyframes(self._keyframes, canonical_hw3, view.covered_hw)
+            elsewhere = self._in_given_frame(searched.solution) if searched.solution else None
+            if not self._rejection_reason(elsewhere, searched.pixels_n2):
+                found, given, reason = searched, elsewhere, ""
+        solution, pixels_n2 = found
         accepted = given if not reason else None
         if self._drift and solution and accepted:
             T_given_map = accepted.T_map_cam @ invert(solution.T_map_cam)
@@ -179,10 +193,31 @@ class Localizer:
             },
         )
 
+    def _search_keyframes(
+        self, keyframes: KeyframeMatcher, image_hw3: np.ndarray, covered_hw: np.ndarray
+    ) -> "_Found":
+        """Return the pose at which the keyframes show an image, without the student."""
+        config = self.config.keyframes
+        grey_hw = cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY)
+        search = search_of(self.info.keyframes, self.info.camera, self.info.stride)
+        view = search.find(grey_hw, config.searched)
+        sigma_n = np.full(len(view.points_n3), config.sigma)
+        if len(view.points_n3) < config.min_matches:
+            return _Found(None, view.pixels_n2)
+        pose = replace(self.config.pose, inlier_px=config.steps[0].inlier_px)
+        rough = solve_pose(view.points_n3, view.pixels_n2, sigma_n, self.info.camera, pose)
+        if rough is None:
+            return _Found(None, view.pixels_n2)
+        points_hw3 = keyframes.surface(rough.T_map_cam, view.keyframes_k)
+        if not np.isfinite(points_hw3).all():
+            return _Found(None, view.pixels_n2)
+        query = keyframes.query(image_hw3, covered_hw, rough.T_map_cam, points_hw3)
+        return self._refine_with_keyframes(keyframes, query, rough.T_map_cam)
+
     def _refine_with_keyframes(
         self, keyframes: KeyframeMatcher, query: QueryImage, T_map_cam: np.ndarray
-    ) -> tuple[PoseSolution | None, np.ndarray]:
-        """Return the pose refined from a student's pose, and the pixels of the matches.
+    ) -> "_Found":
+        """Return the pose refined from a rough pose, and the pixels of the matches.
 
         The pose is None where the keyframes do not confirm it.
         """
@@ -191,7 +226,7 @@ class Localizer:
             start = solution.T_map_cam if solution else T_map_cam
             found = keyframes.match(query, start, step, config)
             if len(found.points_n3) < config.min_matches:
-                return None, found.pixels_n2
+                return _Found(None, found.pixels_n2)
             solution = solve_pose(
                 found.points_n3,
                 found.pixels_n2,
@@ -201,8 +236,8 @@ class Localizer:
                 solution.T_map_cam if solution else None,
             )
             if solution is None:
-                return None, found.pixels_n2
-        return solution, found.pixels_n2
+                return _Found(None, found.pixels_n2)
+        return _Found(solution, found.pixels_n2)
 
     def _in_given_frame(self, solution: PoseSolution) -> PoseSolution:
         """Return a pose in the frame of the given poses, with its calibrated covariance."""

@@ -100,6 +100,8 @@ PARAMETERS = (
               "lost below: points of the keyframes found; min_inliers too", (4, 100_000), False),
     Parameter("keyframe_sigma", _DEFAULTS.keyframes.sigma,
               "expected error of a keyframe's point, relative to its distance", (0.0, 1.0), False),
+    Parameter("keyframe_searched", _DEFAULTS.keyframes.searched,
+              "keyframes in which a lost image is searched, 0: none", (0, 100), False),
 )
 # fmt: on
 

@@ -11,7 +11,8 @@ from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 from mote_localization.camera import Camera
 from mote_localization.errors import MapFileError
 from mote_localization.geometry import exp_rotation, invert, local_coordinates, retract, transform
-from mote_localization.keyframe_matcher import KeyframeConfig
+from mote_localization.keyframe_matcher import KeyframeConfig, KeyframeMatcher
+from mote_localization.keyframe_search import KeyframeSearch
 from mote_localization.keyframes import MAX_KEYFRAMES, Keyframe
 from mote_localization.localizer import Localization, Localizer, LocalizerConfig, Status
 from mote_localization.map_file import MapFile, read_map, write_map
@@ -141,6 +142,48 @@ def test_image_that_keyframes_do_not_confirm_is_lost(plain: MapFile, image_hw3: 
     found = localize(plain, image_hw3=image_hw3)
     assert found.status is Status.LOST and found.T_map_cam is None
     assert found.reason
+
+
+def test_image_is_searched_in_the_keyframes_where_the_student_fails(plain: MapFile):
+    far_6 = np.array([1.5, 0.5, -1, 0, 1.5, 0])
+    lost = localize(plain, error_6=far_6, config=KeyframeConfig(searched=0))
+    assert lost.status is Status.LOST
+    assert np.abs(pose_error(localize(plain, error_6=far_6))).max() < 5e-3
+
+
+def test_search_needs_no_prediction_of_the_student(plain: MapFile):
+    class StudentWithoutPoints(Student):
+        def predict(self, image_hw3):
+            points_hw3, sigma_hw = super().predict(image_hw3)
+            return np.full_like(points_hw3, np.nan), sigma_hw
+
+    info = replace(plain.info, keyframes=KEYFRAMES)
+    localizer = Localizer(replace(plain, info=info), StudentWithoutPoints(T_MAP_CAM, ERROR_6))
+    assert np.abs(pose_error(localizer.localize(photograph(T_MAP_CAM), CAMERA))).max() < 5e-3
+
+
+def test_matches_of_a_search_are_on_the_keyframes_points():
+    grey_hw = photograph(T_MAP_CAM)[..., 0]
+    search = KeyframeSearch(KEYFRAMES, CAMERA, 8)
+    found = search.find(grey_hw, keyframes=2)
+    local_n3 = transform(invert(T_MAP_CAM), found.points_n3)
+    error_px = np.linalg.norm(CAMERA.project(local_n3) - found.pixels_n2, axis=1)
+    assert len(error_px) > 40 and np.median(error_px) < 3
+    assert len(found.keyframes_k) == 2
+    assert not len(search.find(np.zeros_like(grey_hw), keyframes=2).points_n3)
+    hidden = KeyframeSearch((keyframe(T_MAP_CAM, hidden=True),), CAMERA, 8)
+    assert not len(hidden.find(grey_hw, keyframes=1).points_n3)
+
+
+def test_surface_of_keyframes_is_that_of_the_room():
+    matcher = KeyframeMatcher(KEYFRAMES, CAMERA, 8)
+    points_hw3 = matcher.surface(T_MAP_CAM, np.arange(len(KEYFRAMES)))
+    expected_hw3 = room_points(T_MAP_CAM, CAMERA, 8)
+    error_hw = np.linalg.norm(points_hw3 - expected_hw3, axis=-1)
+    assert np.median(error_hw) < 0.05 and (error_hw < 0.3).mean() > 0.9
+    behind = shifted(0, 0, 0, omega=(0, 2.5, 0))
+    hidden = KeyframeMatcher((keyframe(T_MAP_CAM, hidden=True),), CAMERA, 8)
+    assert np.isnan(hidden.surface(behind, np.array([0]))).all()
 
 
 def test_keyframes_of_another_view_confirm_nothing(plain: MapFile):
