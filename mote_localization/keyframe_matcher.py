@@ -42,6 +42,7 @@ class KeyframeConfig:
     """How keyframes confirm and refine a pose."""
 
     min_matches: int = 20  # matches with the keyframes; with fewer, the frame is lost
+    min_inlier_ratio: float = 0.4  # gate: fraction of the matches that agree with the pose
     sigma: float = 0.006  # expected error of a keyframe's point, relative to its distance
     steps: tuple[TrackingStep, ...] = (  # one at least
         TrackingStep(levels=3, window_px=9, views=1, inlier_px=6.0),

@@ -265,9 +265,10 @@ class Localizer:
         config, unit = self.config, self.info.unit
         if self._keyframes:
             least = max(config.min_inliers, config.keyframes.min_matches)
+            least_ratio = max(config.min_inlier_ratio, config.keyframes.min_inlier_ratio)
             counted = "points of the keyframes found in the image"
         else:
-            least = config.min_inliers
+            least, least_ratio = config.min_inliers, config.min_inlier_ratio
             counted = f"cells seen with sigma under {config.max_sigma_m:g} {unit}"
         if len(pixels_n2) < least:
             return f"{len(pixels_n2)} {counted}, expected at least {least}"
@@ -277,8 +278,8 @@ class Localizer:
         if inliers < config.min_inliers:
             return f"{inliers} inliers, expected at least {config.min_inliers}"
         ratio = inliers / len(pixels_n2)
-        if ratio < config.min_inlier_ratio:
-            return f"inlier ratio {ratio:.2f}, expected at least {config.min_inlier_ratio:g}"
+        if ratio < least_ratio:
+            return f"inlier ratio {ratio:.2f}, expected at least {least_ratio:g}"
         size = np.array([self.info.camera.width, self.info.camera.height])
         columns, rows = (pixels_n2[solution.inliers_n] / size * _SPREAD_GRID).astype(int).T
         count_of_tiles = np.bincount(rows * _SPREAD_GRID[0] + columns)

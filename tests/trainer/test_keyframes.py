@@ -124,6 +124,12 @@ def test_too_few_matches_with_keyframes_are_lost(plain: MapFile):
     assert "points of the keyframes found in the image, expected at least 5000" in found.reason
 
 
+def test_pose_with_which_few_matches_agree_is_lost(plain: MapFile):
+    found = localize(plain, config=KeyframeConfig(min_inlier_ratio=1.0))
+    assert found.status is Status.LOST and 40 < found.inliers < found.cells
+    assert found.reason.startswith("inlier ratio") and "expected at least 1" in found.reason
+
+
 def test_a_larger_sigma_of_keyframes_gives_a_different_pose(plain: MapFile):
     poses = [localize(plain, config=KeyframeConfig(sigma=s)).T_map_cam for s in (0.006, 0.1)]
     assert 0 < np.abs(poses[0] - poses[1]).max() < 1e-2
