@@ -25,7 +25,6 @@ from mote_localization.command_line import (
 )
 from mote_localization.errors import MoteError
 from mote_localization.files import check_output
-from mote_localization.map_file import read_map
 from mote_localization.scenes import RecordingOptions
 from mote_localization.transform_command import FrameOptions
 
@@ -134,8 +133,8 @@ class StudentOptions:
         """Check the options before any work is done.
 
         Raises:
-            MoteError: The output cannot be a map file, torch is missing, settings do not fit the
-                student, or the map to calibrate from cannot be read.
+            MoteError: The output cannot be a map file, torch is missing, or settings do not fit the
+                student.
         """
         if output.suffix != ".onnx":
             raise MoteError(f"--output {output}: expected the name of a map file, NAME.onnx")
@@ -153,8 +152,6 @@ class StudentOptions:
                 f"found --level {self.frame.level} without keyframes, expected --keyframes 20 or "
                 "more: the direction up is found in them"
             )
-        if self.train.calibration_from:
-            read_map(self.train.calibration_from)
         with training_packages():
             import distill_training.export.onnx_export
             import distill_training.pipeline  # noqa: F401

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distill_training.calibration.map_description import describe_map
-from distill_training.calibration.scales import CalibratedStudent, calibrate, read_scales
+from distill_training.calibration.scales import CalibratedStudent, calibrate
 from distill_training.calibration.validation import Validation
 from distill_training.export.keyframe_depth import complete_keyframes
 from distill_training.export.keyframe_selection import choose_keyframes
@@ -35,8 +35,8 @@ def train_student(
         config: Options of the training.
 
     Raises:
-        MoteError: For the reasons of `train` and `read_scales`; no student has the stride of the
-            reconstruction; or too few frames are left to train with.
+        MoteError: For the reasons of `train`; no student has the stride of the reconstruction; or
+            too few frames are left to train with.
     """
     config = config.with_loss_for(reconstruction.teacher)
     camera = reconstruction.camera
@@ -46,7 +46,6 @@ def train_student(
     extent = measure_extent(reconstruction, split.training)
     keyframes = choose_keyframes(reconstruction, split.training, config.keyframes)
     info = describe_map(reconstruction, split.training, extent, family, keyframes)
-    given = read_scales(config.calibration_from, info) if config.calibration_from else None
     validation = Validation(reconstruction, frames, split, info)
     trained = train(
         reconstruction,
@@ -62,6 +61,6 @@ def train_student(
     )
     keyframes = complete_keyframes(trained.network, reconstruction, split.training, keyframes)
     validation = Validation(reconstruction, frames, split, replace(info, keyframes=keyframes))
-    calibrated = calibrate(trained, validation, given)
+    calibrated = calibrate(trained, validation, config)
     frames.clear()
     return calibrated

@@ -47,14 +47,14 @@ def _map_rows(map_file: MapFile) -> dict[str, str]:
     bounds = zip("xyz", info.bounds_min, info.bounds_max, strict=True)
     return {
         "scene": info.scene,
-        "file": f"{len(map_file.model) / 2**20:.1f} MiB, map format {info.format_version}",
+        "file": f"{len(map_file.model) / 2**20:.1f} MiB",
         "canonical camera": f"{camera.width}x{camera.height} px, "
         f"fx {camera.fx:.1f} fy {camera.fy:.1f} cx {camera.cx:.1f} cy {camera.cy:.1f}",
         "pointmap": f"{columns}x{rows} cells, stride {info.stride} px",
         "bounds": ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, low, high in bounds)
         + f" {info.unit}",
         "scale": "metres" if info.metric else UNKNOWN_SCALE,
-        "covariance scale": f"{info.covariance_scale:g}",
+        "covariance of the poses": f"{info.pose_calibration}",
         "drift of the given poses": f"{info.drift or 'none known'}",
         "keyframes": f"{len(info.keyframes) or 'none'}",
         "self-test": f"an image of {len(info.self_test.image) / 1000:.0f} kB"

@@ -6,6 +6,8 @@ keyframes' depth gives the 3-D point of each tracked point. Only the error of th
 tracked, so keyframes may be far apart.
 """
 
+from collections.abc import Collection
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from mote_localization.keyframes import ATLAS_COLUMNS, Keyframe
 
 _CONTRAST_PX = 25  # side of the square over which mean and deviation are normalized
 _MIN_DEVIATION = 4.0  # grey levels; smaller deviations are noise and are not amplified
+_TURN_DEPTHS = 0.5  # distance of a turn by one radian, in median depths of the keyframes
 _SAMPLED_CELLS = 9  # every ninth cell counts when the keyframes of a view are chosen
 _MIN_DEPTH_M = 0.01  # of points in front of a camera
 _BORDER_PX = 4  # width of a keyframe's border that is not used
@@ -112,6 +115,32 @@ class KeyframeMatcher:
         for keyframe, (x, y) in zip(keyframes, self._corner_k2, strict=True):
             grey_hw = _normalize_contrast(keyframe.grey_hw())
             self._atlas_hw[y : y + height, x : x + width] = grey_hw
+        known_kn = np.isfinite(self._depth_kn)
+        depth = np.median(self._depth_kn[known_kn]) if known_kn.any() else 0.0
+        self._turn_m = _TURN_DEPTHS * float(depth)
+
+    def without(self, removed: Collection[int]) -> "KeyframeMatcher":
+        """Return a matcher without the keyframes of these indices; both share the images."""
+        kept_k = [k for k in range(len(self._T_k44)) if k not in removed]
+        other = copy(self)
+        for name in ("_T_k44", "_depth_kn", "_corner_k2"):
+            setattr(other, name, getattr(self, name)[kept_k])
+        return other
+
+    def distances(self, T_map_cam: np.ndarray) -> np.ndarray:
+        """Return the distance (k,) of a camera from each keyframe, m.
+
+        The distance between the positions, plus half the median depth of the keyframes for each
+        radian between the orientations.
+        """
+        shift_k = np.linalg.norm(self._T_k44[:, :3, 3] - T_map_cam[:3, 3], axis=1)
+        traces_k = np.einsum("kij,ij->k", self._T_k44[:, :3, :3], T_map_cam[:3, :3])
+        angle_k = np.arccos(((traces_k - 1) / 2).clip(-1, 1))
+        return shift_k + self._turn_m * angle_k
+
+    def distance(self, T_map_cam: np.ndarray) -> float:
+        """Return the distance of a camera from the nearest keyframe, m, see `distances`."""
+        return float(self.distances(T_map_cam).min())
 
     def query(
         self,

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -67,6 +68,7 @@ class Localization:
     inliers: int  # matches that agree with the best pose
     cells: int  # matches given to the pose solver: cells, or points of the keyframes
     reprojection_px: float  # median error of the inliers, canonical pixels; NaN without a pose
+    keyframe_distance: float  # m, to the nearest keyframe; 0 without a pose or keyframes
     # m, map frame; without the correction for drift if the image is lost, which needs a pose
     points_hw3: np.ndarray
     sigma_hw: np.ndarray  # m
@@ -121,6 +123,21 @@ class Localizer:
         """
         map_file = read_map(map_path)
         return cls(map_file, create_backend(map_file, backend, threads), config)
+
+    def without_keyframes(self, removed: Collection[int]) -> "Localizer":
+        """Return a localizer of the same map that does not use some of its keyframes.
+
+        It does not search lost images in the other keyframes.
+
+        Args:
+            removed: Indices of keyframes in `info.keyframes`; not all of them.
+        """
+        if self._keyframes is None:
+            raise ValueError("the map has no keyframes")
+        other = copy(self)
+        other._keyframes = self._keyframes.without(removed)
+        other.config = replace(self.config, keyframes=replace(self.config.keyframes, searched=0))
+        return other
 
     def localize(
         self, image_hw3: np.ndarray, camera: Camera, prior: np.ndarray | None = None
@@ -182,6 +199,7 @@ class Localizer:
             inliers=int(given.inliers_n.sum()) if given else 0,
             cells=len(pixels_n2),
             reprojection_px=given.reprojection_px if given else float("nan"),
+            keyframe_distance=self._keyframe_distance(solution) if solution else 0.0,
             points_hw3=points_hw3,
             sigma_hw=sigma_hw,
             covered_hw=view.covered_hw,
@@ -245,8 +263,12 @@ class Localizer:
         if self._drift:
             T_map_cam, drift_66 = self._drift.predict(T_map_cam)
             covariance_66 = covariance_66 + drift_66
-        calibrated_66 = self.info.covariance_scale * covariance_66
+        distance = self._keyframe_distance(solution)
+        calibrated_66 = self.info.pose_calibration.calibrated(covariance_66, distance)
         return replace(solution, T_map_cam=T_map_cam, covariance_66=calibrated_66)
+
+    def _keyframe_distance(self, solution: PoseSolution) -> float:
+        return self._keyframes.distance(solution.T_map_cam) if self._keyframes else 0.0
 
     def _choose_cells(
         self, points_hw3: np.ndarray, sigma_hw: np.ndarray, covered_hw: np.ndarray

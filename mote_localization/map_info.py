@@ -8,6 +8,7 @@ from mote_localization.camera import Camera
 from mote_localization.drift import Drift
 from mote_localization.errors import MapFileError
 from mote_localization.keyframes import Keyframe, check_keyframes
+from mote_localization.pose_calibration import PoseCalibration
 from mote_localization.self_test import SelfTest
 
 UNKNOWN_SCALE = "unknown: lengths are in the map's own unit, not in metres"
@@ -28,9 +29,7 @@ class MapInfo:
     teacher: str  # source of the 3-D points: rgbd, dust3r
     teacher_licence: str  # licence that the teacher puts on the map; empty: none
     student: str  # family of the network: cnn, mobilenet, vit
-    # Factor of a pose's covariance, measured on held-out frames: the errors of one image's cells
-    # are correlated.
-    covariance_scale: float = 1.0
+    pose_calibration: PoseCalibration = PoseCalibration()  # corrects the covariance of the poses
     metric: bool = True  # False: the scale is unknown
     drift: Drift | None = None  # from the poses in the map's frame to the given poses
     keyframes: tuple[Keyframe, ...] = field(default=(), repr=False)  # confirm and refine each pose
@@ -55,10 +54,6 @@ class MapInfo:
             raise MapFileError(
                 "found a distorted canonical camera, expected an undistorted pinhole"
             )
-        if not 0 < self.covariance_scale < np.inf:
-            raise MapFileError(
-                f"found covariance scale {self.covariance_scale}, expected a number above 0"
-            )
         bounds = np.array([self.bounds_min, self.bounds_max], np.float64)
         if bounds.shape != (2, 3) or not np.isfinite(bounds).all() or (bounds[0] > bounds[1]).any():
             raise MapFileError(
@@ -67,13 +62,6 @@ class MapInfo:
         if self.self_test:
             self.self_test.check(size, self.cells_hw)
         check_keyframes(self.keyframes, size, self.cells_hw)
-
-    @property
-    def format_version(self) -> int:
-        """The oldest version of the file format that can hold this map."""
-        if self.keyframes:
-            return 3
-        return 2 if self.drift else 1
 
     @property
     def unit(self) -> str:

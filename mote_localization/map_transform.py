@@ -1,7 +1,8 @@
 """Changes the frame of a finished map, without training it again.
 
-The graph transforms its points at the end; bounds, drift, keyframes and self-test are transformed
-with them. So poses, clouds and covariances are those of the map before, in the new frame.
+The graph transforms its points at the end; bounds, drift, keyframes, calibration and self-test are
+transformed with them. So poses, clouds and covariances are those of the map before, in the new
+frame.
 """
 
 from dataclasses import dataclass, replace
@@ -70,6 +71,7 @@ def transform_map(
         bounds_min=tuple(corners.min(axis=0).tolist()),
         bounds_max=tuple(corners.max(axis=0).tolist()),
         metric=metric,
+        pose_calibration=info.pose_calibration.in_other_unit(change.scale),
         drift=_moved_drift(info.drift, change) if info.drift else None,
         keyframes=tuple(_moved_keyframe(one, change) for one in info.keyframes),
         self_test=_moved_self_test(info.self_test, change) if info.self_test else None,

@@ -13,7 +13,7 @@ CAMERA = Camera(64, 48, 50.0, 50.0, 31.5, 23.5)
 POSE = pose_from(np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.2, 0.3, 0.9]))
 # settings of a small cnn
 SMALL = {"stem": 8, "fine": 16, "coarse": 16, "coarse_blocks": 1, "fine_blocks": 1}
-QUICK = TrainConfig(steps=6, batch=2, held_out=0, precision="fp32")
+QUICK = TrainConfig(steps=6, batch=2, keyframes=0, validation=False, precision="fp32")
 
 
 def wall_frame(T_map_cam: np.ndarray = POSE, seed: int = 0) -> ReconstructedFrame:

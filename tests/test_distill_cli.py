@@ -389,7 +389,8 @@ def test_without_torch_the_message_gives_the_install_command(room, command, outp
     ("arguments", "new_name"),
     [
         ("distill x -o y.onnx --fix-statistics=0.5", "--freeze-batch-norm"),
-        ("distill x -o y.onnx --calibrated-by m.onnx", "--calibration-from"),
+        ("distill x -o y.onnx --calibrated-by m.onnx", "part of every training"),
+        ("distill x -o y.onnx --calibration-from m.onnx", "part of every training"),
         ("map x -o y.onnx --augment.novel 0.3", "--augment.novel-view-fraction"),
         ("map x -o y.onnx --pairs.reach 3", "--pairs.max-gap"),
     ],

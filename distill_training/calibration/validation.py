@@ -1,14 +1,16 @@
-"""Measures a student on held-out frames with the robot's own Localizer."""
+"""Measures a student on held-out frames, and with keyframes left out, by the robot's Localizer."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
 from torch import nn
 
+from distill_training.calibration.pose_calibration_fit import PoseError
 from distill_training.common.sampling import thinned
 from distill_training.reconstruction import Reconstruction
 from distill_training.students.head import LOG_SIGMA_RANGE
@@ -16,12 +18,17 @@ from distill_training.students.torch_backend import TorchBackend
 from distill_training.training.augmentation import View
 from distill_training.training.batches import FrameStore
 from distill_training.training.frame_split import FrameSplit
-from mote_localization.geometry import local_coordinates
+from mote_localization.geometry import exp_rotation, local_coordinates
+from mote_localization.keyframe_matcher import KeyframeMatcher
 from mote_localization.localizer import Localization, Localizer
 from mote_localization.map_file import MapFile, MapInfo
+from mote_localization.progress import track_if_slow
 
-_CHI2_6_MEDIAN = 5.348  # median of a chi-square variable with 6 degrees of freedom
 _LAPLACE_WITHIN_2 = 1 - math.exp(-2)  # fraction of Laplace errors below twice their expectation
+_TESTED_FRAMES = 200  # training frames, about, whose poses are found without near keyframes
+_OWN_M = 1e-4  # distance below which a keyframe is the tested frame itself
+_ROTATED_DEG = 1.0  # standard deviation of the rotation of the student's points about each axis
+_SHIFTED = 0.03  # standard deviation of their shift along each axis, fraction of their extent
 _TRAINING_SAMPLE = 16  # training frames, about, on which the points' error is measured too
 
 
@@ -42,6 +49,13 @@ class Prediction:
         return replace(self, sigma_hw=(self.sigma_hw * np.float32(scale)).clip(low, high))
 
 
+class TestedPose(NamedTuple):
+    """The true pose of a frame, and the error of the pose that was found."""
+
+    T_map_cam: np.ndarray  # (4, 4), in the frame of the given poses
+    found: PoseError | None  # None: lost
+
+
 @dataclass(frozen=True)
 class HeldOutFigures:
     """How well a student localizes the held-out frames; a lost frame counts as infinitely wrong.
@@ -60,8 +74,6 @@ class HeldOutFigures:
     spearman: float = math.nan  # rank correlation of sigma with the distance to the teacher's point
     # factor for sigma under which the fraction within two expected errors is that of a Laplace law
     sigma_scale: float = math.nan
-    # median of the normalized estimation error squared (NEES) of the poses over its expectation
-    covariance_scale: float = math.nan
 
     def finite(self) -> dict[str, float]:
         """Return the finite figures by name, rounded."""
@@ -114,12 +126,13 @@ class Validation:
         """
         self.info = info
         self._reconstruction, self._frames, self._held_out = reconstruction, frames, split.held_out
-        self._training_sample = thinned(split.training, _TRAINING_SAMPLE)
+        self._training = split.training
 
     def measure(self, network: nn.Module) -> Measurement:
         """Run a student once on every frame and localize; it is left in evaluation mode."""
         predictions = predict(network, self._frames, self._held_out)
-        sampled = predict(network, self._frames, self._training_sample)
+        sample = thinned(self._training, _TRAINING_SAMPLE)
+        sampled = predict(network, self._frames, sample)
         cells_m = [_distances(p, self._frames.frame(p.name).plain()) for p in sampled]
         return Measurement(
             self.held_out_figures(predictions, self.info),
@@ -132,8 +145,8 @@ class Validation:
         if not predictions:
             return HeldOutFigures(frames=0)
         recorded = _RecordedBackend()
-        localizer = Localizer(MapFile(Path("training"), info, b""), recorded)
-        position_cm, rotation_deg, nees = [], [], []
+        localizer = _localizer(info, recorded)
+        position_cm, rotation_deg = [], []
         cells_m, sigmas_m, teacher_m = [], [], []
         for prediction in predictions:
             truth = self._frames.frame(prediction.name).plain()
@@ -146,9 +159,6 @@ class Validation:
             error_6 = self._pose_error(prediction.name, found)
             position_cm.append(100 * float(np.linalg.norm(error_6[:3])))
             rotation_deg.append(math.degrees(np.linalg.norm(error_6[3:])))
-            if found.covariance_66 is not None:
-                information_66 = np.linalg.pinv(found.covariance_66, hermitian=True)
-                nees.append(float(error_6 @ information_66 @ error_6))
         position, rotation = np.array(position_cm), np.array(rotation_deg)
         error_m, sigma_m, noise_m = map(np.concatenate, (cells_m, sigmas_m, teacher_m))
         # A point is within two expected errors, hypot(s sigma, noise), if s is at least this.
@@ -163,8 +173,57 @@ class Validation:
             cells_within_2_sigma=float((needed_n < 1).mean()) if len(needed_n) else math.nan,
             spearman=_rank_correlation(sigma_m, error_m),
             sigma_scale=_quantile(needed_n, _LAPLACE_WITHIN_2),
-            covariance_scale=_median(np.array(nees)) / _CHI2_6_MEDIAN,
         )
+
+    def held_out_poses(self, predictions: Sequence[Prediction], info: MapInfo) -> list[TestedPose]:
+        """Return the poses of the held-out frames, found with recorded predictions."""
+        recorded = _RecordedBackend()
+        localizer = _localizer(info, recorded)
+        tested = []
+        for prediction in predictions:
+            recorded.prediction = prediction
+            image_hw3 = self._frames.frame(prediction.name).image_hw3
+            tested.append(self._tested(prediction.name, localizer, image_hw3))
+        return tested
+
+    def poses_without_near_keyframes(self, network: nn.Module, info: MapInfo) -> list[TestedPose]:
+        """Return the poses of training frames, found without the keyframes that are nearest.
+
+        The student has seen these frames, and so its predictions are made as wrong as those of
+        other frames: they are moved by a random rigid motion. Of a frame, the nearest 0, 1, 2, 4,
+        ... keyframes are left out, in turn, so that the poses are near and far from the others. A
+        frame that is a keyframe itself is never found by its own.
+
+        Args:
+            network: The trained student; it is left in evaluation mode.
+            info: The map, with keyframes, not calibrated.
+        """
+        rng = np.random.default_rng(0)
+        backend, recorded = TorchBackend(network), _RecordedBackend()
+        localizer = _localizer(info, recorded)
+        matcher = KeyframeMatcher(info.keyframes, info.camera, info.stride)
+        most = max(1, len(info.keyframes) // 3)
+        left_out = [0, *(2**i for i in range(most.bit_length()))]
+        names = thinned(self._training, _TESTED_FRAMES)
+        tested = []
+        for i, name in enumerate(track_if_slow(names, "validation", len(names))):
+            image_hw3 = self._frames.frame(name).image_hw3
+            points_hw3, sigma_hw = backend.predict(image_hw3)
+            recorded.prediction = Prediction(name, _moved(points_hw3, rng), sigma_hw)
+            distance_k = matcher.distances(self._reconstruction.poses[name])
+            order_k = np.argsort(distance_k)
+            own = int(distance_k[order_k[0]] < _OWN_M)
+            removed = order_k[: max(own, left_out[i % len(left_out)])].tolist()
+            tested.append(self._tested(name, localizer.without_keyframes(removed), image_hw3))
+        return tested
+
+    def _tested(self, name: str, localizer: Localizer, image_hw3: np.ndarray) -> TestedPose:
+        found = localizer.localize(image_hw3, self._reconstruction.camera)
+        T_map_cam = self._reconstruction.given_pose(name)
+        if found.covariance_66 is None:
+            return TestedPose(T_map_cam, None)
+        error_6, distance = self._pose_error(name, found), found.keyframe_distance
+        return TestedPose(T_map_cam, PoseError(error_6, found.covariance_66, distance))
 
     def _pose_error(self, name: str, found: Localization) -> np.ndarray:
         """Return the error (6,) in m and rad against the given pose; of a lost frame inf and pi."""
@@ -186,6 +245,19 @@ class _RecordedBackend:
 
     def predict(self, image_hw3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.prediction.points_hw3, self.prediction.sigma_hw
+
+
+def _localizer(info: MapInfo, backend: _RecordedBackend) -> Localizer:
+    return Localizer(MapFile(Path("training"), info, b""), backend)
+
+
+def _moved(points_hw3: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return points after a random rigid motion about their centre, float32."""
+    centre = np.median(points_hw3.reshape(-1, 3), axis=0)
+    size = np.median(np.linalg.norm(points_hw3 - centre, axis=-1))
+    R_33 = exp_rotation(np.radians(_ROTATED_DEG) * rng.standard_normal(3))
+    shift = _SHIFTED * size * rng.standard_normal(3)
+    return ((points_hw3 - centre) @ R_33.T + centre + shift).astype(np.float32)
 
 
 def _distances(prediction: Prediction, truth: View) -> np.ndarray:

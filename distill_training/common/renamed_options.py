@@ -11,7 +11,6 @@ from mote_localization.errors import MoteError
 # Old name -> new name, as fields of the configuration classes.
 RENAMED = {
     "fix_statistics": "freeze_batch_norm",
-    "calibrated_by": "calibration_from",
     "trunk_rate": "backbone_rate",
     "augment.novel": "augment.novel_view_fraction",
     "augment.novel_shift": "augment.novel_view_shift",
@@ -21,6 +20,8 @@ RENAMED = {
 # Flags and values that another flag replaces, as users write them.
 _REPLACED = {
     ("--adjust-poses",): "--poses refine",
+    ("--calibrated-by",): "part of every training",
+    ("--calibration-from",): "part of every training",
     ("--poses", "estimate"): "--poses sfm (structure from motion) or --poses dust3r",
 }
 _FIRST_NAMES = {new.split(".")[-1]: old.split(".")[-1] for old, new in RENAMED.items()}

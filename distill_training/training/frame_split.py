@@ -7,6 +7,8 @@ from typing import NamedTuple
 from distill_training.training.train_config import TrainConfig
 from mote_localization.errors import MoteError
 
+_DEFAULT_HELD_OUT = 0.1  # fraction of the frames
+_DEFAULT_MARGIN = 0.03  # fraction of the frames, on either side of each block
 _MIN_TRAINING_FRACTION = 0.25  # of the frames; fewer are too few to train with
 
 
@@ -18,8 +20,16 @@ class FrameSplit(NamedTuple):
 
 
 def split_frames(names: Iterable[str], config: TrainConfig) -> FrameSplit:
-    """Return the split that a training's configuration asks for; see `split_held_out`."""
-    return split_held_out(list(names), config.held_out, config.margin, config.held_out_blocks)
+    """Return the split that a training's configuration asks for; see `split_held_out`.
+
+    Raises:
+        MoteError: Fewer than a quarter of the frames are left to train with.
+    """
+    names = list(names)
+    if config.held_out_by_default:
+        margin = round(_DEFAULT_MARGIN * len(names))
+        return split_held_out(names, _DEFAULT_HELD_OUT, margin, config.held_out_blocks)
+    return split_held_out(names, config.held_out, config.margin, config.held_out_blocks)
 
 
 def split_held_out(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from distill_training.common.file_hash import file_sha256
 from distill_training.common.renamed_options import first_names
@@ -20,15 +20,15 @@ def training_identity(
 ) -> str:
     """Return a SHA-256, in hexadecimal, of all that determines the trained weights.
 
-    A pretrained file counts by its content, not by its name. Calibration and keyframes do not
-    change the weights: they do not count, and may differ when a training is resumed.
+    A pretrained file counts by its content, not by its name. Validation and keyframes count only
+    where they decide whether frames are held out: else they may differ when a training is resumed.
 
     Raises:
         CheckpointError: The pretrained file cannot be read.
     """
     file = settings.get("pretrained")
-    learned = first_names(asdict(replace(config, calibration_from=None)))
-    del learned["keyframes"]
+    learned = first_names(asdict(config)) | {"held_out_by_default": config.held_out_by_default}
+    del learned["keyframes"], learned["validation"]
     settings = first_names(settings)
     decisive = {
         "reconstruction": reconstruction.index(),

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from distill_training.training.augmentation import AugmentConfig
-from mote_localization.command_line import File
 from mote_localization.errors import MoteError
 from mote_localization.keyframes import MAX_KEYFRAMES
 
@@ -35,23 +34,29 @@ class TrainConfig:
     reprojection_weight: float = 0.1  # weight of the reprojection losses, per canonical px
     # bound of reprojection errors at the start and at the end, canonical px
     reprojection_bound_px: tuple[float, float] = (30.0, 2.0)
-    # fraction of the frames that are kept from training to measure the error on
-    held_out: float = 0.05
+    # measure the errors of poses, which calibrates the covariances; --no-validation saves seconds,
+    # and the covariances are large
+    validation: bool = True
+    # largest number of keyframes in the map: photographs of the place, at most 8 kB each, which
+    # refine correct poses and reject wrong ones; 0: none
+    keyframes: int = 100
+    # fraction of the frames that are kept from training to measure the error on; 0: none, but a
+    # tenth where the validation has no keyframes to measure with
+    held_out: float = 0.0
     # number of contiguous blocks of held-out frames; fewer and longer blocks are harder
     held_out_blocks: int = 4
     margin: int = 0  # frames left out of training on either side of each held-out block
-    # map of the same place from a validation training, whose scales of sigma and covariance are
-    # used; by default they are measured on this training's held-out frames
-    calibration_from: File = None
-    # largest number of keyframes in the map, 15 to 20 kB each; they refine correct poses and reject
-    # wrong ones; 0: none
-    keyframes: int = 0
     # numeric precision; auto: bf16 where the hardware supports it
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     # seed of initial weights and views; with --steps, a training on a CPU is reproducible
     seed: int = 0
     # how training views are augmented
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def held_out_by_default(self) -> bool:
+        """Whether frames are held out only because there are no keyframes to measure with."""
+        return self.validation and not self.keyframes and not self.held_out
 
     def with_loss_for(self, teacher: str) -> "TrainConfig":
         """Return the options with the loss that auto stands for."""

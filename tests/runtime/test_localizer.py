@@ -14,6 +14,7 @@ from mote_localization.camera import Camera
 from mote_localization.errors import BackendError, CameraError, ImageError
 from mote_localization.localizer import Localizer, LocalizerConfig, Status
 from mote_localization.map_file import MapFile, MapInfo, read_map
+from mote_localization.pose_calibration import ErrorModel, PoseCalibration
 
 BRIGHT = np.full((CAMERA.height, CAMERA.width, 3), 128, np.uint8)
 DARK = np.zeros_like(BRIGHT)
@@ -172,11 +173,14 @@ def test_uncertain_position_is_lost(map_file):
     )
 
 
-def test_covariance_scale_of_the_map_is_applied(map_file):
+def test_pose_calibration_of_the_map_is_applied(map_file):
     points = POINTS + 0.05 * np.random.default_rng(0).normal(size=POINTS.shape)
-    scaled = replace(map_file, info=replace(map_file.info, covariance_scale=9.0))
+    calibration = PoseCalibration(ErrorModel(3.0, floor=0.002), ErrorModel(2.0, floor=0.01))
+    scaled = replace(map_file, info=replace(map_file.info, pose_calibration=calibration))
     plain, calibrated = localize(map_file, points), localize(scaled, points)
-    assert np.allclose(9 * plain.covariance_66, calibrated.covariance_66)
+    expected_66 = plain.covariance_66 * np.kron([[9, 6], [6, 4]], np.ones((3, 3)))
+    expected_66 += np.diag([4e-6] * 3 + [1e-4] * 3)
+    np.testing.assert_allclose(calibrated.covariance_66, expected_66)
     assert_lost(
         localize(scaled, points, max_deviation_m=0.005), "standard deviation of the position"
     )

@@ -19,6 +19,7 @@ from mote_localization.camera import Camera
 from mote_localization.drift import MAX_SAMPLES, Drift
 from mote_localization.errors import MapFileError
 from mote_localization.map_file import FORMAT_VERSION, MapInfo, read_map, write_map
+from mote_localization.pose_calibration import ErrorModel, PoseCalibration
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,12 @@ def described(good, tmp_path, **properties):
     return changed(good, tmp_path, change)
 
 
+def of_version(good, tmp_path, version, **properties):
+    """Write the good map in an older format version, with other metadata."""
+    entries = {"pose_calibration": None, "covariance_scale": "4.0", "format_version": version}
+    return described(good, tmp_path, **{**entries, **properties})
+
+
 def test_reading_returns_what_was_written(good, tmp_path):
     info = MapInfo(
         scene="küche",
@@ -63,7 +70,7 @@ def test_reading_returns_what_was_written(good, tmp_path):
         teacher="rgbd",
         teacher_licence="CC BY-NC-SA 4.0",
         student="cnn",
-        covariance_scale=4.2,
+        pose_calibration=PoseCalibration(ErrorModel(1.5, 0.002, 0.01), ErrorModel(2.0), 119),
         metric=False,
         drift=Drift(((0.1, 2.0, -3.0, 0.0, 0.0, 0.6, 0.8, *[0.01] * 6),) * 2, 0.8, 40.0, 0.03),
         training={"minutes": 25.5, "seed": 0, "loss": "distill"},
@@ -80,8 +87,9 @@ def test_older_map_without_the_entry_metric_is_metric(good, tmp_path):
 
 
 def test_map_of_the_first_format_is_read(good, tmp_path):
-    info = read_map(described(good, tmp_path, drift=None, format_version="1")).info
-    assert info.drift is None and info.format_version == 1
+    info = read_map(of_version(good, tmp_path, "1", drift=None)).info
+    assert info.drift is None
+    assert info.pose_calibration == PoseCalibration(ErrorModel(2.0), ErrorModel(2.0))
 
 
 def test_largest_drift_fits_into_a_map(good, tmp_path):
@@ -194,7 +202,10 @@ DRIFT_JSON = {"stations": [SAMPLE], "reach_m": 1.0, "reach_deg": 30.0, "noise": 
             ("bounds_min", wrong)
             for wrong in ("abc", [0, 0], [0, 0, "0"], [0, 0, float("nan")], [7, 0, 0], 5, None)
         ),
-        *(("covariance_scale", wrong) for wrong in (0, -1, "1", float("inf"), float("nan"), [])),
+        *(
+            ("pose_calibration", {"position": wrong})
+            for wrong in (0, {"scale": 0}, {"scale": "1"}, {"floor": -1}, {"slope": -0.1}, [1, 2])
+        ),
         *(("metric", wrong) for wrong in (0, 1, "true", None, [])),
         *(
             ("drift", {**DRIFT_JSON, **wrong})
@@ -223,8 +234,13 @@ DRIFT_JSON = {"stations": [SAMPLE], "reach_m": 1.0, "reach_deg": 30.0, "noise": 
     ],
 )
 def test_wrong_metadata_is_refused(good, tmp_path, name, value):
-    wrong = described(good, tmp_path, **{name: json.dumps(value), "format_version": "2"})
-    assert_refused(wrong, "found|damaged")
+    assert_refused(described(good, tmp_path, **{name: json.dumps(value)}), "found|damaged")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "1", float("inf"), float("nan"), []])
+def test_wrong_covariance_scale_of_an_older_map_is_refused(good, tmp_path, wrong):
+    older = of_version(good, tmp_path, "3", covariance_scale=json.dumps(wrong))
+    assert_refused(older, "found covariance scale|damaged")
 
 
 def test_figures_of_the_training_may_be_nan(good, tmp_path):
@@ -234,16 +250,23 @@ def test_figures_of_the_training_may_be_nan(good, tmp_path):
 
 def test_correct_drift_and_camera_of_these_tests_are_read(good, tmp_path):
     entries = {"drift": json.dumps(DRIFT_JSON), "camera": json.dumps(CAMERA_JSON)}
-    info = read_map(described(good, tmp_path, **entries, format_version="2")).info
+    info = read_map(described(good, tmp_path, **entries)).info
     assert info.drift == Drift((tuple(map(float, SAMPLE)),), 1.0, 30.0, 0.1)
     assert info.camera == CAMERA
 
 
 def test_drift_in_a_format_version_without_drift_is_refused(good, tmp_path):
     drift = json.dumps(DRIFT_JSON)
-    newer = described(good, tmp_path, drift=drift, format_version="2")
+    newer = of_version(good, tmp_path, "2", drift=drift)
     assert read_map(newer).info.drift.length_scale_m == 1
-    assert_refused(described(good, tmp_path, drift=drift), "format version 1, expected 2 or later")
+    older = of_version(good, tmp_path, "1", drift=drift)
+    assert_refused(older, "format version 1, expected version 2 or later")
+
+
+@pytest.mark.parametrize("version", ["1", "3"])
+def test_older_map_without_covariance_scale_is_refused(good, tmp_path, version):
+    older = of_version(good, tmp_path, version, covariance_scale=None)
+    assert_refused(older, "lacks `mote.covariance_scale`")
 
 
 @pytest.mark.parametrize("text", ["{", "", "[" * 50_000, "[0," * 50_000, "9" * 10_000, "\u0000"])
@@ -361,7 +384,6 @@ def test_graph_without_the_form_of_a_map_is_not_written(good, tmp_path):
         {"camera": Camera(320, 240, 260.0, 260.0, 159.5, 119.5, distortion=(0.1, 0.0, 0.0, 0.0))},
         {"bounds_min": (0.0, np.inf, 0.0)},
         {"bounds_max": (-1.0, 5.0, 3.0)},
-        {"covariance_scale": 0.0},
     ],
 )
 def test_impossible_map_info_is_refused(wrong):

@@ -516,7 +516,7 @@ def broken_maps(folder: Path, room_map: Path) -> dict[str, tuple[Path, str]]:
         "text": (b"this is not a map\n", "is no ONNX file"),
         "empty": (b"", ""),
         "truncated": (content[: len(content) // 2], "is no ONNX file or is truncated"),
-        "newer": (content.replace(key + b"1", key + b"9"), "is a map of format version 9"),
+        "newer": (content.replace(key + b"4", key + b"9"), "is a map of format version 9"),
     }
     for name, (written, _) in files.items():
         if written is not None:

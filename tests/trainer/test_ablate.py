@@ -148,7 +148,7 @@ def test_training_options_and_student_settings_have_different_names():
     for _, config in FAMILIES.values():
         assert not options & set(config.__dataclass_fields__)
     assert {"seed", "margin", "augment.rotation_deg"} <= options
-    assert set(TrainConfig.__dataclass_fields__) - options == {"augment", "calibration_from"}
+    assert set(TrainConfig.__dataclass_fields__) - options == {"augment", "validation"}
 
 
 BAD = {

@@ -11,13 +11,11 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch  # noqa: E402
 from make_wall import CAMERA, QUICK, SMALL  # noqa: E402
 
-from distill_training.calibration.scales import read_scales  # noqa: E402
 from distill_training.calibration.validation import (  # noqa: E402
     Measurement,
     Validation,
     predict,
 )
-from distill_training.export.onnx_export import export_map  # noqa: E402
 from distill_training.pipeline import train_student  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.students import (  # noqa: E402
@@ -128,66 +126,6 @@ def test_sigma_is_scaled_by_the_errors_on_held_out_frames(
     assert info.training["sigma_scale"] != 1
     assert info.training["held_out_cells_within_2_sigma"] == pytest.approx(0.865, abs=0.02)
     assert info.training["held_out_sigma_scale"] == pytest.approx(1, abs=0.01)
-
-
-def test_without_held_out_frames_an_earlier_map_calibrates_or_none(
-    reconstruction: Reconstruction, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    images = np.zeros((1, 48, 64, 3), np.uint8)
-    quick = replace(QUICK, steps=1)
-    student, info = train_student(reconstruction, tmp_path / "none", "cnn", SMALL, quick)
-    assert info.covariance_scale == 1 and "sigma_scale" not in info.training
-    assert "not calibrated" in caplog.text
-    export_map(student, info, images, tmp_path / "uncalibrated.onnx")
-    with pytest.raises(MoteError, match="uncalibrated.onnx: found no measured scale"):
-        read_scales(tmp_path / "uncalibrated.onnx", info)
-    earlier = replace(info, covariance_scale=3.7, training={"sigma_scale": 2.0})
-    export_map(student, earlier, images, tmp_path / "earlier.onnx")
-    caplog.clear()
-    given = replace(quick, calibration_from=tmp_path / "earlier.onnx")
-    again, info = train_student(reconstruction, tmp_path / "none", "cnn", SMALL, given)
-    assert info.covariance_scale == 3.7 and info.training["sigma_scale"] == 2
-    assert "calibrated" not in caplog.text
-    with torch.inference_mode():
-        points, sigma = student(torch.from_numpy(images))
-        same_points, larger_sigma = again(torch.from_numpy(images))
-    torch.testing.assert_close(points, same_points, rtol=0, atol=0)
-    torch.testing.assert_close(larger_sigma, 2 * sigma)
-
-    elsewhere = replace(earlier, scene="elsewhere")
-    export_map(student, elsewhere, images, tmp_path / "elsewhere.onnx")
-    with pytest.raises(MoteError, match="found scene elsewhere, expected"):
-        by_it = replace(quick, calibration_from=tmp_path / "elsewhere.onnx")
-        train_student(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
-    export_map(student, replace(earlier, training={}), images, tmp_path / "unmeasured.onnx")
-    with pytest.raises(MoteError, match="no measured scale"):
-        by_it = replace(quick, calibration_from=tmp_path / "unmeasured.onnx")
-        train_student(reconstruction, tmp_path / "none", "cnn", SMALL, by_it)
-
-
-def test_a_map_without_keyframes_does_not_calibrate_one_with_them(
-    reconstruction: Reconstruction, tmp_path: Path
-):
-    quick = replace(QUICK, steps=1)
-    student, info = train_student(reconstruction, tmp_path / "work", "cnn", SMALL, quick)
-    measured = replace(info, training={"sigma_scale": 2.0})
-    export_map(student, measured, np.zeros((1, 48, 64, 3), np.uint8), tmp_path / "plain.onnx")
-    with_them = replace(quick, keyframes=2, calibration_from=tmp_path / "plain.onnx")
-    with pytest.raises(MoteError, match="plain.onnx: .*one of the two has keyframes"):
-        train_student(reconstruction, tmp_path / "work", "cnn", SMALL, with_them)
-
-
-def test_a_map_of_given_poses_does_not_calibrate_one_of_adjusted_poses(
-    reconstruction: Reconstruction, tmp_path: Path
-):
-    student, info = train_student(
-        reconstruction, tmp_path / "t", "cnn", SMALL, replace(QUICK, held_out=0.25)
-    )
-    export_map(student, info, np.zeros((1, 48, 64, 3), np.uint8), tmp_path / "plain.onnx")
-    drifting = replace(reconstruction, given_poses=reconstruction.poses)
-    with pytest.raises(MoteError, match="poses of one of the two were adjusted"):
-        calibrated = replace(QUICK, calibration_from=tmp_path / "plain.onnx")
-        train_student(drifting, tmp_path / "u", "cnn", SMALL, calibrated)
 
 
 def test_after_the_last_step_the_network_runs_once_per_held_out_frame(

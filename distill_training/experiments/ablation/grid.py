@@ -232,8 +232,8 @@ def _make_run(
 
 
 def training_option_types() -> dict[str, Any]:
-    """Return the types of the options of a training by key, without those of calibration."""
-    excluded = ("augment", "calibration_from")
+    """Return the types of the options of a training by key, without that of the validation."""
+    excluded = ("augment", "validation")
     own = {k: v for k, v in get_type_hints(TrainConfig).items() if k not in excluded}
     return own | {_AUGMENT + k: v for k, v in get_type_hints(AugmentConfig).items()}
 
@@ -247,7 +247,8 @@ def _train_config(options: dict[str, Any]) -> TrainConfig:
     """Return a training's configuration from its options by key."""
     augment = {k.removeprefix(_AUGMENT): v for k, v in options.items() if k.startswith(_AUGMENT)}
     own = {k: v for k, v in options.items() if not k.startswith(_AUGMENT)}
-    return TrainConfig(**own, augment=replace(AugmentConfig(), **augment))
+    # Students are compared without the help of keyframes, unless the file asks for it.
+    return TrainConfig(**{"keyframes": 0, **own}, augment=replace(AugmentConfig(), **augment))
 
 
 def _with_epochs(config: TrainConfig, epochs: Value, reconstruction: Reconstruction) -> TrainConfig:
