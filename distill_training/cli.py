@@ -27,6 +27,7 @@ from mote_localization.errors import MoteError
 from mote_localization.files import check_output
 from mote_localization.scenes import RecordingOptions
 from mote_localization.transform_command import FrameOptions
+from mote_localization.validated_poses import validation_text
 
 if TYPE_CHECKING:
     from distill_training.students.settings import Settings
@@ -194,6 +195,13 @@ class StudentOptions:
             f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), {parity}; inspect it with "
             f"`mote inspect {output}`"
         )
+        if student.info.validation:
+            say(f"validation: {validation_text(student.info.validation, student.info.unit)}")
+        if student.info.keyframes:
+            say(
+                f"{output} contains {len(student.info.keyframes)} photographs of the place; "
+                "--keyframes 0 leaves them out"
+            )
 
     def _settings(self) -> "Settings":
         from distill_training.students.settings import split_settings, student_settings

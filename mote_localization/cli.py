@@ -11,7 +11,7 @@ from mote_localization.backends import BACKEND_HELP
 from mote_localization.backends.engine_builder import Gpu, Precision, engine_for
 from mote_localization.backends.engines import cache_folder
 from mote_localization.calibration_files import read_calibration
-from mote_localization.command_line import Flat, print_table, run_command, say
+from mote_localization.command_line import File, Flat, print_table, run_command, say
 from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.bench import Bench
 from mote_localization.evaluation.evaluate import Evaluate
@@ -23,6 +23,7 @@ from mote_localization.map_file import UNKNOWN_SCALE, MapFile, read_map
 from mote_localization.nodes.player import Replay
 from mote_localization.scenes import RecordingOptions, open_scene
 from mote_localization.transform_command import Transform
+from mote_localization.validated_poses import validation_text
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,24 @@ class Inspect:
     """Print the metadata of a map, or what a recording holds."""
 
     path: tyro.conf.Positional[Path]  # map file (.onnx), or recording of any layout
+    # draw there where the map is accurate and where to record more (.png, .svg, .pdf)
+    report: File = None
     recording: Annotated[RecordingOptions, Flat] = field(default_factory=RecordingOptions)
 
     def run(self) -> None:
-        """Print a table."""
+        """Print a table, and draw the picture."""
         if self.path.suffix == ".onnx":
-            print_table(_map_rows(read_map(self.path)), title=str(self.path))
+            map_file = read_map(self.path)
+            print_table(_map_rows(map_file), title=str(self.path))
+            if self.report:
+                from mote_localization.evaluation.map_picture import draw_map  # imports matplotlib
+
+                draw_map(map_file, self.report)
+                say(f"picture: {self.report}")
+        elif self.report:
+            raise MoteError(
+                f"found --report with the recording {self.path}, expected a map (.onnx)"
+            )
         else:
             print_table(open_scene(self.path, self.recording).described(), title=str(self.path))
 
@@ -54,6 +67,7 @@ def _map_rows(map_file: MapFile) -> dict[str, str]:
         "bounds": ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, low, high in bounds)
         + f" {info.unit}",
         "scale": "metres" if info.metric else UNKNOWN_SCALE,
+        "validation": validation_text(info.validation, info.unit) if info.validation else "none",
         "covariance of the poses": f"{info.pose_calibration}",
         "drift of the given poses": f"{info.drift or 'none known'}",
         "keyframes": f"{len(info.keyframes) or 'none'}",

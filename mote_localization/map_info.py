@@ -10,6 +10,7 @@ from mote_localization.errors import MapFileError
 from mote_localization.keyframes import Keyframe, check_keyframes
 from mote_localization.pose_calibration import PoseCalibration
 from mote_localization.self_test import SelfTest
+from mote_localization.validated_poses import MAX_POSES, ValidatedPose
 
 UNKNOWN_SCALE = "unknown: lengths are in the map's own unit, not in metres"
 
@@ -34,6 +35,7 @@ class MapInfo:
     drift: Drift | None = None  # from the poses in the map's frame to the given poses
     keyframes: tuple[Keyframe, ...] = field(default=(), repr=False)  # confirm and refine each pose
     self_test: SelfTest | None = None  # None in maps of older versions
+    validation: tuple[ValidatedPose, ...] = field(default=(), repr=False)  # of the poses
     training: dict[str, float | int | str] = field(default_factory=dict)  # figures of the training
     created: str = ""  # ISO 8601, UTC
 
@@ -58,6 +60,10 @@ class MapInfo:
         if bounds.shape != (2, 3) or not np.isfinite(bounds).all() or (bounds[0] > bounds[1]).any():
             raise MapFileError(
                 f"found bounds {self.bounds_min} to {self.bounds_max}, expected two corners in m"
+            )
+        if len(self.validation) > MAX_POSES:
+            raise MapFileError(
+                f"found {len(self.validation)} validated poses, expected at most {MAX_POSES}"
             )
         if self.self_test:
             self.self_test.check(size, self.cells_hw)

@@ -13,7 +13,13 @@ FORMAT_VERSION = 4
 PREFIX = "mote."  # of the entries' keys
 _MAX_ENTRY_CHARS = 1 << 20
 _MAX_KEYFRAMES_CHARS = 1 << 25  # of the entry that holds all keyframes
-_OPTIONAL = {"metric", "drift", "keyframes", "self_test"}  # older maps lack these entries
+_OPTIONAL = {
+    "metric",
+    "drift",
+    "keyframes",
+    "self_test",
+    "validation",
+}  # older maps lack these entries
 _SINCE = {"drift": 2, "keyframes": 3, "pose_calibration": 4}  # format versions of later entries
 
 _TYPES = get_type_hints(MapInfo)

@@ -18,6 +18,7 @@ from mote_localization.geometry import pose_from, transform
 from mote_localization.keyframes import Keyframe
 from mote_localization.map_file import MapFile, MapInfo
 from mote_localization.self_test import SelfTest
+from mote_localization.validated_poses import ValidatedPose
 
 _MAX_ABS_M = 10_000.0  # of a point: float32 has steps of 1 mm there
 _PREFIX = "frame"  # of the names that the graph gets, followed by the number of the change
@@ -74,6 +75,7 @@ def transform_map(
         pose_calibration=info.pose_calibration.in_other_unit(change.scale),
         drift=_moved_drift(info.drift, change) if info.drift else None,
         keyframes=tuple(_moved_keyframe(one, change) for one in info.keyframes),
+        validation=tuple(_moved_validated(one, change) for one in info.validation),
         self_test=_moved_self_test(info.self_test, change) if info.self_test else None,
     )
     return _moved_graph(onnx.load_model_from_string(map_file.model), change), moved
@@ -107,6 +109,13 @@ def _moved_keyframe(keyframe: Keyframe, change: FrameChange) -> Keyframe:
     T = change.pose(keyframe.pose_44)
     scaled = keyframe.with_depth(change.scale * keyframe.depth_m())
     return replace(scaled, T_map_cam=tuple(map(tuple, T.tolist())))
+
+
+def _moved_validated(validated: ValidatedPose, change: FrameChange) -> ValidatedPose:
+    error, deviation = (
+        None if v is None else change.scale * v for v in (validated.error, validated.deviation)
+    )
+    return ValidatedPose.record(change.pose(validated.T_map_cam), error, deviation)
 
 
 def _moved_self_test(self_test: SelfTest, change: FrameChange) -> SelfTest:

@@ -5,10 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from conftest import ROOT
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
@@ -18,6 +20,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 import mote_localization.cli
+from mote_localization.map_file import read_map, write_map
+from mote_localization.validated_poses import ValidatedPose
 
 CALIBRATION = """\
 image_width: 320
@@ -187,6 +191,50 @@ def test_inspect_prints_what_a_recording_holds(tmp_path, mote):
     _, output, _ = mote(f"inspect {tmp_path / 'den'}")
     assert "scene folder" in output and "2, 320x240 px" in output
     assert "1 for training, 1 for tests" in output
+
+
+def with_validation(lost: int) -> tuple[ValidatedPose, ...]:
+    """Return 20 poses on a line, the last ones without a pose that was found."""
+    poses = []
+    for i in range(20):
+        T_map_cam = T_MAP_CAM.copy()
+        T_map_cam[0, 3] += 0.2 * i
+        found = i < 20 - lost
+        error = (0.01 + 0.001 * i, 0.02) if found else (None, None)
+        poses.append(ValidatedPose.record(T_map_cam, *error))
+    return tuple(poses)
+
+
+@pytest.mark.parametrize("lost", [0, 3, 20])
+def test_inspect_draws_where_a_map_is_accurate(files, mote, lost: int):
+    plain = read_map("room.onnx")
+    info = replace(plain.info, validation=with_validation(lost))
+    write_map(Path("measured.onnx"), onnx.load_model_from_string(plain.model), info)
+    status, output, errors = mote("inspect measured.onnx --report place.png")
+    words = " ".join(output.replace("│", " ").split())
+    assert status == 0, errors
+    assert f"{20 - lost} of 20 frames found" in words
+    assert ("median error" in words) == (lost < 20)
+    assert ("record more near" in words) == (lost > 0)
+    image = cv2.imread("place.png")
+    assert image is not None and image.shape[1] > 1000 and image.std() > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("inspect room.onnx --report place.png", "has no validated poses"),
+        ("inspect measured.onnx --report place.xyz", "a name that ends with .png, .svg, .pdf"),
+        ("inspect head.yaml --report place.png", "expected a map"),
+    ],
+)
+def test_report_that_cannot_be_drawn_is_one_error(files, mote, arguments, message):
+    plain = read_map("room.onnx")
+    info = replace(plain.info, validation=with_validation(1))
+    write_map(Path("measured.onnx"), onnx.load_model_from_string(plain.model), info)
+    status, _, errors = mote(arguments)
+    assert status == 1 and message in errors
+    assert not list(Path().glob("place.*"))
 
 
 @pytest.mark.parametrize("arguments", ["", "fly", "inspect", "localize bright.png"])

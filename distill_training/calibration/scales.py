@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from distill_training.calibration.pose_calibration_fit import (
     fit_pose_calibration,
     unmeasured_calibration,
@@ -21,6 +23,7 @@ from distill_training.training.train_config import TrainConfig
 from distill_training.training.trainer import TrainedStudent
 from mote_localization.map_file import MapInfo
 from mote_localization.pose_calibration import PoseCalibration
+from mote_localization.validated_poses import ValidatedPose
 
 _MIN_SIGMA_SCALE = 0.1  # the teacher's noise may explain all errors: sigma is then unobservable
 _log = logging.getLogger(__name__)
@@ -54,7 +57,9 @@ def calibrate(
     tested = validation.held_out_poses(predictions, info) if config.validation else []
     if config.validation and info.keyframes:
         tested += validation.poses_without_near_keyframes(network, info)
-    info = replace(info, pose_calibration=_pose_calibration(tested, info, config))
+    calibration = _pose_calibration(tested, info, config)
+    validated = tuple(_validated(pose, calibration) for pose in tested)
+    info = replace(info, pose_calibration=calibration, validation=validated)
     # A larger covariance may fail the gate on the position's deviation.
     figures = validation.held_out_figures(predictions, info)
     training = dict(trained.figures)
@@ -80,6 +85,19 @@ def _pose_calibration(
             len(tested),
         )
     return unmeasured_calibration(math.dist(info.bounds_min, info.bounds_max) / 2)
+
+
+def _validated(tested: TestedPose, calibration: PoseCalibration) -> ValidatedPose:
+    """Return a tested pose as the map stores it."""
+    if tested.found is None:
+        return ValidatedPose.record(tested.T_map_cam, None, None)
+    error_6, covariance_66, distance = tested.found
+    calibrated_66 = calibration.calibrated(covariance_66, distance)
+    return ValidatedPose.record(
+        tested.T_map_cam,
+        float(np.linalg.norm(error_6[:3])),
+        math.sqrt(float(np.trace(calibrated_66[:3, :3]))),
+    )
 
 
 def _sigma_scale(figures: HeldOutFigures) -> float:

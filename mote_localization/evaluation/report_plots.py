@@ -17,6 +17,7 @@ from mote_localization.camera import Camera, frustum_edges
 from mote_localization.evaluation.cloud_plot import cloud_collection, surface_tiles, view_rotation
 from mote_localization.evaluation.metrics import PERCENTILES, Evaluation
 from mote_localization.evaluation.plot_style import figure_style
+from mote_localization.evaluation.view_from_above import view_from_above
 from mote_localization.geometry import invert, transform
 from mote_localization.localizer import Localization
 
@@ -57,7 +58,7 @@ def trajectory(evaluation: Evaluation) -> tuple[str, str]:
     answers, errors_cm = evaluation.answers, 100 * evaluation.errors_m
     given, found = [a.T_map_cam_true for a in answers], [a.T_map_cam for a in answers]
     known = [T for T in given if T is not None] or [T for T in found if T is not None]
-    axes_23, labels, view = _view_from_above(np.array(known))
+    axes_23, labels, view = view_from_above(np.array(known))
     shown = np.array(known)[:, :3, 3] @ axes_23.T
     low, high = shown.min(0), shown.max(0)
     margin = max(0.05, 0.12 * float((high - low).max()))
@@ -108,32 +109,6 @@ def trajectory(evaluation: Evaluation) -> tuple[str, str]:
 def _positions(poses: Sequence[np.ndarray | None], axes_23: np.ndarray) -> np.ndarray:
     """Return the positions (n, 2) of poses in the figure; NaN without a pose."""
     return np.array([(np.nan, np.nan) if T is None else axes_23 @ T[:3, 3] for T in poses])
-
-
-def _view_from_above(poses: np.ndarray) -> tuple[np.ndarray, tuple[str, str], str]:
-    """Return map directions (2, 3) to the right and upward in the figure, labels, a description.
-
-    Maps do not store the vertical. Cameras are usually held upright, so the mean of the upward axes
-    of their poses (n, 4, 4) estimates it. The view is along the map axis within 35 degrees of it,
-    if there is one. Otherwise it shows the plane of most camera motion.
-    """
-    up = -poses[:, :3, 1].mean(0)
-    axis = int(np.abs(up).argmax())
-    if np.abs(up[axis]) > np.cos(np.radians(35)) * np.linalg.norm(up):
-        upward = np.sign(up[axis]) * np.eye(3)[axis]
-        right = np.eye(3)[1 if axis == 0 else 0]
-        rows = np.stack([right, np.cross(upward, right)])
-        names = [("-" if row.sum() < 0 else "") + "xyz"[np.abs(row).argmax()] for row in rows]
-        sign = "+" if up[axis] > 0 else "−"
-        view = f"seen from above, the map's {sign}{'xyz'[axis]} axis towards the reader"
-        labels = [f"{name.replace('-', '−')} (m)" for name in names]
-        return rows, (labels[0], labels[1]), view
-    centred = poses[:, :3, 3] - poses[:, :3, 3].mean(0)
-    rows = np.linalg.svd(centred, full_matrices=True)[2][:2]
-    view = (
-        "seen across the plane of most motion (its principal axes), because no map axis is vertical"
-    )
-    return rows, ("first principal axis (m)", "second principal axis (m)"), view
 
 
 def _continuous_runs(stamps: np.ndarray) -> list[np.ndarray]:

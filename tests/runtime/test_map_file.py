@@ -20,6 +20,7 @@ from mote_localization.drift import MAX_SAMPLES, Drift
 from mote_localization.errors import MapFileError
 from mote_localization.map_file import FORMAT_VERSION, MapInfo, read_map, write_map
 from mote_localization.pose_calibration import ErrorModel, PoseCalibration
+from mote_localization.validated_poses import ValidatedPose
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,7 @@ def test_reading_returns_what_was_written(good, tmp_path):
         pose_calibration=PoseCalibration(ErrorModel(1.5, 0.002, 0.01), ErrorModel(2.0), 119),
         metric=False,
         drift=Drift(((0.1, 2.0, -3.0, 0.0, 0.0, 0.6, 0.8, *[0.01] * 6),) * 2, 0.8, 40.0, 0.03),
+        validation=(ValidatedPose((1.0, 2.0, 3.0, 0.0, 0.0, 0.6, 0.8), 0.01, None),),
         training={"minutes": 25.5, "seed": 0, "loss": "distill"},
         created="2026-01-01T00:00:00+00:00",
     )
@@ -206,6 +208,21 @@ DRIFT_JSON = {"stations": [SAMPLE], "reach_m": 1.0, "reach_deg": 30.0, "noise": 
             ("pose_calibration", {"position": wrong})
             for wrong in (0, {"scale": 0}, {"scale": "1"}, {"floor": -1}, {"slope": -0.1}, [1, 2])
         ),
+        *(
+            (
+                "validation",
+                [{"pose": [0, 0, 0, 0, 0, 0, 1], "error": 0.1, "deviation": 0.1, **wrong}],
+            )
+            for wrong in (
+                {"pose": [0, 0, 0, 0, 0, 0, 2]},
+                {"pose": [0, 0, 0, 1]},
+                {"pose": [1e999, 0, 0, 0, 0, 0, 1]},
+                {"error": -0.1},
+                {"error": "0.1"},
+                {"deviation": -1},
+            )
+        ),
+        ("validation", [{"pose": [0, 0, 0, 0, 0, 0, 1], "error": 0.1, "deviation": 0.1}] * 1001),
         *(("metric", wrong) for wrong in (0, 1, "true", None, [])),
         *(
             ("drift", {**DRIFT_JSON, **wrong})

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import yaml
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
-from test_keyframes import keyframe, photograph, shifted
+from make_painted_room import keyframe, photograph, shifted
 
 import mote_localization.cli
 from mote_localization.anchors import fit_anchors, read_anchors
@@ -26,7 +26,9 @@ from mote_localization.gravity import rotation_to_z, up_of_cameras, up_of_floor
 from mote_localization.localizer import Localization, Localizer, Status
 from mote_localization.map_file import MapFile, read_map, write_map
 from mote_localization.map_transform import FrameChange, transform_map
+from mote_localization.pose_calibration import ErrorModel, PoseCalibration
 from mote_localization.self_test import SelfTest
+from mote_localization.validated_poses import ValidatedPose
 
 VIEWS = (
     shifted(-0.5, 0, 0),
@@ -85,6 +87,21 @@ def assert_same(before: Localization, after: Localization, change: FrameChange) 
     )
 
 
+def test_validated_poses_move_with_the_map(tmp_path):
+    validation = (
+        ValidatedPose.record(T_MAP_CAM, 0.02, 0.05),
+        ValidatedPose.record(VIEWS[1], None, None),
+    )
+    change = FrameChange(T_NEW, 0.4)
+    found, lost = moved(
+        write(tmp_path, False, validation=validation), change, tmp_path
+    ).info.validation
+    np.testing.assert_allclose(found.T_map_cam, change.pose(T_MAP_CAM), atol=1e-3)
+    assert (found.error, found.deviation) == (0.008, 0.02)
+    np.testing.assert_allclose(lost.T_map_cam, change.pose(VIEWS[1]), atol=1e-3)
+    assert lost.error is None
+
+
 @pytest.mark.parametrize(
     ("change", "metric"),
     [
@@ -95,7 +112,12 @@ def assert_same(before: Localization, after: Localization, change: FrameChange) 
 @pytest.mark.parametrize("content", [{}, {"drift": DRIFT}, {"keyframes": VIEWS}])
 def test_a_moved_map_gives_the_same_poses_in_its_frame(tmp_path, images, change, metric, content):
     if "keyframes" in content:
-        content = {"keyframes": tuple(map(keyframe, VIEWS)), "drift": DRIFT}
+        calibration = PoseCalibration(ErrorModel(1.5, 0.01, 0.02), ErrorModel(2.0, 0.003, 0.01))
+        content = {
+            "keyframes": tuple(map(keyframe, VIEWS)),
+            "drift": DRIFT,
+            "pose_calibration": calibration,
+        }
     before = write(tmp_path, metric, **content)
     after = moved(before, change, tmp_path)
     one, other = (Localizer.open(file.path) for file in (before, after))
