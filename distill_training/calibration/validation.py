@@ -101,11 +101,11 @@ class Measurement:
         """Return the text of the progress bar."""
         figures = self.held_out
         if not figures.frames:
-            return "-"
+            return f"points {self.train_cell_cm:.1f} cm"
         if math.isinf(figures.median_cm):
-            return "lost (more than half of the frames)"
+            return "held-out lost (more than half of the frames)"
         return (
-            f"{figures.median_cm:.1f} cm {figures.median_deg:.2f}°, "
+            f"held-out {figures.median_cm:.1f} cm {figures.median_deg:.2f}°, "
             f"{figures.within_5cm_5deg:.0%} in 5 cm/5°"
         )
 

@@ -74,7 +74,7 @@ class Journal(Generic[Measured]):
             SummaryWriter(self._folder, purge_step=self._state.step)
         )
         self._bar = self._open.enter_context(
-            progress_bar("loss {task.fields[loss]:.3f}", "held-out {task.fields[error]}")
+            progress_bar("loss {task.fields[loss]:.3f}", "{task.fields[error]}")
         )
         self._task = self._bar.add_task(
             self._name, total=self._budget, loss=math.nan, error=self.measurement

@@ -15,7 +15,7 @@ _MAX_HELD_OUT = 0.5  # fraction of the frames; the others are needed for trainin
 class TrainConfig:
     """Options of a training."""
 
-    minutes: float = 25.0  # minutes of training; start-up and export take extra time
+    minutes: float = 5.0  # minutes of training; start-up and export take extra time
     steps: int = 0  # number of training steps; 0: train for --minutes
     batch: int = 8  # views per step, in each process
     # highest learning rate (AdamW, one-cycle schedule); a backbone uses a fraction of it
