@@ -389,8 +389,6 @@ def test_without_torch_the_message_gives_the_install_command(room, command, outp
     ("arguments", "new_name"),
     [
         ("distill x -o y.onnx --fix-statistics=0.5", "--freeze-batch-norm"),
-        ("distill x -o y.onnx --calibrated-by m.onnx", "part of every training"),
-        ("distill x -o y.onnx --calibration-from m.onnx", "part of every training"),
         ("map x -o y.onnx --augment.novel 0.3", "--augment.novel-view-fraction"),
         ("map x -o y.onnx --pairs.reach 3", "--pairs.max-gap"),
     ],
@@ -398,3 +396,10 @@ def test_without_torch_the_message_gives_the_install_command(room, command, outp
 def test_a_renamed_option_is_an_error_that_gives_the_new_name(run_command, arguments, new_name):
     status, _, errors = run_command("mote-distill", distill_training.cli.main, arguments)
     assert status == 1 and f"which is now {new_name}:" in errors
+
+
+@pytest.mark.parametrize("option", ["--calibrated-by", "--calibration-from"])
+def test_calibration_by_another_map_is_part_of_every_training(run_command, option):
+    arguments = f"distill x -o y.onnx {option} m.onnx"
+    status, _, errors = run_command("mote-distill", distill_training.cli.main, arguments)
+    assert status == 1 and f"found {option}, which is now part of every training" in errors
