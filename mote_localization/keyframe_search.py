@@ -16,10 +16,12 @@ from mote_localization.camera import Camera
 from mote_localization.geometry import transform
 from mote_localization.keyframes import Keyframe
 
-_FEATURES = 300  # of an image, those of the highest contrast
-_CONTRAST = 0.02  # least contrast of a feature, OpenCV's contrastThreshold
+_FEATURES = 1000  # of an image, those of the highest contrast
+_FIRST_FEATURES = 300  # of these, by which some keyframes are chosen before all are compared
+_FIRST_KEYFRAMES = 15  # chosen by the first features
+_CONTRAST = 0.01  # least contrast of a feature, OpenCV's contrastThreshold
 _RATIO = 0.8  # of the distances to the nearest and the second nearest descriptor (Lowe 2004, 7.1)
-_BLOCK = 32  # keyframes that are compared at once, which bounds the memory
+_BLOCK = 16  # keyframes that are compared at once, which bounds the memory
 
 
 class FoundView(NamedTuple):
@@ -53,7 +55,7 @@ class KeyframeSearch:
         self._sift = cv2.SIFT.create(_FEATURES, contrastThreshold=_CONTRAST)
         self._points_kn3 = np.zeros((len(keyframes), _FEATURES, 3))
         # Rows of zeros, where a keyframe has fewer features, are far from every descriptor.
-        self._descriptors_knd = np.zeros((len(keyframes), _FEATURES, 128), np.float32)
+        self._descriptors_knd = np.zeros((len(keyframes), _FEATURES, 128), np.float16)
         rows, columns = camera.height // stride, camera.width // stride
         for k, keyframe in enumerate(keyframes):
             pixels_m2, descriptors_md = self._features(keyframe.grey_hw())
@@ -74,16 +76,19 @@ class KeyframeSearch:
             keyframes: How many of them.
         """
         pixels_m2, descriptors_md = self._features(grey_hw)
-        nearest_km, good_km = self._nearest(descriptors_md)
-        chosen_k = np.argsort(-good_km.sum(axis=1), kind="stable")[:keyframes]
+        first_md, all_k = descriptors_md[:_FIRST_FEATURES], np.arange(len(self._points_kn3))
+        _, good_km = self._nearest(first_md, all_k, _FIRST_FEATURES)
+        first_k = all_k[_largest(good_km.sum(axis=1), _FIRST_KEYFRAMES)]
+        nearest_km, good_km = self._nearest(descriptors_md, first_k, _FEATURES)
+        chosen = _largest(good_km.sum(axis=1), keyframes)
         points, pixels = [np.zeros((0, 3))], [np.zeros((0, 2))]
-        for k in chosen_k:
-            points.append(self._points_kn3[k, nearest_km[k, good_km[k]]])
-            pixels.append(pixels_m2[good_km[k]])
-        return FoundView(np.concatenate(points), np.concatenate(pixels), chosen_k)
+        for i in chosen:
+            points.append(self._points_kn3[first_k[i], nearest_km[i, good_km[i]]])
+            pixels.append(pixels_m2[good_km[i]])
+        return FoundView(np.concatenate(points), np.concatenate(pixels), first_k[chosen])
 
     def _features(self, grey_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return pixels (m, 2) and descriptors (m, 128) of length 1.
+        """Return pixels (m, 2) and descriptors (m, 128) of length 1, the highest contrast first.
 
         RootSIFT (Arandjelovic and Zisserman 2012): the dot product of two descriptors is the
         Hellinger kernel of their histograms.
@@ -91,26 +96,36 @@ class KeyframeSearch:
         features, descriptors_md = self._sift.detectAndCompute(grey_hw, None)
         if not features:
             return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
-        features, descriptors_md = features[:_FEATURES], descriptors_md[:_FEATURES]
+        order_m = np.argsort([-feature.response for feature in features], kind="stable")[:_FEATURES]
         sums_m1 = np.maximum(descriptors_md.sum(axis=1, keepdims=True), 1)
-        return np.array([feature.pt for feature in features]), np.sqrt(descriptors_md / sums_m1)
+        pixels_m2 = np.array([feature.pt for feature in features])
+        return pixels_m2[order_m], np.sqrt(descriptors_md / sums_m1)[order_m]
 
-    def _nearest(self, descriptors_md: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nearest feature (k, m) in every keyframe, and whether it is much the nearest.
+    def _nearest(
+        self, descriptors_md: np.ndarray, keyframes_k: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nearest feature (k, m) in keyframes, and whether it is much the nearest.
 
         A match is good where the second nearest feature of the keyframe is farther by `_RATIO`.
+        Only the first `count` features of each keyframe are compared.
         """
-        count, m = len(self._descriptors_knd), len(descriptors_md)
-        nearest_km, good_km = np.zeros((count, m), int), np.zeros((count, m), bool)
-        for first in range(0, count, _BLOCK):
-            block_bnd = self._descriptors_knd[first : first + _BLOCK]
+        shape = len(keyframes_k), len(descriptors_md)
+        nearest_km, good_km = np.zeros(shape, int), np.zeros(shape, bool)
+        for first in range(0, len(keyframes_k), _BLOCK):
+            block_k = keyframes_k[first : first + _BLOCK]
+            block_bnd = self._descriptors_knd[block_k, :count].astype(np.float32)
             cosine_bmn = descriptors_md @ block_bnd.swapaxes(1, 2)
             nearest_bm1 = cosine_bmn.argmax(axis=2)[..., None]
             best_bm = np.take_along_axis(cosine_bmn, nearest_bm1, axis=2)[..., 0]
             np.put_along_axis(cosine_bmn, nearest_bm1, -1, axis=2)
             second_bm = cosine_bmn.max(axis=2)
-            block = slice(first, first + len(block_bnd))
+            block = slice(first, first + len(block_k))
             nearest_km[block] = nearest_bm1[..., 0]
             # squared distance of two descriptors of length 1: 2 - 2 cosine
             good_km[block] = 1 - best_bm < _RATIO**2 * (1 - second_bm)
         return nearest_km, good_km
+
+
+def _largest(counts_k: np.ndarray, most: int) -> np.ndarray:
+    """Return the indices of the largest numbers, the largest first."""
+    return np.argsort(-counts_k, kind="stable")[:most]
