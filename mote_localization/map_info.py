@@ -72,7 +72,7 @@ class MapInfo:
     def format_version(self) -> int:
         """The oldest version of the file format that can hold this map."""
         if self.keyframes:
-            return 3
+            return 4
         return 2 if self.drift else 1
 
     @property
