@@ -43,8 +43,8 @@ class TrainConfig:
     # map of the same place from a validation training, whose scales of sigma and covariance are
     # used; by default they are measured on this training's held-out frames
     calibration_from: File = None
-    # largest number of keyframes in the map, 15 to 20 kB each; they refine correct poses and reject
-    # wrong ones; 0: none
+    # largest number of keyframes in the map, about 7 kB each; they refine correct poses and reject
+    # wrong ones; there are fewer where fewer are near all training frames; 0: none
     keyframes: int = 0
     # numeric precision; auto: bf16 where the hardware supports it
     precision: Literal["auto", "fp32", "bf16"] = "auto"
