@@ -166,7 +166,7 @@ class StudentOptions:
         """Return student and training, as text."""
         train = self.train
         length = f"{train.steps} steps" if train.steps else f"{train.minutes:g} minutes"
-        keyframes = f", {train.keyframes} keyframes" if train.keyframes else ""
+        keyframes = f", at most {train.keyframes} keyframes" if train.keyframes else ""
         return f"{self.student}, {length} of training{keyframes}"
 
     def make_map(self, reconstruction: Reconstruction, output: Path) -> None:

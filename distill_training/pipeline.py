@@ -44,8 +44,8 @@ def train_student(
     split = split_frames(reconstruction.poses, config)
     frames = FrameStore(reconstruction, split.training)
     extent = measure_extent(reconstruction, split.training)
-    keyframes = choose_keyframes(reconstruction, split.training, config.keyframes)
-    info = describe_map(reconstruction, split.training, extent, family, keyframes)
+    chosen = choose_keyframes(reconstruction, split.training, config.keyframes)
+    info = describe_map(reconstruction, split.training, extent, family, tuple(chosen.values()))
     validation = Validation(reconstruction, frames, split, info)
     trained = train(
         reconstruction,
@@ -59,7 +59,7 @@ def train_student(
         folder,
         validation.measure,
     )
-    keyframes = complete_keyframes(trained.network, reconstruction, split.training, keyframes)
+    keyframes = complete_keyframes(trained.network, reconstruction, split.training, chosen)
     validation = Validation(reconstruction, frames, split, replace(info, keyframes=keyframes))
     calibrated = calibrate(trained, validation, config)
     frames.clear()

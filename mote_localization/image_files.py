@@ -1,6 +1,6 @@
 """Decoding of image files to arrays; each fault is one clear error."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +23,7 @@ from mote_localization.images import MAX_SIDE_PX
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif")
 HEIC_SUFFIXES = (".heic", ".heif")
 INSTALL_HEIC = "pip install pi-heif"
-_JPEG_OR_PNG = ("JPEG", "PNG")  # what maps contain, and depth images
+_JPEG_OR_PNG = ("JPEG", "PNG")  # of compressed images of ROS, and of depth images
 _MAX_IMAGE_BYTES = 256 << 20
 
 
@@ -68,13 +68,13 @@ def decode_file(path: Path | str, flags: int) -> np.ndarray:
     return _decode_file(path, lambda content: decode_image(content, flags))
 
 
-def decode_image(content: bytes, flags: int) -> np.ndarray:
-    """Decode JPEG or PNG with flags of `cv2.imdecode`; the channels are in OpenCV's order.
+def decode_image(content: bytes, flags: int, formats: Collection[str] = _JPEG_OR_PNG) -> np.ndarray:
+    """Decode an image with flags of `cv2.imdecode`; the channels are in OpenCV's order.
 
     Raises:
-        ImageError: The content is damaged, not an image, or too large.
+        ImageError: The content is damaged, of no such format, or too large.
     """
-    return _decode(content, read_header(BytesIO(content), _JPEG_OR_PNG), flags)
+    return _decode(content, read_header(BytesIO(content), formats), flags)
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
@@ -82,9 +82,19 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def encoded_size(content: bytes) -> tuple[int, int] | None:
-    """Return width and height from the header of a JPEG or PNG; None where there is no header."""
-    header = read_header(BytesIO(content), _JPEG_OR_PNG)
+def encode_webp(image: np.ndarray, quality: int) -> bytes:
+    """Return a lossy WebP of an image, uint8, grey or with its channels in OpenCV's order."""
+    return cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Return the smallest PNG of an image, 8 or 16 bits, grey or with OpenCV's channels."""
+    return cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+
+
+def encoded_size(content: bytes, formats: Collection[str] = _JPEG_OR_PNG) -> tuple[int, int] | None:
+    """Return width and height from the header of an image; None where there is none."""
+    header = read_header(BytesIO(content), formats)
     return None if header is None else header.size(upright=False)
 
 

@@ -7,14 +7,18 @@ import numpy as np
 
 from mote_localization.errors import ImageError, MapFileError
 from mote_localization.geometry import check_pose
-from mote_localization.image_files import decode_image, encode_jpeg, encoded_size
+from mote_localization.image_files import decode_image, encode_png, encode_webp, encoded_size
+from mote_localization.image_headers import image_format
 
 MAX_KEYFRAMES = 512
 ATLAS_COLUMNS = 16  # of the atlas, one image that holds all keyframes side by side
 _MAX_SIDE_PX = 32767  # of the atlas: largest image size of OpenCV's remap
 _MAX_PIXELS = 1 << 28  # of all keyframes together
 _MAX_ABS_M = 1e6  # distance from the origin: larger ones lose too many digits
-_JPEG_QUALITY = 70
+_FORMATS = ("WebP", "JPEG", "PNG")  # of images; maps of format version 3 contain JPEG
+_WEBP_QUALITY = 60
+_LOG_STEP = 0.0025  # of the natural logarithm of a stored depth, so steps of 0.25 %
+_ONE_METRE = 1 << 15  # the stored value of 1 m; smaller values are nearer, and 0 is unknown
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,10 @@ class Keyframe:
     """One canonical image with its pose and the depth of its cells."""
 
     T_map_cam: tuple[tuple[float, ...], ...]  # (4, 4), adjusted pose
-    image: bytes  # JPEG, grey, of the canonical camera
-    depth: bytes  # float16, little-endian, (rows, columns), m along the optical axis; NaN: unknown
+    image: bytes  # WebP, grey, of the canonical camera; in old maps JPEG
+    # of the cells, along the optical axis: PNG of 16 bits, the logarithm in steps of 0.25 %; in old
+    # maps float16, little-endian, (rows, columns), m
+    depth: bytes
 
     @classmethod
     def record(
@@ -37,13 +43,13 @@ class Keyframe:
         depth_hw = (points_hw3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
         return cls(
             tuple(map(tuple, T_map_cam.tolist())),
-            encode_jpeg(grey_hw, _JPEG_QUALITY),
-            depth_hw.astype("<f2").tobytes(),
+            encode_webp(grey_hw, _WEBP_QUALITY),
+            _encode_depth(depth_hw),
         )
 
     def with_depth(self, depth_hw: np.ndarray) -> "Keyframe":
         """Return the keyframe with another depth of its cells (rows, columns), m; NaN: unknown."""
-        return replace(self, depth=depth_hw.astype("<f2").tobytes())
+        return replace(self, depth=_encode_depth(depth_hw))
 
     @property
     def pose_44(self) -> np.ndarray:
@@ -56,15 +62,38 @@ class Keyframe:
         Raises:
             MapFileError: It cannot be decoded.
         """
-        try:
-            return decode_image(self.image, cv2.IMREAD_GRAYSCALE)
-        except ImageError as error:
-            raise MapFileError(f"a keyframe of the map {error}; make the map again") from error
+        return _decode(self.image, cv2.IMREAD_GRAYSCALE, "image")
 
     def depth_m(self) -> np.ndarray:
-        """Return the depth of the cells (rows * columns,), float64, m; NaN where unknown."""
-        depth = np.frombuffer(self.depth, "<f2").astype(np.float64)
-        return np.where((depth > 0) & np.isfinite(depth), depth, np.nan)
+        """Return the depth of the cells (rows * columns,), float64, m; NaN where unknown.
+
+        Raises:
+            MapFileError: It cannot be decoded.
+        """
+        if image_format(self.depth) != "PNG":
+            depth = np.frombuffer(self.depth, "<f2").astype(np.float64)
+            return np.where((depth > 0) & np.isfinite(depth), depth, np.nan)
+        stored_hw = _decode(self.depth, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, "depth")
+        if stored_hw.dtype != np.uint16:
+            raise MapFileError("found a keyframe with a depth of 8 bits, expected 16")
+        depth_hw = np.exp((stored_hw.astype(np.float64) - _ONE_METRE) * _LOG_STEP)
+        return np.where(stored_hw > 0, depth_hw, np.nan).reshape(-1)
+
+
+def _encode_depth(depth_hw: np.ndarray) -> bytes:
+    """Return the stored form of depths, m; unknown are those that are not above 0 or infinite."""
+    known_hw = (depth_hw > 0) & np.isfinite(depth_hw)
+    log_hw = np.log(np.where(known_hw, depth_hw, 1)) / _LOG_STEP
+    stored_hw = (np.round(log_hw) + _ONE_METRE).clip(1, 65535)
+    return encode_png(np.where(known_hw, stored_hw, 0).astype(np.uint16))
+
+
+def _decode(content: bytes, flags: int, what: str) -> np.ndarray:
+    """Decode an image of a keyframe; raise `MapFileError` if it is damaged."""
+    try:
+        return decode_image(content, flags | cv2.IMREAD_IGNORE_ORIENTATION, _FORMATS)
+    except ImageError as error:
+        raise MapFileError(f"the {what} of a keyframe {error}; make the map again") from error
 
 
 def check_keyframes(
@@ -102,11 +131,13 @@ def check_keyframes(
             raise MapFileError(
                 f"found a keyframe more than {_MAX_ABS_M:g} m from the map's origin, expected less"
             )
-        found, depth_bytes = encoded_size(keyframe.image), 2 * rows * columns
+        found = encoded_size(keyframe.image, _FORMATS)
         if found != size:
             raise MapFileError(f"found a keyframe with an image of {found} px, expected {size}")
-        if len(keyframe.depth) != depth_bytes:
+        found, depth_bytes = encoded_size(keyframe.depth, ["PNG"]), 2 * rows * columns
+        if found != (columns, rows) and (found or len(keyframe.depth) != depth_bytes):
             raise MapFileError(
-                f"found a keyframe with {len(keyframe.depth)} bytes of depth, expected "
-                f"{depth_bytes}"
+                f"found a keyframe with a depth of {found or 'unknown'} cells in "
+                f"{len(keyframe.depth)} bytes, expected a PNG of {(columns, rows)} px, or "
+                f"{depth_bytes} bytes of float16"
             )

@@ -6,6 +6,8 @@ Inputs and outputs (fixed shapes, W x H the canonical camera's size, s the strid
     points  float32 (1, H/s, W/s, 3)   metres in the map frame; in a map with drift, in the frame
                                        of the adjusted poses, see `mote_localization.drift`
     sigma   float32 (1, H/s, W/s)      metres, the expected error of each point
+
+Keyframes are a tensor beside the graph, which backends do not read; see `map_metadata`.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from mote_localization.errors import MapFileError
 from mote_localization.files import atomic_write
 from mote_localization.map_graph import check_graph
 from mote_localization.map_info import UNKNOWN_SCALE, MapInfo
-from mote_localization.map_metadata import FORMAT_VERSION, metadata_entries, parse_metadata
+from mote_localization.map_metadata import FORMAT_VERSION, read_metadata, write_metadata
 
 __all__ = ["FORMAT_VERSION", "UNKNOWN_SCALE", "MapFile", "MapInfo", "read_map", "write_map"]
 
@@ -43,7 +45,7 @@ def write_map(path: Path | str, model: onnx.ModelProto, info: MapInfo) -> None:
     described = onnx.ModelProto()
     described.CopyFrom(model)
     try:
-        onnx.helper.set_model_props(described, metadata_entries(info))
+        write_metadata(described, info)
         check_graph(described, info)
     except MapFileError as error:
         raise MapFileError(f"{path}: {error}") from error
@@ -83,7 +85,7 @@ def read_map(path: Path | str) -> MapFile:
             "again with `mote-distill map`"
         ) from error
     try:
-        info = parse_metadata({entry.key: entry.value for entry in model.metadata_props})
+        info = read_metadata(model)
         check_graph(model, info)
     except MapFileError as error:
         raise MapFileError(f"{path}: {str(error)[:300]}") from error

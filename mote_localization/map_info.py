@@ -17,7 +17,7 @@ UNKNOWN_SCALE = "unknown: lengths are in the map's own unit, not in metres"
 
 @dataclass(frozen=True)
 class MapInfo:
-    """The metadata of a map, which the ONNX file stores as entries `mote.*`.
+    """The metadata of a map, which the ONNX file stores as `mote.*`; see `map_metadata`.
 
     Where the scale is unknown, the map's own unit takes the place of the metre.
     """

@@ -1,54 +1,67 @@
-"""Conversion between `MapInfo` and the metadata entries of an ONNX file."""
+"""Conversion between `MapInfo` and the metadata of an ONNX file.
+
+Keyframes are binary: as text, which metadata entries are, they would take a third more. They are a
+tensor of uint8 in `training_info`, a part of ONNX files that no backend reads: their MessagePack.
+"""
 
 import json
-from typing import Any, get_type_hints
+from dataclasses import replace
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
+import numpy as np
+import onnx
 
 from mote_localization.errors import CameraError, MapFileError, SceneError
+from mote_localization.keyframes import MAX_KEYFRAMES, Keyframe
 from mote_localization.map_info import MapInfo
 from mote_localization.pose_calibration import PoseCalibration
 
 FORMAT_VERSION = 4
-PREFIX = "mote."  # of the entries' keys
+PREFIX = "mote."  # of the keys of entries, and of the name of the tensor
 _MAX_ENTRY_CHARS = 1 << 20
-_MAX_KEYFRAMES_CHARS = 1 << 25  # of the entry that holds all keyframes
-_OPTIONAL = {
-    "metric",
-    "drift",
-    "keyframes",
-    "self_test",
-    "validation",
-}  # older maps lack these entries
+_MAX_KEYFRAMES_BYTES = 1 << 25  # of all keyframes; format version 3 has them in an entry
+_KEYFRAMES = PREFIX + "keyframes"  # name of the tensor
+# entries that older maps lack
+_OPTIONAL = {"metric", "drift", "keyframes", "self_test", "validation"}
 _SINCE = {"drift": 2, "keyframes": 3, "pose_calibration": 4}  # format versions of later entries
-
 _TYPES = get_type_hints(MapInfo)
 _OLDER_TYPES = {"covariance_scale": float}
+_Keyframes = Annotated[tuple[Keyframe, ...], msgspec.Meta(max_length=MAX_KEYFRAMES)]
 
 
-def metadata_entries(info: MapInfo) -> dict[str, str]:
-    """Return the entries of a map: strings as they are, all other values as JSON.
+def write_metadata(model: onnx.ModelProto, info: MapInfo) -> None:
+    """Set the description of a map: strings as they are, keyframes apart, other values as JSON.
 
     Raises:
-        MapFileError: An entry is too long.
+        MapFileError: An entry is too long, or the keyframes are too large.
     """
-    values = msgspec.to_builtins(info, enc_hook=float)  # NumPy's numbers as float, bytes as base64
+    # NumPy's numbers as float, bytes as base64
+    values = msgspec.to_builtins(replace(info, keyframes=()), enc_hook=float)
+    del values["keyframes"]
     values["format_version"] = FORMAT_VERSION
     entries = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in values.items()
     }
     _check_lengths(entries)
-    return {PREFIX + name: text for name, text in entries.items()}
+    onnx.helper.set_model_props(model, {PREFIX + name: text for name, text in entries.items()})
+    del model.training_info[:]
+    if info.keyframes:
+        packed = msgspec.msgpack.encode(info.keyframes, enc_hook=float)
+        _check_keyframes_size(packed)
+        tensor = onnx.numpy_helper.from_array(np.frombuffer(packed, np.uint8), _KEYFRAMES)
+        model.training_info.add().initialization.initializer.append(tensor)
 
 
-def parse_metadata(entries: dict[str, str]) -> MapInfo:
-    """Return the map description that `metadata_entries` has written.
+def read_metadata(model: onnx.ModelProto) -> MapInfo:
+    """Return the map description that `write_metadata` has set.
 
     Raises:
-        MapFileError: An entry is missing, too long, or has a wrong type or value; or the format is
-            newer than this code.
+        MapFileError: An entry is missing, too long, or has a wrong type or value; keyframes are
+            damaged; or the format is newer than this code.
     """
+    entries = {entry.key: entry.value for entry in model.metadata_props}
     named = {
         key.removeprefix(PREFIX): text for key, text in entries.items() if key.startswith(PREFIX)
     }
@@ -66,12 +79,15 @@ def parse_metadata(entries: dict[str, str]) -> MapInfo:
             "mote_localization on this machine"
         )
     _check_lengths(named)
-    early = [name for name, since in _SINCE.items() if int(version) < since and _given(named, name)]
-    if early:
-        raise MapFileError(
-            f"found `{PREFIX}{early[0]}` in a map of format version {version}, expected version "
-            f"{_SINCE[early[0]]} or later; copy the map again, or make it again"
-        )
+    packed = _packed_keyframes(model)
+    since = {name: needed for name, needed in _SINCE.items() if _given(named, name)}
+    since |= {name: FORMAT_VERSION for name in packed}
+    for name, needed in since.items():
+        if int(version) < needed:
+            raise MapFileError(
+                f"found `{PREFIX}{name}` in a map of format version {version}, expected version "
+                f"{needed} or later; copy the map again, or make it again"
+            )
     older = int(version) < _SINCE["pose_calibration"]  # with `covariance_scale` in its place
     required = _TYPES.keys() - _OPTIONAL - ({"pose_calibration"} if older else set())
     required |= {"covariance_scale"} if older else set()
@@ -82,7 +98,7 @@ def parse_metadata(entries: dict[str, str]) -> MapInfo:
             "map again, or make it again"
         )
     try:
-        values = {name: _decode(name, named[name]) for name in _TYPES if name in named}
+        values = {name: _decode(name, named[name]) for name in _TYPES if name in named} | packed
         if older:
             scale = _decode("covariance_scale", named["covariance_scale"])
             values["pose_calibration"] = PoseCalibration.of_scale(scale)
@@ -112,10 +128,33 @@ def _decode(name: str, text: str) -> Any:
         ) from error
 
 
+def _packed_keyframes(model: onnx.ModelProto) -> dict[str, tuple[Keyframe, ...]]:
+    """Return the keyframes beside the graph as a value of `MapInfo`; empty where there are none."""
+    tensors = [t for part in model.training_info for t in part.initialization.initializer]
+    packed = next((tensor.raw_data for tensor in tensors if tensor.name == _KEYFRAMES), None)
+    if packed is None:
+        return {}
+    _check_keyframes_size(packed)
+    try:
+        return {"keyframes": msgspec.msgpack.decode(packed, type=_Keyframes)}
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise MapFileError(
+            f"its keyframes are damaged ({str(error)[:120]}); copy the map again, or make it again"
+        ) from error
+
+
+def _check_keyframes_size(packed: bytes) -> None:
+    if len(packed) > _MAX_KEYFRAMES_BYTES:
+        raise MapFileError(
+            f"found {len(packed) >> 20} MiB of keyframes, expected at most "
+            f"{_MAX_KEYFRAMES_BYTES >> 20} MiB"
+        )
+
+
 def _check_lengths(entries: dict[str, str]) -> None:
     """Check the entries before they are parsed, because parsed values take far more memory."""
     for name, text in entries.items():
-        most = _MAX_KEYFRAMES_CHARS if name == "keyframes" else _MAX_ENTRY_CHARS
+        most = _MAX_KEYFRAMES_BYTES if name == "keyframes" else _MAX_ENTRY_CHARS
         if len(text) > most:
             raise MapFileError(
                 f"entry {name[:40]} has {len(text)} characters, expected at most {most}"

@@ -74,7 +74,7 @@ def transform_map(
         metric=metric,
         pose_calibration=info.pose_calibration.in_other_unit(change.scale),
         drift=_moved_drift(info.drift, change) if info.drift else None,
-        keyframes=tuple(_moved_keyframe(one, change) for one in info.keyframes),
+        keyframes=tuple(_moved_keyframe(one, change, info.cells_hw) for one in info.keyframes),
         validation=tuple(_moved_validated(one, change) for one in info.validation),
         self_test=_moved_self_test(info.self_test, change) if info.self_test else None,
     )
@@ -105,10 +105,11 @@ def _moved_drift(drift: Drift, change: FrameChange) -> Drift:
     )
 
 
-def _moved_keyframe(keyframe: Keyframe, change: FrameChange) -> Keyframe:
+def _moved_keyframe(keyframe: Keyframe, change: FrameChange, cells_hw: tuple[int, int]) -> Keyframe:
     T = change.pose(keyframe.pose_44)
-    scaled = keyframe.with_depth(change.scale * keyframe.depth_m())
-    return replace(scaled, T_map_cam=tuple(map(tuple, T.tolist())))
+    if change.scale != 1:  # storing the depth again rounds it again
+        keyframe = keyframe.with_depth(change.scale * keyframe.depth_m().reshape(cells_hw))
+    return replace(keyframe, T_map_cam=tuple(map(tuple, T.tolist())))
 
 
 def _moved_validated(validated: ValidatedPose, change: FrameChange) -> ValidatedPose:

@@ -5,7 +5,7 @@ robot sees from elsewhere. The student gives one to every cell, but some are wro
 where predictions for other images agree with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -33,22 +33,20 @@ def complete_keyframes(
     network: nn.Module,
     reconstruction: Reconstruction,
     names: Sequence[str],
-    keyframes: tuple[Keyframe, ...],
+    keyframes: Mapping[str, Keyframe],
 ) -> tuple[Keyframe, ...]:
     """Return keyframes with depth in more cells; those of dense teachers stay as they are.
 
     Args:
         network: The trained student, on the CPU, in evaluation mode.
         reconstruction: Images and poses.
-        names: The training frames from which `choose_keyframes` chose, in recording order.
-        keyframes: As it chose them.
+        names: The training frames, in recording order, which confirm the student's depth.
+        keyframes: By their frames' names, as `choose_keyframes` returns them.
     """
     if reconstruction.teacher not in _SPARSE or not keyframes:
-        return keyframes
+        return tuple(keyframes.values())
     student = _Student(network, reconstruction, names)
-    chosen = thinned(names, len(keyframes))
-    pairs = zip(chosen, keyframes, strict=True)
-    tracked = track(pairs, "keyframes", len(keyframes))
+    tracked = track(keyframes.items(), "keyframes", len(keyframes))
     return tuple(student.completed(name, keyframe) for name, keyframe in tracked)
 
 

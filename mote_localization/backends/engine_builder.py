@@ -83,6 +83,7 @@ def engine_for(
     """
     trt = load_library(library)
     model = onnx.load_model_from_string(map_file.model)
+    del model.training_info[:]  # the keyframes
     integers = is_quantized(model)
     if integers:
         typed = with_signed_integers(model)

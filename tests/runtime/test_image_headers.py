@@ -99,7 +99,7 @@ def test_chunks_of_webp_are_not_read_without_end():
 
 
 @pytest.mark.parametrize("format", ["WebP", "TIFF", "GIF", "BMP"])
-def test_images_inside_a_map_are_jpeg_or_png(format):
+def test_compressed_images_of_ros_are_jpeg_or_png(format):
     file = BytesIO()
     IMAGE.save(file, format)
     assert encoded_size(file.getvalue()) is None

@@ -57,7 +57,8 @@ def test_confirmed_cells_get_the_depth_of_the_student(sparse: Reconstruction):
     names = list(POSES)
     chosen = choose_keyframes(sparse, names, 5)
     completed = complete_keyframes(Student().eval(), sparse, names, chosen)
-    before, after = (one[2].depth_m().reshape(6, 8) for one in (chosen, completed))
+    before = chosen["f2"].depth_m().reshape(6, 8)
+    after = completed[2].depth_m().reshape(6, 8)
     assert np.array_equal(np.isfinite(before), KNOWN)
     assert np.array_equal(after[KNOWN], before[KNOWN])
     assert np.isnan(after[WRONG]) and np.isnan(after[BESIDE])
@@ -76,4 +77,4 @@ def test_points_that_one_other_image_confirms_are_not_used(sparse: Reconstructio
 def test_keyframes_of_a_dense_teacher_stay_as_they_are(sparse: Reconstruction):
     dense = replace(sparse, teacher="rgbd")
     chosen = choose_keyframes(dense, list(POSES), 5)
-    assert complete_keyframes(Student().eval(), dense, list(POSES), chosen) == chosen
+    assert complete_keyframes(Student().eval(), dense, list(POSES), chosen) == (*chosen.values(),)

@@ -1,22 +1,19 @@
 """Keyframes: they refine an approximate pose, and a frame they do not confirm is lost."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
 from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 from make_painted_room import keyframe, photograph, shifted
 
 from mote_localization.camera import Camera
-from mote_localization.errors import MapFileError
 from mote_localization.geometry import invert, local_coordinates, retract, transform
 from mote_localization.keyframe_matcher import KeyframeConfig, KeyframeMatcher
 from mote_localization.keyframe_search import KeyframeSearch
-from mote_localization.keyframes import MAX_KEYFRAMES, Keyframe
+from mote_localization.keyframes import Keyframe
 from mote_localization.localizer import Localization, Localizer, LocalizerConfig, Status
-from mote_localization.map_file import MapFile, read_map, write_map
+from mote_localization.map_file import MapFile, read_map
 
 ERROR_6 = np.array([0.12, -0.08, 0.1, 0.02, -0.03, 0.02])  # m and rad, of the student's points
 
@@ -187,94 +184,3 @@ def test_points_with_nan_are_tolerated(plain: MapFile):
 
     localizer = Localizer(replace(plain, info=info), StudentWithNan(T_MAP_CAM, ERROR_6))
     assert np.abs(pose_error(localizer.localize(photograph(T_MAP_CAM), CAMERA))).max() < 1e-2
-
-
-def write(plain: MapFile, tmp_path, **entries: str):
-    """Write the map with keyframes, with some metadata entries replaced."""
-    path = tmp_path / "with_keyframes.onnx"
-    info = replace(plain.info, keyframes=KEYFRAMES)
-    write_map(path, onnx.load_model_from_string(plain.model), info)
-    if entries:
-        model = onnx.load(path)
-        properties = {p.key: p.value for p in model.metadata_props}
-        properties.update({f"mote.{name}": text for name, text in entries.items()})
-        onnx.helper.set_model_props(model, properties)
-        path.write_bytes(model.SerializeToString())
-    return path
-
-
-def test_reading_returns_what_was_written(plain: MapFile, tmp_path):
-    read = read_map(write(plain, tmp_path)).info
-    assert read == replace(plain.info, keyframes=KEYFRAMES)
-
-
-def test_keyframes_in_an_older_format_version_are_refused(plain: MapFile, tmp_path):
-    older = {"format_version": "2", "pose_calibration": "null", "covariance_scale": "1.0"}
-    with pytest.raises(MapFileError, match="format version 2, expected version 3 or later"):
-        read_map(write(plain, tmp_path, **older))
-
-
-_POSE = np.eye(4).tolist()
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {},
-        "text",
-        [0],
-        [{}],
-        [{"T_map_cam": _POSE, "image": "", "depth": ""}],
-        [{"T_map_cam": _POSE, "image": "é", "depth": ""}],
-        [{"T_map_cam": _POSE[:3], "image": "", "depth": ""}],
-        [{"T_map_cam": np.ones((4, 4)).tolist(), "image": "", "depth": ""}],
-        [{"T_map_cam": [[1, 0, 0, 1e7], *_POSE[1:]], "image": "", "depth": ""}],
-        [{}] * (MAX_KEYFRAMES + 1),
-        [{"T_map_cam": [[True, 0, 0, 0], *_POSE[1:]], "image": "", "depth": ""}],
-        [{"T_map_cam": [["1", 0, 0, 0], *_POSE[1:]], "image": "", "depth": ""}],
-        [{"T_map_cam": [[[1], 0, 0, 0], *_POSE[1:]], "image": "", "depth": ""}],
-        [{"T_map_cam": [[float("nan"), 0, 0, 0], *_POSE[1:]], "image": "", "depth": ""}],
-        [{"T_map_cam": [[1, 0, 0], *_POSE[1:]], "image": "", "depth": ""}],
-    ],
-)
-def test_invalid_keyframes_are_refused(plain: MapFile, tmp_path, wrong):
-    with pytest.raises(MapFileError, match="with_keyframes.onnx: "):
-        read_map(write(plain, tmp_path, keyframes=json.dumps(wrong)))
-
-
-def test_keyframes_of_another_size_are_refused(plain: MapFile):
-    short = replace(KEYFRAMES[0], depth=KEYFRAMES[0].depth[:-2])
-    with pytest.raises(MapFileError, match="2398 bytes of depth, expected 2400"):
-        replace(plain.info, keyframes=(short,))
-    small = replace(plain.info.camera, width=160)
-    with pytest.raises(MapFileError, match=r"image of \(320, 240\) px, expected \(160, 240\)"):
-        replace(plain.info, camera=small, keyframes=KEYFRAMES)
-
-
-def test_too_large_keyframes_are_refused(plain: MapFile):
-    vast = Camera(16384, 8192, 9e3, 9e3, 8e3, 4e3)
-    with pytest.raises(MapFileError, match="found 3 keyframes of 16384x8192 px"):
-        replace(plain.info, camera=vast, keyframes=KEYFRAMES)
-
-
-def test_too_large_metadata_are_not_written(plain: MapFile, tmp_path):
-    padded = replace(KEYFRAMES[0], image=KEYFRAMES[0].image + bytes(1 << 23))
-    info = replace(plain.info, keyframes=(padded,) * 4)
-    with pytest.raises(MapFileError, match="keyframes has .* characters, expected at most"):
-        write_map(tmp_path / "vast.onnx", onnx.load_model_from_string(plain.model), info)
-    assert not list(tmp_path.iterdir())
-
-
-def test_infinite_depth_is_unknown_depth(plain: MapFile):
-    infinite = np.full((CAMERA.height // 8, CAMERA.width // 8), np.inf, "<f2").tobytes()
-    keyframes = tuple(replace(keyframe, depth=infinite) for keyframe in KEYFRAMES)
-    assert localize(plain, keyframes).status is Status.LOST
-    some = (*KEYFRAMES, replace(KEYFRAMES[0], depth=infinite))
-    assert np.abs(pose_error(localize(plain, some))).max() < 5e-3
-
-
-def test_damaged_keyframe_image_is_refused(plain: MapFile):
-    truncated = replace(KEYFRAMES[0], image=KEYFRAMES[0].image[:700])
-    info = replace(plain.info, keyframes=(truncated,))
-    with pytest.raises(MapFileError, match="a keyframe of the map is damaged"):
-        Localizer(replace(plain, info=info), Student(T_MAP_CAM, ERROR_6))

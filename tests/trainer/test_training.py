@@ -1,6 +1,5 @@
 """Training: it learns, is deterministic, resumes after it was killed; the command."""
 
-import math
 import os
 import socket
 import subprocess
@@ -45,7 +44,7 @@ def test_learning_rate_rises_to_its_maximum_and_falls_to_nearly_zero():
     assert rates[-1] < 1e-3 and rates[0] < 0.1
 
 
-def test_keyframes_are_training_frames_spread_evenly_over_the_recording(
+def test_keyframes_are_training_frames_with_their_points(
     reconstruction: Reconstruction, tmp_path: Path
 ):
     config = replace(QUICK, steps=1, held_out=0.25, held_out_blocks=1)
@@ -56,17 +55,17 @@ def test_keyframes_are_training_frames_spread_evenly_over_the_recording(
     assert none.keyframes == () and 1 <= len(few.keyframes) <= 2
     poses = [reconstruction.poses[name].tolist() for name in names]
     found = [np.array(keyframe.T_map_cam).tolist() for keyframe in few.keyframes]
-    assert found == poses[:: math.ceil(len(poses) / 2)]
+    assert found[0] == poses[0] and all(pose in poses for pose in found)
     frame, keyframe = reconstruction.read_frame(names[0]), few.keyframes[0]
     grey_hw = cv2.cvtColor(frame.image_hw3, cv2.COLOR_RGB2GRAY).astype(int)
     assert (
         np.abs(keyframe.grey_hw() - grey_hw).mean() < 12
-    )  # the images are noise, which JPEG compresses badly
+    )  # the images are noise, which WebP compresses badly
     points_hw3 = transform(
         keyframe.pose_44,
         CAMERA.cell_rays(8) * keyframe.depth_m().reshape(6, 8, 1),
     )
-    np.testing.assert_allclose(points_hw3, frame.points_hw3, atol=2e-3)
+    np.testing.assert_allclose(points_hw3, frame.points_hw3, atol=3e-3)  # steps of 0.25 %
 
 
 def test_too_many_keyframes_are_refused():
