@@ -114,15 +114,18 @@ class KeyframeSearch:
         for first in range(0, len(keyframes_k), _BLOCK):
             block_k = keyframes_k[first : first + _BLOCK]
             block_bnd = self._descriptors_knd[block_k, :count].astype(np.float32)
-            cosine_bmn = descriptors_md @ block_bnd.swapaxes(1, 2)
-            nearest_bm1 = cosine_bmn.argmax(axis=2)[..., None]
-            best_bm = np.take_along_axis(cosine_bmn, nearest_bm1, axis=2)[..., 0]
-            np.put_along_axis(cosine_bmn, nearest_bm1, -1, axis=2)
-            second_bm = cosine_bmn.max(axis=2)
+            # one large matrix product is many times as fast as one for each keyframe
+            cosine_mbn = (descriptors_md @ block_bnd.reshape(-1, 128).T).reshape(
+                len(descriptors_md), len(block_k), -1
+            )
+            nearest_mb1 = cosine_mbn.argmax(axis=2)[..., None]
+            best_mb = np.take_along_axis(cosine_mbn, nearest_mb1, axis=2)[..., 0]
+            np.put_along_axis(cosine_mbn, nearest_mb1, -1, axis=2)
+            second_mb = cosine_mbn.max(axis=2)
             block = slice(first, first + len(block_k))
-            nearest_km[block] = nearest_bm1[..., 0]
+            nearest_km[block] = nearest_mb1[..., 0].T
             # squared distance of two descriptors of length 1: 2 - 2 cosine
-            good_km[block] = 1 - best_bm < _RATIO**2 * (1 - second_bm)
+            good_km[block] = (1 - best_mb < _RATIO**2 * (1 - second_mb)).T
         return nearest_km, good_km
 
 
