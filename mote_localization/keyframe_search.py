@@ -115,9 +115,8 @@ class KeyframeSearch:
             block_k = keyframes_k[first : first + _BLOCK]
             block_bnd = self._descriptors_knd[block_k, :count].astype(np.float32)
             # one large matrix product is many times as fast as one for each keyframe
-            cosine_mbn = (descriptors_md @ block_bnd.reshape(-1, 128).T).reshape(
-                len(descriptors_md), len(block_k), -1
-            )
+            cosine_mbn = descriptors_md @ block_bnd.reshape(-1, 128).T
+            cosine_mbn = cosine_mbn.reshape(len(descriptors_md), len(block_k), count)
             nearest_mb1 = cosine_mbn.argmax(axis=2)[..., None]
             best_mb = np.take_along_axis(cosine_mbn, nearest_mb1, axis=2)[..., 0]
             np.put_along_axis(cosine_mbn, nearest_mb1, -1, axis=2)
