@@ -13,9 +13,8 @@ from distill_training.common.sampling import thinned
 from distill_training.reconstruction import Reconstruction
 from distill_training.students.head import LOG_SIGMA_RANGE
 from distill_training.students.torch_backend import TorchBackend
-from distill_training.training.augmentation import View
-from distill_training.training.batches import FrameStore
 from distill_training.training.frame_split import FrameSplit
+from distill_training.training.frame_store import Frame, FrameStore
 from mote_localization.geometry import local_coordinates
 from mote_localization.localizer import Localization, Localizer
 from mote_localization.map_file import MapFile, MapInfo
@@ -120,7 +119,7 @@ class Validation:
         """Run a student once on every frame and localize; it is left in evaluation mode."""
         predictions = predict(network, self._frames, self._held_out)
         sampled = predict(network, self._frames, self._training_sample)
-        cells_m = [_distances(p, self._frames.frame(p.name).plain()) for p in sampled]
+        cells_m = [_distances(p, self._frames.frame(p.name)) for p in sampled]
         return Measurement(
             self.held_out_figures(predictions, self.info),
             _median(100 * np.concatenate([np.zeros(0), *cells_m])),
@@ -136,7 +135,7 @@ class Validation:
         position_cm, rotation_deg, nees = [], [], []
         cells_m, sigmas_m, teacher_m = [], [], []
         for prediction in predictions:
-            truth = self._frames.frame(prediction.name).plain()
+            truth = self._frames.frame(prediction.name)
             recorded.prediction = prediction
             found = localizer.localize(truth.image_hw3, self._reconstruction.camera)
             # Points are compared before the drift correction: that has an error of its own.
@@ -188,7 +187,7 @@ class _RecordedBackend:
         return self.prediction.points_hw3, self.prediction.sigma_hw
 
 
-def _distances(prediction: Prediction, truth: View) -> np.ndarray:
+def _distances(prediction: Prediction, truth: Frame) -> np.ndarray:
     """Return the distances (n,) of the points to the teacher's, m, where the teacher has one."""
     return np.linalg.norm(prediction.points_hw3 - truth.points_hw3, axis=-1)[truth.valid_hw]
 
