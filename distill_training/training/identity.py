@@ -29,6 +29,8 @@ def training_identity(
     file = settings.get("pretrained")
     learned = first_names(asdict(replace(config, calibration_from=None)))
     del learned["keyframes"]
+    if not config.augment.tilt_deg:  # an option that earlier trainings did not have
+        del learned["augment"]["tilt_deg"]
     settings = first_names(settings)
     decisive = {
         "reconstruction": reconstruction.index(),

@@ -161,7 +161,9 @@ class ViewMaker:
         (a, b, c), (d, e, f), (g, h, i) = (
             row.unbind(1) for row in H_b33[..., None, None].unbind(1)
         )
-        mapped_bhw2 = torch.stack([a * x + (b * y + c), d * x + (e * y + f)], dim=-1)
+        mapped_bhw2 = x.new_empty((*torch.broadcast_shapes((a * x).shape, y.shape), 2))
+        torch.add(a * x, b * y + c, out=mapped_bhw2[..., 0])
+        torch.add(d * x, e * y + f, out=mapped_bhw2[..., 1])
         if not self._config.tilt_deg:  # affine
             return mapped_bhw2, i
         w_bhw = (g * x + (h * y + i)).clamp(min=_LEAST_W)
