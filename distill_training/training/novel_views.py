@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from distill_training.training.depth_lookup import depth_at, nearest_sample, same_surface
+from distill_training.training.depth_lookup import depth_at, nearest_sample, same_surface, within
 from distill_training.training.device_arrays import DeviceArrays
 from mote_localization.camera import Camera
 
@@ -129,19 +129,17 @@ def render(
     one_surface = same_surface(samples_4nhw.amin(0), samples_4nhw.amax(0))
     mean_nhw = samples_4nhw.reciprocal().mean(0).reciprocal()
     centre = slice(stride // 2, None, stride)
-    x_nk, y_nk = (
-        (at[:, centre, centre] / stride - 0.5).flatten(1) for at in (x_nhw, y_nhw)
-    )  # in cells
-    known_nk = nearest_sample(depth_nhw, x_nk, y_nk) > 0
+    # Position of each cell's point in the photograph, in cells.
+    j_nhw, i_nhw = (at_nhw[:, centre, centre] / stride - 0.5 for at_nhw in (x_nhw, y_nhw))
+    known_nhw = one_surface & (nearest_sample(depth_nhw, j_nhw, i_nhw) > 0)
     # Beyond the centres of the outermost cells depth is extrapolated, so it is not used.
     rows, columns = depth_nhw.shape[1:]
-    for at_nk, last in ((x_nk, columns - 1), (y_nk, rows - 1)):
-        known_nk &= (at_nk >= -_EDGE_CELLS) & (at_nk <= last + _EDGE_CELLS)
-    known_nhw = one_surface & known_nk.view_as(one_surface)
+    for at_nhw, last in ((j_nhw, columns - 1), (i_nhw, rows - 1)):
+        known_nhw &= (at_nhw >= -_EDGE_CELLS) & (at_nhw <= last + _EDGE_CELLS)
     return (
         rendered_n3hw + fill_n311,
         torch.where(known_nhw, mean_nhw, 0),
-        nearest_sample(sigma_nhw, x_nk, y_nk).view_as(sigma_nhw),
+        nearest_sample(sigma_nhw, j_nhw, i_nhw),
     )
 
 
@@ -150,13 +148,12 @@ def _forward_warp(depth_nhw: Tensor, poses: NovelPoses) -> Tensor:
     rows, columns = depth_nhw.shape[1:]
     x_nhw, y_nhw, z_nhw = _reproject(depth_nhw, poses.forward_n34)
     shown_nhw = (depth_nhw > 0) & (z_nhw > poses.nearest_n[:, None, None])
-    shown_nhw &= _inside(x_nhw, columns) & _inside(y_nhw, rows)
+    shown_nhw &= within(x_nhw, columns) & within(y_nhw, rows)
     j, i = x_nhw.round().clamp(0, columns - 1).long(), y_nhw.round().clamp(0, rows - 1).long()
     z_nk = torch.where(shown_nhw, z_nhw, torch.inf).flatten(1)
     nearest_nk = torch.full_like(z_nk, torch.inf)
     nearest_nk.scatter_reduce_(1, (i * columns + j).flatten(1), z_nk, "amin")
-    shown_nk = nearest_nk < torch.inf
-    warped_nhw = torch.where(shown_nk, nearest_nk, 0).view_as(depth_nhw)
+    warped_nhw = torch.where(nearest_nk < torch.inf, nearest_nk, 0).view_as(depth_nhw)
     # Rounding leaves holes of one sample; closing fills them with the farther depth.
     closed_nhw = _smallest_around(_largest_around(warped_nhw))
     return torch.where(warped_nhw > 0, warped_nhw, closed_nhw)
@@ -170,13 +167,11 @@ def _correct_rounding(depth_nhw: Tensor, photograph_nhw: Tensor, poses: NovelPos
     """
     rows, columns = depth_nhw.shape[1:]
     x_nhw, y_nhw, z_nhw = _reproject(depth_nhw, poses.backward_n34)
-    x_nk, y_nk = x_nhw.flatten(1), y_nhw.flatten(1)
-    surface_nhw = nearest_sample(_is_surface(photograph_nhw), x_nk, y_nk).view_as(depth_nhw)
-    seen_nhw = depth_at(photograph_nhw, x_nk, y_nk).view_as(depth_nhw)
+    surface_nhw = nearest_sample(_is_surface(photograph_nhw), x_nhw, y_nhw)
     a, b, c, d = poses.forward_n34[:, 2, :, None, None].unbind(1)
-    exact_nhw = (a * x_nhw + b * y_nhw + c) * seen_nhw + d
+    exact_nhw = (a * x_nhw + b * y_nhw + c) * depth_at(photograph_nhw, x_nhw, y_nhw) + d
     same_nhw = same_surface(exact_nhw.minimum(depth_nhw), exact_nhw.maximum(depth_nhw))
-    same_nhw &= surface_nhw & (z_nhw > 0) & _inside(x_nhw, columns) & _inside(y_nhw, rows)
+    same_nhw &= surface_nhw & (z_nhw > 0) & within(x_nhw, columns) & within(y_nhw, rows)
     return torch.where(same_nhw, exact_nhw, depth_nhw)
 
 
@@ -195,11 +190,6 @@ def _reproject(depth_nhw: Tensor, projections_n34: Tensor) -> tuple[Tensor, Tens
     )
     scale_nhw = torch.where(z_nhw > 0, z_nhw, torch.inf).reciprocal()
     return x_nhw * scale_nhw, y_nhw * scale_nhw, z_nhw
-
-
-def _inside(at_px: Tensor, size: int) -> Tensor:
-    """Return where coordinates are within an image of this width or height."""
-    return (at_px > -0.5) & (at_px < size - 0.5)
 
 
 def _upsample_depth(depth_nhw: Tensor, factor: int) -> Tensor:

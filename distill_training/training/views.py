@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distill_training.training import novel_views
 from distill_training.training.augment_config import AugmentConfig
-from distill_training.training.depth_lookup import depth_at, nearest_sample
+from distill_training.training.depth_lookup import depth_at, nearest_sample, within
 from distill_training.training.frame_bank import FrameBank
 from distill_training.training.view_parameters import (
     NOISE_OFFSETS,
@@ -126,21 +126,21 @@ class ViewMaker:
         x_hw, y_hw = self._cells_hw2.unbind(-1)
         pixels_bhw2, w_bhw = self._map(parameters.H_b33, x_hw, y_hw)
         stride = self._bank.stride
-        j_bk, i_bk = ((pixels_bhw2 - (stride - 1) / 2) / stride).flatten(1, 2).unbind(-1)
-        inside_bk = (j_bk > -0.5) & (j_bk < columns - 0.5) & (i_bk > -0.5) & (i_bk < rows - 0.5)
+        j_bhw, i_bhw = ((pixels_bhw2 - (stride - 1) / 2) / stride).unbind(-1)  # in cells
+        inside_bhw = within(j_bhw, columns) & within(i_bhw, rows)
+        inside_bhw &= ~_covered(parameters, x_hw, y_hw)
         # Cells of novel views without depth have no image content.
-        nearest_bk = nearest_sample(depth_bhw, j_bk, i_bk)
-        inside_bk &= (nearest_bk > 0) | (parameters.novel_b == 0)[:, None]
-        inside_bhw = inside_bk.view_as(depth_bhw) & ~_covered(parameters, x_hw, y_hw)
-        depth_bhw = depth_at(depth_bhw, j_bk, i_bk).view_as(depth_bhw)
-        valid_bhw = inside_bhw & (depth_bhw > 0)
+        shown_bhw = nearest_sample(depth_bhw, j_bhw, i_bhw) > 0
+        inside_bhw &= shown_bhw | (parameters.novel_b == 0)[:, None, None]
+        z_bhw = depth_at(depth_bhw, j_bhw, i_bhw)
+        valid_bhw = inside_bhw & (z_bhw > 0)
         rays_b1133 = parameters.rays_b33[:, None, None]
         rays_bhw3 = (
             x_hw[..., None] * rays_b1133[..., 0]
             + y_hw[..., None] * rays_b1133[..., 1]
             + rays_b1133[..., 2]
         )
-        points_bhw3 = rays_bhw3 * (depth_bhw / w_bhw)[..., None]
+        points_bhw3 = rays_bhw3 * (z_bhw / w_bhw)[..., None]
         points_bhw3 += parameters.position_b3[:, None, None]
         return Views(
             image_bhw3,
@@ -150,7 +150,7 @@ class ViewMaker:
             inside_bhw,
             parameters.T_cam_map_b44,
             parameters.T_near_map_b44,
-            nearest_sample(sigma_bhw, j_bk, i_bk).view_as(depth_bhw),
+            nearest_sample(sigma_bhw, j_bhw, i_bhw),
         )
 
     def _map(self, H_b33: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,17 +64,21 @@ def test_a_tilt_rotates_the_camera_about_its_x_and_y_axes():
     assert max(angles) > np.radians(12) and min(angles) < -np.radians(12)
 
 
-def test_a_stretched_view_shows_the_pixels_that_its_affine_map_gives():
-    """The brightness at a pixel equals that at the mapped pixel of the original."""
+def test_a_view_shows_at_each_cell_what_the_image_shows_at_its_pixel():
+    """Brightness is linear in the image, so that of a cell gives its pixel."""
     frame = wall_frame()
     ramp_hw = np.add.outer(2.0 * np.arange(48), 2.0 * np.arange(64)).astype(np.uint8)
     frame.image_hw3[:] = ramp_hw[..., None]
-    config = AugmentConfig(brightness=0, contrast=0, colour=0, noise=0, blur=0, stretch=2.0)
+    config = replace(STRONG, brightness=0, contrast=0, colour=0, noise=0, blur=0, cutout=0)
+    shown = 0
     for view in views(config, frame):
-        middle = np.array([31, 23])
-        x, y = affine(view) @ (*middle, 1)
-        if 1 < x < 62 and 1 < y < 46:
-            assert view.image_hw3[23, 31, 0] == pytest.approx(2 * x + 2 * y, abs=0.51)
+        # A cell's centre is the common corner of four pixels.
+        seen_hw = view.image_hw3.reshape(6, 8, 8, 8, 3)[:, 3:5, :, 3:5, 0].mean(axis=(1, 3))
+        x_hw, y_hw = view.pixels_hw2[..., 0], view.pixels_hw2[..., 1]
+        inner_hw = (x_hw > 3) & (x_hw < 60) & (y_hw > 3) & (y_hw < 44)
+        np.testing.assert_allclose(seen_hw[inner_hw], 2 * (x_hw + y_hw)[inner_hw], atol=0.6)
+        shown += inner_hw.sum()
+    assert shown > 300
 
 
 def test_pixels_hw2_gives_the_position_in_the_unaugmented_image():
