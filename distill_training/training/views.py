@@ -116,7 +116,7 @@ class ViewMaker:
         ).view(batch, 3, height, width)
         noise_b3hw = self._noise_on[parameters.noise_start_b.long()].view_as(image_b3hw)
         image_b3hw.clamp_(0.5, 255.5).addcmul_(noise_b3hw, parameters.noise_b[:, None, None, None])
-        return image_b3hw.clamp_(0.5, 255.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return image_b3hw.clamp_(0.5, 255.5).to(torch.uint8).permute(0, 2, 3, 1)
 
     def _with_points(
         self, image_bhw3: Tensor, depth_bhw: Tensor, sigma_bhw: Tensor, parameters: ViewParameters
