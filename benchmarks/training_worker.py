@@ -39,7 +39,7 @@ _ENDLESS = 10**9  # steps: so many that no check interrupts the measurement
 _BATCHES_ALONE = 12
 _COST = Path(__file__).parents[1] / "distill_training/students/cost.py"
 PARTS = (
-    "waiting for the batch",
+    "making the batch, or waiting for it",
     "forward and loss",
     "backward",
     "clip and optimizer",
@@ -146,10 +146,10 @@ def _record_trainer(recorder: _Recorder) -> None:
         recorder.networks.append(make_student(*args, **kwargs))
         return recorder.networks[-1]
 
-    def random_batches(store: Any, names: list[str], config: Any, *args: Any, **kwargs: Any):
+    def random_batches(frames: Any, names: list[str], config: Any, *args: Any, **kwargs: Any):
         batch = getattr(config, "batch", config)  # an earlier version passes the number
         recorder.warm_up = 5 + math.ceil(len(names) / batch)  # an epoch: all frames are cached
-        recorder.batch_makers.append(lambda: make_batches(store, names, config, *args, **kwargs))
+        recorder.batch_makers.append(lambda: make_batches(frames, names, config, *args, **kwargs))
         with closing(recorder.batch_makers[-1]()) as batches:
             while True:
                 recorder.begin_step()
@@ -163,11 +163,13 @@ def _record_trainer(recorder: _Recorder) -> None:
 
 
 def _batch_alone_ms(batches: Iterator) -> float:
-    """Return the median time to make a batch, without the first two, which are made ahead."""
+    """Return the median time to make a batch, without the first two: a version makes them ahead."""
     times_s = []
     for _ in range(2 + _BATCHES_ALONE):
         start_s = time.perf_counter()
         next(batches)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times_s.append(time.perf_counter() - start_s)
     return 1000 * float(np.median(times_s[2:]))
 

@@ -12,8 +12,8 @@ from distill_training.reconstruction import Reconstruction
 from distill_training.reconstruction.extent import measure_extent
 from distill_training.students import CellGrid
 from distill_training.students.settings import Settings
-from distill_training.training.batches import FrameStore
 from distill_training.training.frame_split import split_frames
+from distill_training.training.frame_store import FrameStore
 from distill_training.training.train_config import TrainConfig
 from distill_training.training.trainer import train
 

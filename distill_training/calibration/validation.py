@@ -15,9 +15,8 @@ from distill_training.common.sampling import thinned
 from distill_training.reconstruction import Reconstruction
 from distill_training.students.head import LOG_SIGMA_RANGE
 from distill_training.students.torch_backend import TorchBackend
-from distill_training.training.augmentation import View
-from distill_training.training.batches import FrameStore
 from distill_training.training.frame_split import FrameSplit
+from distill_training.training.frame_store import Frame, FrameStore
 from mote_localization.geometry import exp_rotation, local_coordinates
 from mote_localization.keyframe_matcher import KeyframeMatcher
 from mote_localization.localizer import Localization, Localizer
@@ -133,7 +132,7 @@ class Validation:
         predictions = predict(network, self._frames, self._held_out)
         sample = thinned(self._training, _TRAINING_SAMPLE)
         sampled = predict(network, self._frames, sample)
-        cells_m = [_distances(p, self._frames.frame(p.name).plain()) for p in sampled]
+        cells_m = [_distances(p, self._frames.frame(p.name)) for p in sampled]
         return Measurement(
             self.held_out_figures(predictions, self.info),
             _median(100 * np.concatenate([np.zeros(0), *cells_m])),
@@ -149,7 +148,7 @@ class Validation:
         position_cm, rotation_deg = [], []
         cells_m, sigmas_m, teacher_m = [], [], []
         for prediction in predictions:
-            truth = self._frames.frame(prediction.name).plain()
+            truth = self._frames.frame(prediction.name)
             recorded.prediction = prediction
             found = localizer.localize(truth.image_hw3, self._reconstruction.camera)
             # Points are compared before the drift correction: that has an error of its own.
@@ -260,7 +259,7 @@ def _moved(points_hw3: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return ((points_hw3 - centre) @ R_33.T + centre + shift).astype(np.float32)
 
 
-def _distances(prediction: Prediction, truth: View) -> np.ndarray:
+def _distances(prediction: Prediction, truth: Frame) -> np.ndarray:
     """Return the distances (n,) of the points to the teacher's, m, where the teacher has one."""
     return np.linalg.norm(prediction.points_hw3 - truth.points_hw3, axis=-1)[truth.valid_hw]
 

@@ -16,6 +16,9 @@ from distill_training.training.losses import (
     reprojection_loss,
 )
 from distill_training.training.train_config import TrainConfig
+from distill_training.training.training_views import Views
+
+_FUSED_DEVICES = ("cpu", "cuda")  # where AdamW updates all weights in one operation
 
 
 class Learner:
@@ -27,7 +30,10 @@ class Learner:
         """Move the student to the device and create its optimizer."""
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(
-            network.parameter_groups(), config.learning_rate, weight_decay=config.weight_decay
+            network.parameter_groups(),
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=fabric.device.type in _FUSED_DEVICES,
         )
         averaged = None
         if config.ema:  # of the weights and the batch norm statistics
@@ -37,11 +43,13 @@ class Learner:
         self.state = TrainState(network, optimizer, averaged)
         self._fabric, self._optics, self._config = fabric, optics, config
 
-    def learn(self, batch: dict[str, Tensor], done: float) -> dict[str, Tensor]:
+    def learn(self, views: Views, done: float) -> dict[str, Tensor]:
         """Make a training step; return each loss by name, and their sum as `total`.
 
+        Nothing here waits for the device.
+
         Args:
-            batch: The fields of `View` with a leading batch axis.
+            views: The batch.
             done: Fraction of the training that is over.
         """
         state, config = self.state, self._config
@@ -50,11 +58,10 @@ class Learner:
             for module in state.network.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
-        batch = {key: value.to(self._fabric.device) for key, value in batch.items()}
         for group in state.optimizer.param_groups:
             group["lr"] = group["rate"] * config.learning_rate * one_cycle(done, config.warm_up)
-        points_bhw3, sigma_bhw = self._student(batch["image_hw3"])
-        losses = _losses(points_bhw3, sigma_bhw, batch, self._optics, config, done)
+        points_bhw3, sigma_bhw = self._student(views.image_bhw3)
+        losses = _losses(points_bhw3, sigma_bhw, views, self._optics, config, done)
         state.optimizer.zero_grad()
         self._fabric.backward(losses["total"])
         # The next check finds values that are not finite; a check here would wait for the GPU.
@@ -82,21 +89,21 @@ def one_cycle(done: float, warm_up: float) -> float:
 def _losses(
     points_bhw3: Tensor,
     sigma_bhw: Tensor,
-    batch: dict[str, Tensor],
+    views: Views,
     optics: Optics,
     config: TrainConfig,
     done: float,
 ) -> dict[str, Tensor]:
     """Return each loss by name, and their weighted sum as `total`."""
-    target_bhw3, valid_bhw = batch["points_hw3"], batch["valid_hw"]
-    total = distillation_loss(points_bhw3, sigma_bhw, target_bhw3, valid_bhw, batch["sigma_hw"])
+    target_bhw3, valid_bhw = views.points_bhw3, views.valid_bhw
+    total = distillation_loss(points_bhw3, sigma_bhw, target_bhw3, valid_bhw, views.sigma_bhw)
     losses = {"distill": total}
     if config.loss == "distill+reprojection":
         first, last = config.reprojection_bound_px
         # The bound decreases along a quarter circle, slowly at first (ACE, CVPR 2023, section 3.3).
         bound_px = last + (first - last) * math.sqrt(1 - done**2)
-        pixels_bhw2, inside_bhw = batch["pixels_hw2"], batch["inside_hw"]
-        T_cam_map, T_near_map = batch["T_cam_map"], batch["T_near_map"]
+        pixels_bhw2, inside_bhw = views.pixels_bhw2, views.inside_bhw
+        T_cam_map, T_near_map = views.T_cam_map_b44, views.T_near_map_b44
         own = reprojection_loss(points_bhw3, pixels_bhw2, T_cam_map, optics, inside_bhw, bound_px)
         near = neighbour_loss(points_bhw3, target_bhw3, T_near_map, optics, valid_bhw, bound_px)
         losses |= {"reprojection_px": own, "neighbour_px": near}

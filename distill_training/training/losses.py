@@ -132,9 +132,9 @@ def neighbour_loss(
     """
     target_bhw3 = torch.where(valid_bhw[..., None], target_bhw3, 0)
     pixels_bhw2, in_range_bhw = optics.project(target_bhw3, T_near_map_b44)
-    limits_2 = pixels_bhw2.new_tensor(optics.size_px) - 0.5
-    in_image_bhw = ((pixels_bhw2 > -0.5) & (pixels_bhw2 < limits_2)).all(-1)
-    counted_bhw = valid_bhw & in_image_bhw & in_range_bhw
+    (x_bhw, y_bhw), (width, height) = pixels_bhw2.unbind(-1), optics.size_px
+    counted_bhw = valid_bhw & in_range_bhw & (x_bhw > -0.5) & (x_bhw < width - 0.5)
+    counted_bhw &= (y_bhw > -0.5) & (y_bhw < height - 0.5)
     return reprojection_loss(
         points_bhw3, pixels_bhw2, T_near_map_b44, optics, counted_bhw, bound_px
     )

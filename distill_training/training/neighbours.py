@@ -4,7 +4,7 @@ import numpy as np
 
 from mote_localization.camera import Camera
 
-_MAX_NEIGHBOURS = 4  # of a frame
+MAX_NEIGHBOURS = 4  # of a frame
 _POINTS = 24  # about; the frame's points that are checked
 _NEAREST = 0.02  # least depth, fraction of the points' mean distance
 _MIN_COVISIBLE = 0.5  # fraction of the points
@@ -48,5 +48,5 @@ def neighbours(
     parallax_n = np.arccos(np.nan_to_num(cosine_nk).clip(-1, 1)).mean(axis=1)
     suitable_n = (seen_nk.mean(axis=1) >= _MIN_COVISIBLE) & (parallax_n >= _MIN_PARALLAX)
     (found,) = np.nonzero(suitable_n)
-    spaced = (np.arange(_MAX_NEIGHBOURS) + 0.5) * len(found) / _MAX_NEIGHBOURS
+    spaced = (np.arange(MAX_NEIGHBOURS) + 0.5) * len(found) / MAX_NEIGHBOURS
     return np.unique(found[spaced.astype(int)]) if len(found) else found

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from distill_training.training.augmentation import AugmentConfig
+from distill_training.training.augment_config import AugmentConfig
 from mote_localization.errors import MoteError
 from mote_localization.keyframes import MAX_KEYFRAMES
 

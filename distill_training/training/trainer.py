@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal
@@ -16,8 +16,10 @@ from distill_training.reconstruction import Reconstruction
 from distill_training.reconstruction.extent import SceneExtent
 from distill_training.students import CellGrid, SceneNormalization, Student, create_student
 from distill_training.students.settings import Settings
-from distill_training.training.batches import FrameStore, random_batches
+from distill_training.training.batches import random_batches
 from distill_training.training.checkpoint import TrainState, load_checkpoint, make_folder
+from distill_training.training.frame_bank import FrameBank, slots_for
+from distill_training.training.frame_store import FrameStore
 from distill_training.training.identity import training_identity
 from distill_training.training.journal import Journal, Measure, Measured
 from distill_training.training.learner import Learner
@@ -55,7 +57,7 @@ def train(
 
     Args:
         reconstruction: Camera, stride and identity of the training data.
-        frames: Its frames, cached.
+        frames: Reads its frames.
         names: The frames to train with, in recording order.
         cells: Image size and stride of the student.
         extent: Of the frames' points.
@@ -94,13 +96,18 @@ def train(
         journal = Journal(folder, identity, state, measure, config, done, steps_per_epoch)
     clock = time.perf_counter() - state.elapsed_s
     ranks = fabric.global_rank, fabric.world_size
-    batches = random_batches(frames, names, config, state.step, *ranks)
-    with journal if journal and done < 1 else nullcontext(), closing(batches):
+    stride, novel_views = reconstruction.stride, config.augment.novel_view_fraction > 0
+    slots = slots_for(len(names), config.batch, camera, stride, fabric.device, novel_views)
+    bank = FrameBank(frames.read, camera, stride, fabric.device, slots, novel_views)
+    batches = random_batches(bank, names, config, state.step, *ranks)
+    with journal if journal and done < 1 else nullcontext():
         while done < 1:
             losses = learner.learn(next(batches), done)
             state.elapsed_s = time.perf_counter() - clock
-            # All processes stop at the same step: the first one's clock decides.
-            done = fabric.broadcast(_fraction_done(state, config))
+            done = _fraction_done(state, config)
+            if not config.steps:
+                # All processes stop at the same step: the first one's clock decides.
+                done = fabric.broadcast(done)
             if journal:
                 journal.note(done, losses)
     student: Student = state.student.eval().cpu()  # type: ignore[assignment]

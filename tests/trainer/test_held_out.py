@@ -24,8 +24,8 @@ from distill_training.students import (  # noqa: E402
     create_student,
 )
 from distill_training.students.torch_backend import TorchBackend  # noqa: E402
-from distill_training.training.batches import FrameStore  # noqa: E402
 from distill_training.training.frame_split import FrameSplit, split_held_out  # noqa: E402
+from distill_training.training.frame_store import FrameStore  # noqa: E402
 from mote_localization.errors import MoteError  # noqa: E402
 from mote_localization.geometry import retract  # noqa: E402
 from mote_localization.map_file import MapInfo  # noqa: E402

@@ -10,8 +10,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from make_wall import CAMERA, POSE, wall_frame  # noqa: E402
 
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
-from distill_training.training.augmentation import FrameViews  # noqa: E402
-from distill_training.training.batches import FrameStore  # noqa: E402
+from distill_training.training.augment_config import AugmentConfig  # noqa: E402
+from distill_training.training.frame_bank import FrameBank  # noqa: E402
+from distill_training.training.frame_store import FrameStore, make_frame  # noqa: E402
 from distill_training.training.losses import (  # noqa: E402
     Optics,
     depth_range,
@@ -20,6 +21,8 @@ from distill_training.training.losses import (  # noqa: E402
     reprojection_loss,
 )
 from distill_training.training.neighbours import neighbours  # noqa: E402
+from distill_training.training.training_views import ViewMaker  # noqa: E402
+from distill_training.training.view_parameters import Draws  # noqa: E402
 from mote_localization.camera import cell_pixels  # noqa: E402
 from mote_localization.geometry import invert, pose_from, transform  # noqa: E402
 
@@ -154,9 +157,9 @@ def test_the_loss_of_a_batch_without_a_valid_cell_is_0():
 
 
 def test_reprojection_loss_is_the_pixel_distance_far_below_its_bound():
-    frame = FrameViews(wall_frame(), POSE, CAMERA, 8).plain()
+    frame = make_frame(wall_frame(), POSE, CAMERA, 8)
     points = torch.from_numpy(frame.points_hw3)[None]
-    pixels = torch.from_numpy(frame.pixels_hw2)[None] + torch.tensor([3.0, 4.0])
+    pixels = torch.from_numpy(cell_pixels(64, 48, 8)).float()[None] + torch.tensor([3.0, 4.0])
     pose = torch.from_numpy(invert(POSE)).float()[None]
     K, valid = torch.from_numpy(CAMERA.K_33).float(), torch.ones(1, 6, 8, dtype=torch.bool)
     optics = Optics(K, (64, 48))
@@ -291,8 +294,21 @@ def test_views_hold_the_pose_of_a_training_frame_as_neighbour(tmp_path):
     for i, name in enumerate(poses):
         points = wall(0.2 * i).astype(np.float32)
         made.write_frame(name, ReconstructedFrame(image, points, sigma))
-    view = FrameStore(made, ["f0", "f3"]).frame("f0").plain()
-    np.testing.assert_allclose(view.T_near_map, invert(poses["f3"]), atol=1e-6)
-    assert (view.sigma_hw[0] == sigma[0]).all() and (view.sigma_hw[1:] == 0).all()
-    without = FrameViews(made.read_frame("f0"), poses["f0"], CAMERA, 8).plain()
-    np.testing.assert_allclose(without.T_near_map, without.T_cam_map)
+    bank = FrameBank(FrameStore(made, ["f0", "f3"]).read, CAMERA, 8, torch.device("cpu"), 4)
+    batch = ViewMaker(bank, AugmentConfig(0, 1, 0, 0, 0, 0, 0, 0)).make(["f0"] * 2, Draws((0,), 2))
+    for T_near_map, sigma_hw in zip(batch.T_near_map_b44, batch.sigma_bhw, strict=True):
+        np.testing.assert_allclose(T_near_map, invert(poses["f3"]), atol=1e-6)
+        assert (sigma_hw.numpy()[0] == sigma[0]).all() and (sigma_hw[1:] == 0).all()
+    without = make_frame(made.read_frame("f0"), poses["f0"], CAMERA, 8)
+    np.testing.assert_allclose(without.T_near_map_n44, [invert(poses["f0"])])
+
+
+def test_views_hold_each_neighbour_of_their_frame_about_equally_often():
+    shifts = (0.1, 0.2, 0.3)
+    near_n44 = np.stack([shifted_pose(x) for x in shifts])
+    frame = make_frame(wall_frame(), POSE, CAMERA, 8, near_n44)
+    bank = FrameBank(lambda name: frame, CAMERA, 8, torch.device("cpu"), 1)
+    batch = ViewMaker(bank, AugmentConfig(noise=0)).make(["f0"] * 90, Draws((0,), 90))
+    found = (-batch.T_near_map_b44[:, 0, 3]).round(decimals=3).tolist()
+    for x in shifts:
+        assert found.count(pytest.approx(x)) > 15

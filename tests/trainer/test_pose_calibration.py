@@ -24,8 +24,8 @@ from distill_training.calibration.validation import Validation  # noqa: E402
 from distill_training.pipeline import train_student  # noqa: E402
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
 from distill_training.students.torch_backend import TorchBackend  # noqa: E402
-from distill_training.training.batches import FrameStore  # noqa: E402
 from distill_training.training.frame_split import FrameSplit, split_frames  # noqa: E402
+from distill_training.training.frame_store import FrameStore  # noqa: E402
 from distill_training.training.train_config import TrainConfig  # noqa: E402
 from mote_localization.geometry import local_coordinates, retract  # noqa: E402
 from mote_localization.localizer import Localizer  # noqa: E402

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +21,15 @@ from torch.optim.swa_utils import AveragedModel  # noqa: E402
 
 from distill_training.pipeline import train_student  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
-from distill_training.training.augmentation import AugmentConfig, FrameViews  # noqa: E402
-from distill_training.training.batches import FrameStore, random_batches  # noqa: E402
+from distill_training.training.augment_config import AugmentConfig  # noqa: E402
+from distill_training.training.batches import random_batches  # noqa: E402
+from distill_training.training.frame_bank import FrameBank, slots_for  # noqa: E402
 from distill_training.training.frame_split import split_frames  # noqa: E402
+from distill_training.training.frame_store import FrameStore  # noqa: E402
 from distill_training.training.history import read_history  # noqa: E402
 from distill_training.training.learner import one_cycle  # noqa: E402
 from distill_training.training.train_config import TrainConfig  # noqa: E402
+from mote_localization.camera import Camera  # noqa: E402
 from mote_localization.errors import (  # noqa: E402
     CheckpointError,
     MoteError,
@@ -84,9 +86,7 @@ def test_training_with_the_same_seed_gives_the_same_weights(
 
 
 def test_training_lowers_the_loss(reconstruction: Reconstruction, tmp_path: Path):
-    frame = FrameViews(
-        reconstruction.read_frame("f0"), reconstruction.poses["f0"], CAMERA, 8
-    ).plain()
+    frame = FrameStore(reconstruction).frame("f0")
 
     def error(steps: int) -> float:
         still = AugmentConfig(0, 1, 0, 0, 0, 0, 0, 0)
@@ -178,15 +178,23 @@ def test_a_damaged_history_is_refused(tmp_path: Path, text: bytes | None):
 
 
 def test_processes_divide_the_views_of_a_step(reconstruction: Reconstruction):
-    store, names = FrameStore(reconstruction), list(reconstruction.poses)
+    read, names = FrameStore(reconstruction).read, list(reconstruction.poses)
+    bank = FrameBank(read, CAMERA, 8, torch.device("cpu"), len(names))
 
     def drawn(batch: int, rank: int, ranks: int) -> list[torch.Tensor]:
-        draw = random_batches(store, names, TrainConfig(batch=batch), 0, rank, ranks)
-        with closing(draw) as batches:
-            return [next(batches)["image_hw3"] for _ in range(3)]
+        batches = random_batches(bank, names, TrainConfig(batch=batch), 0, rank, ranks)
+        return [next(batches).image_bhw3 for _ in range(3)]
 
     for one, first, second in zip(drawn(4, 0, 1), drawn(2, 0, 2), drawn(2, 1, 2), strict=True):
         assert torch.equal(one, torch.cat([first, second]))
+
+
+def test_the_memory_of_training_frames_is_bounded():
+    cpu, camera = torch.device("cpu"), Camera(640, 480, 500.0, 500.0, 319.5, 239.5)
+    assert slots_for(100, 8, camera, 8, cpu, True) == 100
+    kept = slots_for(10**6, 8, camera, 8, cpu, True)
+    assert kept * (640 * 480 * 3 + 60 * 80 * 12) <= 1 << 30 < (kept + 1) * 980_000
+    assert slots_for(10**6, 10**5, camera, 8, cpu, True) == 10**5  # a batch has all its frames
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from distill_training.experiments.ablation.grid_file import (
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.students import FAMILIES
 from distill_training.students.settings import Settings, student_settings
-from distill_training.training.augmentation import AugmentConfig
+from distill_training.training.augment_config import AugmentConfig
 from distill_training.training.frame_split import split_frames
 from distill_training.training.identity import training_identity
 from distill_training.training.train_config import TrainConfig
