@@ -11,8 +11,8 @@ from distill_training.reconstruction import ReconstructedFrame
 from distill_training.training.augment_config import AugmentConfig
 from distill_training.training.frame_bank import FrameBank
 from distill_training.training.frame_store import Frame, make_frame
+from distill_training.training.training_views import ViewMaker, Views
 from distill_training.training.view_parameters import Draws
-from distill_training.training.views import ViewMaker, Views
 
 CPU = torch.device("cpu")
 NO_CHANGE = AugmentConfig(0, 1, 0, 0, 0, 0, 0, 0)

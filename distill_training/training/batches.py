@@ -7,8 +7,8 @@ import numpy as np
 
 from distill_training.training.frame_bank import FrameBank
 from distill_training.training.train_config import TrainConfig
+from distill_training.training.training_views import ViewMaker, Views
 from distill_training.training.view_parameters import Draws
-from distill_training.training.views import ViewMaker, Views
 
 
 def random_batches(

@@ -16,7 +16,7 @@ from distill_training.training.losses import (
     reprojection_loss,
 )
 from distill_training.training.train_config import TrainConfig
-from distill_training.training.views import Views
+from distill_training.training.training_views import Views
 
 _FUSED_DEVICES = ("cpu", "cuda")  # where AdamW updates all weights in one operation
 

@@ -21,8 +21,8 @@ from distill_training.training.losses import (  # noqa: E402
     reprojection_loss,
 )
 from distill_training.training.neighbours import neighbours  # noqa: E402
+from distill_training.training.training_views import ViewMaker  # noqa: E402
 from distill_training.training.view_parameters import Draws  # noqa: E402
-from distill_training.training.views import ViewMaker  # noqa: E402
 from mote_localization.camera import cell_pixels  # noqa: E402
 from mote_localization.geometry import invert, pose_from, transform  # noqa: E402
 
