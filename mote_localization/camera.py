@@ -255,6 +255,21 @@ def cell_pixels(width: int, height: int, stride: int) -> np.ndarray:
     return np.stack(np.meshgrid(x, y), axis=-1)
 
 
+def cell_index(x: np.ndarray, y: np.ndarray, camera: Camera, stride: int) -> np.ndarray:
+    """Return the index (...), row by row, of the cells nearest to pixels.
+
+    Args:
+        x: Columns of the pixels (...), finite.
+        y: Their rows (...).
+        camera: The camera whose image is divided into cells.
+        stride: Side of a cell, px.
+    """
+    rows, columns = camera.height // stride, camera.width // stride
+    column = ((x + 0.5) / stride).astype(np.intp).clip(0, columns - 1)
+    row = ((y + 0.5) / stride).astype(np.intp).clip(0, rows - 1)
+    return row * columns + column
+
+
 class CanonicalView:
     """Remaps images of a live camera into the map's canonical camera.
 
