@@ -54,12 +54,10 @@ demo-photographs: $(DEV)  ## make a map of the demo room from rendered photograp
 		--anchor build/demo/photographs/anchors.yaml --minutes 15
 	$(BIN)/mote evaluate build/demo/photographs --map build/demo/photographs.onnx --report build/demo/photographs.html
 
-demo-map: $(DEV)  ## train the map of the demo room again: maps/demo_room.onnx (half an hour)
+demo-map: $(DEV)  ## train the map of the demo room again: maps/demo_room.onnx (ten minutes)
 	rm -rf build/demo/room build/demo/training
 	$(BIN)/mote-distill room --scene build/demo/room
-	$(BIN)/mote-distill map build/demo/room -o maps/demo_room.onnx --work build/demo/training \
-		--steps 7000 --seed 0 --loss distill+reprojection --augment.rotation-deg 10 --augment.zoom 1.25 \
-		--augment.brightness 0.05 --augment.contrast 0.1 --augment.colour 0.02
+	$(BIN)/mote-distill map build/demo/room -o maps/demo_room.onnx --work build/demo/training
 
 clean:  ## remove .venv and everything built
 	rm -rf $(VENV) build dist report.html *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -18,16 +18,16 @@ def main(map_path: str, video_path: str, camera_path: str, output: str) -> None:
     localizer = Localizer.open(map_path)
     camera = read_calibration(camera_path)
     video = cv2.VideoCapture(video_path)
-    rows, frames, prior = [], 0, None
+    rows, frames, tracking = [], 0, None
     while True:
         read, bgr_hw3 = video.read()
         if not read:
             break
         stamp_s = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        found = localizer.localize(cv2.cvtColor(bgr_hw3, cv2.COLOR_BGR2RGB), camera, prior)
+        found = localizer.localize(cv2.cvtColor(bgr_hw3, cv2.COLOR_BGR2RGB), camera, tracking)
         frames += 1
-        # The previous pose saves time. Every 30th frame is localized without it.
-        prior = found.T_map_cam if frames % 30 else None
+        # The previous frame saves time. Every 30th frame is localized without it.
+        tracking = found.tracking if frames % 30 else None
         if found.T_map_cam is not None:
             orientation = quaternion_xyzw(found.T_map_cam[:3, :3])
             rows.append([stamp_s, *found.T_map_cam[:3, 3], *orientation])

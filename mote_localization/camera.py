@@ -255,6 +255,22 @@ def cell_pixels(width: int, height: int, stride: int) -> np.ndarray:
     return np.stack(np.meshgrid(x, y), axis=-1)
 
 
+def cell_index(pixels: np.ndarray, camera: Camera, stride: int) -> np.ndarray:
+    """Return the index (...), row by row, of the cells nearest to pixels.
+
+    Args:
+        pixels: Columns and rows of pixels (2, ...), finite.
+        camera: The camera whose image is divided into cells.
+        stride: Side of a cell, px.
+    """
+    last = camera.width // stride - 1, camera.height // stride - 1
+    column, row = (
+        ((x + 0.5) / stride).astype(np.intp).clip(0, most)
+        for x, most in zip(pixels, last, strict=True)
+    )
+    return row * (last[0] + 1) + column
+
+
 class CanonicalView:
     """Remaps images of a live camera into the map's canonical camera.
 

@@ -15,14 +15,16 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from mote_localization.camera import Camera, cell_pixels
+from mote_localization.camera import Camera, cell_index, cell_pixels
 from mote_localization.geometry import invert, on_same_surface, transform
 from mote_localization.keyframes import ATLAS_COLUMNS, Keyframe
 
 _CONTRAST_PX = 25  # side of the square over which mean and deviation are normalized
 _MIN_DEVIATION = 4.0  # grey levels; smaller deviations are noise and are not amplified
 _TURN_DEPTHS = 0.5  # distance of a turn by one radian, in median depths of the keyframes
-_SAMPLED_CELLS = 9  # every ninth cell counts when the keyframes of a view are chosen
+_TEXTURE_PX = 9  # side of the square whose texture is measured
+_SAMPLED_CELLS = 23  # every 23rd cell counts when the keyframes of a view are chosen
+_OUTSIDE_PX = np.float32(-1e4)  # a coordinate outside the atlas
 _MIN_DEPTH_M = 0.01  # of points in front of a camera
 _BORDER_PX = 4  # width of a keyframe's border that is not used
 _MIN_EIGENVALUE = 1e-3  # of a window's gradient matrix; windows below have too little texture
@@ -37,6 +39,7 @@ class TrackingStep:
     window_px: int  # side of the tracked windows
     views: int  # rendered views: from the best keyframe of each cell, from the second best, ...
     inlier_px: float  # reprojection error up to which a match is an inlier, canonical pixels
+    cells: int  # tracked ones, those with most texture
     keyframes: int = 12  # keyframes that views are rendered from
 
 
@@ -48,9 +51,12 @@ class KeyframeConfig:
     min_inlier_ratio: float = 0.4  # gate: fraction of the matches that agree with the pose
     sigma: float = 0.006  # expected error of a keyframe's point, relative to its distance
     steps: tuple[TrackingStep, ...] = (  # one at least
-        TrackingStep(levels=3, window_px=9, views=1, inlier_px=6.0),
-        TrackingStep(levels=1, window_px=9, views=2, inlier_px=3.0),
+        TrackingStep(levels=3, window_px=9, views=1, inlier_px=6.0, cells=900),
+        TrackingStep(levels=1, window_px=9, views=2, inlier_px=3.0, cells=800),
     )
+    # the only step where the last image gives the pose
+    tracked: TrackingStep = TrackingStep(levels=1, window_px=9, views=2, inlier_px=3.0, cells=800)
+    tracked_thinning: int = 3  # every third of the student's cells gives its motion
     min_cosine: float = 0.5  # of the angle between the rays of keyframe and camera to a point
     max_log_depth_ratio: float = 0.25  # measured to expected depth; beyond, a point is occluded
     occluded_score: float = 0.3  # factor of a keyframe's score for a point that is occluded in it
@@ -64,8 +70,9 @@ class QueryImage(NamedTuple):
     """An image whose points are tracked into the keyframes."""
 
     grey_hw: np.ndarray  # uint8, contrast normalized, canonical camera
-    covered_n: np.ndarray  # bool: the live camera sees this cell
-    points_n3: np.ndarray  # m, camera frame: surface point of each cell, predicted by the student
+    # cells that the live camera sees: of each block of 2x2 cells, the one with most texture first,
+    # then those with the second most, ...; flat indices
+    cells_c: np.ndarray
 
 
 class KeyframeMatches(NamedTuple):
@@ -85,6 +92,22 @@ class _View(NamedTuple):
     valid_n: np.ndarray  # bool: a keyframe shows the cell
 
 
+class _Neighbours(NamedTuple):
+    """For each cell the cells before and after it along an axis; itself at the image border."""
+
+    before_n: np.ndarray
+    after_n: np.ndarray
+
+    @classmethod
+    def along(cls, n_hw: np.ndarray, axis: int) -> "_Neighbours":
+        last = n_hw.shape[axis] - 1
+        before, after = (
+            n_hw.take((np.arange(last + 1) + shift).clip(0, last), axis).ravel()
+            for shift in (-1, 1)
+        )
+        return cls(before, after)
+
+
 class KeyframeMatcher:
     """Matches images of roughly known pose with a map's keyframes."""
 
@@ -101,12 +124,14 @@ class KeyframeMatcher:
         """
         self._camera, self._stride = camera, stride
         self._pixels_hw2 = cell_pixels(camera.width, camera.height, stride)
-        self._rays_n3 = camera.rays(self._pixels_hw2).reshape(-1, 3)
-        side = np.arange(stride, dtype=np.float32) - (stride - 1) / 2
-        # offsets of a cell's pixels from its centre, row by row
-        self._within_cell_p2 = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+        self._pixels_n2 = self._pixels_hw2.reshape(-1, 2)
+        self._rays_n3 = camera.rays(self._pixels_n2)
+        n_hw = np.arange(len(self._pixels_n2)).reshape(self._pixels_hw2.shape[:2])
+        self._neighbours_x = _Neighbours.along(n_hw, axis=1)
+        self._neighbours_y = _Neighbours.along(n_hw, axis=0)
         self._T_k44 = np.array([keyframe.pose_44 for keyframe in keyframes])
-        self._depth_kn = np.array([keyframe.depth_m() for keyframe in keyframes])
+        self._R_k33 = np.swapaxes(self._T_k44[:, :3, :3], 1, 2)  # map to keyframe
+        self._depth_kn = np.array([keyframe.depth_m() for keyframe in keyframes], np.float32)
         width, height = camera.width, camera.height
         row_k, column_k = np.divmod(np.arange(len(keyframes)), ATLAS_COLUMNS)
         self._corner_k2 = np.stack([column_k * width, row_k * height], axis=1)
@@ -123,7 +148,7 @@ class KeyframeMatcher:
         """Return a matcher without the keyframes of these indices; both share the images."""
         kept_k = [k for k in range(len(self._T_k44)) if k not in removed]
         other = copy(self)
-        for name in ("_T_k44", "_depth_kn", "_corner_k2"):
+        for name in ("_T_k44", "_R_k33", "_depth_kn", "_corner_k2"):
             setattr(other, name, getattr(self, name)[kept_k])
         return other
 
@@ -142,28 +167,35 @@ class KeyframeMatcher:
         """Return the distance of a camera from the nearest keyframe, m, see `distances`."""
         return float(self.distances(T_map_cam).min())
 
-    def query(
-        self,
-        image_hw3: np.ndarray,
-        covered_hw: np.ndarray,
-        T_map_cam: np.ndarray,
-        points_hw3: np.ndarray,
-    ) -> QueryImage:
+    def query(self, grey_hw: np.ndarray, covered_hw: np.ndarray) -> QueryImage:
         """Return an image prepared for `match`.
 
         Args:
-            image_hw3: RGB uint8, canonical camera.
+            grey_hw: Uint8, canonical camera.
             covered_hw: Bool, the live camera sees this cell.
-            T_map_cam: The pose found from the student's points (4, 4).
-            points_hw3: The student's points, m, map frame; only their depth is used.
+        """
+        normalized_hw = _normalize_contrast(grey_hw)
+        half_hw = cv2.resize(normalized_hw, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        texture_hw = cv2.cornerMinEigenVal(half_hw, _TEXTURE_PX // 2)
+        rows, columns = self._pixels_hw2.shape[:2]
+        texture_hw = cv2.resize(texture_hw, (columns, rows), interpolation=cv2.INTER_NEAREST)
+        rank_n = _rank_in_block(np.where(covered_hw, texture_hw, -1)).ravel()
+        cells_c = np.flatnonzero(covered_hw)
+        order_c = np.lexsort((-texture_hw.ravel()[cells_c], rank_n[cells_c]))
+        return QueryImage(normalized_hw, cells_c[order_c])
+
+    def cell_points(self, points_hw3: np.ndarray, T_map_cam: np.ndarray) -> np.ndarray:
+        """Return the surface point of each cell (n, 3), camera frame.
+
+        Args:
+            points_hw3: A point of each cell, m, map frame; only its depth is used.
+            T_map_cam: The pose (4, 4) at which the points were found.
         """
         depth_hw = (points_hw3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
         depth_hw = np.maximum(depth_hw, _MIN_DEPTH_M).astype(np.float32)
         if not np.isfinite(depth_hw).all():
             depth_hw = np.nan_to_num(depth_hw, nan=np.nanmedian(depth_hw), posinf=_MIN_DEPTH_M)
-        depth_n = cv2.medianBlur(depth_hw, 5).reshape(-1).astype(np.float64)
-        grey_hw = _normalize_contrast(cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY))
-        return QueryImage(grey_hw, covered_hw.reshape(-1), self._rays_n3 * depth_n[:, None])
+        return self._rays_n3 * cv2.medianBlur(depth_hw, 5).reshape(-1, 1)
 
     def surface(self, T_map_cam: np.ndarray, keyframes_k: np.ndarray) -> np.ndarray:
         """Return the surface point (rows, columns, 3) of each cell of a camera, m, map frame.
@@ -175,16 +207,18 @@ class KeyframeMatcher:
             T_map_cam: The camera's pose (4, 4).
             keyframes_k: Indices of keyframes that show about what the camera sees.
         """
+        camera = self._camera
         rows, columns = self._pixels_hw2.shape[:2]
         local_kn3 = self._rays_n3 * self._depth_kn[keyframes_k][..., None]
         T_cam_k44 = invert(T_map_cam) @ self._T_k44[keyframes_k]
         pairs = zip(T_cam_k44, local_kn3, strict=True)
         points_n3 = np.concatenate([transform(T, points) for T, points in pairs])
         points_n3 = points_n3[points_n3[:, 2] > _MIN_DEPTH_M]
-        pixels_n2 = self._camera.project(points_n3)
-        column_n, row_n = np.floor((pixels_n2 + 0.5) / self._stride).T
-        inside_n = (column_n >= 0) & (column_n < columns) & (row_n >= 0) & (row_n < rows)
-        cell_n = (row_n * columns + column_n)[inside_n].astype(int)
+        pixels_2n = camera.project(points_n3).T
+        x_n, y_n = pixels_2n
+        inside_n = (x_n > -0.5) & (x_n < camera.width - 0.5)
+        inside_n &= (y_n > -0.5) & (y_n < camera.height - 0.5)
+        cell_n = cell_index(pixels_2n[:, inside_n], camera, self._stride)
         depth_n = np.full(rows * columns, np.inf)
         np.minimum.at(depth_n, cell_n, points_n3[inside_n, 2])
         unknown_hw = np.isinf(depth_n).reshape(rows, columns).astype(np.uint8)
@@ -200,17 +234,24 @@ class KeyframeMatcher:
         return transform(T_map_cam, rays_hw3 * depth_hw[..., None])
 
     def match(
-        self, query: QueryImage, T_map_cam: np.ndarray, step: TrackingStep, config: KeyframeConfig
+        self,
+        query: QueryImage,
+        points_n3: np.ndarray,
+        T_map_cam: np.ndarray,
+        step: TrackingStep,
+        config: KeyframeConfig,
     ) -> KeyframeMatches:
-        """Return the matches of an image with the keyframes rendered at a pose (4, 4)."""
+        """Return the matches of an image with the keyframes rendered at a pose (4, 4).
+
+        `points_n3` are the surface points of the cells, see `cell_points`.
+        """
         points, pixels = [np.zeros((0, 3))], [np.zeros((0, 2))]
-        points_n3 = transform(T_map_cam, query.points_n3)
-        for view in self._render(T_map_cam, points_n3, step, config):
-            cell_m, found_m2 = self._track(query, view, step, config)
+        for view in self._render(T_map_cam, transform(T_map_cam, points_n3), step, config):
+            start_m2, found_m2 = self._track(query, view, step, config)
             points_m3 = self._points_at(found_m2, view, config)
-            known_m = np.isfinite(points_m3).all(axis=1)
+            known_m = np.isfinite(points_m3[:, 0])
             points.append(points_m3[known_m])
-            pixels.append(self._pixels_hw2.reshape(-1, 2)[cell_m[known_m]])
+            pixels.append(start_m2[known_m])
         return KeyframeMatches(np.concatenate(points), np.concatenate(pixels))
 
     def _render(
@@ -220,7 +261,7 @@ class KeyframeMatcher:
         step: TrackingStep,
         config: KeyframeConfig,
     ) -> list[_View]:
-        """Return views at a pose: from the best keyframe of each cell, from the second best, ...
+        """Return views at a pose: from the best keyframe of each cell, the second best, ...
 
         `points_n3` are the surface points of the cells, m, map frame.
         """
@@ -229,22 +270,26 @@ class KeyframeMatcher:
         score_k = self._scores(T_map_cam, sampled_n3, all_k, config)[0].sum(axis=1)
         chosen_k = np.argsort(-score_k, kind="stable")[: step.keyframes]
         score_kn, pixels_2kn = self._scores(T_map_cam, points_n3, chosen_k, config)
-        rows, columns = self._pixels_hw2.shape[:2]
-        grid_2khw = pixels_2kn.reshape(2, -1, rows, columns)
-        dy_2kn, dx_2kn = (
-            derivative.reshape(pixels_2kn.shape)
-            for derivative in np.gradient(grid_2khw, self._stride, axis=(2, 3))
-        )
-        order_kn = np.argsort(-score_kn, axis=0, kind="stable")
         n = np.arange(len(points_n3))
         views = []
-        for best_n in order_kn[: step.views]:
-            pixels_2n, dx_2n, dy_2n = (
-                values_2kn[:, best_n, n] for values_2kn in (pixels_2kn, dx_2kn, dy_2kn)
-            )
+        for _ in range(min(step.views, len(chosen_k))):
+            best_n = score_kn.argmax(axis=0)
+            dx_2n = self._derivative(pixels_2kn, best_n, self._neighbours_x)
+            dy_2n = self._derivative(pixels_2kn, best_n, self._neighbours_y)
             valid_n = (score_kn[best_n, n] > 0) & np.isfinite(dx_2n[0] + dy_2n[0])
-            views.append(_View(chosen_k[best_n], pixels_2n, dx_2n, dy_2n, valid_n))
+            views.append(_View(chosen_k[best_n], pixels_2kn[:, best_n, n], dx_2n, dy_2n, valid_n))
+            score_kn[best_n, n] = -1
         return views
+
+    def _derivative(
+        self, pixels_2kn: np.ndarray, best_n: np.ndarray, neighbours: _Neighbours
+    ) -> np.ndarray:
+        """Return the derivative (2, n) of a keyframe's pixel by the view's pixel along an axis."""
+        before_n, after_n = neighbours
+        difference_2n = pixels_2kn[:, best_n, after_n] - pixels_2kn[:, best_n, before_n]
+        return difference_2n / (self._pixels_n2[after_n] - self._pixels_n2[before_n]).sum(
+            axis=1, dtype=np.float32
+        )
 
     def _scores(
         self,
@@ -258,66 +303,67 @@ class KeyframeMatcher:
         A score is 0 where the keyframe does not see the point. It is larger, the more similar the
         keyframe's ray and distance are to the view's, and smaller where the point is occluded.
         """
-        camera, stride = self._camera, self._stride
-        T_k44 = self._T_k44[keyframes_k]
-        R_k33 = np.swapaxes(T_k44[:, :3, :3], 1, 2)  # map to keyframe
-        # coordinates relative to the keyframe are small enough for single precision
-        local_k3n = (R_k33 @ (points_n3[None] - T_k44[:, None, :3, 3]).swapaxes(1, 2)).astype("f4")
-        camera_k3 = (R_k33 @ (T_map_cam[:3, 3] - T_k44[:, :3, 3])[..., None]).astype("f4")
-        x_kn, y_kn, z_kn = np.moveaxis(local_k3n, 1, 0)
+        camera, R_k33 = self._camera, self._R_k33[keyframes_k]
+        # coordinates relative to the camera are small enough for single precision
+        relative_3n = (points_n3 - T_map_cam[:3, 3]).T.astype(np.float32)
+        camera_k31 = R_k33 @ (T_map_cam[:3, 3] - self._T_k44[keyframes_k, :3, 3])[..., None]
+        camera_k31 = camera_k31.astype(np.float32)
+        local_k3n = R_k33.astype(np.float32) @ relative_3n + camera_k31
+        x_kn, y_kn, z_kn = local_k3n[:, 0], local_k3n[:, 1], local_k3n[:, 2]
         depth_kn = np.where(z_kn > _MIN_DEPTH_M, z_kn, np.float32(np.nan))
-        u_kn = x_kn / depth_kn * np.float32(camera.fx) + np.float32(camera.cx)
-        v_kn = y_kn / depth_kn * np.float32(camera.fy) + np.float32(camera.cy)
+        pixels_2kn = np.empty((2, *depth_kn.shape), np.float32)
+        np.divide(x_kn, depth_kn, out=pixels_2kn[0])
+        np.divide(y_kn, depth_kn, out=pixels_2kn[1])
+        pixels_2kn *= np.array([camera.fx, camera.fy], np.float32)[:, None, None]
+        pixels_2kn += np.array([camera.cx, camera.cy], np.float32)[:, None, None]
+        u_kn, v_kn = pixels_2kn
         inside_kn = (u_kn >= _BORDER_PX) & (u_kn <= camera.width - 1 - _BORDER_PX)
         inside_kn &= (v_kn >= _BORDER_PX) & (v_kn <= camera.height - 1 - _BORDER_PX)
-        squared_kn = x_kn * x_kn + y_kn * y_kn + z_kn * z_kn
+        squared_kn = np.einsum("kin,kin->kn", local_k3n, local_k3n)
         # dot product of the rays from the keyframe and from the camera
-        dot_kn = squared_kn - (np.swapaxes(camera_k3, 1, 2) @ local_k3n)[:, 0]
-        distance_n = np.linalg.norm(points_n3 - T_map_cam[:3, 3], axis=1).astype(np.float32)
+        dot_kn = squared_kn - (np.swapaxes(camera_k31, 1, 2) @ local_k3n)[:, 0]
+        distance_n = np.sqrt(np.einsum("in,in->n", relative_3n, relative_3n))
         distance_kn = np.sqrt(squared_kn)
-        rows, columns = self._pixels_hw2.shape[:2]
-        column_kn = np.where(inside_kn, u_kn / stride, 0).astype(np.intp)
-        row_kn = np.where(inside_kn, v_kn / stride, 0).astype(np.intp)
-        cell_kn = np.minimum(row_kn, rows - 1) * columns + np.minimum(column_kn, columns - 1)
-        measured_kn = self._depth_kn[keyframes_k[:, None], cell_kn].astype(np.float32)
+        cell_kn = cell_index(np.where(inside_kn, pixels_2kn, 0), camera, self._stride)
+        measured_kn = self._depth_kn[keyframes_k[:, None], cell_kn]
+        largest_ratio = np.float32(np.exp(config.max_log_depth_ratio))
         with np.errstate(divide="ignore", invalid="ignore"):
             cosine_kn = dot_kn / (distance_n * distance_kn)
             zoom_kn = distance_n / distance_kn
-            visible_kn = np.abs(np.log(measured_kn / depth_kn)) < config.max_log_depth_ratio
-        similarity_kn = np.maximum(cosine_kn - config.min_cosine, 0)
-        similarity_kn = similarity_kn * np.minimum(zoom_kn, 1 / zoom_kn)
-        occluded_kn = np.where(np.isfinite(measured_kn), np.float32(config.occluded_score), 0)
-        factor_kn = np.where(visible_kn, 1, occluded_kn)
-        score_kn = np.where(inside_kn, similarity_kn * factor_kn, 0)
-        return np.nan_to_num(score_kn, copy=False), np.stack([u_kn, v_kn])
+            visible_kn = measured_kn < depth_kn * largest_ratio
+            visible_kn &= measured_kn * largest_ratio > depth_kn
+            score_kn = np.maximum(cosine_kn - np.float32(config.min_cosine), 0)
+            score_kn *= np.minimum(zoom_kn, 1 / zoom_kn)
+        score_kn[~visible_kn] *= np.float32(config.occluded_score)
+        score_kn[~(inside_kn & np.isfinite(measured_kn) & np.isfinite(score_kn))] = 0
+        return score_kn, pixels_2kn
 
     def _image(self, view: _View) -> np.ndarray:
         """Return the image of a view, grey uint8: each cell is a patch of its keyframe."""
-        columns_hw = self._atlas_coordinates(view, 0, self._camera.width)
-        rows_hw = self._atlas_coordinates(view, 1, self._camera.height)
+        columns_hw, rows_hw = (self._atlas_coordinates(view, axis) for axis in (0, 1))
         return cv2.remap(self._atlas_hw, columns_hw, rows_hw, cv2.INTER_LINEAR, borderValue=128)
 
-    def _atlas_coordinates(self, view: _View, axis: int, side: int) -> np.ndarray:
+    def _atlas_coordinates(self, view: _View, axis: int) -> np.ndarray:
         """Return the atlas column (axis 0) or row (axis 1) of each pixel of a rendered view."""
-        stride = self._stride
-        rows, columns = self._pixels_hw2.shape[:2]
-        x_p, y_p = self._within_cell_p2.T
-        source_np = view.dx_2n[axis, :, None] * x_p + view.dy_2n[axis, :, None] * y_p
-        source_np += view.pixels_2n[axis, :, None]
-        np.clip(source_np, 0, side - 1, out=source_np)
-        source_np += self._corner_k2[view.keyframe_n, axis, None].astype(np.float32)
-        source_np[~view.valid_n] = -2  # outside the atlas: drawn grey
-        source_hw = source_np.reshape(rows, columns, stride, stride).swapaxes(1, 2)
-        return source_hw.reshape(rows * stride, columns * stride)
+        (rows, columns), side = self._pixels_hw2.shape[:2], self._stride
+        offset_p = np.arange(side, dtype=np.float32) - (side - 1) / np.float32(2)
+        centre_n = view.pixels_2n[axis] + self._corner_k2[view.keyframe_n, axis]
+        centre_n = np.where(view.valid_n, centre_n, _OUTSIDE_PX).astype(np.float32)  # drawn grey
+        across_np = centre_n[:, None] + view.dx_2n[axis, :, None] * offset_p
+        down_hw = np.repeat(view.dy_2n[axis], side).reshape(rows, 1, columns * side)
+        source_hpw = down_hw * offset_p[:, None]
+        source_hpw += across_np.reshape(rows, 1, columns * side)
+        return source_hpw.reshape(rows * side, columns * side)
 
     def _track(
         self, query: QueryImage, view: _View, step: TrackingStep, config: KeyframeConfig
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the cells (m,) whose centre is found in a rendered view, and its pixels (m, 2)."""
-        cell_m = np.flatnonzero(view.valid_n & query.covered_n)
-        if not len(cell_m):
-            return cell_m, np.zeros((0, 2))
-        start_m12 = self._pixels_hw2.reshape(-1, 1, 2)[cell_m].astype(np.float32)
+        """Return the tracked pixels (m, 2) that are found in a rendered view, and where (m, 2)."""
+        cells_m = query.cells_c[: step.cells]
+        cells_m = cells_m[view.valid_n[cells_m]]
+        start_m12 = self._pixels_n2[cells_m, None].astype(np.float32)
+        if not len(start_m12):
+            return np.zeros((0, 2)), np.zeros((0, 2))
         track = partial(
             cv2.calcOpticalFlowPyrLK,
             winSize=(step.window_px, step.window_px),
@@ -338,15 +384,14 @@ class KeyframeMatcher:
         inside_m = ((found_m2 >= 0) & (found_m2 <= last)).all(axis=1)
         kept_m = (forward_m1[:, 0] > 0) & (back_m1[:, 0] > 0) & inside_m
         kept_m &= distance_m < config.max_return_px
-        return cell_m[kept_m], found_m2[kept_m]
+        return start_m12[kept_m, 0].astype(np.float64), found_m2[kept_m]
 
     def _points_at(self, found_m2: np.ndarray, view: _View, config: KeyframeConfig) -> np.ndarray:
         """Return the points (m, 3), map frame, at pixels of a rendered view; NaN where unknown."""
         camera, stride = self._camera, self._stride
         rows, columns = self._pixels_hw2.shape[:2]
-        column_m, row_m = (found_m2 // stride).astype(int).T
-        cell_m = row_m.clip(0, rows - 1) * columns + column_m.clip(0, columns - 1)
-        x_m, y_m = (found_m2 - self._pixels_hw2.reshape(-1, 2)[cell_m]).T
+        cell_m = cell_index(found_m2.T, camera, stride)
+        x_m, y_m = (found_m2 - self._pixels_n2[cell_m]).T
         offset_2m = view.dx_2n[:, cell_m] * x_m + view.dy_2n[:, cell_m] * y_m
         pixels_m2 = (view.pixels_2n[:, cell_m] + offset_2m).T
         inside_m = ((pixels_m2 >= 0) & (pixels_m2 <= (camera.width, camera.height))).all(axis=1)
@@ -372,14 +417,30 @@ class KeyframeMatcher:
         return np.where((usable_m & one_surface_4m.all(axis=0))[:, None], points_m3, np.nan)
 
 
+def _rank_in_block(texture_hw: np.ndarray) -> np.ndarray:
+    """Return for each cell how many cells of its block, 2x2 cells, have more texture."""
+    rows, columns = texture_hw.shape
+    padded_hw = np.pad(texture_hw, ((0, rows % 2), (0, columns % 2)), constant_values=-1)
+    blocks_hw22 = padded_hw.reshape(padded_hw.shape[0] // 2, 2, -1, 2).swapaxes(1, 2)
+    order_n4 = np.argsort(-blocks_hw22.reshape(-1, 4), axis=1, kind="stable")
+    rank_hw22 = np.argsort(order_n4, axis=1).reshape(blocks_hw22.shape)
+    return rank_hw22.swapaxes(1, 2).reshape(padded_hw.shape)[:rows, :columns]
+
+
 def _normalize_contrast(grey_hw: np.ndarray) -> np.ndarray:
     """Return the image, uint8, with the same local mean and deviation everywhere.
 
     Images of different lighting become comparable.
     """
-    values_hw = grey_hw.astype(np.float32)
-    size = (_CONTRAST_PX, _CONTRAST_PX)
-    mean_hw, square_hw = cv2.blur(values_hw, size), cv2.sqrBoxFilter(values_hw, cv2.CV_32F, size)
+    height, width = grey_hw.shape
+    # The statistics vary slowly, so half the resolution suffices.
+    half_hw = cv2.resize(grey_hw, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    size = (_CONTRAST_PX // 2 + 1, _CONTRAST_PX // 2 + 1)
+    mean_hw = cv2.boxFilter(half_hw, cv2.CV_32F, size)
+    square_hw = cv2.sqrBoxFilter(half_hw, cv2.CV_32F, size)
     variance_hw = np.maximum(square_hw - mean_hw * mean_hw, 0)
-    deviation_hw = np.sqrt(variance_hw + _MIN_DEVIATION**2)
-    return np.clip(128 + 40 * (values_hw - mean_hw) / deviation_hw, 0, 255).astype(np.uint8)
+    gain_hw = 40 / np.sqrt(variance_hw + _MIN_DEVIATION**2)
+    offset_hw = cv2.resize(128 - gain_hw * mean_hw, (width, height))
+    values_hw = cv2.resize(gain_hw, (width, height)) * grey_hw
+    values_hw += offset_hw
+    return np.clip(values_hw, 0, 255, out=values_hw).astype(np.uint8)

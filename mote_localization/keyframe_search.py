@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from mote_localization.camera import Camera
+from mote_localization.camera import Camera, cell_index
 from mote_localization.geometry import transform
 from mote_localization.keyframes import Keyframe
 
@@ -56,12 +56,9 @@ class KeyframeSearch:
         self._points_kn3 = np.zeros((len(keyframes), _FEATURES, 3))
         # Rows of zeros, where a keyframe has fewer features, are far from every descriptor.
         self._descriptors_knd = np.zeros((len(keyframes), _FEATURES, 128), np.float16)
-        rows, columns = camera.height // stride, camera.width // stride
         for k, keyframe in enumerate(keyframes):
             pixels_m2, descriptors_md = self._features(keyframe.grey_hw())
-            column_m, row_m = ((pixels_m2 + 0.5) / stride).astype(int).T
-            cell_m = row_m.clip(0, rows - 1) * columns + column_m.clip(0, columns - 1)
-            depth_m = keyframe.depth_m()[cell_m]
+            depth_m = keyframe.depth_m()[cell_index(pixels_m2.T, camera, stride)]
             known_m = np.isfinite(depth_m)
             count = np.count_nonzero(known_m)
             local_n3 = camera.rays(pixels_m2[known_m]) * depth_m[known_m, None]

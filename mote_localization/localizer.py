@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import cv2
@@ -16,10 +17,16 @@ from mote_localization.backends import Backend, create_backend
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
 from mote_localization.drift import Kriging
 from mote_localization.geometry import invert, transform
-from mote_localization.keyframe_matcher import KeyframeConfig, KeyframeMatcher, QueryImage
+from mote_localization.keyframe_matcher import (
+    KeyframeConfig,
+    KeyframeMatcher,
+    KeyframeMatches,
+    QueryImage,
+    TrackingStep,
+)
 from mote_localization.keyframe_search import search_of
 from mote_localization.map_file import MapFile, read_map
-from mote_localization.pose import PoseConfig, PoseSolution, solve_pose
+from mote_localization.pose import PoseConfig, PoseSolution, refine_pose, solve_pose
 
 _SPREAD_GRID = (4, 3)  # columns and rows of the grid in which the spread of inliers is counted
 
@@ -57,6 +64,13 @@ class LocalizerConfig:
         return replace(self, **{**own, "keyframes": replace(self.keyframes, **changed)})
 
 
+class Tracking(NamedTuple):
+    """What a localized image gives to the localization of the camera's next image."""
+
+    T_map_cam: np.ndarray  # (4, 4), before the correction for drift
+    T_map_student: np.ndarray | None  # (4, 4), from the student's points alone; None: no pose
+
+
 @dataclass(frozen=True)
 class Localization:
     """The result for one image."""
@@ -65,6 +79,7 @@ class Localization:
     reason: str  # why it is lost; empty when localized
     T_map_cam: np.ndarray | None  # (4, 4); None when lost
     covariance_66: np.ndarray | None  # x y z rotX rotY rotZ in the map frame; None when lost
+    tracking: Tracking | None  # for the next image of this camera; None when lost
     inliers: int  # matches that agree with the best pose
     cells: int  # matches given to the pose solver: cells, or points of the keyframes
     reprojection_px: float  # median error of the inliers, canonical pixels; NaN without a pose
@@ -77,15 +92,45 @@ class Localization:
     seconds: dict[str, float]  # remap, network, pose
 
 
+class _Prepared(NamedTuple):
+    """A canonical image with all that poses are found from."""
+
+    grey_hw: np.ndarray  # uint8
+    points_hw3: np.ndarray  # m, map frame: predicted by the student
+    sigma_hw: np.ndarray  # m
+    covered_hw: np.ndarray  # bool: the live camera sees this cell
+    query: QueryImage | None  # None: the map has no keyframes
+
+
+class _Cells(NamedTuple):
+    """The cells that the student's pose is solved from."""
+
+    points_n3: np.ndarray  # m, map frame
+    pixels_n2: np.ndarray  # canonical camera
+    sigma_n: np.ndarray  # m
+
+
 class _Found(NamedTuple):
     """A pose and the pixels of the matches that it is solved from."""
 
     solution: PoseSolution | None  # None: the matches determine no pose
     pixels_n2: np.ndarray  # canonical camera
+    T_map_student: np.ndarray | None = None  # pose of the student's points alone
+
+
+class _Checked(NamedTuple):
+    """A pose, in the map's and in the given frame, and the gate that rejects it."""
+
+    found: _Found
+    given: PoseSolution | None
+    reason: str  # empty if it passes all gates
 
 
 class Localizer:
-    """Localizes images in one map. Its only state between images is the remap table."""
+    """Localizes images in one map. Its only state between images is the remap table.
+
+    What one image gives to the next is a value, `Localization.tracking`, one for each camera.
+    """
 
     def __init__(
         self,
@@ -98,8 +143,9 @@ class Localizer:
         self.config = config
         self._backend = backend
         self._view: CanonicalView | None = None
+        self._preparing: Thread | None = None  # computes the features of the keyframes
         camera = self.info.camera
-        self._pixels_hw2 = cell_pixels(camera.width, camera.height, self.info.stride)
+        self._pixels_n2 = cell_pixels(camera.width, camera.height, self.info.stride).reshape(-1, 2)
         self._drift = Kriging(self.info.drift) if self.info.drift else None
         self._keyframes = (
             KeyframeMatcher(self.info.keyframes, camera, self.info.stride)
@@ -124,6 +170,19 @@ class Localizer:
         map_file = read_map(map_path)
         return cls(map_file, create_backend(map_file, backend, threads), config)
 
+    def prepare_search(self) -> None:
+        """Compute the features of the keyframes in a background thread.
+
+        Lost images are not searched in the keyframes before it has finished. Without this call, the
+        first search takes seconds.
+        """
+        if self._keyframes and self.config.keyframes.searched:
+            info = self.info
+            self._preparing = Thread(
+                target=search_of, args=(info.keyframes, info.camera, info.stride), daemon=True
+            )
+            self._preparing.start()
+
     def without_keyframes(self, removed: Collection[int]) -> "Localizer":
         """Return a localizer of the same map that does not use some of its keyframes.
 
@@ -140,15 +199,16 @@ class Localizer:
         return other
 
     def localize(
-        self, image_hw3: np.ndarray, camera: Camera, prior: np.ndarray | None = None
+        self, image_hw3: np.ndarray, camera: Camera, tracking: Tracking | None = None
     ) -> Localization:
         """Return the pose at which an image was taken, or why it is lost.
 
         Args:
             image_hw3: RGB uint8, the camera's size.
             camera: The camera that took the image, distorted or not.
-            prior: Approximate T_map_cam (4, 4), such as the last pose; it saves the RANSAC search
-                if it is close; see `solve_pose`.
+            tracking: `Localization.tracking` of the camera's last image. It saves time if the
+                camera moved little; where it gives no accepted pose, it is ignored. A wrong pose
+                may persist: omit it from time to time.
 
         Raises:
             ImageError: The image does not have the camera's size.
@@ -162,31 +222,11 @@ class Localizer:
         remapped = time.perf_counter()
         points_hw3, sigma_hw = self._backend.predict(canonical_hw3)
         predicted = time.perf_counter()
-        chosen = self._choose_cells(points_hw3, sigma_hw, view.covered_hw)
-        pixels_n2 = self._pixels_hw2.reshape(-1, 2)[chosen]
-        solution = solve_pose(
-            points_hw3.reshape(-1, 3)[chosen],
-            pixels_n2,
-            sigma_hw.reshape(-1)[chosen],
-            self.info.camera,
-            self.config.pose,
-            prior,
-        )
-        found = _Found(solution, pixels_n2)
-        if self._keyframes and solution:
-            query = self._keyframes.query(
-                canonical_hw3, view.covered_hw, solution.T_map_cam, points_hw3
-            )
-            found = self._refine_with_keyframes(self._keyframes, query, solution.T_map_cam)
-        given = self._in_given_frame(found.solution) if found.solution else None
-        reason = self._rejection_reason(given, found.pixels_n2)
-        if self._keyframes and reason and self.config.keyframes.searched:
-            searched = self._search_keyframes(self._keyframes, canonical_hw3, view.covered_hw)
-            elsewhere = self._in_given_frame(searched.solution) if searched.solution else None
-            if not self._rejection_reason(elsewhere, searched.pixels_n2):
-                found, given, reason = searched, elsewhere, ""
-        solution, pixels_n2 = found
-        accepted = given if not reason else None
+        grey_hw = cv2.cvtColor(canonical_hw3, cv2.COLOR_RGB2GRAY)
+        query = self._keyframes.query(grey_hw, view.covered_hw) if self._keyframes else None
+        image = _Prepared(grey_hw, points_hw3, sigma_hw, view.covered_hw, query)
+        found, given, reason = self._find_pose(image, tracking)
+        solution, accepted = found.solution, given if not reason else None
         if self._drift and solution and accepted:
             T_given_map = accepted.T_map_cam @ invert(solution.T_map_cam)
             points_hw3 = transform(T_given_map, points_hw3).astype(np.float32)
@@ -196,8 +236,11 @@ class Localizer:
             reason=reason,
             T_map_cam=accepted.T_map_cam if accepted else None,
             covariance_66=accepted.covariance_66 if accepted else None,
+            tracking=(
+                Tracking(solution.T_map_cam, found.T_map_student) if accepted and solution else None
+            ),
             inliers=int(given.inliers_n.sum()) if given else 0,
-            cells=len(pixels_n2),
+            cells=len(found.pixels_n2),
             reprojection_px=given.reprojection_px if given else float("nan"),
             keyframe_distance=self._keyframe_distance(solution) if solution else 0.0,
             points_hw3=points_hw3,
@@ -211,51 +254,138 @@ class Localizer:
             },
         )
 
-    def _search_keyframes(
-        self, keyframes: KeyframeMatcher, image_hw3: np.ndarray, covered_hw: np.ndarray
-    ) -> "_Found":
+    def _find_pose(self, image: _Prepared, tracking: Tracking | None) -> _Checked:
+        """Return the first accepted pose: tracked, of the student, or searched in the keyframes.
+
+        Where there is none, the student's is returned.
+        """
+        if tracking:
+            tracked = self._checked(self._tracked_pose(image, tracking))
+            if not tracked.reason:
+                return tracked
+        first = self._checked(self._first_pose(image))
+        ready = not (self._preparing and self._preparing.is_alive())
+        if first.reason and self._keyframes and self.config.keyframes.searched and ready:
+            searched = self._checked(self._searched_pose(self._keyframes, image))
+            if not searched.reason:
+                return searched
+        return first
+
+    def _checked(self, found: _Found) -> _Checked:
+        given = self._in_given_frame(found.solution) if found.solution else None
+        return _Checked(found, given, self._rejection_reason(given, found.pixels_n2))
+
+    def _tracked_pose(self, image: _Prepared, tracking: Tracking) -> _Found:
+        """Return the pose near the last one.
+
+        With keyframes it is refined from the last pose, moved by the motion between the poses of
+        the student: errors that the student repeats cancel.
+        """
+        cells = self._chosen_cells(image)
+        if not self._keyframes or not image.query:
+            return self._student_pose(cells, tracking.T_map_student)
+        T_map_last, T_map_student = tracking.T_map_student, None
+        if T_map_last is not None:
+            thin = _Cells(*(values[:: self.config.keyframes.tracked_thinning] for values in cells))
+            T_map_student = refine_pose(*thin, self.info.camera, self.config.pose, T_map_last)
+        T_map_cam = tracking.T_map_cam
+        if T_map_student is not None and T_map_last is not None:
+            T_map_cam = T_map_cam @ invert(T_map_last) @ T_map_student
+        points_n3 = self._keyframes.cell_points(
+            image.points_hw3, T_map_cam if T_map_student is None else T_map_student
+        )
+        steps = (self.config.keyframes.tracked,)
+        found = self._refine_with_keyframes(
+            self._keyframes, image.query, points_n3, T_map_cam, steps, T_map_cam
+        )
+        return found._replace(T_map_student=T_map_student)
+
+    def _first_pose(self, image: _Prepared) -> _Found:
+        """Return the pose of the student's points, refined with the keyframes if there are any."""
+        student = self._student_pose(self._chosen_cells(image))
+        if not self._keyframes or not image.query or not student.solution:
+            return student
+        T_map_cam = student.solution.T_map_cam
+        points_n3 = self._keyframes.cell_points(image.points_hw3, T_map_cam)
+        steps = self.config.keyframes.steps
+        found = self._refine_with_keyframes(
+            self._keyframes, image.query, points_n3, T_map_cam, steps
+        )
+        return found._replace(T_map_student=T_map_cam)
+
+    def _student_pose(self, cells: _Cells, prior: np.ndarray | None = None) -> _Found:
+        solution = solve_pose(*cells, self.info.camera, self.config.pose, prior)
+        return _Found(solution, cells.pixels_n2, solution.T_map_cam if solution else None)
+
+    def _searched_pose(self, keyframes: KeyframeMatcher, image: _Prepared) -> _Found:
         """Return the pose at which the keyframes show an image, without the student."""
-        config = self.config.keyframes
-        grey_hw = cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY)
+        config, query = self.config.keyframes, image.query
         search = search_of(self.info.keyframes, self.info.camera, self.info.stride)
-        view = search.find(grey_hw, config.searched)
-        sigma_n = np.full(len(view.points_n3), config.sigma)
-        if len(view.points_n3) < config.min_matches:
+        view = search.find(image.grey_hw, config.searched)
+        if query is None or len(view.points_n3) < config.min_matches:
             return _Found(None, view.pixels_n2)
-        pose = replace(self.config.pose, inlier_px=config.steps[0].inlier_px)
-        rough = solve_pose(view.points_n3, view.pixels_n2, sigma_n, self.info.camera, pose)
+        near = self.info.keyframes[view.keyframes_k[0]].pose_44
+        matches = KeyframeMatches(view.points_n3, view.pixels_n2)
+        rough = self._solve_matches(matches, near, config.steps[0].inlier_px)
         if rough is None:
             return _Found(None, view.pixels_n2)
         points_hw3 = keyframes.surface(rough.T_map_cam, view.keyframes_k)
         if not np.isfinite(points_hw3).all():
             return _Found(None, view.pixels_n2)
-        query = keyframes.query(image_hw3, covered_hw, rough.T_map_cam, points_hw3)
-        return self._refine_with_keyframes(keyframes, query, rough.T_map_cam)
+        points_n3 = keyframes.cell_points(points_hw3, rough.T_map_cam)
+        return self._refine_with_keyframes(
+            keyframes, query, points_n3, rough.T_map_cam, config.steps
+        )
 
     def _refine_with_keyframes(
-        self, keyframes: KeyframeMatcher, query: QueryImage, T_map_cam: np.ndarray
-    ) -> "_Found":
+        self,
+        keyframes: KeyframeMatcher,
+        query: QueryImage,
+        points_n3: np.ndarray,
+        T_map_cam: np.ndarray,
+        steps: tuple[TrackingStep, ...],
+        prior: np.ndarray | None = None,
+    ) -> _Found:
         """Return the pose refined from a rough pose, and the pixels of the matches.
 
         The pose is None where the keyframes do not confirm it.
+
+        Args:
+            keyframes: Those of the map.
+            query: The image.
+            points_n3: Surface points of its cells, see `KeyframeMatcher.cell_points`.
+            T_map_cam: The rough pose (4, 4).
+            steps: One at least.
+            prior: A pose that the first step refines. None: RANSAC runs, because the rough pose
+                may be near a wrong minimum.
         """
-        config, solution = self.config.keyframes, None
-        for step in config.steps:
-            start = solution.T_map_cam if solution else T_map_cam
-            found = keyframes.match(query, start, step, config)
-            if len(found.points_n3) < config.min_matches:
-                return _Found(None, found.pixels_n2)
-            solution = solve_pose(
-                found.points_n3,
-                found.pixels_n2,
-                config.sigma * np.linalg.norm(found.points_n3 - T_map_cam[:3, 3], axis=1),
-                self.info.camera,
-                replace(self.config.pose, inlier_px=step.inlier_px),
-                solution.T_map_cam if solution else None,
-            )
+        config, near, solution = self.config.keyframes, T_map_cam, None
+        for step in steps:
+            matches = keyframes.match(query, points_n3, T_map_cam, step, config)
+            if len(matches.points_n3) < config.min_matches:
+                return _Found(None, matches.pixels_n2)
+            solution = self._solve_matches(matches, near, step.inlier_px, prior)
             if solution is None:
-                return _Found(None, found.pixels_n2)
-        return _Found(solution, found.pixels_n2)
+                return _Found(None, matches.pixels_n2)
+            T_map_cam = prior = solution.T_map_cam
+        return _Found(solution, matches.pixels_n2)
+
+    def _solve_matches(
+        self,
+        matches: KeyframeMatches,
+        near: np.ndarray,
+        inlier_px: float,
+        prior: np.ndarray | None = None,
+    ) -> PoseSolution | None:
+        """Return the pose of matches with keyframes; their distance is that from a pose nearby."""
+        distance_n = np.linalg.norm(matches.points_n3 - near[:3, 3], axis=1)
+        return solve_pose(
+            *matches,
+            self.config.keyframes.sigma * distance_n,
+            self.info.camera,
+            replace(self.config.pose, inlier_px=inlier_px),
+            prior,
+        )
 
     def _in_given_frame(self, solution: PoseSolution) -> PoseSolution:
         """Return a pose in the frame of the given poses, with its calibrated covariance."""
@@ -270,17 +400,16 @@ class Localizer:
     def _keyframe_distance(self, solution: PoseSolution) -> float:
         return self._keyframes.distance(solution.T_map_cam) if self._keyframes else 0.0
 
-    def _choose_cells(
-        self, points_hw3: np.ndarray, sigma_hw: np.ndarray, covered_hw: np.ndarray
-    ) -> np.ndarray:
-        """Return the flat indices of the used cells: covered, finite, with the smallest sigma."""
+    def _chosen_cells(self, image: _Prepared) -> _Cells:
+        """Return the used cells: covered, finite, with the smallest sigma."""
         most, max_sigma_m = self.config.max_cells, self.config.max_sigma_m
-        finite_hw = np.isfinite(points_hw3).all(axis=-1)
-        chosen = np.flatnonzero(covered_hw & finite_hw & (sigma_hw < max_sigma_m))
+        finite_hw = np.isfinite(image.points_hw3).all(axis=-1)
+        chosen = np.flatnonzero(image.covered_hw & finite_hw & (image.sigma_hw < max_sigma_m))
+        sigma_n = image.sigma_hw.reshape(-1)
         if len(chosen) > most:
-            sigma = sigma_hw.reshape(-1)[chosen]
-            chosen = np.sort(chosen[np.argpartition(sigma, most)[:most]])
-        return chosen
+            chosen = np.sort(chosen[np.argpartition(sigma_n[chosen], most)[:most]])
+        points_n3 = image.points_hw3.reshape(-1, 3)
+        return _Cells(points_n3[chosen], self._pixels_n2[chosen], sigma_n[chosen])
 
     def _rejection_reason(self, solution: PoseSolution | None, pixels_n2: np.ndarray) -> str:
         """Return which gate rejects a pose; empty if it passes all."""

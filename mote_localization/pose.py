@@ -3,7 +3,7 @@
 PoseLib or OpenCV's USAC only gives the start of the refinement, so both lead to the same pose.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import cv2
@@ -80,26 +80,37 @@ def solve_pose(
     Raises:
         BackendError: The solver in `config` is unknown or not installed.
     """
-    points = np.asarray(points_n3, np.float64)
-    if len(points) < _MIN_MATCHES:
+    if len(points_n3) < _MIN_MATCHES:
         return None
-    # The mean is subtracted because coordinates far from the origin lose digits.
-    origin = points.mean(axis=0)
-    matches = _Matches(
-        points - origin,
-        np.ascontiguousarray(pixels_n2, np.float64),
-        np.asarray(sigma_n, np.float64),
-    )
+    matches, origin = _centred(points_n3, pixels_n2, sigma_n)
     solution = None
     if prior is not None:
-        start = prior.copy()
-        start[:3, 3] -= origin
-        solution = _refine(start, matches, camera, config)
-    if solution is None or 2 * solution.inliers_n.sum() <= len(points):
+        solution = _refine(_moved(prior, -origin), matches, camera, config)
+    if solution is None or 2 * solution.inliers_n.sum() <= len(points_n3):
         solution = _search(matches, camera, config)
     if solution is not None:
-        solution.T_map_cam[:3, 3] += origin
+        solution = replace(solution, T_map_cam=_moved(solution.T_map_cam, origin))
     return solution
+
+
+def refine_pose(
+    points_n3: np.ndarray,
+    pixels_n2: np.ndarray,
+    sigma_n: np.ndarray,
+    camera: Camera,
+    config: PoseConfig,
+    T_map_cam: np.ndarray,
+) -> np.ndarray | None:
+    """Return the pose (4, 4) at which the points project to their pixels, near a start pose.
+
+    It has no covariance, and no RANSAC runs, which saves most of the time of `solve_pose`. None
+    where the matches near the start determine no pose. The arguments are those of `solve_pose`.
+    """
+    if len(points_n3) < _MIN_MATCHES:
+        return None
+    matches, origin = _centred(points_n3, pixels_n2, sigma_n)
+    T_local = _minimum(_moved(T_map_cam, -origin), matches, camera, config)
+    return None if T_local is None else _moved(T_local, origin)
 
 
 class _Matches(NamedTuple):
@@ -108,6 +119,24 @@ class _Matches(NamedTuple):
     points_n3: np.ndarray  # metres
     pixels_n2: np.ndarray
     sigma_n: np.ndarray  # metres
+
+
+def _centred(
+    points_n3: np.ndarray, pixels_n2: np.ndarray, sigma_n: np.ndarray
+) -> tuple[_Matches, np.ndarray]:
+    """Return the matches with their points relative to their mean, and the mean.
+
+    Coordinates far from the origin lose digits.
+    """
+    points = np.asarray(points_n3, np.float64)
+    origin = points.mean(axis=0)
+    pixels = np.ascontiguousarray(pixels_n2, np.float64)
+    return _Matches(points - origin, pixels, np.asarray(sigma_n, np.float64)), origin
+
+
+def _moved(T_map_cam: np.ndarray, shift_3: np.ndarray) -> np.ndarray:
+    """Return the pose (4, 4) at another position."""
+    return rigid(T_map_cam[:3, :3], T_map_cam[:3, 3] + shift_3)
 
 
 def _search(matches: _Matches, camera: Camera, config: PoseConfig) -> PoseSolution | None:
@@ -177,6 +206,28 @@ def _ransac_opencv(
 def _refine(
     T_map_cam: np.ndarray, matches: _Matches, camera: Camera, config: PoseConfig
 ) -> PoseSolution | None:
+    """Return the minimum near a start pose, with covariance and inliers."""
+    T = _minimum(T_map_cam, matches, camera, config)
+    cost = None if T is None else _linearize(T, matches, camera, config)
+    if T is None or cost is None:
+        return None
+    terms_k6 = _jackknife_terms(cost, matches.pixels_n2, camera.width / config.blocks, config)
+    inliers_n = cost.errors_px_n < config.inlier_px
+    if terms_k6 is None or np.count_nonzero(inliers_n) < _MIN_MATCHES:
+        return None
+    count = len(terms_k6)
+    map_terms_k6 = (terms_k6.reshape(-1, 3) @ T[:3, :3].T).reshape(count, 6)
+    return PoseSolution(
+        T,
+        (count - 1) / count * map_terms_k6.T @ map_terms_k6,
+        inliers_n,
+        float(np.median(cost.errors_px_n[inliers_n])),
+    )
+
+
+def _minimum(
+    T_map_cam: np.ndarray, matches: _Matches, camera: Camera, config: PoseConfig
+) -> np.ndarray | None:
     """Return the minimum of the robust, sigma-weighted reprojection errors near a start pose.
 
     Every step selects its matches again, far beyond the inliers. So the result depends neither on
@@ -194,21 +245,7 @@ def _refine(
         T[:3, :3] = T[:3, :3] @ exp_rotation(step.motion_6[3:])
         if step.length < (_MAX_LAST_NEWTON_STEP if step.is_newton else _MAX_LAST_STEP):
             break
-    cost = _linearize(T, matches, camera, config)
-    if cost is None:
-        return None
-    terms_k6 = _jackknife_terms(cost, matches.pixels_n2, camera.width / config.blocks, config)
-    inliers_n = cost.errors_px_n < config.inlier_px
-    if terms_k6 is None or np.count_nonzero(inliers_n) < _MIN_MATCHES:
-        return None
-    count = len(terms_k6)
-    map_terms_k6 = (terms_k6.reshape(-1, 3) @ T[:3, :3].T).reshape(count, 6)
-    return PoseSolution(
-        T,
-        (count - 1) / count * map_terms_k6.T @ map_terms_k6,
-        inliers_n,
-        float(np.median(cost.errors_px_n[inliers_n])),
-    )
+    return T
 
 
 class _Step(NamedTuple):

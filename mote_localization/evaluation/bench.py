@@ -50,7 +50,7 @@ class Bench:
     threads: int = 0  # CPU threads of the network; 0: one per core
     images: int = 300  # images to time, after a few to warm up
     size: tuple[int, int] = (640, 480)  # px, size of the live camera for the self-test image
-    # give the localizer the pose of the image before, as the node does
+    # give the localizer what it found in the image before, as the node does
     prior: tyro.conf.FlagCreatePairsOff[bool] = False
     # write the numbers to this file
     json: File = None
@@ -73,7 +73,7 @@ class Bench:
         localized, count, last = 0, _WARM_UP + self.images, None
         for image_hw3, camera in track(islice(cycle(images), count), "localizing", count):
             found = localizer.localize(image_hw3, camera, last if self.prior else None)
-            last = found.T_map_cam
+            last = found.tracking
             localized += found.status is Status.LOCALIZED
             total = sum(found.seconds.values())
             sums = {"all": total, _ALL_BUT_NETWORK: total - found.seconds["network"]}

@@ -21,7 +21,7 @@ def localize_frames(
     Args:
         localizer: Localizer of the map.
         frames: Frames to localize.
-        prior: Give the localizer the pose of the frame before, as the node does.
+        prior: Give the localizer what it found in the frame before, as the node does.
 
     Raises:
         MoteError: A camera is not known, or does not fit the image; the message names the frame.
@@ -40,7 +40,7 @@ def localize_frames(
             found = localizer.localize(image_hw3, camera, last)
         except (CameraError, ImageError) as error:
             raise type(error)(f"frame {frame.name[:60]}: {error}") from error
-        last = found.T_map_cam if prior else None
+        last = found.tracking if prior else None
         yield Answer(
             name=frame.name,
             stamp_s=frame.stamp_s,

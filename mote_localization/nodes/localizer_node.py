@@ -28,7 +28,7 @@ from std_msgs.msg import Header
 from mote_localization.backends import BACKEND_HELP, choose_backend
 from mote_localization.camera_infos import camera_of_info
 from mote_localization.errors import MapFileError, MoteError
-from mote_localization.localizer import Localization, Localizer, LocalizerConfig
+from mote_localization.localizer import Localization, Localizer, LocalizerConfig, Tracking
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.nodes import conversions
 from mote_localization.nodes.matching import StampMatcher
@@ -39,8 +39,8 @@ try:
 except ImportError:  # PyPI has no wheel of it
     TFMessage = None
 
-_MAX_PRIOR_AGE_NS = 1_000_000_000  # older poses are not used as prior
-_SEARCH_PERIOD_NS = 1_000_000_000  # after so long with priors, one image is localized without
+_MAX_TRACKING_AGE_NS = 1_000_000_000  # older poses are not tracked
+_SEARCH_PERIOD_NS = 1_000_000_000  # after so long, one image is localized without the last pose
 _WARNING_PERIOD_S = 5.0  # a warning is logged at most once per period
 _NEVER_S = -1e9
 _MAX_FAULT_LENGTH = 200  # characters of an unexpected exception in the status
@@ -129,6 +129,7 @@ class LocalizerNode(Node):
         map_file = read_map(Path(values["map"]).expanduser())
         chosen = choose_backend(map_file, values["backend"], values["threads"])
         self._localizer = Localizer(map_file, chosen.backend, config)
+        self._localizer.prepare_search()
         self._backend_status = conversions.backend_status(
             f"{self.get_fully_qualified_name()}: backend", map_file.info.scene, chosen
         )
@@ -151,8 +152,8 @@ class LocalizerNode(Node):
         elif values["publish_tf"]:
             self._tf = self.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
 
-        self._last: tuple[int, np.ndarray] | None = None  # stamp, ns, and T_map_cam
-        self._searched_ns = 0  # stamp of the last image that was localized without a prior
+        self._last: tuple[int, Tracking] | None = None  # stamp, ns, of the last pose
+        self._searched_ns = 0  # stamp of the last image that was localized without the last
         self._warned_s: dict[str, float] = {}  # monotonic time of the last warning, by key
         self._wake = threading.Condition()
         self._newest: tuple[Image, CameraInfo] | None = None  # waits for the worker
@@ -264,15 +265,16 @@ class LocalizerNode(Node):
             topic = self._info.topic_name
             camera = camera_of_info(info, (image.width, image.height))
             topic = self._image.topic_name
-            prior = self._prior(nanoseconds(stamp))
-            found = self._localizer.localize(conversions.image_from_message(image), camera, prior)
+            image_hw3 = conversions.image_from_message(image)
+            tracking = self._tracking(nanoseconds(stamp))
+            found = self._localizer.localize(image_hw3, camera, tracking)
         except MoteError as error:
             fault = f"{topic}: {error}"
             self._warn(fault, fault)
             self._publish_status(stamp, None, fault)
             return
         if found.T_map_cam is not None and found.covariance_66 is not None:
-            self._last = nanoseconds(stamp), found.T_map_cam
+            self._last = (nanoseconds(stamp), found.tracking) if found.tracking else None
             header = Header(stamp=stamp, frame_id=self._map_frame)
             pose = conversions.pose_message(header, found.T_map_cam, found.covariance_66)
             self._pose.publish(pose)
@@ -283,10 +285,10 @@ class LocalizerNode(Node):
             self._warn("lost", f"lost: {found.reason}")
         self._publish_status(stamp, found)
 
-    def _prior(self, stamp_ns: int) -> np.ndarray | None:
-        """Return the last pose if it is recent; None once per period, as the pose may be wrong."""
+    def _tracking(self, stamp_ns: int) -> Tracking | None:
+        """Return that of the last pose if it is recent; None once per period: it may be wrong."""
         due = abs(stamp_ns - self._searched_ns) > _SEARCH_PERIOD_NS
-        if due or self._last is None or abs(stamp_ns - self._last[0]) > _MAX_PRIOR_AGE_NS:
+        if due or self._last is None or abs(stamp_ns - self._last[0]) > _MAX_TRACKING_AGE_NS:
             self._searched_ns = stamp_ns
             return None
         return self._last[1]

@@ -29,6 +29,7 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from mote_localization.geometry import pose_from
+from mote_localization.localizer import Tracking
 from mote_localization.nodes import process
 from mote_localization.nodes.localizer_node import PARAMETERS, LocalizerNode
 from mote_localization.scenes.bags import BagWriter
@@ -207,14 +208,15 @@ def expected_position(colour):
 # ---- results of the node
 
 
-def test_the_last_pose_is_a_prior_for_a_second_then_one_search_has_none():
-    node = SimpleNamespace(_last=(10**9, T_MAP_CAM), _searched_ns=10**9)
-    prior = partial(LocalizerNode._prior, node)
-    assert prior(int(1.5e9)) is T_MAP_CAM
-    node._last = (int(1.9e9), T_MAP_CAM)
-    assert prior(int(2.1e9)) is None and prior(int(2.2e9)) is T_MAP_CAM
+def test_the_last_pose_is_tracked_for_a_second_then_one_image_without_it():
+    last = Tracking(T_MAP_CAM, T_MAP_CAM)
+    node = SimpleNamespace(_last=(10**9, last), _searched_ns=10**9)
+    tracking = partial(LocalizerNode._tracking, node)
+    assert tracking(int(1.5e9)) is last
+    node._last = (int(1.9e9), last)
+    assert tracking(int(2.1e9)) is None and tracking(int(2.2e9)) is last
     node._last = None
-    assert prior(int(2.3e9)) is None
+    assert tracking(int(2.3e9)) is None
 
 
 def test_a_second_status_names_the_backend(robot):
@@ -422,7 +424,7 @@ def test_an_unexpected_exception_has_an_error_status(child, robot, room_map, tmp
     (tmp_path / "sitecustomize.py").write_text(
         "from mote_localization.localizer import Localizer\n"
         "localize = Localizer.localize\n"
-        "def fail(self, image_hw3, camera, prior=None):\n"
+        "def fail(self, image_hw3, camera, tracking=None):\n"
         "    return 1 / 0 if image_hw3.any() else localize(self, image_hw3, camera)\n"
         "Localizer.localize = fail\n"
     )
