@@ -1,18 +1,26 @@
 """Keyframes: they refine an approximate pose, and a frame they do not confirm is lost."""
 
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
 from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 from make_painted_room import keyframe, photograph, shifted
 
+import mote_localization.localizer
 from mote_localization.camera import Camera
 from mote_localization.geometry import invert, local_coordinates, retract, transform
 from mote_localization.keyframe_matcher import KeyframeConfig, KeyframeMatcher
 from mote_localization.keyframe_search import KeyframeSearch
 from mote_localization.keyframes import Keyframe
-from mote_localization.localizer import Localization, Localizer, LocalizerConfig, Status
+from mote_localization.localizer import (
+    Localization,
+    Localizer,
+    LocalizerConfig,
+    Status,
+    Tracking,
+)
 from mote_localization.map_file import MapFile, read_map
 
 ERROR_6 = np.array([0.12, -0.08, 0.1, 0.02, -0.03, 0.02])  # m and rad, of the student's points
@@ -184,3 +192,55 @@ def test_points_with_nan_are_tolerated(plain: MapFile):
 
     localizer = Localizer(replace(plain, info=info), StudentWithNan(T_MAP_CAM, ERROR_6))
     assert np.abs(pose_error(localizer.localize(photograph(T_MAP_CAM), CAMERA))).max() < 1e-2
+
+
+def tracking_localizer(plain: MapFile, error_6: np.ndarray = ERROR_6) -> Localizer:
+    info = replace(plain.info, keyframes=KEYFRAMES)
+    return Localizer(replace(plain, info=info), Student(T_MAP_CAM, error_6))
+
+
+def test_an_image_is_tracked_from_the_last_one(plain: MapFile, monkeypatch: pytest.MonkeyPatch):
+    localizer = tracking_localizer(plain)
+    first = localizer.localize(photograph(T_MAP_CAM), CAMERA)
+    monkeypatch.setattr(Localizer, "_first_pose", None)  # only tracking remains
+    for motion in ((0, 0, 0), (0.02, -0.01, 0.03)):
+        moved = shifted(*motion, omega=(0, 0.01, 0))
+        localizer._backend = Student(moved, ERROR_6)
+        found = localizer.localize(photograph(moved), CAMERA, first.tracking)
+        assert found.status is Status.LOCALIZED, found.reason
+        assert np.abs(local_coordinates(moved, found.T_map_cam)).max() < 5e-3
+
+
+def test_wrong_tracking_is_ignored(plain: MapFile):
+    localizer = tracking_localizer(plain)
+    image_hw3 = photograph(T_MAP_CAM)
+    expected = localizer.localize(image_hw3, CAMERA)
+    far = shifted(2.0, 0, -1.0, omega=(0, 1.0, 0))
+    for student in (far, None):
+        found = localizer.localize(image_hw3, CAMERA, Tracking(far, student))
+        np.testing.assert_array_equal(found.T_map_cam, expected.T_map_cam)
+
+
+def test_a_lost_image_gives_nothing_to_track(plain: MapFile):
+    found = localize(plain, image_hw3=np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8))
+    assert found.status is Status.LOST and found.tracking is None
+
+
+def test_lost_images_are_not_searched_before_the_features_are_computed(
+    plain: MapFile, monkeypatch: pytest.MonkeyPatch
+):
+    go_on = Event()
+    compute = mote_localization.localizer.search_of
+
+    def slow(*arguments):
+        assert go_on.wait(30)
+        return compute(*arguments)
+
+    monkeypatch.setattr(mote_localization.localizer, "search_of", slow)
+    localizer = tracking_localizer(plain, np.array([1.5, 0.5, -1, 0, 1.5, 0]))
+    localizer.prepare_search()
+    assert localizer.localize(photograph(T_MAP_CAM), CAMERA).status is Status.LOST
+    go_on.set()
+    localizer._preparing.join(30)
+    found = localizer.localize(photograph(T_MAP_CAM), CAMERA)
+    assert np.abs(pose_error(found)).max() < 5e-3
