@@ -8,6 +8,8 @@ from distill_training.training.augment_config import AugmentConfig
 from mote_localization.errors import MoteError
 from mote_localization.keyframes import MAX_KEYFRAMES
 
+_CPU_BATCH = 8  # views per step
+_BATCHES = {"cuda": 64}  # of other training devices
 _MAX_HELD_OUT = 0.5  # fraction of the frames; the others are needed for training
 
 
@@ -17,7 +19,7 @@ class TrainConfig:
 
     minutes: float = 5.0  # minutes of training; start-up and export take extra time
     steps: int = 0  # number of training steps; 0: train for --minutes
-    batch: int = 8  # views per step, in each process
+    batch: int = 0  # views per step, in each process; 0: 8 on a CPU, 64 on a GPU
     # highest learning rate (AdamW, one-cycle schedule); a backbone uses a fraction of it
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2  # weight decay (AdamW)
@@ -64,12 +66,16 @@ class TrainConfig:
             return self
         return replace(self, loss="distill+reprojection" if teacher == "sfm" else "distill")
 
+    def with_batch_for(self, device: str) -> "TrainConfig":
+        """Return the options with the batch of a type of device, unless they give one."""
+        return self if self.batch else replace(self, batch=_BATCHES.get(device, _CPU_BATCH))
+
     def __post_init__(self) -> None:
         first_px, last_px = self.reprojection_bound_px
         for name, fits, expected in (
             ("steps", self.steps >= 0, "a whole number"),
             ("minutes", self.steps or 0 < self.minutes < math.inf, "a time above 0, or --steps"),
-            ("batch", self.batch >= 1, "1 or more"),
+            ("batch", self.batch >= 0, "0 or more"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "a number above 0"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("warm_up", 0 <= self.warm_up < 1, "a fraction below 1"),

@@ -76,6 +76,7 @@ def train(
     camera = reconstruction.camera
     torch.manual_seed(config.seed)
     fabric = _fabric(config.precision)
+    config = config.with_batch_for(fabric.device.type)
     normalization = SceneNormalization(extent.mean, extent.spread)
     network = create_student(family, normalization, cells, **settings)
     K_33 = torch.from_numpy(camera.K_33).float().to(fabric.device)

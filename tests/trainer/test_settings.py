@@ -57,7 +57,7 @@ def test_invalid_student_settings_are_rejected(family: str, given: dict, message
     [
         {"minutes": 0},
         {"steps": -1},
-        {"batch": 0},
+        {"batch": -1},
         {"held_out": 1},
         {"margin": -1},
         {"held_out_blocks": 0},
@@ -98,3 +98,9 @@ def test_another_content_of_the_pretrained_file_is_another_training(
 )
 def test_numbers_are_read_as_python_reads_them(text: str, number: float):
     assert student_settings("mobilenet", {"backbone_rate": text}) == {"backbone_rate": number}
+
+
+def test_the_batch_follows_from_the_device_unless_it_is_given():
+    assert TrainConfig().with_batch_for("cpu").batch == 8
+    assert TrainConfig().with_batch_for("cuda").batch == 64
+    assert TrainConfig(batch=3).with_batch_for("cuda").batch == 3

@@ -247,8 +247,9 @@ def _train_config(options: dict[str, Any]) -> TrainConfig:
     """Return a training's configuration from its options by key."""
     augment = {k.removeprefix(_AUGMENT): v for k, v in options.items() if k.startswith(_AUGMENT)}
     own = {k: v for k, v in options.items() if not k.startswith(_AUGMENT)}
-    # Students are compared without the help of keyframes, unless the file asks for it.
-    return TrainConfig(**{"keyframes": 0, **own}, augment=replace(AugmentConfig(), **augment))
+    # Students are compared without the help of keyframes and on any device alike, unless the file
+    # asks for it.
+    return TrainConfig(**{"keyframes": 0, "batch": 8, **own}, augment=replace(AugmentConfig(), **augment))
 
 
 def _with_epochs(config: TrainConfig, epochs: Value, reconstruction: Reconstruction) -> TrainConfig:
