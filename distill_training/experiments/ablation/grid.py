@@ -249,7 +249,9 @@ def _train_config(options: dict[str, Any]) -> TrainConfig:
     own = {k: v for k, v in options.items() if not k.startswith(_AUGMENT)}
     # Students are compared without the help of keyframes and on any device alike, unless the file
     # asks for it.
-    return TrainConfig(**{"keyframes": 0, "batch": 8, **own}, augment=replace(AugmentConfig(), **augment))
+    return TrainConfig(
+        **{"keyframes": 0, "batch": 8, **own}, augment=replace(AugmentConfig(), **augment)
+    )
 
 
 def _with_epochs(config: TrainConfig, epochs: Value, reconstruction: Reconstruction) -> TrainConfig:
