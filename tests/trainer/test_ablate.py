@@ -166,7 +166,7 @@ BAD = {
     "setting": ({"rows": [{"size": "xl"}]}, "found size = 'xl', expected s or m or l"),
     "freeze": ({"rows": [{"student": "vit", "freeze": "all"}]}, "without a pretrained file"),
     "option's type": ({"rows": [{"batch": 2.5}]}, "found batch = 2.5, expected a whole number"),
-    "option's value": ({"rows": [{"batch": 0}]}, "found --batch 0"),
+    "option's value": ({"rows": [{"batch": -1}]}, "found --batch -1"),
     "true": ({"rows": [{"learning_rate": True}]}, "found learning_rate = True, expected a number"),
     "infinite": ({"rows": [{"minutes": math.inf}]}, "found minutes = inf, expected a number"),
     "loss": ({"rows": [{"loss": "l2"}]}, "found loss = 'l2', expected auto or distill or distill"),
