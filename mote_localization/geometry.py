@@ -37,6 +37,20 @@ def rotation_angle(R_33: np.ndarray) -> float:
     return float(np.arctan2(sine, (np.trace(R_33) - 1) / 2))
 
 
+def rotation_angles(R_n33: np.ndarray, R_33: np.ndarray) -> np.ndarray:
+    """Return the angles (n,) between rotations and one other, in radians, in [0, pi].
+
+    They follow from the trace alone, which is fast, but exact only to 1e-8 near 0 and pi.
+    """
+    traces_n = R_n33.reshape(-1, 9) @ R_33.reshape(9)
+    return np.arccos(((traces_n - 1) / 2).clip(-1, 1))
+
+
+def depth_in_camera(points: np.ndarray, T_map_cam: np.ndarray) -> np.ndarray:
+    """Return the depth (...) of points (..., 3), map frame, along a camera's optical axis."""
+    return (points - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
+
+
 def quaternion_xyzw(R_33: np.ndarray) -> np.ndarray:
     """Return the unit quaternion (x, y, z, w) of a rotation, the order of ROS messages."""
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = R_33

@@ -6,7 +6,7 @@ keyframes' depth gives the 3-D point of each tracked point. Only the error of th
 tracked, so keyframes may be far apart.
 """
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,13 @@ import cv2
 import numpy as np
 
 from mote_localization.camera import Camera, cell_index, cell_pixels
-from mote_localization.geometry import invert, on_same_surface, transform
+from mote_localization.geometry import (
+    depth_in_camera,
+    invert,
+    on_same_surface,
+    rotation_angles,
+    transform,
+)
 from mote_localization.keyframes import ATLAS_COLUMNS, Keyframe
 
 _CONTRAST_PX = 25  # side of the square over which mean and deviation are normalized
@@ -39,7 +45,7 @@ class TrackingStep:
     window_px: int  # side of the tracked windows
     views: int  # rendered views: from the best keyframe of each cell, from the second best, ...
     inlier_px: float  # reprojection error up to which a match is an inlier, canonical pixels
-    cells: int  # tracked ones, those with most texture
+    cells: int  # tracked ones: the best of each 2x2 cells by texture, then the second best, ...
     keyframes: int = 12  # keyframes that views are rendered from
 
 
@@ -144,12 +150,11 @@ class KeyframeMatcher:
         depth = np.median(self._depth_kn[known_kn]) if known_kn.any() else 0.0
         self._turn_m = _TURN_DEPTHS * float(depth)
 
-    def without(self, removed: Collection[int]) -> "KeyframeMatcher":
+    def without(self, removed: Sequence[int]) -> "KeyframeMatcher":
         """Return a matcher without the keyframes of these indices; both share the images."""
-        kept_k = [k for k in range(len(self._T_k44)) if k not in removed]
         other = copy(self)
         for name in ("_T_k44", "_R_k33", "_depth_kn", "_corner_k2"):
-            setattr(other, name, getattr(self, name)[kept_k])
+            setattr(other, name, np.delete(getattr(self, name), removed, axis=0))
         return other
 
     def distances(self, T_map_cam: np.ndarray) -> np.ndarray:
@@ -159,13 +164,7 @@ class KeyframeMatcher:
         radian between the orientations.
         """
         shift_k = np.linalg.norm(self._T_k44[:, :3, 3] - T_map_cam[:3, 3], axis=1)
-        traces_k = np.einsum("kij,ij->k", self._T_k44[:, :3, :3], T_map_cam[:3, :3])
-        angle_k = np.arccos(((traces_k - 1) / 2).clip(-1, 1))
-        return shift_k + self._turn_m * angle_k
-
-    def distance(self, T_map_cam: np.ndarray) -> float:
-        """Return the distance of a camera from the nearest keyframe, m, see `distances`."""
-        return float(self.distances(T_map_cam).min())
+        return shift_k + self._turn_m * rotation_angles(self._T_k44[:, :3, :3], T_map_cam[:3, :3])
 
     def query(self, grey_hw: np.ndarray, covered_hw: np.ndarray) -> QueryImage:
         """Return an image prepared for `match`.
@@ -191,8 +190,9 @@ class KeyframeMatcher:
             points_hw3: A point of each cell, m, map frame; only its depth is used.
             T_map_cam: The pose (4, 4) at which the points were found.
         """
-        depth_hw = (points_hw3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
-        depth_hw = np.maximum(depth_hw, _MIN_DEPTH_M).astype(np.float32)
+        depth_hw = np.maximum(depth_in_camera(points_hw3, T_map_cam), _MIN_DEPTH_M).astype(
+            np.float32
+        )
         if not np.isfinite(depth_hw).all():
             depth_hw = np.nan_to_num(depth_hw, nan=np.nanmedian(depth_hw), posinf=_MIN_DEPTH_M)
         return self._rays_n3 * cv2.medianBlur(depth_hw, 5).reshape(-1, 1)

@@ -42,7 +42,7 @@ class KeyframeSearch:
     """Finds the keyframes that show what an image shows."""
 
     def __init__(self, keyframes: Sequence[Keyframe], camera: Camera, stride: int) -> None:
-        """Compute the features of the keyframes, which takes 20 to 30 ms each.
+        """Compute the features of the keyframes, which takes about 40 ms each.
 
         Args:
             keyframes: All keyframes of a map, one at least.

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from mote_localization.errors import ImageError, MapFileError
-from mote_localization.geometry import check_pose
+from mote_localization.geometry import check_pose, depth_in_camera
 from mote_localization.image_files import decode_image, encode_png, encode_webp, encoded_size
 from mote_localization.image_headers import image_format
 
@@ -40,11 +40,10 @@ class Keyframe:
         The pointmap is in metres in the map frame, NaN where unknown.
         """
         grey_hw = cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY)
-        depth_hw = (points_hw3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
         return cls(
             tuple(map(tuple, T_map_cam.tolist())),
             encode_webp(grey_hw, _WEBP_QUALITY),
-            _encode_depth(depth_hw),
+            _encode_depth(depth_in_camera(points_hw3, T_map_cam)),
         )
 
     def with_depth(self, depth_hw: np.ndarray) -> "Keyframe":

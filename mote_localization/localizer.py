@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
@@ -183,7 +183,14 @@ class Localizer:
             )
             self._preparing.start()
 
-    def without_keyframes(self, removed: Collection[int]) -> "Localizer":
+    def keyframe_distances(self, T_map_cam: np.ndarray) -> np.ndarray:
+        """Return the distance (k,) of a camera from each keyframe, m; empty without keyframes.
+
+        See `KeyframeMatcher.distances`.
+        """
+        return self._keyframes.distances(T_map_cam) if self._keyframes else np.zeros(0)
+
+    def without_keyframes(self, removed: Sequence[int]) -> "Localizer":
         """Return a localizer of the same map that does not use some of its keyframes.
 
         It does not search lost images in the other keyframes.
@@ -398,7 +405,8 @@ class Localizer:
         return replace(solution, T_map_cam=T_map_cam, covariance_66=calibrated_66)
 
     def _keyframe_distance(self, solution: PoseSolution) -> float:
-        return self._keyframes.distance(solution.T_map_cam) if self._keyframes else 0.0
+        distance_k = self.keyframe_distances(solution.T_map_cam)
+        return float(distance_k.min()) if len(distance_k) else 0.0
 
     def _chosen_cells(self, image: _Prepared) -> _Cells:
         """Return the used cells: covered, finite, with the smallest sigma."""

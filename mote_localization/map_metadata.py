@@ -24,6 +24,7 @@ _MAX_KEYFRAMES_BYTES = 1 << 25  # of all keyframes; format version 3 has them in
 _KEYFRAMES = PREFIX + "keyframes"  # name of the tensor
 # entries that older maps lack
 _OPTIONAL = {"metric", "drift", "keyframes", "self_test", "validation"}
+_PACKED_SINCE = 4  # format version of the tensor of keyframes
 _SINCE = {"drift": 2, "keyframes": 3, "pose_calibration": 4}  # format versions of later entries
 _TYPES = get_type_hints(MapInfo)
 _OLDER_TYPES = {"covariance_scale": float}
@@ -81,7 +82,7 @@ def read_metadata(model: onnx.ModelProto) -> MapInfo:
     _check_lengths(named)
     packed = _packed_keyframes(model)
     since = {name: needed for name, needed in _SINCE.items() if _given(named, name)}
-    since |= {name: FORMAT_VERSION for name in packed}
+    since |= {name: _PACKED_SINCE for name in packed}
     for name, needed in since.items():
         if int(version) < needed:
             raise MapFileError(

@@ -11,6 +11,8 @@ import numpy as np
 
 from mote_localization.errors import MapFileError
 
+CHI2_95 = {3: 7.815, 6: 12.592}  # 95th percentile of chi-square, by degrees of freedom
+
 
 @dataclass(frozen=True)
 class ErrorModel:
@@ -60,7 +62,7 @@ class PoseCalibration:
 
         Args:
             covariance_66: Estimated from the matches.
-            distance: To the nearest keyframe, m; see `KeyframeMatcher.distance`.
+            distance: To the nearest keyframe, m; see `KeyframeMatcher.distances`.
         """
         scale_6 = np.repeat([self.position.scale, self.rotation.scale], 3)
         added_6 = np.repeat([self.position.added(distance), self.rotation.added(distance)], 3)
@@ -73,6 +75,17 @@ class PoseCalibration:
         return PoseCalibration(position, rotation, self.poses)
 
     def __str__(self) -> str:
-        if not self.poses:
-            return "not measured"
-        return f"measured on {self.poses} poses"
+        if self.poses:
+            return f"measured on {self.poses} poses"
+        if self.position == ErrorModel(self.position.scale) == self.rotation:  # an older map's
+            return f"times {self.position.scale**2:.3g}"
+        return "not measured"
+
+
+def nees(errors_nk: np.ndarray, covariances_nkk: np.ndarray) -> np.ndarray:
+    """Return the normalized estimation errors squared (n,): e^T C^-1 e.
+
+    An error is in its 95 % ellipsoid where this is below `CHI2_95` (Bar-Shalom et al. 2001, 5.4).
+    """
+    inverse_nkk = np.linalg.pinv(covariances_nkk, hermitian=True)
+    return np.einsum("ni,nij,nj->n", errors_nk, inverse_nkk, errors_nk)

@@ -6,22 +6,19 @@ it. Among all such models under which the 95 % ellipsoids hold 95 % of the error
 smallest ellipsoids is chosen.
 """
 
-import logging
 import math
 from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import chi2
 
-from mote_localization.pose_calibration import ErrorModel, PoseCalibration
+from mote_localization.pose_calibration import CHI2_95, ErrorModel, PoseCalibration, nees
 
 _COVERED = 0.95  # fraction of the errors inside the ellipsoids
 _MIN_POSES = 20  # with fewer, the largest error is below the 95 % quantile too often
 _FLOORS = (0.0, *np.geomspace(0.1, 3, 12).tolist())  # tried, over the median estimated deviation
 _SLOPES = (0.0, *np.geomspace(0.1, 3, 8).tolist())  # tried, over that at the median distance
-_log = logging.getLogger(__name__)
 
 
 class PoseError(NamedTuple):
@@ -92,10 +89,9 @@ def _needed_factor(errors_nk: np.ndarray, covariances_nkk: np.ndarray) -> float:
 
     The quantile is that of conformal prediction, which holds for the next error, too.
     """
-    inverse_nkk = np.linalg.pinv(covariances_nkk, hermitian=True)
-    nees_n = np.sort(np.einsum("ni,nij,nj->n", errors_nk, inverse_nkk, errors_nk))
+    nees_n = np.sort(nees(errors_nk, covariances_nkk))
     rank = min(math.ceil(_COVERED * (len(nees_n) + 1)), len(nees_n))
-    return math.sqrt(nees_n[rank - 1] / chi2.ppf(_COVERED, errors_nk.shape[1]))
+    return math.sqrt(nees_n[rank - 1] / CHI2_95[errors_nk.shape[1]])
 
 
 def _enlarged(model: ErrorModel, factor: float) -> ErrorModel:

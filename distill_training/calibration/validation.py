@@ -1,7 +1,7 @@
 """Measures a student on held-out frames, and with keyframes left out, by the robot's Localizer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,6 @@ from distill_training.students.torch_backend import TorchBackend
 from distill_training.training.frame_split import FrameSplit
 from distill_training.training.frame_store import Frame, FrameStore
 from mote_localization.geometry import exp_rotation, local_coordinates
-from mote_localization.keyframe_matcher import KeyframeMatcher
 from mote_localization.localizer import Localization, Localizer
 from mote_localization.map_file import MapFile, MapInfo
 from mote_localization.progress import track_if_slow
@@ -143,14 +142,10 @@ class Validation:
         """Localize with recorded predictions and this metadata; return the figures."""
         if not predictions:
             return HeldOutFigures(frames=0)
-        recorded = _RecordedBackend()
-        localizer = _localizer(info, recorded)
         position_cm, rotation_deg = [], []
         cells_m, sigmas_m, teacher_m = [], [], []
-        for prediction in predictions:
+        for prediction, found in self._localized(predictions, info):
             truth = self._frames.frame(prediction.name)
-            recorded.prediction = prediction
-            found = localizer.localize(truth.image_hw3, self._reconstruction.camera)
             # Points are compared before the drift correction: that has an error of its own.
             cells_m.append(_distances(prediction, truth))
             sigmas_m.append(prediction.sigma_hw[truth.valid_hw])
@@ -176,14 +171,8 @@ class Validation:
 
     def held_out_poses(self, predictions: Sequence[Prediction], info: MapInfo) -> list[TestedPose]:
         """Return the poses of the held-out frames, found with recorded predictions."""
-        recorded = _RecordedBackend()
-        localizer = _localizer(info, recorded)
-        tested = []
-        for prediction in predictions:
-            recorded.prediction = prediction
-            image_hw3 = self._frames.frame(prediction.name).image_hw3
-            tested.append(self._tested(prediction.name, localizer, image_hw3))
-        return tested
+        localized = self._localized(predictions, info)
+        return [self._tested(prediction.name, found) for prediction, found in localized]
 
     def poses_without_near_keyframes(self, network: nn.Module, info: MapInfo) -> list[TestedPose]:
         """Return the poses of training frames, found without the keyframes that are nearest.
@@ -200,7 +189,6 @@ class Validation:
         rng = np.random.default_rng(0)
         backend, recorded = TorchBackend(network), _RecordedBackend()
         localizer = _localizer(info, recorded)
-        matcher = KeyframeMatcher(info.keyframes, info.camera, info.stride)
         most = max(1, len(info.keyframes) // 3)
         left_out = [0, *(2**i for i in range(most.bit_length()))]
         names = thinned(self._training, _TESTED_FRAMES)
@@ -209,15 +197,27 @@ class Validation:
             image_hw3 = self._frames.frame(name).image_hw3
             points_hw3, sigma_hw = backend.predict(image_hw3)
             recorded.prediction = Prediction(name, _moved(points_hw3, rng), sigma_hw)
-            distance_k = matcher.distances(self._reconstruction.poses[name])
+            distance_k = localizer.keyframe_distances(self._reconstruction.poses[name])
             order_k = np.argsort(distance_k)
             own = int(distance_k[order_k[0]] < _OWN_M)
             removed = order_k[: max(own, left_out[i % len(left_out)])].tolist()
-            tested.append(self._tested(name, localizer.without_keyframes(removed), image_hw3))
+            without = localizer.without_keyframes(removed)
+            found = without.localize(image_hw3, self._reconstruction.camera)
+            tested.append(self._tested(name, found))
         return tested
 
-    def _tested(self, name: str, localizer: Localizer, image_hw3: np.ndarray) -> TestedPose:
-        found = localizer.localize(image_hw3, self._reconstruction.camera)
+    def _localized(
+        self, predictions: Sequence[Prediction], info: MapInfo
+    ) -> Iterator[tuple[Prediction, Localization]]:
+        """Yield recorded predictions, and what is found with each of them."""
+        recorded = _RecordedBackend()
+        localizer = _localizer(info, recorded)
+        for prediction in predictions:
+            recorded.prediction = prediction
+            image_hw3 = self._frames.frame(prediction.name).image_hw3
+            yield prediction, localizer.localize(image_hw3, self._reconstruction.camera)
+
+    def _tested(self, name: str, found: Localization) -> TestedPose:
         T_map_cam = self._reconstruction.given_pose(name)
         if found.covariance_66 is None:
             return TestedPose(T_map_cam, None)

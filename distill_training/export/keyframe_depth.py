@@ -15,6 +15,7 @@ from distill_training.common.sampling import thinned
 from distill_training.reconstruction import Reconstruction
 from distill_training.students.torch_backend import TorchBackend
 from distill_training.training.neighbours import neighbours
+from mote_localization.camera import cell_index
 from mote_localization.geometry import invert, transform
 from mote_localization.keyframes import Keyframe
 from mote_localization.progress import track
@@ -92,11 +93,9 @@ class _Student:
         depth_hw = transform(T_cam_map, self._points(other))[..., 2]
         ahead_hw = seen_hw3[..., 2] > 0
         pixels_hw2 = camera.project(np.where(ahead_hw[..., None], seen_hw3, (0, 0, 1)))
-        columns, rows = np.floor((np.moveaxis(pixels_hw2, -1, 0) + 0.5) / stride).astype(int)
-        inside_hw = ahead_hw & (columns >= 0) & (columns < depth_hw.shape[1])
-        inside_hw &= (rows >= 0) & (rows < depth_hw.shape[0])
-        expected_hw = depth_hw[
-            rows.clip(0, depth_hw.shape[0] - 1), columns.clip(0, depth_hw.shape[1] - 1)
-        ]
+        x_hw, y_hw = pixels_2hw = np.moveaxis(pixels_hw2, -1, 0)
+        inside_hw = ahead_hw & (x_hw >= -0.5) & (x_hw < camera.width - 0.5)
+        inside_hw &= (y_hw >= -0.5) & (y_hw < camera.height - 0.5)
+        expected_hw = depth_hw.take(cell_index(pixels_2hw, camera, stride))
         difference_hw = np.abs(seen_hw3[..., 2] - expected_hw)
         return inside_hw & (difference_hw < _TOLERANCE * seen_hw3[..., 2])

@@ -6,6 +6,7 @@ import numpy as np
 
 from distill_training.common.sampling import thinned
 from distill_training.reconstruction import Reconstruction
+from mote_localization.geometry import depth_in_camera, rotation_angles
 from mote_localization.keyframes import Keyframe
 
 # A training frame is covered by a keyframe within this distance and this rotation of it.
@@ -55,14 +56,14 @@ def covering_poses(T_n44: np.ndarray, distance: float, rotation: float, at_most:
         rotation: Limit of the angle between them, radians.
         at_most: The largest number of chosen poses, 1 or more.
     """
-    positions_n3, R_n9 = T_n44[:, :3, 3], T_n44[:, :3, :3].reshape(-1, 9)
+    positions_n3, R_n33 = T_n44[:, :3, 3], np.ascontiguousarray(T_n44[:, :3, :3])
     chosen: list[int] = []
     farthest = 0
     nearest_n = np.full(len(T_n44), np.inf)  # 1: at the limit from the nearest chosen pose
     while len(chosen) < at_most and nearest_n[farthest] > 1:
         chosen.append(farthest)
         distance_n = np.linalg.norm(positions_n3 - positions_n3[farthest], axis=1)
-        angle_n = np.arccos(np.clip((R_n9 @ R_n9[farthest] - 1) / 2, -1, 1))  # from the trace
+        angle_n = rotation_angles(R_n33, R_n33[farthest])
         nearest_n = np.minimum(nearest_n, np.maximum(distance_n / distance, angle_n / rotation))
         farthest = int(nearest_n.argmax())
     return sorted(chosen)
@@ -72,8 +73,7 @@ def _median_depth(reconstruction: Reconstruction, names: Sequence[str]) -> float
     """Return the median depth of the points of some frames."""
     depths = []
     for name in names:
-        T_map_cam = reconstruction.poses[name]
         points_hw3 = reconstruction.read_frame(name).points_hw3
-        depth_hw = (points_hw3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]
+        depth_hw = depth_in_camera(points_hw3, reconstruction.poses[name])
         depths.append(depth_hw[np.isfinite(depth_hw)])
     return float(np.median(np.concatenate(depths)))

@@ -13,12 +13,12 @@ from mote_localization.evaluation.plot_style import COLOURS, INK, MUTED, RULE, f
 from mote_localization.evaluation.view_from_above import view_from_above
 from mote_localization.files import atomic_write
 from mote_localization.map_file import MapFile, MapInfo
+from mote_localization.pose_calibration import CHI2_95
 from mote_localization.validated_poses import validation_text
 
 _FORMATS = ("png", "svg", "pdf")
 _LOST = COLOURS[1]
 _ARROW = 0.06  # length of a camera's arrow, fraction of the width of the place
-_COVERED = 2.796  # root of the 95 % quantile of chi-square with 3 degrees of freedom
 _STYLE = figure_style() | {"axes.axisbelow": True, "grid.color": RULE, "grid.linewidth": 0.5}
 
 
@@ -56,7 +56,7 @@ def draw_map(map_file: MapFile, path: Path) -> None:
 def _draw_from_above(axes: Axes, info: MapInfo) -> None:
     """Draw each validated pose as an arrow along the viewing direction, coloured by its error."""
     poses_n44 = np.array([pose.T_map_cam for pose in info.validation])
-    rows_23, labels, view = view_from_above(poses_n44)
+    rows_23, labels, view = view_from_above(poses_n44, info.unit)
     unit, scale = ("cm", 100.0) if info.metric else (info.unit, 1.0)
     error_n = scale * np.array(
         [np.nan if pose.error is None else pose.error for pose in info.validation]
@@ -98,7 +98,7 @@ def _draw_errors(axes: Axes, info: MapInfo) -> None:
     """Draw the errors against the bound below which 95 % are expected."""
     unit, scale = ("cm", 100.0) if info.metric else (info.unit, 1.0)
     pairs = [
-        (_COVERED * pose.deviation / np.sqrt(3), pose.error)
+        (np.sqrt(CHI2_95[3] / 3) * pose.deviation, pose.error)
         for pose in info.validation
         if pose.error is not None and pose.deviation is not None
     ]

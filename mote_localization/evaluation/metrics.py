@@ -16,11 +16,11 @@ import numpy as np
 from mote_localization.errors import MoteError
 from mote_localization.evaluation.trajectory_errors import trajectory_errors
 from mote_localization.geometry import local_coordinates, rotation_angle
+from mote_localization.pose_calibration import CHI2_95, nees
 
 BOUNDS = ((10, 5), (5, 5), (2, 2), (1, 1))  # cm, degrees
 PERCENTILES = (50, 95, 99)
 STAGES = ("remap", "network", "pose")
-_CHI2_95 = {3: 7.815, 6: 12.592}  # 95th percentile of chi-square, by degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -146,20 +146,18 @@ def _trajectory_errors(answers: Sequence[Answer]) -> dict[str, dict[str, float]]
 
 def _coverage_95(answers: Sequence[Answer]) -> dict[str, float]:
     """Return the fractions of true positions and poses in their 95 % ellipsoids; empty: unknown."""
-    inside = []
-    for a in answers:
-        if a.T_map_cam is None or a.T_map_cam_true is None or a.covariance_66 is None:
-            continue
-        error_6 = local_coordinates(a.T_map_cam_true, a.T_map_cam)
-        inside.append(
-            [
-                error_6[:n] @ np.linalg.pinv(a.covariance_66[:n, :n], hermitian=True) @ error_6[:n]
-                < bound
-                for n, bound in _CHI2_95.items()
-            ]
-        )
-    fractions = np.mean(inside, axis=0).tolist() if inside else []
-    return dict(zip(("position", "pose"), fractions, strict=False))
+    known = [
+        (local_coordinates(a.T_map_cam_true, a.T_map_cam), a.covariance_66)
+        for a in answers
+        if not (a.T_map_cam is None or a.T_map_cam_true is None or a.covariance_66 is None)
+    ]
+    if not known:
+        return {}
+    errors_n6, covariances_n66 = map(np.array, zip(*known, strict=True))
+    return {
+        name: float((nees(errors_n6[:, :k], covariances_n66[:, :k, :k]) < CHI2_95[k]).mean())
+        for name, k in (("position", 3), ("pose", 6))
+    }
 
 
 def _count_lost_reasons(answers: Sequence[Answer]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def view_from_above(poses: np.ndarray) -> tuple[np.ndarray, tuple[str, str], str]:
+def view_from_above(poses: np.ndarray, unit: str = "m") -> tuple[np.ndarray, tuple[str, str], str]:
     """Return map directions (2, 3) to the right and upward in the figure, labels, a description.
 
     Maps do not store the vertical. Cameras are usually held upright, so the mean of the upward axes
@@ -19,11 +19,11 @@ def view_from_above(poses: np.ndarray) -> tuple[np.ndarray, tuple[str, str], str
         names = [("-" if row.sum() < 0 else "") + "xyz"[np.abs(row).argmax()] for row in rows]
         sign = "+" if up[axis] > 0 else "−"
         view = f"seen from above, the map's {sign}{'xyz'[axis]} axis towards the reader"
-        labels = [f"{name.replace('-', '−')} (m)" for name in names]
+        labels = [f"{name.replace('-', '−')} ({unit})" for name in names]
         return rows, (labels[0], labels[1]), view
     centred = poses[:, :3, 3] - poses[:, :3, 3].mean(0)
     rows = np.linalg.svd(centred, full_matrices=True)[2][:2]
     view = (
         "seen across the plane of most motion (its principal axes), because no map axis is vertical"
     )
-    return rows, ("first principal axis (m)", "second principal axis (m)"), view
+    return rows, (f"first principal axis ({unit})", f"second principal axis ({unit})"), view
