@@ -3,7 +3,7 @@
 Usage: `python benchmarks/bench_students.py SCENE --maps A.onnx B.onnx --baseline script.py`.
 Prints a Markdown table, or writes it into a document (`--write`).
 
-Each map localizes the scene's test frames as `mote evaluate` does: two passes without a prior pose,
+Each map localizes the scene's test frames as `mote evaluate` does: two passes without tracking,
 one with it. The baseline script runs between the two passes, so that all share the same conditions.
 True poses and depth of the test frames are used only to measure errors.
 """
@@ -113,7 +113,7 @@ class Bench:
         for run in reversed(runs):
             run.localize(scene)
         for run in runs:
-            run.localize_with_prior(scene)
+            run.localize_tracked(scene)
         peak = max(peak, matrix_product_macs_per_s(self.threads))
         sigmas = _sigma_rows(scene, runs)
         columns = {
@@ -207,9 +207,9 @@ class _Run:
     path: Path
     backend: str
     threads: int
-    answers: list[Answer] = field(default_factory=list)  # of both passes without the prior
+    answers: list[Answer] = field(default_factory=list)  # of both passes without tracking
     read_s: list[float] = field(default_factory=list)  # time to read the image, for each answer
-    with_prior: list[Answer] = field(default_factory=list)
+    tracked: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         map_file = read_map(self.path)
@@ -225,10 +225,10 @@ class _Run:
             localize_frames(self.localizer, frames), self.path.stem, scene.count("test")
         )
 
-    def localize_with_prior(self, scene: Scene) -> None:
-        """Localize all test frames, each with the pose of the previous one as prior."""
-        frames = track(scene.frames("test"), f"{self.path.stem}, prior", scene.count("test"))
-        self.with_prior += localize_frames(self.localizer, frames, prior=True)
+    def localize_tracked(self, scene: Scene) -> None:
+        """Localize all test frames, each tracked from the previous one."""
+        frames = track(scene.frames("test"), f"{self.path.stem}, tracked", scene.count("test"))
+        self.tracked += localize_frames(self.localizer, frames, tracking=True)
 
     def _utilization(self, network_ms: float, peak: float) -> dict[str, str]:
         """Return the row with the network's speed over that of matrix products; empty on a GPU."""
@@ -245,7 +245,7 @@ class _Run:
             peak: Multiply-adds per second of the machine's matrix products.
         """
         summary = evaluate_answers(self.answers).summary
-        prior = evaluate_answers(self.with_prior).summary
+        tracked = evaluate_answers(self.tracked).summary
         network = summary.milliseconds["network"]
         query_s = [
             read_s + sum(answer.seconds[stage] for stage in STAGES)
@@ -264,10 +264,10 @@ class _Run:
                 for stage in STAGES
             },
             "all but the network": _percentiles(_all_but_network_ms(self.answers)),
-            "the same, with the prior": _percentiles(_all_but_network_ms(self.with_prior)),
-            "with the prior: median error, lost": (
-                f"{dict(accuracy_rows(prior))['median error']}, "
-                f"{percent(prior.lost / prior.frames)}"
+            "the same, tracked": _percentiles(_all_but_network_ms(self.tracked)),
+            "tracked: median error, lost": (
+                f"{dict(accuracy_rows(tracked))['median error']}, "
+                f"{percent(tracked.lost / tracked.frames)}"
             ),
             "multiply-adds of the network": f"{self.macs / 1e9:.2f} GMAC",
             **self._utilization(network["p50"], peak),

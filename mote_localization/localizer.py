@@ -205,6 +205,12 @@ class Localizer:
         other.config = replace(self.config, keyframes=replace(self.config.keyframes, searched=0))
         return other
 
+    def student_alone(self) -> "Localizer":
+        """Return a localizer of the same map that uses none of its keyframes."""
+        other = copy(self)
+        other._keyframes = None
+        return other
+
     def localize(
         self, image_hw3: np.ndarray, camera: Camera, tracking: Tracking | None = None
     ) -> Localization:

@@ -79,7 +79,9 @@ def test_the_node_gives_the_same_poses_with_less_than_400_mb(tmp_path: Path):
     write_bag(tmp_path / "drive", stamps_s, poses, room.CAMERA)
     scene = BagScene(tmp_path / "drive")
     answers, transport = replay(scene, "test", MAP, "onnxruntime", threads=1, rate=0.3)
-    alone = list(localize_frames(Localizer.open(MAP, threads=1), scene.frames("test"), prior=True))
+    alone = list(
+        localize_frames(Localizer.open(MAP, threads=1), scene.frames("test"), tracking=True)
+    )
     assert transport.node_peak_mb < 400
     assert sum(answer.answered for answer in answers) >= 19
     for over_ros, without in zip(answers, alone, strict=True):

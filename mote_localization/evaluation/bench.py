@@ -2,7 +2,8 @@
 
 import resource
 import time
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated
@@ -24,14 +25,15 @@ from mote_localization.evaluation.machine import (
     matrix_product_macs_per_s,
     versions,
 )
-from mote_localization.evaluation.metrics import STAGES, percent, percentiles_ms
+from mote_localization.evaluation.metrics import percent, percentiles_ms
 from mote_localization.evaluation.terminal_tables import times_table
 from mote_localization.files import check_output
-from mote_localization.localizer import Localizer, Status
+from mote_localization.localizer import Localizer, Status, Tracking
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.progress import track
 from mote_localization.scenes import open_scene
 
+_FIRST = "first pose"
 _ALL_BUT_NETWORK = "all but the network"
 _WARM_UP = 10  # images localized before the timed ones
 _MAX_SCENE_IMAGES = 100  # kept in memory
@@ -41,7 +43,9 @@ _MAX_SCENE_IMAGES = 100  # kept in memory
 class Bench:
     """Measure the times of the stages of a query, and the speed of this machine.
 
-    Localizes the self-test image of the map, or the test images of a scene, again and again.
+    Localizes the self-test image of the map, or the test images of a scene, again and again: each
+    image as the first of a camera, then tracked from the last image, then, if the map has
+    keyframes, without them.
     """
 
     map: Path  # map file (.onnx), made by `mote-distill map`
@@ -50,8 +54,6 @@ class Bench:
     threads: int = 0  # CPU threads of the network; 0: one per core
     images: int = 300  # images to time, after a few to warm up
     size: tuple[int, int] = (640, 480)  # px, size of the live camera for the self-test image
-    # give the localizer what it found in the image before, as the node does
-    prior: tyro.conf.FlagCreatePairsOff[bool] = False
     # write the numbers to this file
     json: File = None
 
@@ -69,28 +71,24 @@ class Bench:
         localizer = Localizer(map_file, backend)
         loaded_s = time.perf_counter() - started
         images = _scene_images(self.scene) if self.scene else _self_test_image(map_file, self.size)
-        times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "all", _ALL_BUT_NETWORK)}
-        localized, count, last = 0, _WARM_UP + self.images, None
+        variants = _variants(localizer)
+        count = _WARM_UP + self.images
         for image_hw3, camera in track(islice(cycle(images), count), "localizing", count):
-            found = localizer.localize(image_hw3, camera, last if self.prior else None)
-            last = found.tracking
-            localized += found.status is Status.LOCALIZED
-            total = sum(found.seconds.values())
-            sums = {"all": total, _ALL_BUT_NETWORK: total - found.seconds["network"]}
-            for stage, seconds in {**found.seconds, **sums}.items():
-                times[stage].append(seconds)
+            for variant in variants.values():
+                variant.localize(image_hw3, camera)
         memory_mb = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # from KiB
         images_mb = sum(image_hw3.nbytes for image_hw3, _ in images) / 1e6
         product_macs_per_s = max(matrix_product_macs_per_s(self.threads) for _ in range(2))
-        stages = {stage: percentiles_ms(seconds[_WARM_UP:]) for stage, seconds in times.items()}
+        stages = {name: variant.percentiles_ms() for name, variant in variants.items()}
         macs = graph_macs(onnx.load_model_from_string(map_file.model))
-        macs_per_s = 1000 * macs / stages["network"]["p50"]
+        macs_per_s = 1000 * macs / stages[_FIRST]["network"]["p50"]
         console = Console()
-        console.print(times_table(stages))
+        for name, variant in variants.items():
+            localized = f"{percent(variant.localized / count)} localized"
+            console.print(times_table(stages[name], f"{name}: {localized}"))
         print_table(
             {
-                "images": f"{self.images} of {images[0][1].width}x{images[0][1].height} px, "
-                f"{percent(localized / count)} localized" + (", with the prior" * self.prior),
+                "images": f"{self.images} of {images[0][1].width}x{images[0][1].height} px",
                 "network": f"{macs / 1e9:.2f} GMAC, {macs_per_s / 1e9:.0f} GMAC/s",
                 "matrix product": f"{product_macs_per_s / 1e9:.0f} GMAC/s, float32, on the CPU"
                 + (
@@ -115,8 +113,7 @@ class Bench:
                     "machine": machine(),
                     "versions": versions(),
                     "images": self.images,
-                    "prior": self.prior,
-                    "localized": localized / count,
+                    "localized": {name: v.localized / count for name, v in variants.items()},
                     "milliseconds": stages,
                     "network_macs": macs,
                     "network_macs_per_s": macs_per_s,
@@ -128,6 +125,38 @@ class Bench:
                 },
             )
             console.print(f"figures: {self.json}")
+
+
+@dataclass
+class _Variant:
+    """A way to localize images, and how long its stages took."""
+
+    localizer: Localizer
+    tracks: bool  # from the last image
+    last: Tracking | None = None
+    localized: int = 0
+    times: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # s, by stage
+
+    def localize(self, image_hw3: np.ndarray, camera: Camera) -> None:
+        found = self.localizer.localize(image_hw3, camera, self.last)
+        self.last = found.tracking if self.tracks else None
+        self.localized += found.status is Status.LOCALIZED
+        total = sum(found.seconds.values())
+        sums = {"all": total, _ALL_BUT_NETWORK: total - found.seconds["network"]}
+        for stage, seconds in {**found.seconds, **sums}.items():
+            self.times[stage].append(seconds)
+
+    def percentiles_ms(self) -> dict[str, dict[str, float]]:
+        """Return the percentiles of each stage's times after the warm-up."""
+        return {stage: percentiles_ms(seconds[_WARM_UP:]) for stage, seconds in self.times.items()}
+
+
+def _variants(localizer: Localizer) -> dict[str, _Variant]:
+    """Return what is timed, by name."""
+    variants = {_FIRST: _Variant(localizer, False), "tracked": _Variant(localizer, True)}
+    if localizer.info.keyframes:
+        variants["first pose, without keyframes"] = _Variant(localizer.student_alone(), False)
+    return variants
 
 
 def _scene_images(path: Path) -> list[tuple[np.ndarray, Camera]]:

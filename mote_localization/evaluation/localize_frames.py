@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 def localize_frames(
-    localizer: Localizer, frames: Iterable[Frame], prior: bool = False
+    localizer: Localizer, frames: Iterable[Frame], tracking: bool = False
 ) -> Iterator[Answer]:
     """Localize frames one after the other, without their poses and their depth.
 
@@ -21,7 +21,7 @@ def localize_frames(
     Args:
         localizer: Localizer of the map.
         frames: Frames to localize.
-        prior: Give the localizer what it found in the frame before, as the node does.
+        tracking: Give the localizer what it found in the frame before, as the node does.
 
     Raises:
         MoteError: A camera is not known, or does not fit the image; the message names the frame.
@@ -40,7 +40,7 @@ def localize_frames(
             found = localizer.localize(image_hw3, camera, last)
         except (CameraError, ImageError) as error:
             raise type(error)(f"frame {frame.name[:60]}: {error}") from error
-        last = found.tracking if prior else None
+        last = found.tracking if tracking else None
         yield Answer(
             name=frame.name,
             stamp_s=frame.stamp_s,

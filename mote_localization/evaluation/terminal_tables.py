@@ -17,9 +17,9 @@ def accuracy_table(summary: Summary, title: str) -> Table:
     return table
 
 
-def times_table(milliseconds: Mapping[str, Mapping[str, float]]) -> Table:
+def times_table(milliseconds: Mapping[str, Mapping[str, float]], title: str = "") -> Table:
     """Return the percentiles of each stage's times as a table for the terminal."""
-    table = Table("ms a frame", title_justify="left")
+    table = Table("ms a frame", title=title or None, title_justify="left")
     for percentile in PERCENTILES:
         table.add_column(f"p{percentile}", justify="right")
     for stage, percentiles in milliseconds.items():

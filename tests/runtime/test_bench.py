@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from make_map import CAMERA, write_constant_map
+from make_map import CAMERA, T_MAP_CAM, write_constant_map
+from make_painted_room import keyframe, photograph, shifted
 from onnx import TensorProto, helper, numpy_helper
 
 from mote_localization.backends import create_backend
@@ -59,15 +60,31 @@ def map_path(tmp_path):
 def test_bench_prints_and_writes_the_times_of_all_stages(map_path, tmp_path, capsys):
     Bench(map_path, images=20, json=tmp_path / "figures.json").run()
     printed = capsys.readouterr().out
-    assert "all but the network" in printed and "20 of 640x480 px, 100.0 % localized" in printed
+    assert "all but the network" in printed and "20 of 640x480 px" in printed
+    assert "tracked: 100.0 % localized" in printed
     figures = json.loads((tmp_path / "figures.json").read_text())
-    times = figures["milliseconds"]
-    assert list(times) == ["remap", "network", "pose", "all", "all but the network"]
-    for percentiles in times.values():
-        assert 0 < percentiles["p50"] <= percentiles["p95"] <= percentiles["p99"]
-    assert times["pose"]["p50"] < times["all"]["p50"]
+    assert list(figures["milliseconds"]) == ["first pose", "tracked"]
+    for times in figures["milliseconds"].values():
+        assert list(times) == ["remap", "network", "pose", "all", "all but the network"]
+        for percentiles in times.values():
+            assert 0 < percentiles["p50"] <= percentiles["p95"] <= percentiles["p99"]
+        assert times["pose"]["p50"] < times["all"]["p50"]
     assert figures["network_macs"] == 0 and figures["matrix_product_macs_per_s"] > 1e8
-    assert figures["map_bytes"] == map_path.stat().st_size and figures["localized"] == 1
+    assert figures["map_bytes"] == map_path.stat().st_size
+    assert figures["localized"] == {"first pose": 1, "tracked": 1}
+
+
+def test_a_map_with_keyframes_is_timed_without_them_too(map_path, tmp_path):
+    plain = read_map(map_path)
+    photo_hw3 = photograph(T_MAP_CAM)
+    record = SelfTest.record(photo_hw3, create_backend(plain).predict)
+    info = replace(plain.info, self_test=record, keyframes=(keyframe(shifted(0.01, 0, 0)),))
+    write_map(tmp_path / "keyframes.onnx", onnx.load_model_from_string(plain.model), info)
+    Bench(tmp_path / "keyframes.onnx", images=5, json=tmp_path / "figures.json").run()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    names = ["first pose", "tracked", "first pose, without keyframes"]
+    assert list(figures["milliseconds"]) == names
+    assert figures["localized"] == dict.fromkeys(names, 1)
 
 
 @pytest.mark.parametrize("wrong", [{"images": 0}, {"size": (640, 0)}])
