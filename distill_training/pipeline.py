@@ -7,6 +7,7 @@ from distill_training.calibration.map_description import describe_map
 from distill_training.calibration.scales import CalibratedStudent, calibrate
 from distill_training.calibration.validation import Validation
 from distill_training.export.keyframe_depth import complete_keyframes
+from distill_training.export.keyframe_refinement import refine_keyframes
 from distill_training.export.keyframe_selection import choose_keyframes
 from distill_training.reconstruction import Reconstruction
 from distill_training.reconstruction.extent import measure_extent
@@ -59,7 +60,8 @@ def train_student(
         folder,
         validation.measure,
     )
-    keyframes = complete_keyframes(trained.network, reconstruction, split.training, chosen)
+    complete = complete_keyframes(trained.network, reconstruction, split.training, chosen)
+    keyframes = tuple(refine_keyframes(reconstruction, split.untested, complete))
     validation = Validation(reconstruction, frames, split, replace(info, keyframes=keyframes))
     calibrated = calibrate(trained, validation, config)
     frames.clear()

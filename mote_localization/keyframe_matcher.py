@@ -88,6 +88,17 @@ class KeyframeMatches(NamedTuple):
     pixels_n2: np.ndarray  # of the canonical camera
 
 
+class KeyframeTracks(NamedTuple):
+    """Pixels of an image, and the pixels of keyframes that show the same points."""
+
+    pixels_n2: np.ndarray  # centres of cells, canonical camera
+    keyframe_n: np.ndarray  # indices of the keyframes
+    keyframe_pixels_n2: np.ndarray  # in the keyframes
+
+
+_NO_TRACKS = KeyframeTracks(np.zeros((0, 2)), np.zeros(0, int), np.zeros((0, 2)))
+
+
 class _View(NamedTuple):
     """A rendered view: for each cell the keyframe, and an affine map to the keyframe's pixels."""
 
@@ -245,14 +256,26 @@ class KeyframeMatcher:
 
         `points_n3` are the surface points of the cells, see `cell_points`.
         """
-        points, pixels = [np.zeros((0, 3))], [np.zeros((0, 2))]
-        for view in self._render(T_map_cam, transform(T_map_cam, points_n3), step, config):
-            start_m2, found_m2 = self._track(query, view, step, config)
-            points_m3 = self._points_at(found_m2, view, config)
-            known_m = np.isfinite(points_m3[:, 0])
-            points.append(points_m3[known_m])
-            pixels.append(start_m2[known_m])
-        return KeyframeMatches(np.concatenate(points), np.concatenate(pixels))
+        tracks = self.track(query, points_n3, T_map_cam, step, config)
+        points_n3 = self._points_at(tracks, config)
+        known_n = np.isfinite(points_n3[:, 0])
+        return KeyframeMatches(points_n3[known_n], tracks.pixels_n2[known_n])
+
+    def track(
+        self,
+        query: QueryImage,
+        points_n3: np.ndarray,
+        T_map_cam: np.ndarray,
+        step: TrackingStep,
+        config: KeyframeConfig,
+    ) -> KeyframeTracks:
+        """Return where keyframes, rendered at a pose (4, 4), show points of an image.
+
+        `points_n3` are the surface points of the cells, see `cell_points`.
+        """
+        views = self._render(T_map_cam, transform(T_map_cam, points_n3), step, config)
+        found = [_NO_TRACKS, *(self._track(query, view, step, config) for view in views)]
+        return KeyframeTracks(*map(np.concatenate, zip(*found, strict=True)))
 
     def _render(
         self,
@@ -357,13 +380,13 @@ class KeyframeMatcher:
 
     def _track(
         self, query: QueryImage, view: _View, step: TrackingStep, config: KeyframeConfig
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the tracked pixels (m, 2) that are found in a rendered view, and where (m, 2)."""
+    ) -> KeyframeTracks:
+        """Return the cells of an image that are found in a rendered view."""
         cells_m = query.cells_c[: step.cells]
         cells_m = cells_m[view.valid_n[cells_m]]
         start_m12 = self._pixels_n2[cells_m, None].astype(np.float32)
         if not len(start_m12):
-            return np.zeros((0, 2)), np.zeros((0, 2))
+            return _NO_TRACKS
         track = partial(
             cv2.calcOpticalFlowPyrLK,
             winSize=(step.window_px, step.window_px),
@@ -384,20 +407,27 @@ class KeyframeMatcher:
         inside_m = ((found_m2 >= 0) & (found_m2 <= last)).all(axis=1)
         kept_m = (forward_m1[:, 0] > 0) & (back_m1[:, 0] > 0) & inside_m
         kept_m &= distance_m < config.max_return_px
-        return start_m12[kept_m, 0].astype(np.float64), found_m2[kept_m]
+        return self._source(start_m12[kept_m, 0].astype(np.float64), found_m2[kept_m], view)
 
-    def _points_at(self, found_m2: np.ndarray, view: _View, config: KeyframeConfig) -> np.ndarray:
-        """Return the points (m, 3), map frame, at pixels of a rendered view; NaN where unknown."""
-        camera, stride = self._camera, self._stride
-        rows, columns = self._pixels_hw2.shape[:2]
-        cell_m = cell_index(found_m2.T, camera, stride)
+    def _source(self, start_m2: np.ndarray, found_m2: np.ndarray, view: _View) -> KeyframeTracks:
+        """Return the tracks to those pixels of keyframes that a view shows at its pixels."""
+        camera = self._camera
+        cell_m = cell_index(found_m2.T, camera, self._stride)
         x_m, y_m = (found_m2 - self._pixels_n2[cell_m]).T
         offset_2m = view.dx_2n[:, cell_m] * x_m + view.dy_2n[:, cell_m] * y_m
         pixels_m2 = (view.pixels_2n[:, cell_m] + offset_2m).T
-        inside_m = ((pixels_m2 >= 0) & (pixels_m2 <= (camera.width, camera.height))).all(axis=1)
-        usable_m = view.valid_n[cell_m] & inside_m
-        pixels_m2 = np.where(usable_m[:, None], pixels_m2, 0)
-        keyframe_m = view.keyframe_n[cell_m]
+        with np.errstate(invalid="ignore"):
+            inside_m = (pixels_m2 >= 0) & (pixels_m2 <= (camera.width, camera.height))
+        usable_m = view.valid_n[cell_m] & inside_m.all(axis=1)
+        return KeyframeTracks(
+            start_m2[usable_m], view.keyframe_n[cell_m[usable_m]], pixels_m2[usable_m]
+        )
+
+    def _points_at(self, tracks: KeyframeTracks, config: KeyframeConfig) -> np.ndarray:
+        """Return the points (m, 3), map frame, that keyframes show; NaN where unknown."""
+        camera, stride = self._camera, self._stride
+        rows, columns = self._pixels_hw2.shape[:2]
+        _, keyframe_m, pixels_m2 = tracks
         # bilinear interpolation between the four cells around
         x_m, y_m = ((pixels_m2 - (stride - 1) / 2) / stride).T
         left_m = np.floor(x_m).astype(int).clip(0, columns - 2)
@@ -414,7 +444,7 @@ class KeyframeMatcher:
         local_m3 = camera.rays(pixels_m2) * depth_m[:, None]
         T_m44 = self._T_k44[keyframe_m]
         points_m3 = (T_m44[:, :3, :3] @ local_m3[..., None])[..., 0] + T_m44[:, :3, 3]
-        return np.where((usable_m & one_surface_4m.all(axis=0))[:, None], points_m3, np.nan)
+        return np.where(one_surface_4m.all(axis=0)[:, None], points_m3, np.nan)
 
 
 def _rank_in_block(texture_hw: np.ndarray) -> np.ndarray:

@@ -124,7 +124,7 @@ class Validation:
         """
         self.info = info
         self._reconstruction, self._frames, self._held_out = reconstruction, frames, split.held_out
-        self._training = split.training
+        self._training, self._tested_names = split.training, split.tested
 
     def measure(self, network: nn.Module) -> Measurement:
         """Run a student once on every frame and localize; it is left in evaluation mode."""
@@ -191,7 +191,7 @@ class Validation:
         localizer = _localizer(info, recorded)
         most = max(1, len(info.keyframes) // 3)
         left_out = [0, *(2**i for i in range(most.bit_length()))]
-        names = thinned(self._training, _TESTED_FRAMES)
+        names = thinned(self._tested_names, _TESTED_FRAMES)
         tested = []
         for i, name in enumerate(track_if_slow(names, "validation", len(names))):
             image_hw3 = self._frames.frame(name).image_hw3

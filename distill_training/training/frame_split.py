@@ -18,6 +18,16 @@ class FrameSplit(NamedTuple):
     training: list[str]
     held_out: list[str]
 
+    @property
+    def tested(self) -> list[str]:
+        """Training frames whose poses are tested: every other one."""
+        return self.training[::2]
+
+    @property
+    def untested(self) -> list[str]:
+        """Training frames that keyframes are tracked into: a tested one would look too accurate."""
+        return self.training[1::2]
+
 
 def split_frames(names: Iterable[str], config: TrainConfig) -> FrameSplit:
     """Return the split that a training's configuration asks for; see `split_held_out`.

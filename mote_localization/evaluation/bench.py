@@ -67,7 +67,7 @@ class Bench:
         check_output(self.json, "--json")
         started = time.perf_counter()
         map_file = read_map(self.map)
-        backend, name, _ = choose_backend(map_file, self.backend, self.threads)
+        backend, backend_name, _ = choose_backend(map_file, self.backend, self.threads)
         localizer = Localizer(map_file, backend)
         loaded_s = time.perf_counter() - started
         images = _scene_images(self.scene) if self.scene else _self_test_image(map_file, self.size)
@@ -79,13 +79,13 @@ class Bench:
         memory_mb = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # from KiB
         images_mb = sum(image_hw3.nbytes for image_hw3, _ in images) / 1e6
         product_macs_per_s = max(matrix_product_macs_per_s(self.threads) for _ in range(2))
-        stages = {name: variant.percentiles_ms() for name, variant in variants.items()}
+        stages = {label: variant.percentiles_ms() for label, variant in variants.items()}
         macs = graph_macs(onnx.load_model_from_string(map_file.model))
         macs_per_s = 1000 * macs / stages[_FIRST]["network"]["p50"]
         console = Console()
-        for name, variant in variants.items():
+        for label, variant in variants.items():
             localized = f"{percent(variant.localized / count)} localized"
-            console.print(times_table(stages[name], f"{name}: {localized}"))
+            console.print(times_table(stages[label], f"{label}: {localized}"))
         print_table(
             {
                 "images": f"{self.images} of {images[0][1].width}x{images[0][1].height} px",
@@ -93,12 +93,12 @@ class Bench:
                 "matrix product": f"{product_macs_per_s / 1e9:.0f} GMAC/s, float32, on the CPU"
                 + (
                     f"; the network reaches {percent(macs_per_s / product_macs_per_s)}"
-                    * runs_on_cpu(name)
+                    * runs_on_cpu(backend_name)
                 ),
                 "map": f"{len(map_file.model) / 2**20:.1f} MiB, loaded in {loaded_s:.2f} s",
                 "memory, peak": f"{memory_mb:.0f} MB, {images_mb:.0f} MB of it input images",
                 "machine": machine(),
-                "backend": f"{name}, {self.threads or 'all'} threads",
+                "backend": f"{backend_name}, {self.threads or 'all'} threads",
             },
             title=str(self.map),
         )
@@ -107,13 +107,13 @@ class Bench:
                 self.json,
                 {
                     "map": self.map.name,
-                    "backend": name,
+                    "backend": backend_name,
                     "threads": self.threads,
                     "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
                     "machine": machine(),
                     "versions": versions(),
                     "images": self.images,
-                    "localized": {name: v.localized / count for name, v in variants.items()},
+                    "localized": {label: v.localized / count for label, v in variants.items()},
                     "milliseconds": stages,
                     "network_macs": macs,
                     "network_macs_per_s": macs_per_s,

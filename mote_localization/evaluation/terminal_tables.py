@@ -19,7 +19,7 @@ def accuracy_table(summary: Summary, title: str) -> Table:
 
 def times_table(milliseconds: Mapping[str, Mapping[str, float]], title: str = "") -> Table:
     """Return the percentiles of each stage's times as a table for the terminal."""
-    table = Table("ms a frame", title=title or None, title_justify="left")
+    table = Table("ms a frame", title=title or None, title_justify="left", min_width=len(title))
     for percentile in PERCENTILES:
         table.add_column(f"p{percentile}", justify="right")
     for stage, percentiles in milliseconds.items():

@@ -61,7 +61,7 @@ def test_bench_prints_and_writes_the_times_of_all_stages(map_path, tmp_path, cap
     Bench(map_path, images=20, json=tmp_path / "figures.json").run()
     printed = capsys.readouterr().out
     assert "all but the network" in printed and "20 of 640x480 px" in printed
-    assert "tracked: 100.0 % localized" in printed
+    assert "tracked: 100.0 % localized" in printed and "onnxruntime, all threads" in printed
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert list(figures["milliseconds"]) == ["first pose", "tracked"]
     for times in figures["milliseconds"].values():
