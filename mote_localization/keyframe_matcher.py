@@ -28,13 +28,14 @@ from mote_localization.keyframes import ATLAS_COLUMNS, Keyframe
 _CONTRAST_PX = 25  # side of the square over which mean and deviation are normalized
 _MIN_DEVIATION = 4.0  # grey levels; smaller deviations are noise and are not amplified
 _TURN_DEPTHS = 0.5  # distance of a turn by one radian, in median depths of the keyframes
-_TEXTURE_PX = 9  # side of the square whose texture is measured
 _SAMPLED_CELLS = 23  # every 23rd cell counts when the keyframes of a view are chosen
 _OUTSIDE_PX = np.float32(-1e4)  # a coordinate outside the atlas
 _MIN_DEPTH_M = 0.01  # of points in front of a camera
 _BORDER_PX = 4  # width of a keyframe's border that is not used
 _MIN_EIGENVALUE = 1e-3  # of a window's gradient matrix; windows below have too little texture
-_CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
+_STOP = cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS
+_CRITERIA = (_STOP, 10, 0.03)  # iterations and px at which the search of a point ends
+_BACK_CRITERIA = (_STOP, 3, 0.03)  # of the way back, which starts where it should end
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class TrackingStep:
     window_px: int  # side of the tracked windows
     views: int  # rendered views: from the best keyframe of each cell, from the second best, ...
     inlier_px: float  # reprojection error up to which a match is an inlier, canonical pixels
-    cells: int  # tracked ones: the best of each 2x2 cells by texture, then the second best, ...
     keyframes: int = 12  # keyframes that views are rendered from
+    thinning: int = 1  # every n-th cell is tracked
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,11 @@ class KeyframeConfig:
     min_inlier_ratio: float = 0.4  # gate: fraction of the matches that agree with the pose
     sigma: float = 0.006  # expected error of a keyframe's point, relative to its distance
     steps: tuple[TrackingStep, ...] = (  # one at least
-        TrackingStep(levels=3, window_px=9, views=1, inlier_px=6.0, cells=900),
-        TrackingStep(levels=1, window_px=9, views=2, inlier_px=3.0, cells=800),
+        TrackingStep(levels=3, window_px=9, views=1, inlier_px=6.0, thinning=2),
+        TrackingStep(levels=2, window_px=9, views=1, inlier_px=3.0),
     )
     # the only step where the last image gives the pose
-    tracked: TrackingStep = TrackingStep(levels=1, window_px=9, views=2, inlier_px=3.0, cells=800)
-    tracked_thinning: int = 3  # every third of the student's cells gives its motion
+    tracked: TrackingStep = TrackingStep(levels=2, window_px=9, views=1, inlier_px=3.0)
     min_cosine: float = 0.5  # of the angle between the rays of keyframe and camera to a point
     max_log_depth_ratio: float = 0.25  # measured to expected depth; beyond, a point is occluded
     occluded_score: float = 0.3  # factor of a keyframe's score for a point that is occluded in it
@@ -76,9 +76,7 @@ class QueryImage(NamedTuple):
     """An image whose points are tracked into the keyframes."""
 
     grey_hw: np.ndarray  # uint8, contrast normalized, canonical camera
-    # cells that the live camera sees: of each block of 2x2 cells, the one with most texture first,
-    # then those with the second most, ...; flat indices
-    cells_c: np.ndarray
+    cells_c: np.ndarray  # flat indices of the cells that the live camera sees
 
 
 class KeyframeMatches(NamedTuple):
@@ -114,15 +112,20 @@ class _Neighbours(NamedTuple):
 
     before_n: np.ndarray
     after_n: np.ndarray
+    distance_n: np.ndarray  # float32, px, between the two
 
     @classmethod
-    def along(cls, n_hw: np.ndarray, axis: int) -> "_Neighbours":
+    def along(cls, pixels_hw2: np.ndarray, axis: int) -> "_Neighbours":
+        """Return the neighbours of cells with these centres, along axis 0 (rows) or 1."""
+        n_hw = np.arange(pixels_hw2[..., 0].size).reshape(pixels_hw2.shape[:2])
         last = n_hw.shape[axis] - 1
         before, after = (
             n_hw.take((np.arange(last + 1) + shift).clip(0, last), axis).ravel()
             for shift in (-1, 1)
         )
-        return cls(before, after)
+        pixels_n2 = pixels_hw2.reshape(-1, 2)
+        distance_n2 = pixels_n2[after] - pixels_n2[before]
+        return cls(before, after, distance_n2.sum(axis=1).astype(np.float32))
 
 
 class KeyframeMatcher:
@@ -143,9 +146,8 @@ class KeyframeMatcher:
         self._pixels_hw2 = cell_pixels(camera.width, camera.height, stride)
         self._pixels_n2 = self._pixels_hw2.reshape(-1, 2)
         self._rays_n3 = camera.rays(self._pixels_n2)
-        n_hw = np.arange(len(self._pixels_n2)).reshape(self._pixels_hw2.shape[:2])
-        self._neighbours_x = _Neighbours.along(n_hw, axis=1)
-        self._neighbours_y = _Neighbours.along(n_hw, axis=0)
+        self._neighbours_x = _Neighbours.along(self._pixels_hw2, axis=1)
+        self._neighbours_y = _Neighbours.along(self._pixels_hw2, axis=0)
         self._T_k44 = np.array([keyframe.pose_44 for keyframe in keyframes])
         self._R_k33 = np.swapaxes(self._T_k44[:, :3, :3], 1, 2)  # map to keyframe
         self._depth_kn = np.array([keyframe.depth_m() for keyframe in keyframes], np.float32)
@@ -184,15 +186,7 @@ class KeyframeMatcher:
             grey_hw: Uint8, canonical camera.
             covered_hw: Bool, the live camera sees this cell.
         """
-        normalized_hw = _normalize_contrast(grey_hw)
-        half_hw = cv2.resize(normalized_hw, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        texture_hw = cv2.cornerMinEigenVal(half_hw, _TEXTURE_PX // 2)
-        rows, columns = self._pixels_hw2.shape[:2]
-        texture_hw = cv2.resize(texture_hw, (columns, rows), interpolation=cv2.INTER_NEAREST)
-        rank_n = _rank_in_block(np.where(covered_hw, texture_hw, -1)).ravel()
-        cells_c = np.flatnonzero(covered_hw)
-        order_c = np.lexsort((-texture_hw.ravel()[cells_c], rank_n[cells_c]))
-        return QueryImage(normalized_hw, cells_c[order_c])
+        return QueryImage(_normalize_contrast(grey_hw), np.flatnonzero(covered_hw))
 
     def cell_points(self, points_hw3: np.ndarray, T_map_cam: np.ndarray) -> np.ndarray:
         """Return the surface point of each cell (n, 3), camera frame.
@@ -297,22 +291,12 @@ class KeyframeMatcher:
         views = []
         for _ in range(min(step.views, len(chosen_k))):
             best_n = score_kn.argmax(axis=0)
-            dx_2n = self._derivative(pixels_2kn, best_n, self._neighbours_x)
-            dy_2n = self._derivative(pixels_2kn, best_n, self._neighbours_y)
+            dx_2n = _derivative(pixels_2kn, best_n, self._neighbours_x)
+            dy_2n = _derivative(pixels_2kn, best_n, self._neighbours_y)
             valid_n = (score_kn[best_n, n] > 0) & np.isfinite(dx_2n[0] + dy_2n[0])
             views.append(_View(chosen_k[best_n], pixels_2kn[:, best_n, n], dx_2n, dy_2n, valid_n))
             score_kn[best_n, n] = -1
         return views
-
-    def _derivative(
-        self, pixels_2kn: np.ndarray, best_n: np.ndarray, neighbours: _Neighbours
-    ) -> np.ndarray:
-        """Return the derivative (2, n) of a keyframe's pixel by the view's pixel along an axis."""
-        before_n, after_n = neighbours
-        difference_2n = pixels_2kn[:, best_n, after_n] - pixels_2kn[:, best_n, before_n]
-        return difference_2n / (self._pixels_n2[after_n] - self._pixels_n2[before_n]).sum(
-            axis=1, dtype=np.float32
-        )
 
     def _scores(
         self,
@@ -382,25 +366,28 @@ class KeyframeMatcher:
         self, query: QueryImage, view: _View, step: TrackingStep, config: KeyframeConfig
     ) -> KeyframeTracks:
         """Return the cells of an image that are found in a rendered view."""
-        cells_m = query.cells_c[: step.cells]
-        cells_m = cells_m[view.valid_n[cells_m]]
+        cells_m = query.cells_c[view.valid_n[query.cells_c]]
+        if step.thinning > 1:  # on a lattice whose rows are shifted
+            row_m, column_m = np.divmod(cells_m, self._pixels_hw2.shape[1])
+            cells_m = cells_m[(column_m + row_m) % step.thinning == 0]
         start_m12 = self._pixels_n2[cells_m, None].astype(np.float32)
         if not len(start_m12):
             return _NO_TRACKS
         track = partial(
             cv2.calcOpticalFlowPyrLK,
             winSize=(step.window_px, step.window_px),
-            criteria=_CRITERIA,
             flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
             minEigThreshold=_MIN_EIGENVALUE,
         )
         query_hw, view_hw, levels = query.grey_hw, self._image(view), step.levels
         # OpenCV overwrites the start of the search, the fourth argument.
         forward_m12, forward_m1, _ = track(
-            query_hw, view_hw, start_m12, start_m12.copy(), maxLevel=levels
+            query_hw, view_hw, start_m12, start_m12.copy(), maxLevel=levels, criteria=_CRITERIA
         )
         # The way back starts at its expected end, so that the full resolution suffices.
-        back_m12, back_m1, _ = track(view_hw, query_hw, forward_m12, start_m12.copy(), maxLevel=0)
+        back_m12, back_m1, _ = track(
+            view_hw, query_hw, forward_m12, start_m12.copy(), maxLevel=0, criteria=_BACK_CRITERIA
+        )
         distance_m = np.linalg.norm(back_m12 - start_m12, axis=-1)[:, 0]
         found_m2 = forward_m12[:, 0].astype(np.float64)
         last = np.array([self._camera.width, self._camera.height]) - 1
@@ -447,14 +434,13 @@ class KeyframeMatcher:
         return np.where(one_surface_4m.all(axis=0)[:, None], points_m3, np.nan)
 
 
-def _rank_in_block(texture_hw: np.ndarray) -> np.ndarray:
-    """Return for each cell how many cells of its block, 2x2 cells, have more texture."""
-    rows, columns = texture_hw.shape
-    padded_hw = np.pad(texture_hw, ((0, rows % 2), (0, columns % 2)), constant_values=-1)
-    blocks_hw22 = padded_hw.reshape(padded_hw.shape[0] // 2, 2, -1, 2).swapaxes(1, 2)
-    order_n4 = np.argsort(-blocks_hw22.reshape(-1, 4), axis=1, kind="stable")
-    rank_hw22 = np.argsort(order_n4, axis=1).reshape(blocks_hw22.shape)
-    return rank_hw22.swapaxes(1, 2).reshape(padded_hw.shape)[:rows, :columns]
+def _derivative(pixels_2kn: np.ndarray, best_n: np.ndarray, neighbours: _Neighbours) -> np.ndarray:
+    """Return the derivative (2, n) of a keyframe's pixel by the view's pixel along an axis."""
+    before_n, after_n, distance_n = neighbours
+    of_keyframes_2m = pixels_2kn.reshape(2, -1)
+    first_n = best_n * pixels_2kn.shape[2]
+    after_2n = of_keyframes_2m.take(first_n + after_n, axis=1)
+    return (after_2n - of_keyframes_2m.take(first_n + before_n, axis=1)) / distance_n
 
 
 def _normalize_contrast(grey_hw: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
@@ -26,7 +27,7 @@ from mote_localization.keyframe_matcher import (
 )
 from mote_localization.keyframe_search import search_of
 from mote_localization.map_file import MapFile, read_map
-from mote_localization.pose import PoseConfig, PoseSolution, refine_pose, solve_pose
+from mote_localization.pose import PoseConfig, PoseSolution, find_pose, solve_pose
 
 _SPREAD_GRID = (4, 3)  # columns and rows of the grid in which the spread of inliers is counted
 
@@ -68,7 +69,7 @@ class Tracking(NamedTuple):
     """What a localized image gives to the localization of the camera's next image."""
 
     T_map_cam: np.ndarray  # (4, 4), before the correction for drift
-    T_map_student: np.ndarray | None  # (4, 4), from the student's points alone; None: no pose
+    points_hw3: np.ndarray  # m, map frame: what the image showed, before that correction
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,6 @@ class _Found(NamedTuple):
 
     solution: PoseSolution | None  # None: the matches determine no pose
     pixels_n2: np.ndarray  # canonical camera
-    T_map_student: np.ndarray | None = None  # pose of the student's points alone
 
 
 class _Checked(NamedTuple):
@@ -144,6 +144,7 @@ class Localizer:
         self._backend = backend
         self._view: CanonicalView | None = None
         self._preparing: Thread | None = None  # computes the features of the keyframes
+        self._worker = ThreadPoolExecutor(1, "mote_keyframes")  # tracks while the network runs
         camera = self.info.camera
         self._pixels_n2 = cell_pixels(camera.width, camera.height, self.info.stride).reshape(-1, 2)
         self._drift = Kriging(self.info.drift) if self.info.drift else None
@@ -233,12 +234,14 @@ class Localizer:
         view = self._view
         canonical_hw3 = view.warp(image_hw3)
         remapped = time.perf_counter()
+        grey_hw = cv2.cvtColor(canonical_hw3, cv2.COLOR_RGB2GRAY)
+        # Meanwhile, the network runs.
+        pending = self._worker.submit(self._track, grey_hw, view.covered_hw, tracking)
         points_hw3, sigma_hw = self._backend.predict(canonical_hw3)
         predicted = time.perf_counter()
-        grey_hw = cv2.cvtColor(canonical_hw3, cv2.COLOR_RGB2GRAY)
-        query = self._keyframes.query(grey_hw, view.covered_hw) if self._keyframes else None
+        query, tracked = pending.result()
         image = _Prepared(grey_hw, points_hw3, sigma_hw, view.covered_hw, query)
-        found, given, reason = self._find_pose(image, tracking)
+        found, given, reason = tracked or self._find_pose(image, tracking)
         solution, accepted = found.solution, given if not reason else None
         if self._drift and solution and accepted:
             T_given_map = accepted.T_map_cam @ invert(solution.T_map_cam)
@@ -250,7 +253,7 @@ class Localizer:
             T_map_cam=accepted.T_map_cam if accepted else None,
             covariance_66=accepted.covariance_66 if accepted else None,
             tracking=(
-                Tracking(solution.T_map_cam, found.T_map_student) if accepted and solution else None
+                Tracking(solution.T_map_cam, image.points_hw3) if accepted and solution else None
             ),
             inliers=int(given.inliers_n.sum()) if given else 0,
             cells=len(found.pixels_n2),
@@ -267,15 +270,34 @@ class Localizer:
             },
         )
 
+    def _track(
+        self, grey_hw: np.ndarray, covered_hw: np.ndarray, tracking: Tracking | None
+    ) -> tuple[QueryImage | None, _Checked | None]:
+        """Return the prepared image, and its pose near the last one if it is accepted.
+
+        Both are None in maps without keyframes.
+        """
+        if not self._keyframes:
+            return None, None
+        query = self._keyframes.query(grey_hw, covered_hw)
+        if not tracking:
+            return query, None
+        last = tracking.T_map_cam
+        points_n3 = self._keyframes.cell_points(tracking.points_hw3, last)
+        steps = (self.config.keyframes.tracked,)
+        tracked = self._checked(
+            self._refine_with_keyframes(self._keyframes, query, points_n3, last, steps, last)
+        )
+        return query, None if tracked.reason else tracked
+
     def _find_pose(self, image: _Prepared, tracking: Tracking | None) -> _Checked:
-        """Return the first accepted pose: tracked, of the student, or searched in the keyframes.
+        """Return the first accepted pose: of the student, or searched in the keyframes.
 
         Where there is none, the student's is returned.
         """
-        if tracking:
-            tracked = self._checked(self._tracked_pose(image, tracking))
-            if not tracked.reason:
-                return tracked
+        if tracking and not self._keyframes:
+            cells = self._chosen_cells(image)
+            return self._checked(self._student_pose(cells, tracking.T_map_cam))
         first = self._checked(self._first_pose(image))
         ready = not (self._preparing and self._preparing.is_alive())
         if first.reason and self._keyframes and self.config.keyframes.searched and ready:
@@ -288,47 +310,23 @@ class Localizer:
         given = self._in_given_frame(found.solution) if found.solution else None
         return _Checked(found, given, self._rejection_reason(given, found.pixels_n2))
 
-    def _tracked_pose(self, image: _Prepared, tracking: Tracking) -> _Found:
-        """Return the pose near the last one.
-
-        With keyframes it is refined from the last pose, moved by the motion between the poses of
-        the student: errors that the student repeats cancel.
-        """
-        cells = self._chosen_cells(image)
-        if not self._keyframes or not image.query:
-            return self._student_pose(cells, tracking.T_map_student)
-        T_map_last, T_map_student = tracking.T_map_student, None
-        if T_map_last is not None:
-            thin = _Cells(*(values[:: self.config.keyframes.tracked_thinning] for values in cells))
-            T_map_student = refine_pose(*thin, self.info.camera, self.config.pose, T_map_last)
-        T_map_cam = tracking.T_map_cam
-        if T_map_student is not None and T_map_last is not None:
-            T_map_cam = T_map_cam @ invert(T_map_last) @ T_map_student
-        points_n3 = self._keyframes.cell_points(
-            image.points_hw3, T_map_cam if T_map_student is None else T_map_student
-        )
-        steps = (self.config.keyframes.tracked,)
-        found = self._refine_with_keyframes(
-            self._keyframes, image.query, points_n3, T_map_cam, steps, T_map_cam
-        )
-        return found._replace(T_map_student=T_map_student)
-
     def _first_pose(self, image: _Prepared) -> _Found:
         """Return the pose of the student's points, refined with the keyframes if there are any."""
-        student = self._student_pose(self._chosen_cells(image))
-        if not self._keyframes or not image.query or not student.solution:
-            return student
-        T_map_cam = student.solution.T_map_cam
+        cells = self._chosen_cells(image)
+        if not self._keyframes or not image.query:
+            return self._student_pose(cells)
+        T_map_cam = find_pose(*cells, self.info.camera, self.config.pose)
+        if T_map_cam is None:
+            return _Found(None, cells.pixels_n2)
         points_n3 = self._keyframes.cell_points(image.points_hw3, T_map_cam)
         steps = self.config.keyframes.steps
-        found = self._refine_with_keyframes(
+        return self._refine_with_keyframes(
             self._keyframes, image.query, points_n3, T_map_cam, steps
         )
-        return found._replace(T_map_student=T_map_cam)
 
     def _student_pose(self, cells: _Cells, prior: np.ndarray | None = None) -> _Found:
         solution = solve_pose(*cells, self.info.camera, self.config.pose, prior)
-        return _Found(solution, cells.pixels_n2, solution.T_map_cam if solution else None)
+        return _Found(solution, cells.pixels_n2)
 
     def _searched_pose(self, keyframes: KeyframeMatcher, image: _Prepared) -> _Found:
         """Return the pose at which the keyframes show an image, without the student."""
@@ -339,16 +337,14 @@ class Localizer:
             return _Found(None, view.pixels_n2)
         near = self.info.keyframes[view.keyframes_k[0]].pose_44
         matches = KeyframeMatches(view.points_n3, view.pixels_n2)
-        rough = self._solve_matches(matches, near, config.steps[0].inlier_px)
+        rough = find_pose(*self._weighted(matches, near, config.steps[0]))
         if rough is None:
             return _Found(None, view.pixels_n2)
-        points_hw3 = keyframes.surface(rough.T_map_cam, view.keyframes_k)
+        points_hw3 = keyframes.surface(rough, view.keyframes_k)
         if not np.isfinite(points_hw3).all():
             return _Found(None, view.pixels_n2)
-        points_n3 = keyframes.cell_points(points_hw3, rough.T_map_cam)
-        return self._refine_with_keyframes(
-            keyframes, query, points_n3, rough.T_map_cam, config.steps
-        )
+        points_n3 = keyframes.cell_points(points_hw3, rough)
+        return self._refine_with_keyframes(keyframes, query, points_n3, rough, config.steps)
 
     def _refine_with_keyframes(
         self,
@@ -372,33 +368,29 @@ class Localizer:
             prior: A pose that the first step refines. None: RANSAC runs, because the rough pose
                 may be near a wrong minimum.
         """
-        config, near, solution = self.config.keyframes, T_map_cam, None
-        for step in steps:
+        config, near = self.config.keyframes, T_map_cam
+        for step in steps[:-1]:
             matches = keyframes.match(query, points_n3, T_map_cam, step, config)
             if len(matches.points_n3) < config.min_matches:
                 return _Found(None, matches.pixels_n2)
-            solution = self._solve_matches(matches, near, step.inlier_px, prior)
-            if solution is None:
+            T_found = find_pose(*self._weighted(matches, near, step), prior)
+            if T_found is None:
                 return _Found(None, matches.pixels_n2)
-            T_map_cam = prior = solution.T_map_cam
+            T_map_cam = prior = T_found
+        matches = keyframes.match(query, points_n3, T_map_cam, steps[-1], config)
+        if len(matches.points_n3) < config.min_matches:
+            return _Found(None, matches.pixels_n2)
+        solution = solve_pose(*self._weighted(matches, near, steps[-1]), prior)
         return _Found(solution, matches.pixels_n2)
 
-    def _solve_matches(
-        self,
-        matches: KeyframeMatches,
-        near: np.ndarray,
-        inlier_px: float,
-        prior: np.ndarray | None = None,
-    ) -> PoseSolution | None:
-        """Return the pose of matches with keyframes; their distance is that from a pose nearby."""
+    def _weighted(
+        self, matches: KeyframeMatches, near: np.ndarray, step: TrackingStep
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Camera, PoseConfig]:
+        """Return what a pose is solved from; matches have sigmas by the distance from `near`."""
         distance_n = np.linalg.norm(matches.points_n3 - near[:3, 3], axis=1)
-        return solve_pose(
-            *matches,
-            self.config.keyframes.sigma * distance_n,
-            self.info.camera,
-            replace(self.config.pose, inlier_px=inlier_px),
-            prior,
-        )
+        config = replace(self.config.pose, inlier_px=step.inlier_px)
+        sigma_n = self.config.keyframes.sigma * distance_n
+        return matches.points_n3, matches.pixels_n2, sigma_n, self.info.camera, config
 
     def _in_given_frame(self, solution: PoseSolution) -> PoseSolution:
         """Return a pose in the frame of the given poses, with its calibrated covariance."""

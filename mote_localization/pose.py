@@ -83,34 +83,27 @@ def solve_pose(
     if len(points_n3) < _MIN_MATCHES:
         return None
     matches, origin = _centred(points_n3, pixels_n2, sigma_n)
-    solution = None
-    if prior is not None:
-        solution = _refine(_moved(prior, -origin), matches, camera, config)
-    if solution is None or 2 * solution.inliers_n.sum() <= len(points_n3):
-        solution = _search(matches, camera, config)
+    found = _find(matches, camera, config, None if prior is None else _moved(prior, -origin))
+    solution = None if found is None else _solution(found, matches, camera, config)
     if solution is not None:
         solution = replace(solution, T_map_cam=_moved(solution.T_map_cam, origin))
     return solution
 
 
-def refine_pose(
+def find_pose(
     points_n3: np.ndarray,
     pixels_n2: np.ndarray,
     sigma_n: np.ndarray,
     camera: Camera,
-    config: PoseConfig,
-    T_map_cam: np.ndarray,
+    config: PoseConfig = PoseConfig(),  # noqa: B008 (frozen)
+    prior: np.ndarray | None = None,
 ) -> np.ndarray | None:
-    """Return the pose (4, 4) at which the points project to their pixels, near a start pose.
-
-    It has no covariance, and no RANSAC runs, which saves most of the time of `solve_pose`. None
-    where the matches near the start determine no pose. The arguments are those of `solve_pose`.
-    """
+    """Return the pose (4, 4) of `solve_pose`, without its covariance, which takes longer."""
     if len(points_n3) < _MIN_MATCHES:
         return None
     matches, origin = _centred(points_n3, pixels_n2, sigma_n)
-    T_local = _minimum(_moved(T_map_cam, -origin), matches, camera, config)
-    return None if T_local is None else _moved(T_local, origin)
+    found = _find(matches, camera, config, None if prior is None else _moved(prior, -origin))
+    return None if found is None else _moved(found.T_map_cam, origin)
 
 
 class _Matches(NamedTuple):
@@ -139,7 +132,26 @@ def _moved(T_map_cam: np.ndarray, shift_3: np.ndarray) -> np.ndarray:
     return rigid(T_map_cam[:3, :3], T_map_cam[:3, 3] + shift_3)
 
 
-def _search(matches: _Matches, camera: Camera, config: PoseConfig) -> PoseSolution | None:
+class _Found(NamedTuple):
+    """A pose, and the cost linearized there."""
+
+    T_map_cam: np.ndarray  # (4, 4)
+    cost: "_Cost"
+
+
+def _find(
+    matches: _Matches, camera: Camera, config: PoseConfig, prior: np.ndarray | None
+) -> _Found | None:
+    """Return the pose near the prior, or that of RANSAC where most matches disagree with it."""
+    near = None if prior is None else _refined(prior, matches, camera, config)
+    if near is not None:
+        inliers = np.count_nonzero(near.cost.errors_px_n < config.inlier_px)
+        if 2 * inliers > len(matches.points_n3):
+            return near
+    return _search(matches, camera, config)
+
+
+def _search(matches: _Matches, camera: Camera, config: PoseConfig) -> _Found | None:
     """Return the pose found by RANSAC on some of the matches and refined with all."""
     points, pixels, _ = matches
     count = min(config.ransac_matches, len(points))
@@ -157,7 +169,7 @@ def _search(matches: _Matches, camera: Camera, config: PoseConfig) -> PoseSoluti
     T_cam_local = ransac(points[chosen], pixels[chosen], camera, config)
     if T_cam_local is None or not np.isfinite(T_cam_local).all():
         return None
-    return _refine(invert(T_cam_local), matches, camera, config)
+    return _refined(invert(T_cam_local), matches, camera, config)
 
 
 def _ransac_poselib(
@@ -203,14 +215,20 @@ def _ransac_opencv(
     return rigid(cv2.Rodrigues(rotation)[0], translation[:, 0])
 
 
-def _refine(
+def _refined(
     T_map_cam: np.ndarray, matches: _Matches, camera: Camera, config: PoseConfig
-) -> PoseSolution | None:
-    """Return the minimum near a start pose, with covariance and inliers."""
+) -> _Found | None:
+    """Return the minimum near a start pose; None where the matches determine none."""
     T = _minimum(T_map_cam, matches, camera, config)
     cost = None if T is None else _linearize(T, matches, camera, config)
-    if T is None or cost is None:
-        return None
+    return None if T is None or cost is None else _Found(T, cost)
+
+
+def _solution(
+    found: _Found, matches: _Matches, camera: Camera, config: PoseConfig
+) -> PoseSolution | None:
+    """Return a pose with its covariance and inliers; None where they cannot be known."""
+    T, cost = found
     terms_k6 = _jackknife_terms(cost, matches.pixels_n2, camera.width / config.blocks, config)
     inliers_n = cost.errors_px_n < config.inlier_px
     if terms_k6 is None or np.count_nonzero(inliers_n) < _MIN_MATCHES:

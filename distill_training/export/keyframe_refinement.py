@@ -93,9 +93,7 @@ class _Refinement:
             return keyframe
         matcher = KeyframeMatcher(frames, camera, stride)
         count = len(frames)
-        step = TrackingStep(
-            levels=1, window_px=9, views=count, inlier_px=0, cells=depth_n.size, keyframes=count
-        )
+        step = TrackingStep(levels=1, window_px=9, views=count, inlier_px=0, keyframes=count)
         surface_n3 = matcher.cell_points(points_hw3, T_map_cam)
         query = matcher.query(keyframe.grey_hw(), known_hw)
         tracks = matcher.track(query, surface_n3, T_map_cam, step, KeyframeConfig())

@@ -209,7 +209,7 @@ def expected_position(colour):
 
 
 def test_the_last_pose_is_tracked_for_a_second_then_one_image_without_it():
-    last = Tracking(T_MAP_CAM, T_MAP_CAM)
+    last = Tracking(T_MAP_CAM, np.zeros((30, 40, 3)))
     node = SimpleNamespace(_last=(10**9, last), _searched_ns=10**9)
     tracking = partial(LocalizerNode._tracking, node)
     assert tracking(int(1.5e9)) is last
