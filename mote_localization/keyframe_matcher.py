@@ -198,8 +198,9 @@ class KeyframeMatcher:
         depth_hw = np.maximum(depth_in_camera(points_hw3, T_map_cam), _MIN_DEPTH_M).astype(
             np.float32
         )
-        if not np.isfinite(depth_hw).all():
-            depth_hw = np.nan_to_num(depth_hw, nan=np.nanmedian(depth_hw), posinf=_MIN_DEPTH_M)
+        known_hw = np.isfinite(depth_hw)
+        if not known_hw.all():
+            depth_hw[~known_hw] = np.median(depth_hw[known_hw]) if known_hw.any() else _MIN_DEPTH_M
         return self._rays_n3 * cv2.medianBlur(depth_hw, 5).reshape(-1, 1)
 
     def surface(self, T_map_cam: np.ndarray, keyframes_k: np.ndarray) -> np.ndarray:

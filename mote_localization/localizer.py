@@ -29,6 +29,9 @@ from mote_localization.keyframe_search import search_of
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, find_pose, solve_pose
 
+_SAMPLED_CELLS = 7  # every 7th cell counts where the student's points are compared with a pose
+_MAX_SURFACE_CELLS = 2.0  # sides of a cell by which a student's point may project beside its cell
+_SURFACE_KEYFRAMES = 12  # nearest ones, whose points replace those of a student
 _SPREAD_GRID = (4, 3)  # columns and rows of the grid in which the spread of inliers is counted
 
 
@@ -253,7 +256,9 @@ class Localizer:
             T_map_cam=accepted.T_map_cam if accepted else None,
             covariance_66=accepted.covariance_66 if accepted else None,
             tracking=(
-                Tracking(solution.T_map_cam, image.points_hw3) if accepted and solution else None
+                Tracking(solution.T_map_cam, self._surface(image, solution.T_map_cam))
+                if accepted and solution
+                else None
             ),
             inliers=int(given.inliers_n.sum()) if given else 0,
             cells=len(found.pixels_n2),
@@ -289,6 +294,24 @@ class Localizer:
             self._refine_with_keyframes(self._keyframes, query, points_n3, last, steps, last)
         )
         return query, None if tracked.reason else tracked
+
+    def _surface(self, image: _Prepared, T_map_cam: np.ndarray) -> np.ndarray:
+        """Return the points (rows, columns, 3) that an image of this pose shows, m, map frame.
+
+        Those of the student, or, where they disagree with the pose, those of the keyframes.
+        """
+        if self._keyframes:
+            local_n3 = transform(
+                invert(T_map_cam), image.points_hw3.reshape(-1, 3)[::_SAMPLED_CELLS]
+            )
+            error_n = np.linalg.norm(
+                self.info.camera.project(local_n3) - self._pixels_n2[::_SAMPLED_CELLS], axis=1
+            )
+            seen_n = (local_n3[:, 2] > 0) & (error_n < _MAX_SURFACE_CELLS * self.info.stride)
+            if 2 * np.count_nonzero(seen_n) < len(seen_n):
+                nearest_k = np.argsort(self._keyframes.distances(T_map_cam))[:_SURFACE_KEYFRAMES]
+                return self._keyframes.surface(T_map_cam, nearest_k)
+        return image.points_hw3
 
     def _find_pose(self, image: _Prepared, tracking: Tracking | None) -> _Checked:
         """Return the first accepted pose: of the student, or searched in the keyframes.

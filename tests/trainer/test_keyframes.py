@@ -216,9 +216,23 @@ def test_wrong_tracking_is_ignored(plain: MapFile):
     image_hw3 = photograph(T_MAP_CAM)
     expected = localizer.localize(image_hw3, CAMERA)
     far = shifted(2.0, 0, -1.0, omega=(0, 1.0, 0))
-    for student in (far, None):
-        found = localizer.localize(image_hw3, CAMERA, Tracking(far, student))
+    shown_hw3 = room_points(T_MAP_CAM, CAMERA, 8)
+    for points_hw3 in (shown_hw3, np.full_like(shown_hw3, np.nan)):
+        found = localizer.localize(image_hw3, CAMERA, Tracking(far, points_hw3))
         np.testing.assert_array_equal(found.T_map_cam, expected.T_map_cam)
+
+
+def test_an_image_is_tracked_where_the_student_is_wrong(plain: MapFile):
+    """The points that a wrong student predicts are not used to track the next image."""
+    localizer = tracking_localizer(plain)
+    found = localizer.localize(photograph(T_MAP_CAM), CAMERA)
+    localizer = tracking_localizer(plain, np.array([1.5, 0.5, -1, 0, 1.5, 0])).without_keyframes([])
+    assert localizer.localize(photograph(T_MAP_CAM), CAMERA).status is Status.LOST
+    for i in range(1, 4):
+        moved = shifted(0.02 * i, -0.01 * i, 0.03 * i)
+        found = localizer.localize(photograph(moved), CAMERA, found.tracking)
+        assert found.status is Status.LOCALIZED, found.reason
+        assert np.abs(local_coordinates(moved, found.T_map_cam)).max() < 1e-2
 
 
 def test_a_lost_image_gives_nothing_to_track(plain: MapFile):
