@@ -5,7 +5,7 @@ share are not in it: those of the keyframes' poses and depths, and of a view far
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,14 +16,16 @@ CHI2_95 = {3: 7.815, 6: 12.592}  # 95th percentile of chi-square, by degrees of 
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """The variance of a coordinate: scale^2 * estimate + floor^2 + (slope * distance)^2.
+    """The variance of a coordinate, from its estimate and the distance to the nearest keyframe.
 
-    Units are those of the coordinate, m or rad; the distance is that to the nearest keyframe, m.
+    It is (scale * (1 + growth * distance))^2 * estimate + floor^2 + (slope * distance)^2. Units are
+    those of the coordinate, m or rad; the distance is in m.
     """
 
     scale: float = 1.0  # factor of the estimated standard deviation
     floor: float = 0.0  # standard deviation of the error that does not depend on the image
     slope: float = 0.0  # standard deviation per metre of distance to the nearest keyframe
+    growth: float = 0.0  # growth of the factor per metre of that distance
 
     def __post_init__(self) -> None:
         if not (0 < self.scale < math.inf and 0 <= self.floor < math.inf):
@@ -31,8 +33,15 @@ class ErrorModel:
                 f"found an error model of scale {self.scale} and floor {self.floor}, expected a "
                 "scale above 0 and a floor of 0 or more"
             )
-        if not 0 <= self.slope < math.inf:
-            raise MapFileError(f"found an error model of slope {self.slope}, expected 0 or more")
+        if not (0 <= self.slope < math.inf and 0 <= self.growth < math.inf):
+            raise MapFileError(
+                f"found an error model of slope {self.slope} and growth {self.growth}, expected 0 "
+                "or more for both"
+            )
+
+    def factor(self, distance: float) -> float:
+        """Return the factor of the estimated standard deviation."""
+        return self.scale * (1 + self.growth * distance)
 
     def added(self, distance: float) -> float:
         """Return the variance that is added to the scaled estimate."""
@@ -46,6 +55,15 @@ class PoseCalibration:
     position: ErrorModel = ErrorModel()
     rotation: ErrorModel = ErrorModel()
     poses: int = 0  # number of poses whose errors were measured; 0: not measured
+    # factor of the covariance between position and rotation: the estimate overrates how well the
+    # one follows from the other
+    correlation: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correlation <= 1:
+            raise MapFileError(
+                f"found a correlation factor of {self.correlation}, expected one from 0 to 1"
+            )
 
     @classmethod
     def of_scale(cls, covariance_scale: float) -> "PoseCalibration":
@@ -64,15 +82,21 @@ class PoseCalibration:
             covariance_66: Estimated from the matches.
             distance: To the nearest keyframe, m; see `KeyframeMatcher.distances`.
         """
-        scale_6 = np.repeat([self.position.scale, self.rotation.scale], 3)
+        scale_6 = np.repeat([self.position.factor(distance), self.rotation.factor(distance)], 3)
         added_6 = np.repeat([self.position.added(distance), self.rotation.added(distance)], 3)
-        return scale_6[:, None] * covariance_66 * scale_6 + np.diag(added_6)
+        calibrated_66 = scale_6[:, None] * covariance_66 * scale_6 + np.diag(added_6)
+        calibrated_66[:3, 3:] *= self.correlation
+        calibrated_66[3:, :3] *= self.correlation
+        return calibrated_66
 
     def in_other_unit(self, scale: float) -> "PoseCalibration":
         """Return the calibration of the same map in lengths that are `scale` times as large."""
-        position = ErrorModel(self.position.scale, scale * self.position.floor, self.position.slope)
-        rotation = ErrorModel(self.rotation.scale, self.rotation.floor, self.rotation.slope / scale)
-        return PoseCalibration(position, rotation, self.poses)
+        position, rotation = (
+            replace(model, growth=model.growth / scale) for model in (self.position, self.rotation)
+        )
+        position = replace(position, floor=scale * position.floor)
+        rotation = replace(rotation, slope=rotation.slope / scale)
+        return replace(self, position=position, rotation=rotation)
 
     def __str__(self) -> str:
         if self.poses:

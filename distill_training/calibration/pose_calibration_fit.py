@@ -1,14 +1,13 @@
 """Fits the calibration of a map's poses to measured errors.
 
-Estimated covariances times a factor are a poor fit: accurate poses have errors that the estimate
-does not contain. So a floor and a part that grows with the distance to the keyframes are added to
-it. Among all such models under which the 95 % ellipsoids hold 95 % of the errors, the one of the
-smallest ellipsoids is chosen.
+Estimated standard deviations are multiplied by a factor that grows with the distance to the
+keyframes. Among the factors under which the 95 % ellipsoids hold 95 % of the errors near the
+keyframes, and far from them, those of the smallest ellipsoids are chosen.
 """
 
 import math
 from collections.abc import Sequence
-from itertools import product
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +16,9 @@ from mote_localization.pose_calibration import CHI2_95, ErrorModel, PoseCalibrat
 
 _COVERED = 0.95  # fraction of the errors inside the ellipsoids
 _MIN_POSES = 20  # with fewer, the largest error is below the 95 % quantile too often
-_FLOORS = (0.0, *np.geomspace(0.1, 3, 12).tolist())  # tried, over the median estimated deviation
-_SLOPES = (0.0, *np.geomspace(0.1, 3, 8).tolist())  # tried, over that at the median distance
+_GROUPS = 3  # of errors, by the distance to the keyframes; each of them is covered
+_CORRELATIONS = (1.0, 0.99, 0.98, 0.96, 0.93, 0.9, 0.8, 0.6, 0.3, 0.0)  # factors tried
+_GROWTHS = (0.0, *np.geomspace(0.02, 5, 20).tolist())  # tried; of the factor at the median distance
 
 
 class PoseError(NamedTuple):
@@ -33,7 +33,7 @@ def fit_pose_calibration(errors: Sequence[PoseError]) -> PoseCalibration | None:
     """Return the calibration under which the 95 % ellipsoids hold 95 % of the errors.
 
     Positions and rotations are fitted apart. Where the ellipsoids of the whole poses still hold
-    less, both scales are enlarged by the same factor.
+    less, their correlation is reduced, which leaves the other two as they are.
 
     Returns:
         The calibration, or None where there are too few errors.
@@ -47,10 +47,15 @@ def fit_pose_calibration(errors: Sequence[PoseError]) -> PoseCalibration | None:
         _fit(errors_n6[:, block], covariances_n66[:, block, block], distance_n)
         for block in (slice(0, 3), slice(3, 6))
     )
-    apart = PoseCalibration(position, rotation, len(errors))
-    calibrated_n66 = np.array([apart.calibrated(e.covariance_66, e.distance) for e in errors])
-    factor = max(1.0, _needed_factor(errors_n6, calibrated_n66))
-    return PoseCalibration(_enlarged(position, factor), _enlarged(rotation, factor), len(errors))
+    for correlation in _CORRELATIONS:
+        fitted = PoseCalibration(position, rotation, len(errors), correlation)
+        calibrated_n66 = np.array([fitted.calibrated(e.covariance_66, e.distance) for e in errors])
+        factor = _needed_factor(errors_n6, calibrated_n66)
+        if factor <= 1:
+            return fitted
+    return replace(
+        fitted, position=_enlarged(position, factor), rotation=_enlarged(rotation, factor)
+    )
 
 
 def unmeasured_calibration(size: float) -> PoseCalibration:
@@ -68,19 +73,19 @@ def unmeasured_calibration(size: float) -> PoseCalibration:
 
 
 def _fit(errors_n3: np.ndarray, covariances_n33: np.ndarray, distance_n: np.ndarray) -> ErrorModel:
-    """Return the model of the smallest ellipsoids that hold 95 % of the errors."""
-    deviation = math.sqrt(float(np.median(np.trace(covariances_n33, axis1=1, axis2=2))) / 3)
-    distance = float(np.median(distance_n))
+    """Return the model of the smallest ellipsoids that hold 95 % of the errors of each group."""
+    median = float(np.median(distance_n))
+    count = min(_GROUPS, len(distance_n) // _MIN_POSES) if median else 1
+    groups = np.array_split(np.argsort(distance_n, kind="stable"), count)
     best, smallest = ErrorModel(), math.inf
-    for floor, slope in product(_FLOORS, _SLOPES if distance else (0.0,)):
-        per_m = slope / distance if distance else 0.0
-        tried = ErrorModel(1.0, floor * deviation, per_m * deviation)
-        added_n33 = np.array([tried.added(d) for d in distance_n])[:, None, None] * np.eye(3)
-        factor = _needed_factor(errors_n3, covariances_n33 + added_n33)
-        _, log_determinant_n = np.linalg.slogdet(covariances_n33 + added_n33)
-        log_volume = log_determinant_n.mean() / 2 + 3 * math.log(max(factor, 1e-9))
-        if log_volume < smallest:
-            best, smallest = _enlarged(tried, factor), log_volume
+    for growth in _GROWTHS if median else (0.0,):
+        tried = ErrorModel(growth=growth / median if median else 0.0)
+        factor_n = np.array([tried.factor(d) for d in distance_n])
+        scaled_n33 = covariances_n33 * factor_n[:, None, None] ** 2
+        factor = max(_needed_factor(errors_n3[group], scaled_n33[group]) for group in groups)
+        log_size = math.log(max(factor, 1e-9)) + float(np.log(factor_n).mean())
+        if log_size < smallest:
+            best, smallest = _enlarged(tried, factor), log_size
     return best
 
 
@@ -95,4 +100,4 @@ def _needed_factor(errors_nk: np.ndarray, covariances_nkk: np.ndarray) -> float:
 
 
 def _enlarged(model: ErrorModel, factor: float) -> ErrorModel:
-    return ErrorModel(factor * model.scale, factor * model.floor, factor * model.slope)
+    return replace(model, scale=factor * model.scale)

@@ -26,6 +26,9 @@ from mote_localization.pose_calibration import PoseCalibration
 from mote_localization.validated_poses import ValidatedPose
 
 _MIN_SIGMA_SCALE = 0.1  # the teacher's noise may explain all errors: sigma is then unobservable
+# The map's report shows poses without so many near keyframes; with more, they are farther from the
+# keyframes than those of most images.
+_USUAL_LEFT_OUT = 1
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +61,8 @@ def calibrate(
     if config.validation and info.keyframes:
         tested += validation.poses_without_near_keyframes(network, info)
     calibration = _pose_calibration(tested, info, config)
-    validated = tuple(_validated(pose, calibration) for pose in tested)
+    usual = [pose for pose in tested if pose.left_out <= _USUAL_LEFT_OUT]
+    validated = tuple(_validated(pose, calibration) for pose in usual)
     info = replace(info, pose_calibration=calibration, validation=validated)
     # A larger covariance may fail the gate on the position's deviation.
     figures = validation.held_out_figures(predictions, info)

@@ -23,7 +23,8 @@ from mote_localization.map_file import MapFile, MapInfo
 from mote_localization.progress import track_if_slow
 
 _LAPLACE_WITHIN_2 = 1 - math.exp(-2)  # fraction of Laplace errors below twice their expectation
-_TESTED_FRAMES = 200  # training frames, about, whose poses are found without near keyframes
+_TESTED_FRAMES = 100  # training frames, about, whose poses are found without near keyframes
+_KEPT = 3  # keyframes that are not left out, at least
 _OWN_M = 1e-4  # distance below which a keyframe is the tested frame itself
 _ROTATED_DEG = 1.0  # standard deviation of the rotation of the student's points about each axis
 _SHIFTED = 0.03  # standard deviation of their shift along each axis, fraction of their extent
@@ -52,6 +53,7 @@ class TestedPose(NamedTuple):
 
     T_map_cam: np.ndarray  # (4, 4), in the frame of the given poses
     found: PoseError | None  # None: lost
+    left_out: int = 0  # number of near keyframes that the map was tested without
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,10 @@ class Validation:
         """Return the poses of training frames, found without the keyframes that are nearest.
 
         The student has seen these frames, and so its predictions are made as wrong as those of
-        other frames: they are moved by a random rigid motion. Of a frame, the nearest 0, 1, 2, 4,
-        ... keyframes are left out, in turn, so that the poses are near and far from the others. A
-        frame that is a keyframe itself is never found by its own.
+        other frames: they are moved by a random rigid motion. Each frame is localized several
+        times: without its nearest 0, 2, 8, ... keyframes, or without its nearest 1, 4, 16, ..., so
+        that the poses are near and far from the others. A frame that is a keyframe itself is never
+        found by its own.
 
         Args:
             network: The trained student; it is left in evaluation mode.
@@ -189,21 +192,21 @@ class Validation:
         rng = np.random.default_rng(0)
         backend, recorded = TorchBackend(network), _RecordedBackend()
         localizer = _localizer(info, recorded)
-        most = max(1, len(info.keyframes) // 3)
+        most = max(1, len(info.keyframes) - _KEPT)
         left_out = [0, *(2**i for i in range(most.bit_length()))]
         names = thinned(self._tested_names, _TESTED_FRAMES)
         tested = []
         for i, name in enumerate(track_if_slow(names, "validation", len(names))):
             image_hw3 = self._frames.frame(name).image_hw3
             points_hw3, sigma_hw = backend.predict(image_hw3)
-            recorded.prediction = Prediction(name, _moved(points_hw3, rng), sigma_hw)
             distance_k = localizer.keyframe_distances(self._reconstruction.poses[name])
             order_k = np.argsort(distance_k)
             own = int(distance_k[order_k[0]] < _OWN_M)
-            removed = order_k[: max(own, left_out[i % len(left_out)])].tolist()
-            without = localizer.without_keyframes(removed)
-            found = without.localize(image_hw3, self._reconstruction.camera)
-            tested.append(self._tested(name, found))
+            for count in left_out[i % 2 :: 2]:
+                recorded.prediction = Prediction(name, _moved(points_hw3, rng), sigma_hw)
+                without = localizer.without_keyframes(order_k[: max(own, count)].tolist())
+                found = without.localize(image_hw3, self._reconstruction.camera)
+                tested.append(self._tested(name, found)._replace(left_out=count))
         return tested
 
     def _localized(

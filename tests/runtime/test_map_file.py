@@ -208,6 +208,8 @@ DRIFT_JSON = {"stations": [SAMPLE], "reach_m": 1.0, "reach_deg": 30.0, "noise": 
             ("pose_calibration", {"position": wrong})
             for wrong in (0, {"scale": 0}, {"scale": "1"}, {"floor": -1}, {"slope": -0.1}, [1, 2])
         ),
+        ("pose_calibration", {"rotation": {"growth": -0.1}}),
+        *(("pose_calibration", {"correlation": wrong}) for wrong in (-0.1, 1.1, "1")),
         *(
             (
                 "validation",
