@@ -52,7 +52,7 @@ class LocalizerConfig:
     min_inlier_ratio: float = 0.2  # gate: fraction of the used cells that agree with the pose
     min_spread: float = 0.25  # gate: fraction of a 4 x 3 grid over the image that contains inliers
     max_reprojection_px: float = 7.0  # gate: median error of the inliers, canonical pixels
-    max_deviation_m: float = 0.25  # m, gate: standard deviation of the position
+    max_deviation_m: float = 0.5  # m, gate: standard deviation of the position
     bounds_margin_m: float = 1.0  # m, gate: largest distance outside the mapped volume
     pose: PoseConfig = field(default_factory=PoseConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
