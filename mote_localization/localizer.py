@@ -238,7 +238,7 @@ class Localizer:
         canonical_hw3 = view.warp(image_hw3)
         remapped = time.perf_counter()
         grey_hw = cv2.cvtColor(canonical_hw3, cv2.COLOR_RGB2GRAY)
-        # Meanwhile, the network runs.
+        # The worker tracks while the network runs.
         pending = self._worker.submit(self._track, grey_hw, view.covered_hw, tracking)
         points_hw3, sigma_hw = self._backend.predict(canonical_hw3)
         predicted = time.perf_counter()
@@ -249,17 +249,16 @@ class Localizer:
         if self._drift and solution and accepted:
             T_given_map = accepted.T_map_cam @ invert(solution.T_map_cam)
             points_hw3 = transform(T_given_map, points_hw3).astype(np.float32)
+        following = None
+        if accepted and solution:
+            following = Tracking(solution.T_map_cam, self._surface(image, solution.T_map_cam))
         solved = time.perf_counter()
         return Localization(
             status=Status.LOCALIZED if accepted else Status.LOST,
             reason=reason,
             T_map_cam=accepted.T_map_cam if accepted else None,
             covariance_66=accepted.covariance_66 if accepted else None,
-            tracking=(
-                Tracking(solution.T_map_cam, self._surface(image, solution.T_map_cam))
-                if accepted and solution
-                else None
-            ),
+            tracking=following,
             inliers=int(given.inliers_n.sum()) if given else 0,
             cells=len(found.pixels_n2),
             reprojection_px=given.reprojection_px if given else float("nan"),
@@ -316,11 +315,14 @@ class Localizer:
     def _find_pose(self, image: _Prepared, tracking: Tracking | None) -> _Checked:
         """Return the first accepted pose: of the student, or searched in the keyframes.
 
-        Where there is none, the student's is returned.
+        Without keyframes, the student's pose is tracked from the last one first. Where none is
+        accepted, the student's is returned.
         """
         if tracking and not self._keyframes:
             cells = self._chosen_cells(image)
-            return self._checked(self._student_pose(cells, tracking.T_map_cam))
+            tracked = self._checked(self._student_pose(cells, tracking.T_map_cam))
+            if not tracked.reason:
+                return tracked
         first = self._checked(self._first_pose(image))
         ready = not (self._preparing and self._preparing.is_alive())
         if first.reason and self._keyframes and self.config.keyframes.searched and ready:
