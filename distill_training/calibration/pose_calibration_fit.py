@@ -43,14 +43,15 @@ def fit_pose_calibration(errors: Sequence[PoseError]) -> PoseCalibration | None:
     errors_n6 = np.array([error.error_6 for error in errors])
     covariances_n66 = np.array([error.covariance_66 for error in errors])
     distance_n = np.array([error.distance for error in errors])
+    groups = _groups(distance_n)
     position, rotation = (
-        _fit(errors_n6[:, block], covariances_n66[:, block, block], distance_n)
+        _fit(errors_n6[:, block], covariances_n66[:, block, block], distance_n, groups)
         for block in (slice(0, 3), slice(3, 6))
     )
     for correlation in _CORRELATIONS:
         fitted = PoseCalibration(position, rotation, len(errors), correlation)
         calibrated_n66 = np.array([fitted.calibrated(e.covariance_66, e.distance) for e in errors])
-        factor = _needed_factor(errors_n6, calibrated_n66)
+        factor = _needed_factor(errors_n6, calibrated_n66, groups)
         if factor <= 1:
             return fitted
     return replace(
@@ -72,31 +73,44 @@ def unmeasured_calibration(size: float) -> PoseCalibration:
     )
 
 
-def _fit(errors_n3: np.ndarray, covariances_n33: np.ndarray, distance_n: np.ndarray) -> ErrorModel:
+def _groups(distance_n: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of the errors near the keyframes, far from them, and between the two."""
+    count = min(_GROUPS, len(distance_n) // _MIN_POSES) if distance_n.any() else 1
+    return np.array_split(np.argsort(distance_n, kind="stable"), count)
+
+
+def _fit(
+    errors_n3: np.ndarray,
+    covariances_n33: np.ndarray,
+    distance_n: np.ndarray,
+    groups: Sequence[np.ndarray],
+) -> ErrorModel:
     """Return the model of the smallest ellipsoids that hold 95 % of the errors of each group."""
     median = float(np.median(distance_n))
-    count = min(_GROUPS, len(distance_n) // _MIN_POSES) if median else 1
-    groups = np.array_split(np.argsort(distance_n, kind="stable"), count)
     best, smallest = ErrorModel(), math.inf
     for growth in _GROWTHS if median else (0.0,):
         tried = ErrorModel(growth=growth / median if median else 0.0)
         factor_n = np.array([tried.factor(d) for d in distance_n])
         scaled_n33 = covariances_n33 * factor_n[:, None, None] ** 2
-        factor = max(_needed_factor(errors_n3[group], scaled_n33[group]) for group in groups)
+        factor = _needed_factor(errors_n3, scaled_n33, groups)
         log_size = math.log(max(factor, 1e-9)) + float(np.log(factor_n).mean())
         if log_size < smallest:
             best, smallest = _enlarged(tried, factor), log_size
     return best
 
 
-def _needed_factor(errors_nk: np.ndarray, covariances_nkk: np.ndarray) -> float:
-    """Return the factor of the standard deviations under which 95 % of the errors are inside.
+def _needed_factor(
+    errors_nk: np.ndarray, covariances_nkk: np.ndarray, groups: Sequence[np.ndarray]
+) -> float:
+    """Return the factor of the standard deviations under which 95 % of each group are inside.
 
     The quantile is that of conformal prediction, which holds for the next error, too.
     """
-    nees_n = np.sort(nees(errors_nk, covariances_nkk))
-    rank = min(math.ceil(_COVERED * (len(nees_n) + 1)), len(nees_n))
-    return math.sqrt(nees_n[rank - 1] / CHI2_95[errors_nk.shape[1]])
+    squared_n, largest = nees(errors_nk, covariances_nkk), 0.0
+    for group in groups:
+        rank = min(math.ceil(_COVERED * (len(group) + 1)), len(group))
+        largest = max(largest, float(np.sort(squared_n[group])[rank - 1]))
+    return math.sqrt(largest / CHI2_95[errors_nk.shape[1]])
 
 
 def _enlarged(model: ErrorModel, factor: float) -> ErrorModel:
