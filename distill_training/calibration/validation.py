@@ -129,13 +129,16 @@ class Validation:
         self._training, self._tested_names = split.training, split.tested
 
     def measure(self, network: nn.Module) -> Measurement:
-        """Run a student once on every frame and localize; it is left in evaluation mode."""
+        """Run a student once on every frame and localize; it is left in evaluation mode.
+
+        The figures are those of the student alone, without keyframes.
+        """
         predictions = predict(network, self._frames, self._held_out)
         sample = thinned(self._training, _TRAINING_SAMPLE)
         sampled = predict(network, self._frames, sample)
         cells_m = [_distances(p, self._frames.frame(p.name)) for p in sampled]
         return Measurement(
-            self.held_out_figures(predictions, self.info),
+            self.held_out_figures(predictions, replace(self.info, keyframes=())),
             _median(100 * np.concatenate([np.zeros(0), *cells_m])),
             predictions,
         )

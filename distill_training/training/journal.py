@@ -1,6 +1,7 @@
 """Records a training: measurements, history, TensorBoard curves, checkpoints, progress bar."""
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,8 @@ from distill_training.training.train_config import TrainConfig
 from mote_localization.errors import MoteError
 from mote_localization.progress import progress_bar
 
-_CHECKS = 20  # per training: the student is measured and a checkpoint written
+_CHECKS = 20  # per training, at most: the student is measured and a checkpoint written
+_MEASURED_SHARE = 0.1  # of the time of a training of some minutes, at most
 _CURVE_STEPS = 20  # steps between points of the loss curves
 
 
@@ -65,7 +67,9 @@ class Journal(Generic[Measured]):
         self._checks = math.floor(done * _CHECKS)
         self._loss_sum, self._loss_steps = torch.zeros(()), 0  # since the last check
         self._open = ExitStack()
-        self.measurement = measure(state.student)
+        self._shortest_s = 0.0  # time between two checks, at least
+        self._by_time = not config.steps
+        self._take_measurement()
         if not state.history:
             self._record()
 
@@ -102,7 +106,8 @@ class Journal(Generic[Measured]):
             for name, value in losses.items():
                 self._curves.add_scalar(f"loss/{name}", value.item(), step)
             self._show(done, losses["total"])
-        if math.floor(done * _CHECKS) > self._checks or done >= 1:
+        waited = not self._by_time or time.monotonic() - self._measured_s >= self._shortest_s
+        if (math.floor(done * _CHECKS) > self._checks and waited) or done >= 1:
             self._checks = math.floor(done * _CHECKS)
             self._check()
             self._show(done, losses["total"])
@@ -113,11 +118,17 @@ class Journal(Generic[Measured]):
                 f"found a loss that is not finite before step {self._state.step}: the training has "
                 "diverged; run it again with a lower --learning-rate"
             )
-        self.measurement = self._measure(self._state.student)
+        self._take_measurement()
         for name, value in self.measurement.curves().items():
             self._curves.add_scalar(name, value, self._state.step)
         self._record()
         save_checkpoint(self._folder, self._identity, self._state)
+
+    def _take_measurement(self) -> None:
+        started_s = time.monotonic()
+        self.measurement = self._measure(self._state.student)
+        self._measured_s = time.monotonic()
+        self._shortest_s = (self._measured_s - started_s) / _MEASURED_SHARE
 
     def _record(self) -> None:
         """Add a row to the history and write it."""
