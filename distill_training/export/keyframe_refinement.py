@@ -28,6 +28,7 @@ _FRAMES = 8  # that each keyframe is tracked into, at most
 _BASELINE = (0.04, 0.25)
 _ROTATION = np.radians(25)  # from the keyframe, at most
 _CACHED = 64  # frames kept in memory
+_MIN_TRACKS = 50  # of a keyframe; with fewer, single wrong ones would change much
 _OUTLIER_PX = 8.0  # reprojection error beyond which a track is not used
 _NOISE_PX = 0.35  # expected error of a track; scale of the Cauchy weight
 # standard deviations of the logarithm of a depth's correction
@@ -107,6 +108,8 @@ class _Refinement:
             tracks.keyframe_pixels_n2,
         )
         used_m = np.linalg.norm(shift_m2, axis=1) < _OUTLIER_PX
+        if np.count_nonzero(used_m) < _MIN_TRACKS:
+            return keyframe
         correction_n = _corrections(
             depth_hw, cell_m[used_m], shift_m2[used_m], derivative_m2[used_m]
         )

@@ -79,7 +79,7 @@ def test_a_keyframe_without_depth_stays_without(room: Reconstruction):
 
 
 def test_images_of_another_place_change_little(room: Reconstruction, tmp_path: Path):
-    """Nothing is tracked into noise, so that the depth stays what was measured."""
+    """Little is tracked into noise, so that the depth stays what was measured."""
     rng = np.random.default_rng(0)
     made = Reconstruction(tmp_path / "noise", "noise", "rgbd", "", CAMERA, 8, {}, POSES)
     made.begin()
