@@ -269,7 +269,7 @@ class KeyframeMatcher:
         `points_n3` are the surface points of the cells, see `cell_points`.
         """
         views = self._render(T_map_cam, transform(T_map_cam, points_n3), step, config)
-        found = [_NO_TRACKS, *(self._track(query, view, step, config) for view in views)]
+        found = [_NO_TRACKS, *(self._track_view(query, view, step, config) for view in views)]
         return KeyframeTracks(*map(np.concatenate, zip(*found, strict=True)))
 
     def _render(
@@ -363,10 +363,10 @@ class KeyframeMatcher:
         source_hpw += across_np.reshape(rows, 1, columns * side)
         return source_hpw.reshape(rows * side, columns * side)
 
-    def _track(
+    def _track_view(
         self, query: QueryImage, view: _View, step: TrackingStep, config: KeyframeConfig
     ) -> KeyframeTracks:
-        """Return the cells of an image that are found in a rendered view."""
+        """Return where a rendered view shows points of an image."""
         cells_m = query.cells_c[view.valid_n[query.cells_c]]
         if step.thinning > 1:  # on a lattice whose rows are shifted
             row_m, column_m = np.divmod(cells_m, self._pixels_hw2.shape[1])
@@ -395,10 +395,20 @@ class KeyframeMatcher:
         inside_m = ((found_m2 >= 0) & (found_m2 <= last)).all(axis=1)
         kept_m = (forward_m1[:, 0] > 0) & (back_m1[:, 0] > 0) & inside_m
         kept_m &= distance_m < config.max_return_px
-        return self._source(start_m12[kept_m, 0].astype(np.float64), found_m2[kept_m], view)
+        return self._keyframe_tracks(
+            start_m12[kept_m, 0].astype(np.float64), found_m2[kept_m], view
+        )
 
-    def _source(self, start_m2: np.ndarray, found_m2: np.ndarray, view: _View) -> KeyframeTracks:
-        """Return the tracks to those pixels of keyframes that a view shows at its pixels."""
+    def _keyframe_tracks(
+        self, start_m2: np.ndarray, found_m2: np.ndarray, view: _View
+    ) -> KeyframeTracks:
+        """Return the tracks from pixels of an image to the keyframes, by those to a view of them.
+
+        Args:
+            start_m2: Pixels of the image.
+            found_m2: Where the view shows the same points.
+            view: Rendered from the keyframes.
+        """
         camera = self._camera
         cell_m = cell_index(found_m2.T, camera, self._stride)
         x_m, y_m = (found_m2 - self._pixels_n2[cell_m]).T

@@ -93,7 +93,8 @@ class Localization:
     sigma_hw: np.ndarray  # m
     covered_hw: np.ndarray  # bool: the live camera sees this cell
     image_hw3: np.ndarray  # RGB uint8, canonical camera
-    seconds: dict[str, float]  # remap, network, pose
+    # remap; network, with the tracking that runs beside it; pose: the rest
+    seconds: dict[str, float]
 
 
 class _Prepared(NamedTuple):
@@ -238,11 +239,14 @@ class Localizer:
         canonical_hw3 = view.warp(image_hw3)
         remapped = time.perf_counter()
         grey_hw = cv2.cvtColor(canonical_hw3, cv2.COLOR_RGB2GRAY)
-        # The worker tracks while the network runs.
-        pending = self._worker.submit(self._track, grey_hw, view.covered_hw, tracking)
+        pending = None
+        if self._keyframes:  # the worker tracks while the network runs
+            pending = self._worker.submit(
+                self._tracked_pose, self._keyframes, grey_hw, view.covered_hw, tracking
+            )
         points_hw3, sigma_hw = self._backend.predict(canonical_hw3)
         predicted = time.perf_counter()
-        query, tracked = pending.result()
+        query, tracked = pending.result() if pending else (None, None)
         image = _Prepared(grey_hw, points_hw3, sigma_hw, view.covered_hw, query)
         found, given, reason = tracked or self._find_pose(image, tracking)
         solution, accepted = found.solution, given if not reason else None
@@ -274,23 +278,22 @@ class Localizer:
             },
         )
 
-    def _track(
-        self, grey_hw: np.ndarray, covered_hw: np.ndarray, tracking: Tracking | None
-    ) -> tuple[QueryImage | None, _Checked | None]:
-        """Return the prepared image, and its pose near the last one if it is accepted.
-
-        Both are None in maps without keyframes.
-        """
-        if not self._keyframes:
-            return None, None
-        query = self._keyframes.query(grey_hw, covered_hw)
+    def _tracked_pose(
+        self,
+        keyframes: KeyframeMatcher,
+        grey_hw: np.ndarray,
+        covered_hw: np.ndarray,
+        tracking: Tracking | None,
+    ) -> tuple[QueryImage, _Checked | None]:
+        """Return the prepared image, and its pose near the last one if it is accepted."""
+        query = keyframes.query(grey_hw, covered_hw)
         if not tracking:
             return query, None
         last = tracking.T_map_cam
-        points_n3 = self._keyframes.cell_points(tracking.points_hw3, last)
+        points_n3 = keyframes.cell_points(tracking.points_hw3, last)
         steps = (self.config.keyframes.tracked,)
         tracked = self._checked(
-            self._refine_with_keyframes(self._keyframes, query, points_n3, last, steps, last)
+            self._refine_with_keyframes(keyframes, query, points_n3, last, steps, last)
         )
         return query, None if tracked.reason else tracked
 
@@ -299,18 +302,20 @@ class Localizer:
 
         Those of the student, or, where they disagree with the pose, those of the keyframes.
         """
-        if self._keyframes:
-            local_n3 = transform(
-                invert(T_map_cam), image.points_hw3.reshape(-1, 3)[::_SAMPLED_CELLS]
-            )
-            error_n = np.linalg.norm(
-                self.info.camera.project(local_n3) - self._pixels_n2[::_SAMPLED_CELLS], axis=1
-            )
-            seen_n = (local_n3[:, 2] > 0) & (error_n < _MAX_SURFACE_CELLS * self.info.stride)
-            if 2 * np.count_nonzero(seen_n) < len(seen_n):
-                nearest_k = np.argsort(self._keyframes.distances(T_map_cam))[:_SURFACE_KEYFRAMES]
-                return self._keyframes.surface(T_map_cam, nearest_k)
-        return image.points_hw3
+        if not self._keyframes:
+            return image.points_hw3
+        cells_n = np.flatnonzero(image.covered_hw)[::_SAMPLED_CELLS]
+        points_n3 = image.points_hw3.reshape(-1, 3)[cells_n]
+        finite_n = np.isfinite(points_n3).all(axis=1)
+        local_m3 = transform(invert(T_map_cam), points_n3[finite_n])
+        ahead_m = local_m3[:, 2] > 0
+        pixels_m2 = self._pixels_n2[cells_n[finite_n][ahead_m]]
+        shift_m2 = self.info.camera.project(local_m3[ahead_m]) - pixels_m2
+        near_m = np.linalg.norm(shift_m2, axis=1) < _MAX_SURFACE_CELLS * self.info.stride
+        if 2 * np.count_nonzero(near_m) >= len(cells_n):
+            return image.points_hw3
+        nearest_k = np.argsort(self._keyframes.distances(T_map_cam))[:_SURFACE_KEYFRAMES]
+        return self._keyframes.surface(T_map_cam, nearest_k)
 
     def _find_pose(self, image: _Prepared, tracking: Tracking | None) -> _Checked:
         """Return the first accepted pose: of the student, or searched in the keyframes.
@@ -362,7 +367,7 @@ class Localizer:
             return _Found(None, view.pixels_n2)
         near = self.info.keyframes[view.keyframes_k[0]].pose_44
         matches = KeyframeMatches(view.points_n3, view.pixels_n2)
-        rough = find_pose(*self._weighted(matches, near, config.steps[0]))
+        rough = find_pose(*self._solver_arguments(matches, near, config.steps[0]))
         if rough is None:
             return _Found(None, view.pixels_n2)
         points_hw3 = keyframes.surface(rough, view.keyframes_k)
@@ -398,17 +403,17 @@ class Localizer:
             matches = keyframes.match(query, points_n3, T_map_cam, step, config)
             if len(matches.points_n3) < config.min_matches:
                 return _Found(None, matches.pixels_n2)
-            T_found = find_pose(*self._weighted(matches, near, step), prior)
+            T_found = find_pose(*self._solver_arguments(matches, near, step), prior)
             if T_found is None:
                 return _Found(None, matches.pixels_n2)
             T_map_cam = prior = T_found
         matches = keyframes.match(query, points_n3, T_map_cam, steps[-1], config)
         if len(matches.points_n3) < config.min_matches:
             return _Found(None, matches.pixels_n2)
-        solution = solve_pose(*self._weighted(matches, near, steps[-1]), prior)
+        solution = solve_pose(*self._solver_arguments(matches, near, steps[-1]), prior)
         return _Found(solution, matches.pixels_n2)
 
-    def _weighted(
+    def _solver_arguments(
         self, matches: KeyframeMatches, near: np.ndarray, step: TrackingStep
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Camera, PoseConfig]:
         """Return what a pose is solved from; matches have sigmas by the distance from `near`."""

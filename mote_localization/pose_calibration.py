@@ -25,7 +25,7 @@ class ErrorModel:
     scale: float = 1.0  # factor of the estimated standard deviation
     floor: float = 0.0  # standard deviation of the error that does not depend on the image
     slope: float = 0.0  # standard deviation per metre of distance to the nearest keyframe
-    growth: float = 0.0  # growth of the factor per metre of that distance
+    growth: float = 0.0  # 1/m, relative growth of the factor with that distance
 
     def __post_init__(self) -> None:
         if not (0 < self.scale < math.inf and 0 <= self.floor < math.inf):

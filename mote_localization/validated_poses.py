@@ -1,7 +1,7 @@
 """Poses that were estimated when a map was made: where it is accurate, and where it has none.
 
-They are of frames of the recording: held-out frames, or training frames without their nearest
-keyframes.
+They are of frames of the recording: held-out frames, or training frames that were localized with
+all keyframes but their own, or without the nearest one.
 """
 
 from collections.abc import Sequence

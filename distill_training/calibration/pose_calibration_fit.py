@@ -18,7 +18,10 @@ _COVERED = 0.95  # fraction of the errors inside the ellipsoids
 _MIN_POSES = 20  # with fewer, the largest error is below the 95 % quantile too often
 _GROUPS = 3  # of errors, by the distance to the keyframes; each of them is covered
 _CORRELATIONS = (1.0, 0.99, 0.98, 0.96, 0.93, 0.9, 0.8, 0.6, 0.3, 0.0)  # factors tried
-_GROWTHS = (0.0, *np.geomspace(0.02, 5, 20).tolist())  # tried; of the factor at the median distance
+_GROWTHS = (
+    0.0,
+    *np.geomspace(0.02, 5, 20).tolist(),
+)  # tried: relative growth of the factor at the median distance
 
 
 class PoseError(NamedTuple):
@@ -33,7 +36,8 @@ def fit_pose_calibration(errors: Sequence[PoseError]) -> PoseCalibration | None:
     """Return the calibration under which the 95 % ellipsoids hold 95 % of the errors.
 
     Positions and rotations are fitted apart. Where the ellipsoids of the whole poses still hold
-    less, their correlation is reduced, which leaves the other two as they are.
+    less, their correlation is reduced, which leaves the other two as they are. Where that does not
+    suffice, both are enlarged by the same factor.
 
     Returns:
         The calibration, or None where there are too few errors.

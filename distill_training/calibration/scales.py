@@ -26,8 +26,8 @@ from mote_localization.pose_calibration import PoseCalibration
 from mote_localization.validated_poses import ValidatedPose
 
 _MIN_SIGMA_SCALE = 0.1  # the teacher's noise may explain all errors: sigma is then unobservable
-# The map's report shows poses without so many near keyframes; with more, they are farther from the
-# keyframes than those of most images.
+# The map's report shows the poses that were tested with all keyframes, or without the nearest one.
+# Without more of them, a frame is farther from the keyframes than most images will be.
 _USUAL_LEFT_OUT = 1
 _log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from mote_localization.progress import track_if_slow
 
 _LAPLACE_WITHIN_2 = 1 - math.exp(-2)  # fraction of Laplace errors below twice their expectation
 _TESTED_FRAMES = 100  # training frames, about, whose poses are found without near keyframes
-_KEPT = 3  # keyframes that are not left out, at least
+_KEPT = 3  # keyframes that are not left out, at least; besides those of the tested frame itself
 _OWN_M = 1e-4  # distance below which a keyframe is the tested frame itself
 _ROTATED_DEG = 1.0  # standard deviation of the rotation of the student's points about each axis
 _SHIFTED = 0.03  # standard deviation of their shift along each axis, fraction of their extent
@@ -195,7 +195,7 @@ class Validation:
         rng = np.random.default_rng(0)
         backend, recorded = TorchBackend(network), _RecordedBackend()
         localizer = _localizer(info, recorded)
-        most = max(1, len(info.keyframes) - _KEPT)
+        most = max(0, len(info.keyframes) - _KEPT)
         left_out = [0, *(2**i for i in range(most.bit_length()))]
         names = thinned(self._tested_names, _TESTED_FRAMES)
         tested = []

@@ -86,12 +86,12 @@ class _Refinement:
         """Return a keyframe with the depth that its tracks and their smoothness give."""
         camera, stride = self._reconstruction.camera, self._reconstruction.stride
         T_map_cam, depth_n = keyframe.pose_44, keyframe.depth_m()
-        depth_hw = depth_n.reshape(self._rays_hw3.shape[:2])
-        known_hw = np.isfinite(depth_hw)
-        points_hw3 = transform(T_map_cam, self._rays_hw3 * depth_hw[..., None])
         frames = tuple(self._frame(name) for name in self._around(T_map_cam, depth_n))
         if not frames:
             return keyframe
+        depth_hw = depth_n.reshape(self._rays_hw3.shape[:2])
+        known_hw = np.isfinite(depth_hw)
+        points_hw3 = transform(T_map_cam, self._rays_hw3 * depth_hw[..., None])
         matcher = KeyframeMatcher(frames, camera, stride)
         count = len(frames)
         step = TrackingStep(levels=1, window_px=9, views=count, inlier_px=0, keyframes=count)

@@ -71,7 +71,9 @@ def test_reading_returns_what_was_written(good, tmp_path):
         teacher="rgbd",
         teacher_licence="CC BY-NC-SA 4.0",
         student="cnn",
-        pose_calibration=PoseCalibration(ErrorModel(1.5, 0.002, 0.01), ErrorModel(2.0), 119),
+        pose_calibration=PoseCalibration(
+            ErrorModel(1.5, 0.002, 0.01, 0.3), ErrorModel(2.0), 119, correlation=0.9
+        ),
         metric=False,
         drift=Drift(((0.1, 2.0, -3.0, 0.0, 0.0, 0.6, 0.8, *[0.01] * 6),) * 2, 0.8, 40.0, 0.03),
         validation=(ValidatedPose((1.0, 2.0, 3.0, 0.0, 0.0, 0.6, 0.8), 0.01, None),),

@@ -112,7 +112,9 @@ def test_validated_poses_move_with_the_map(tmp_path):
 @pytest.mark.parametrize("content", [{}, {"drift": DRIFT}, {"keyframes": VIEWS}])
 def test_a_moved_map_gives_the_same_poses_in_its_frame(tmp_path, images, change, metric, content):
     if "keyframes" in content:
-        calibration = PoseCalibration(ErrorModel(1.5, 0.01, 0.02), ErrorModel(2.0, 0.003, 0.01))
+        calibration = PoseCalibration(
+            ErrorModel(1.5, 0.01, 0.02, growth=0.7), ErrorModel(2.0, 0.003, 0.01), correlation=0.9
+        )
         content = {
             "keyframes": tuple(map(keyframe, VIEWS)),
             "drift": DRIFT,

@@ -10,6 +10,7 @@ from make_painted_room import keyframe, photograph, shifted
 
 import mote_localization.localizer
 from mote_localization.camera import Camera
+from mote_localization.errors import BackendError
 from mote_localization.geometry import invert, local_coordinates, retract, transform
 from mote_localization.keyframe_matcher import KeyframeConfig, KeyframeMatcher
 from mote_localization.keyframe_search import KeyframeSearch
@@ -22,6 +23,7 @@ from mote_localization.localizer import (
     Tracking,
 )
 from mote_localization.map_file import MapFile, read_map
+from mote_localization.pose_calibration import ErrorModel, PoseCalibration
 
 ERROR_6 = np.array([0.12, -0.08, 0.1, 0.02, -0.03, 0.02])  # m and rad, of the student's points
 
@@ -197,6 +199,69 @@ def test_points_with_nan_are_tolerated(plain: MapFile):
 def tracking_localizer(plain: MapFile, error_6: np.ndarray = ERROR_6) -> Localizer:
     info = replace(plain.info, keyframes=KEYFRAMES)
     return Localizer(replace(plain, info=info), Student(T_MAP_CAM, error_6))
+
+
+def test_without_its_keyframes_a_map_gives_the_pose_of_the_student(plain: MapFile):
+    localizer = tracking_localizer(plain)
+    alone = localizer.student_alone().localize(photograph(T_MAP_CAM), CAMERA)
+    assert np.allclose(pose_error(alone), ERROR_6, atol=5e-3) and alone.keyframe_distance == 0
+    assert np.abs(pose_error(localizer.localize(photograph(T_MAP_CAM), CAMERA))).max() < 5e-3
+
+
+def test_the_calibration_grows_with_the_distance_to_the_keyframes(plain: MapFile):
+    info = replace(plain.info, keyframes=KEYFRAMES)
+    calibration = PoseCalibration(
+        ErrorModel(3.0, growth=0.5), ErrorModel(2.0, growth=0.25), correlation=0.9
+    )
+    student, image_hw3 = Student(T_MAP_CAM, ERROR_6), photograph(T_MAP_CAM)
+    estimated, calibrated = (
+        Localizer(replace(plain, info=changed), student).localize(image_hw3, CAMERA)
+        for changed in (info, replace(info, pose_calibration=calibration))
+    )
+    plain_66, calibrated_66 = estimated.covariance_66, calibrated.covariance_66
+    assert plain_66 is not None and calibrated_66 is not None
+    distance = estimated.keyframe_distance
+    assert distance > 0.3
+    position, rotation = 3 * (1 + 0.5 * distance), 2 * (1 + 0.25 * distance)
+    factors_22 = [
+        [position**2, 0.9 * position * rotation],
+        [0.9 * position * rotation, rotation**2],
+    ]
+    expected_66 = plain_66 * np.kron(factors_22, np.ones((3, 3)))
+    np.testing.assert_allclose(calibrated_66, expected_66, rtol=1e-6)
+
+
+def test_an_error_of_the_backend_while_an_image_is_tracked_is_raised(plain: MapFile):
+    localizer = tracking_localizer(plain)
+    first = localizer.localize(photograph(T_MAP_CAM), CAMERA)
+
+    class BrokenBackend:
+        def predict(self, image_hw3):
+            raise BackendError("out of memory")
+
+    working, localizer._backend = localizer._backend, BrokenBackend()
+    with pytest.raises(BackendError, match="out of memory"):
+        localizer.localize(photograph(T_MAP_CAM), CAMERA, first.tracking)
+    localizer._backend = working
+    found = localizer.localize(photograph(T_MAP_CAM), CAMERA, first.tracking)
+    assert np.abs(pose_error(found)).max() < 5e-3
+
+
+def test_without_keyframes_a_rejected_tracked_pose_is_searched_without_it(
+    plain: MapFile, monkeypatch: pytest.MonkeyPatch
+):
+    localizer = Localizer(plain, Student(T_MAP_CAM, np.zeros(6)))
+    first = localizer.localize(photograph(T_MAP_CAM), CAMERA)
+    solve, priors = mote_localization.localizer.solve_pose, []
+
+    def wrong_with_prior(points, pixels, sigma, camera, config, prior=None):
+        priors.append(prior is not None)
+        shift = (50, 0, 0) if prior is not None else (0, 0, 0)
+        return solve(points + shift, pixels, sigma, camera, config)
+
+    monkeypatch.setattr(mote_localization.localizer, "solve_pose", wrong_with_prior)
+    found = localizer.localize(photograph(T_MAP_CAM), CAMERA, first.tracking)
+    assert np.abs(pose_error(found)).max() < 5e-3 and priors == [True, False]
 
 
 def test_an_image_is_tracked_from_the_last_one(plain: MapFile, monkeypatch: pytest.MonkeyPatch):

@@ -75,13 +75,14 @@ def test_accurate_estimates_stay_as_they_are():
     rng = np.random.default_rng(0)
     deviation_6 = np.array([0.004, 0.002, 0.003, 0.01, 0.02, 0.01])
     exact = [
-        PoseError(deviation_6 * rng.standard_normal(6), np.diag(deviation_6**2), 0.0)
+        PoseError(deviation_6 * rng.standard_normal(6), np.diag(deviation_6**2), rng.uniform())
         for _ in range(2000)
     ]
     calibration = fit_pose_calibration(exact)
     assert calibration
     for model in (calibration.position, calibration.rotation):
-        assert model.scale == pytest.approx(1, abs=0.1) and model.slope == 0
+        assert model.factor(0.0) == pytest.approx(1, abs=0.1)
+        assert model.factor(1.0) == pytest.approx(1, abs=0.1)
 
 
 def test_correlation_of_position_and_rotation_that_is_overrated_is_reduced():
@@ -102,6 +103,23 @@ def test_correlation_of_position_and_rotation_that_is_overrated_is_reduced():
     assert calibration and calibration.correlation < 0.95
     fractions = covered(calibration, drawn(1000))
     assert all(0.9 <= fraction <= 0.99 for fraction in fractions.values()), fractions
+
+
+def test_large_errors_of_positions_and_of_rotations_in_different_poses_are_covered():
+    """The ellipsoids of positions and of rotations leave out 4 % each, and so the poses' 8 %."""
+
+    rng = np.random.default_rng(0)
+
+    def drawn(count: int) -> list[PoseError]:
+        found = []
+        for i in range(count):
+            error_6 = rng.uniform(0.5e-3, 1e-3, 6)
+            error_6[{0: slice(0, 3), 1: slice(3, 6)}.get(i % 25, slice(0))] *= 10
+            found.append(PoseError(error_6, 1e-6 * np.eye(6), 0.0))
+        return found
+
+    calibration = fit_pose_calibration(drawn(1000))
+    assert calibration and covered(calibration, drawn(1000))["pose"] >= 0.93
 
 
 def test_too_few_errors_are_not_fitted():
