@@ -107,7 +107,6 @@ def test_correlation_of_position_and_rotation_that_is_overrated_is_reduced():
 
 def test_large_errors_of_positions_and_of_rotations_in_different_poses_are_covered():
     """The ellipsoids of positions and of rotations leave out 4 % each, and so the poses' 8 %."""
-
     rng = np.random.default_rng(0)
 
     def drawn(count: int) -> list[PoseError]:
