@@ -46,8 +46,8 @@ def train_student(
     frames = FrameStore(reconstruction, split.training)
     extent = measure_extent(reconstruction, split.training)
     chosen = choose_keyframes(reconstruction, split.training, config.keyframes)
-    info = describe_map(reconstruction, split.training, extent, family, tuple(chosen.values()))
-    validation = Validation(reconstruction, frames, split, info)
+    info = describe_map(reconstruction, split.training, extent, family)
+    student_alone = Validation(reconstruction, frames, split, info)
     trained = train(
         reconstruction,
         frames,
@@ -58,7 +58,7 @@ def train_student(
         settings,
         config,
         folder,
-        validation.measure,
+        student_alone.measure,
     )
     complete = complete_keyframes(trained.network, reconstruction, split.training, chosen)
     keyframes = tuple(refine_keyframes(reconstruction, split.untested, complete))

@@ -252,9 +252,9 @@ class KeyframeMatcher:
         `points_n3` are the surface points of the cells, see `cell_points`.
         """
         tracks = self.track(query, points_n3, T_map_cam, step, config)
-        points_n3 = self._points_at(tracks, config)
-        known_n = np.isfinite(points_n3[:, 0])
-        return KeyframeMatches(points_n3[known_n], tracks.pixels_n2[known_n])
+        points_m3 = self._points_at(tracks, config)
+        known_m = np.isfinite(points_m3[:, 0])
+        return KeyframeMatches(points_m3[known_m], tracks.pixels_n2[known_m])
 
     def track(
         self,

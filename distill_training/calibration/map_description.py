@@ -6,7 +6,6 @@ from datetime import datetime, timezone
 from distill_training.poses.drift_fit import fit_drift
 from distill_training.reconstruction import Reconstruction
 from distill_training.reconstruction.extent import SceneExtent
-from mote_localization.keyframes import Keyframe
 from mote_localization.map_file import MapInfo
 
 
@@ -15,16 +14,14 @@ def describe_map(
     training: Sequence[str],
     extent: SceneExtent,
     family: str,
-    keyframes: tuple[Keyframe, ...],
 ) -> MapInfo:
-    """Return the metadata of a map, without the scales and figures that calibration measures.
+    """Return the metadata of a map, without keyframes and what calibration measures.
 
     Args:
         reconstruction: What the student is trained on.
         training: Names of the training frames; the drift of the given poses is fitted to these.
         extent: Of the training frames' points.
         family: Name of the student's family.
-        keyframes: Stored in the map.
     """
     drift = None
     if reconstruction.given_poses:
@@ -41,6 +38,5 @@ def describe_map(
         student=family,
         metric=reconstruction.metric,
         drift=drift,
-        keyframes=keyframes,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )

@@ -18,10 +18,8 @@ _COVERED = 0.95  # fraction of the errors inside the ellipsoids
 _MIN_POSES = 20  # with fewer, the largest error is below the 95 % quantile too often
 _GROUPS = 3  # of errors, by the distance to the keyframes; each of them is covered
 _CORRELATIONS = (1.0, 0.99, 0.98, 0.96, 0.93, 0.9, 0.8, 0.6, 0.3, 0.0)  # factors tried
-_GROWTHS = (
-    0.0,
-    *np.geomspace(0.02, 5, 20).tolist(),
-)  # tried: relative growth of the factor at the median distance
+# tried: relative growth of the factor at the median distance
+_GROWTHS = (0.0, *np.geomspace(0.02, 5, 20).tolist())
 
 
 class PoseError(NamedTuple):

@@ -125,20 +125,16 @@ class Validation:
             info: Description of the map under training, uncalibrated.
         """
         self.info = info
-        self._reconstruction, self._frames, self._held_out = reconstruction, frames, split.held_out
-        self._training, self._tested_names = split.training, split.tested
+        self._reconstruction, self._frames, self._split = reconstruction, frames, split
 
     def measure(self, network: nn.Module) -> Measurement:
-        """Run a student once on every frame and localize; it is left in evaluation mode.
-
-        The figures are those of the student alone, without keyframes.
-        """
-        predictions = predict(network, self._frames, self._held_out)
-        sample = thinned(self._training, _TRAINING_SAMPLE)
+        """Run a student once on every frame and localize; it is left in evaluation mode."""
+        predictions = predict(network, self._frames, self._split.held_out)
+        sample = thinned(self._split.training, _TRAINING_SAMPLE)
         sampled = predict(network, self._frames, sample)
         cells_m = [_distances(p, self._frames.frame(p.name)) for p in sampled]
         return Measurement(
-            self.held_out_figures(predictions, replace(self.info, keyframes=())),
+            self.held_out_figures(predictions, self.info),
             _median(100 * np.concatenate([np.zeros(0), *cells_m])),
             predictions,
         )
@@ -197,7 +193,7 @@ class Validation:
         localizer = _localizer(info, recorded)
         most = max(0, len(info.keyframes) - _KEPT)
         left_out = [0, *(2**i for i in range(most.bit_length()))]
-        names = thinned(self._tested_names, _TESTED_FRAMES)
+        names = thinned(self._split.tested, _TESTED_FRAMES)
         tested = []
         for i, name in enumerate(track_if_slow(names, "validation", len(names))):
             image_hw3 = self._frames.frame(name).image_hw3
