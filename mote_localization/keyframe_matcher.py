@@ -28,6 +28,7 @@ from mote_localization.keyframes import ATLAS_COLUMNS, Keyframe
 _CONTRAST_PX = 25  # side of the square over which mean and deviation are normalized
 _MIN_DEVIATION = 4.0  # grey levels; smaller deviations are noise and are not amplified
 _TURN_DEPTHS = 0.5  # distance of a turn by one radian, in median depths of the keyframes
+_SURFACE_KEYFRAMES = 12  # nearest ones, which show what a camera sees
 _SAMPLED_CELLS = 23  # every 23rd cell counts when the keyframes of a view are chosen
 _OUTSIDE_PX = np.float32(-1e4)  # a coordinate outside the atlas
 _MIN_DEPTH_M = 0.01  # of points in front of a camera
@@ -203,17 +204,17 @@ class KeyframeMatcher:
             depth_hw[~known_hw] = np.median(depth_hw[known_hw]) if known_hw.any() else _MIN_DEPTH_M
         return self._rays_n3 * cv2.medianBlur(depth_hw, 5).reshape(-1, 1)
 
-    def surface(self, T_map_cam: np.ndarray, keyframes_k: np.ndarray) -> np.ndarray:
+    def surface(self, T_map_cam: np.ndarray) -> np.ndarray:
         """Return the surface point (rows, columns, 3) of each cell of a camera, m, map frame.
 
-        The nearest points of these keyframes; cells that show none have the depth of the nearest
-        cell that does.
+        The foremost points of the nearest keyframes; cells that show none have the depth of the
+        nearest cell that does. NaN if no keyframe shows anything that the camera sees.
 
         Args:
             T_map_cam: The camera's pose (4, 4).
-            keyframes_k: Indices of keyframes that show about what the camera sees.
         """
         camera = self._camera
+        keyframes_k = np.argsort(self.distances(T_map_cam))[:_SURFACE_KEYFRAMES]
         rows, columns = self._pixels_hw2.shape[:2]
         local_kn3 = self._rays_n3 * self._depth_kn[keyframes_k][..., None]
         T_cam_k44 = invert(T_map_cam) @ self._T_k44[keyframes_k]

@@ -24,12 +24,12 @@ _RATIO = 0.8  # of the distances to the nearest and the second nearest descripto
 _BLOCK = 16  # keyframes that are compared at once, which bounds the memory
 
 
-class FoundView(NamedTuple):
-    """Matches of an image with the keyframes that show most of its features."""
+class KeyframeFeatures(NamedTuple):
+    """Matches of an image with the features of one keyframe."""
 
     points_n3: np.ndarray  # m, map frame
     pixels_n2: np.ndarray  # of the canonical camera
-    keyframes_k: np.ndarray  # indices of the keyframes, the one with most matches first
+    keyframe: int  # index
 
 
 @lru_cache(maxsize=1)
@@ -65,8 +65,8 @@ class KeyframeSearch:
             self._points_kn3[k, :count] = transform(keyframe.pose_44, local_n3)
             self._descriptors_knd[k, :count] = descriptors_md[known_m]
 
-    def find(self, grey_hw: np.ndarray, keyframes: int) -> FoundView:
-        """Return the matches of an image with the keyframes that match best.
+    def find(self, grey_hw: np.ndarray, keyframes: int) -> list[KeyframeFeatures]:
+        """Return the matches of an image with the keyframes that match best, the best first.
 
         Args:
             grey_hw: Uint8, canonical camera.
@@ -77,12 +77,14 @@ class KeyframeSearch:
         _, good_km = self._nearest(first_md, all_k, _FIRST_FEATURES)
         first_k = all_k[_largest(good_km.sum(axis=1), _FIRST_KEYFRAMES)]
         nearest_km, good_km = self._nearest(descriptors_md, first_k, _FEATURES)
-        chosen = _largest(good_km.sum(axis=1), keyframes)
-        points, pixels = [np.zeros((0, 3))], [np.zeros((0, 2))]
-        for i in chosen:
-            points.append(self._points_kn3[first_k[i], nearest_km[i, good_km[i]]])
-            pixels.append(pixels_m2[good_km[i]])
-        return FoundView(np.concatenate(points), np.concatenate(pixels), first_k[chosen])
+        return [
+            KeyframeFeatures(
+                self._points_kn3[first_k[i], nearest_km[i, good_km[i]]],
+                pixels_m2[good_km[i]],
+                int(first_k[i]),
+            )
+            for i in _largest(good_km.sum(axis=1), keyframes)
+        ]
 
     def _features(self, grey_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return pixels (m, 2) and descriptors (m, 128) of length 1, the highest contrast first.

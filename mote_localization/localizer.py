@@ -25,13 +25,12 @@ from mote_localization.keyframe_matcher import (
     QueryImage,
     TrackingStep,
 )
-from mote_localization.keyframe_search import search_of
+from mote_localization.keyframe_search import KeyframeFeatures, search_of
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, find_pose, solve_pose
 
 _SAMPLED_CELLS = 7  # every 7th cell counts where the student's points are compared with a pose
 _MAX_SURFACE_CELLS = 2.0  # sides of a cell by which a student's point may project beside its cell
-_SURFACE_KEYFRAMES = 12  # nearest ones, whose points replace those of a student
 _SPREAD_GRID = (4, 3)  # columns and rows of the grid in which the spread of inliers is counted
 
 
@@ -314,8 +313,7 @@ class Localizer:
         near_m = np.linalg.norm(shift_m2, axis=1) < _MAX_SURFACE_CELLS * self.info.stride
         if 2 * np.count_nonzero(near_m) >= len(cells_n):
             return image.points_hw3
-        nearest_k = np.argsort(self._keyframes.distances(T_map_cam))[:_SURFACE_KEYFRAMES]
-        return self._keyframes.surface(T_map_cam, nearest_k)
+        return self._keyframes.surface(T_map_cam)
 
     def _find_pose(self, image: _Prepared, tracking: Tracking | None) -> _Checked:
         """Return the first accepted pose: of the student, or searched in the keyframes.
@@ -331,8 +329,8 @@ class Localizer:
         first = self._checked(self._first_pose(image))
         ready = not (self._preparing and self._preparing.is_alive())
         if first.reason and self._keyframes and self.config.keyframes.searched and ready:
-            searched = self._checked(self._searched_pose(self._keyframes, image))
-            if not searched.reason:
+            searched = self._searched_pose(self._keyframes, image)
+            if searched:
                 return searched
         return first
 
@@ -358,21 +356,40 @@ class Localizer:
         solution = solve_pose(*cells, self.info.camera, self.config.pose, prior)
         return _Found(solution, cells.pixels_n2)
 
-    def _searched_pose(self, keyframes: KeyframeMatcher, image: _Prepared) -> _Found:
-        """Return the pose at which the keyframes show an image, without the student."""
-        config, query = self.config.keyframes, image.query
+    def _searched_pose(self, keyframes: KeyframeMatcher, image: _Prepared) -> _Checked | None:
+        """Return the accepted pose at which the keyframes show an image; None if there is none.
+
+        The student is not used. RANSAC takes the matches with all keyframes that are found, then
+        those with each of them alone, because wrong ones among them can hide the right one.
+        """
+        config = self.config.keyframes
         search = search_of(self.info.keyframes, self.info.camera, self.info.stride)
-        view = search.find(image.grey_hw, config.searched)
-        if query is None or len(view.points_n3) < config.min_matches:
-            return _Found(None, view.pixels_n2)
-        near = self.info.keyframes[view.keyframes_k[0]].pose_44
-        matches = KeyframeMatches(view.points_n3, view.pixels_n2)
+        views = search.find(image.grey_hw, config.searched)
+        for chosen in (views, *([view] for view in views)):
+            searched = self._checked(self._pose_of_features(keyframes, image, chosen))
+            if not searched.reason:
+                return searched
+        return None
+
+    def _pose_of_features(
+        self, keyframes: KeyframeMatcher, image: _Prepared, views: Sequence[KeyframeFeatures]
+    ) -> _Found:
+        """Return the pose solved from features, one keyframe's at least, and refined."""
+        config, query = self.config.keyframes, image.query
+        matches = KeyframeMatches(
+            np.concatenate([view.points_n3 for view in views]),
+            np.concatenate([view.pixels_n2 for view in views]),
+        )
+        lost = _Found(None, matches.pixels_n2)
+        if query is None or len(matches.points_n3) < config.min_matches:
+            return lost
+        near = self.info.keyframes[views[0].keyframe].pose_44
         rough = find_pose(*self._solver_arguments(matches, near, config.steps[0]))
         if rough is None:
-            return _Found(None, view.pixels_n2)
-        points_hw3 = keyframes.surface(rough, view.keyframes_k)
+            return lost
+        points_hw3 = keyframes.surface(rough)
         if not np.isfinite(points_hw3).all():
-            return _Found(None, view.pixels_n2)
+            return lost
         points_n3 = keyframes.cell_points(points_hw3, rough)
         return self._refine_with_keyframes(keyframes, query, points_n3, rough, config.steps)
 
