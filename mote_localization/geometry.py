@@ -119,6 +119,21 @@ def retract(T_map_cam: np.ndarray, motion_6: np.ndarray) -> np.ndarray:
     return T
 
 
+def covariance_at(covariance_66: np.ndarray, lever_3: np.ndarray) -> np.ndarray:
+    """Return the covariance (6, 6) of the pose of another frame that is fixed to the first one.
+
+    A rotation about the first frame's origin moves the other's: this is the adjoint of the rigid
+    transform between them (Barfoot 2017, State Estimation for Robotics, 7.1.4).
+
+    Args:
+        covariance_66: Covariance of the first frame's pose, see `local_coordinates`.
+        lever_3: From the first frame's origin to the other's, along the axes of the map, m.
+    """
+    J_66 = np.eye(6)
+    J_66[:3, 3:] = -skew(lever_3)
+    return J_66 @ covariance_66 @ J_66.T
+
+
 def skew(v: np.ndarray) -> np.ndarray:
     """Return matrices (..., 3, 3) whose product with w is the cross product v x w."""
     x, y, z = np.moveaxis(v, -1, 0)

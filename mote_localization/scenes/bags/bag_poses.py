@@ -21,8 +21,9 @@ from mote_localization.scenes.bags.bag_messages import (
     stamp_ns,
 )
 from mote_localization.scenes.bags.bag_topics import only_one, requested
-from mote_localization.scenes.bags.bag_transforms import PoseSamples, TransformTree, frame_name
+from mote_localization.scenes.bags.bag_transforms import PoseSamples, TransformTree
 from mote_localization.scenes.recording_options import NO_TOPIC, RecordingOptions
+from mote_localization.transform_messages import frame_name
 
 _log = logging.getLogger(__name__)
 _TF, _TF_STATIC = "/tf", "/tf_static"

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mote_localization.scenes.trajectory import Trajectory
 from mote_localization.stamps import nanoseconds, stamp_seconds
+from mote_localization.trajectory import Trajectory
+from mote_localization.transform_messages import ancestors, frame_name, pose_values
 
-_MAX_NORM_ERROR = 1e-2  # of a quaternion; others, such as those of zeros, are no rotations
 _MAX_TF_GAP_NS = 1_000_000_000  # between two transforms to interpolate
 _COUNT = 7  # position x y z, quaternion x y z w
 
@@ -28,10 +28,8 @@ class PoseSamples:
 
     def add(self, stamp_ns: int, recorded_ns: int, position: Any, orientation: Any) -> None:
         """Append a pose of a message; count it as rejected if it is none."""
-        p, q = position, orientation
-        values = (p.x, p.y, p.z, q.x, q.y, q.z, q.w)
-        norm = np.sqrt(q.x * q.x + q.y * q.y + q.z * q.z + q.w * q.w)
-        if not (abs(norm - 1) < _MAX_NORM_ERROR and np.isfinite(values).all()):  # also for NaN
+        values = pose_values(position, orientation)
+        if values is None:
             self.rejected += 1
             return
         self._times.extend((stamp_ns, recorded_ns))
@@ -101,10 +99,7 @@ class TransformTree:
 
     def ancestors(self, frame: str) -> list[str]:
         """Return a frame and those above it, up to the root."""
-        parents, chain = self._parents(), {frame: None}  # in order
-        while (parent := parents.get(frame)) is not None and parent not in chain:
-            chain[parent], frame = None, parent
-        return list(chain)
+        return ancestors(self._parents(), frame)
 
     def is_connected(self, frame: str, other: str) -> bool:
         """Return whether a chain of transforms leads from one frame to the other."""
@@ -166,8 +161,3 @@ class TransformTree:
         """Return the links (child, parent) from a frame up to the root."""
         chain = self.ancestors(frame)
         return list(zip(chain, chain[1:], strict=False))
-
-
-def frame_name(frame_id: str) -> str:
-    """Return the name of a frame without the leading slash of ROS 1."""
-    return frame_id.lstrip("/")

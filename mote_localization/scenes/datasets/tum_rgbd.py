@@ -30,8 +30,8 @@ from mote_localization.scenes.frame_files import (
     size_of_image,
 )
 from mote_localization.scenes.text_files import read_intrinsics, read_text
-from mote_localization.scenes.trajectory import Trajectory
 from mote_localization.stamps import nearest
+from mote_localization.trajectory import Trajectory
 
 _SIZE = (640, 480)  # px, of the benchmark's images
 _PUBLISHED = {

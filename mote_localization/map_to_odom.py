@@ -1,0 +1,112 @@
+"""Corrects odometry by poses in the map, and holds back poses that disagree with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mote_localization.geometry import covariance_at, invert, local_coordinates, rotation_angle
+
+_CHI2_6 = 22.46  # 99.9 % of chi-squared with six degrees of freedom
+
+
+@dataclass(frozen=True)
+class OdometryConfig:
+    """The expected errors of odometry (standard deviations), and how a jump is accepted."""
+
+    position_error: float = 0.1  # per metre moved
+    rotation_error: float = 0.1  # per radian turned
+    drift_m_s: float = 0.01  # m per second, also at rest: wheels slip, clocks differ
+    drift_rad_s: float = 0.01  # rad per second, also at rest
+    confirmations: int = 3  # poses that must agree before a jump from odometry is accepted
+
+
+class Fix(NamedTuple):
+    """A pose in the map, and the odometry of the same time."""
+
+    stamp_ns: int
+    T_map_base: np.ndarray  # (4, 4)
+    covariance_66: np.ndarray  # of T_map_base, see `local_coordinates`
+    T_odom_base: np.ndarray  # (4, 4)
+
+    @property
+    def T_map_odom(self) -> np.ndarray:
+        """The correction of odometry (4, 4)."""
+        return self.T_map_base @ invert(self.T_odom_base)
+
+
+class MapToOdom:
+    """The correction of odometry, T_map_odom.
+
+    The first pose is accepted. A later one is accepted if it agrees with the last accepted one and
+    the odometry since then. One that does not is held back, until `confirmations` poses in a row
+    agree with each other: then the robot was moved, or odometry has failed.
+    """
+
+    def __init__(self, config: OdometryConfig) -> None:
+        """Start without a pose."""
+        self._config = config
+        self._accepted: Fix | None = None
+        self._held: list[Fix] = []
+
+    @property
+    def T_map_odom(self) -> np.ndarray | None:
+        """The correction of the last accepted pose; None before the first one."""
+        return self._accepted.T_map_odom if self._accepted else None
+
+    @property
+    def held(self) -> int:
+        """Number of poses that are held back and agree with each other."""
+        return len(self._held)
+
+    def add(self, fix: Fix) -> str:
+        """Add a pose; return why it is held back, empty if it is accepted.
+
+        Poses are added in the order of their stamps; after an earlier one, the odometry of the last
+        is unknown, and the state starts again.
+        """
+        if self._accepted and fix.stamp_ns < self._accepted.stamp_ns:
+            self.reset()
+        if self._accepted is None or self._agree(self._accepted, fix):
+            self._accepted, self._held = fix, []
+            return ""
+        expected = self._expected(self._accepted, fix)
+        error_6 = local_coordinates(expected, fix.T_map_base)
+        if self._held and not self._agree(self._held[-1], fix):
+            self._held = []
+        self._held.append(fix)
+        if len(self._held) >= self._config.confirmations:
+            self._accepted, self._held = fix, []
+            return ""
+        metres = np.linalg.norm(error_6[:3])
+        degrees = np.degrees(np.linalg.norm(error_6[3:]))
+        return (
+            f"held back: {metres:.2f} m and {degrees:.0f} degrees from where odometry expects it; "
+            f"{len(self._held)} of {self._config.confirmations} poses agree"
+        )
+
+    def reset(self) -> None:
+        """Forget all poses: the next one is accepted as the first."""
+        self._accepted, self._held = None, []
+
+    def _expected(self, before: Fix, after: Fix) -> np.ndarray:
+        return before.T_map_odom @ after.T_odom_base
+
+    def _agree(self, before: Fix, after: Fix) -> bool:
+        """Return whether two poses differ as odometry does, within the errors of all three."""
+        config = self._config
+        expected = self._expected(before, after)
+        moved = invert(before.T_odom_base) @ after.T_odom_base
+        seconds = (after.stamp_ns - before.stamp_ns) * 1e-9
+        position_m = config.position_error * np.linalg.norm(moved[:3, 3])
+        position_m += config.drift_m_s * seconds
+        rotation_rad = config.rotation_error * rotation_angle(moved[:3, :3])
+        rotation_rad += config.drift_rad_s * seconds
+        odometry_66 = np.diag([position_m**2] * 3 + [rotation_rad**2] * 3)
+        lever_3 = expected[:3, 3] - before.T_map_base[:3, 3]
+        covariance_66 = covariance_at(before.covariance_66, lever_3)
+        covariance_66 += after.covariance_66 + odometry_66
+        error_6 = local_coordinates(expected, after.T_map_base)
+        return bool(error_6 @ np.linalg.solve(covariance_66, error_6) < _CHI2_6)

@@ -1,0 +1,193 @@
+"""Transforms between moving frames, and the correction of odometry; this needs no ROS 2."""
+
+import numpy as np
+import pytest
+from make_bag import T_BASE_CAM, a_static, a_transform, pose
+
+from mote_localization.geometry import covariance_at, invert, local_coordinates, retract
+from mote_localization.map_to_odom import Fix, MapToOdom, OdometryConfig
+from mote_localization.transform_buffer import TransformBuffer, TransformError
+
+MS = 1_000_000
+START = 10_000 * MS
+
+
+def truth(ms):
+    """T_odom_base; it moves by 1 m and 1.1 deg in a second."""
+    return pose(ms / 100)
+
+
+def add(buffer, ms, T_parent_child, parent="odom", child="base_link", **changes):
+    buffer.add(a_transform(START + ms * MS, T_parent_child, parent, child, **changes)[3], False)
+
+
+@pytest.fixture
+def buffer():
+    """Odometry at 20 Hz during a second, and a camera on the robot."""
+    one = TransformBuffer()
+    one.add(a_static(T_BASE_CAM, "base_link", "camera")[3], static=True)
+    for ms in range(0, 1001, 50):
+        add(one, ms, truth(ms))
+    return one
+
+
+def test_a_lookup_interpolates_and_includes_static_transforms(buffer):
+    T_odom_cam = buffer.lookup("odom", "/camera", START + 475 * MS)
+    np.testing.assert_allclose(T_odom_cam, truth(475) @ T_BASE_CAM, atol=1e-4)
+    T_cam_odom = buffer.lookup("camera", "odom", START + 475 * MS)
+    np.testing.assert_allclose(T_cam_odom, invert(T_odom_cam), atol=1e-12)
+    np.testing.assert_allclose(buffer.lookup("camera", "base_link", 0), invert(T_BASE_CAM))
+    assert buffer.latest_ns("odom", "camera") == START + 1000 * MS
+    assert buffer.latest_ns("base_link", "camera") is None
+
+
+def test_only_the_transforms_between_the_frames_are_needed(buffer):
+    add(buffer, 0, np.eye(4), "map", "odom")
+    assert buffer.lookup("odom", "camera", START + 900 * MS) is not None
+    with pytest.raises(TransformError, match="'map' -> 'odom' is not known yet.* 0.9 s older"):
+        buffer.lookup("map", "camera", START + 900 * MS)
+
+
+@pytest.mark.parametrize(
+    ("frame", "ms", "reason", "later"),
+    [
+        ("odom", 1100, "'odom' -> 'base_link' is not known yet: its newest is 0.1 s older", True),
+        ("odom", -100, "known only from 0.1 s after the image on", False),
+        ("wheel", 500, "no transform on /tf or /tf_static has the frame 'wheel'", True),
+        ("tower", 500, "not connected: their roots are 'world' and 'odom'", True),
+    ],
+)
+def test_a_missing_transform_is_named(buffer, frame, ms, reason, later):
+    add(buffer, 0, np.eye(4), "world", "tower")
+    with pytest.raises(TransformError, match=reason) as error:
+        buffer.lookup(frame, "camera", START + ms * MS)
+    assert error.value.later is later
+
+
+def test_gaps_are_not_interpolated(buffer):
+    add(buffer, 2500, truth(2500))
+    with pytest.raises(TransformError, match="gap of over 1 s"):
+        buffer.lookup("odom", "camera", START + 2000 * MS)
+
+
+def test_the_order_of_arrival_does_not_matter():
+    one = TransformBuffer()
+    for ms in (300, 100, 200, 0):
+        add(one, ms, truth(ms))
+    np.testing.assert_allclose(
+        one.lookup("odom", "base_link", START + 150 * MS), truth(150), atol=1e-4
+    )
+
+
+def test_memory_is_bounded_and_a_clock_that_jumps_back_starts_again(buffer):
+    for ms in range(1000, 30_000, 10):
+        add(buffer, ms, truth(ms))
+    with pytest.raises(TransformError, match="known only from"):
+        buffer.lookup("odom", "base_link", START + 19_000 * MS)
+    add(buffer, 0, truth(0))
+    assert buffer.latest_ns("odom", "base_link") == START
+    for i in range(2000):
+        add(buffer, 0, np.eye(4), "world", f"frame{i}")
+    with pytest.raises(TransformError, match="'frame1999'"):
+        buffer.lookup("world", "frame1999", START)
+
+
+def test_transforms_that_are_no_rotations_are_ignored(buffer):
+    add(buffer, 500, truth(500), quaternion=(0.0, 0.0, 0.0, 0.0))
+    moved = truth(500)
+    moved[0, 3] = np.nan
+    add(buffer, 500, moved, quaternion=(0.0, 0.0, 0.0, 1.0))
+    np.testing.assert_allclose(buffer.lookup("odom", "base_link", START + 500 * MS), truth(500))
+
+
+def test_a_circle_of_transforms_ends(buffer):
+    add(buffer, 0, np.eye(4), "camera", "odom")
+    with pytest.raises(TransformError):
+        buffer.lookup("map", "camera", START)
+
+
+# ---- the correction of odometry
+
+
+def test_the_covariance_of_the_base_is_that_of_simulated_camera_poses():
+    """Normalized squared errors of 10,000 poses have the mean of chi-squared, 6."""
+    random = np.random.default_rng(0)
+    root_66 = random.normal(size=(6, 6)) * ([0.02] * 3 + [0.01] * 3)
+    covariance_66 = root_66.T @ root_66
+    T_map_cam = retract(np.eye(4), random.normal(size=6))
+    T_cam_base = retract(np.eye(4), np.array([0.6, -0.4, 0.2, 0.3, 0.5, -0.2]))
+    T_map_base = T_map_cam @ T_cam_base
+    lever_3 = T_map_base[:3, 3] - T_map_cam[:3, 3]
+    inverse_66 = np.linalg.inv(covariance_at(covariance_66, lever_3))
+    errors_n6 = np.array(
+        [
+            local_coordinates(T_map_base, retract(T_map_cam, root_66.T @ motion_6) @ T_cam_base)
+            for motion_6 in random.normal(size=(10_000, 6))
+        ]
+    )
+    nees_n = np.einsum("ni,ij,nj->n", errors_n6, inverse_66, errors_n6)
+    assert 0.97 < nees_n.mean() / 6 < 1.03
+
+
+T_MAP_ODOM = retract(np.eye(4), np.array([3.0, -1, 0, 0, 0, 0.7]))
+COVARIANCE = np.diag([1e-4] * 3 + [1e-5] * 3)
+
+
+def fix(ms, moved=(0.0, 0, 0, 0, 0, 0), covariance_66=COVARIANCE):
+    T_map_base = retract(T_MAP_ODOM @ truth(ms), np.array(moved))
+    return Fix(START + ms * MS, T_map_base, covariance_66, truth(ms))
+
+
+def test_fixes_that_agree_with_odometry_are_accepted():
+    correction = MapToOdom(OdometryConfig())
+    assert correction.T_map_odom is None
+    random = np.random.default_rng(0)
+    for ms in range(0, 2000, 33):
+        error_6 = random.normal(size=6) * np.sqrt(COVARIANCE.diagonal())
+        assert correction.add(fix(ms, error_6)) == ""
+        expected = retract(T_MAP_ODOM @ truth(ms), error_6) @ invert(truth(ms))
+        np.testing.assert_allclose(correction.T_map_odom, expected)
+
+
+def test_a_wrong_fix_is_held_back():
+    correction = MapToOdom(OdometryConfig())
+    correction.add(fix(0))
+    before = correction.T_map_odom
+    for ms in range(33, 2000, 66):
+        reason = correction.add(fix(ms, (2.0, 0, 0, 0, 0, 0.01 * ms)))  # they do not agree
+        assert reason.startswith("held back: 2.0") and reason.endswith("1 of 3 poses agree")
+        np.testing.assert_array_equal(correction.T_map_odom, before)
+        assert correction.add(fix(ms + 33)) == ""
+        before = correction.T_map_odom
+
+
+def test_a_robot_that_was_moved_is_accepted_after_some_fixes_that_agree():
+    correction = MapToOdom(OdometryConfig(confirmations=3))
+    correction.add(fix(0))
+    kidnapped = (4.0, 1, 0, 0, 0, 0)
+    assert "1 of 3 poses agree" in correction.add(fix(33, kidnapped))
+    assert "2 of 3 poses agree" in correction.add(fix(66, kidnapped))
+    assert correction.add(fix(100, kidnapped)) == ""
+    np.testing.assert_allclose(
+        correction.T_map_odom, retract(T_MAP_ODOM, np.array(kidnapped)), atol=1e-9
+    )
+
+
+def test_an_uncertain_fix_is_no_contradiction():
+    correction = MapToOdom(OdometryConfig())
+    correction.add(fix(0))
+    uncertain = np.diag([0.04] * 3 + [0.01] * 3)
+    assert correction.add(fix(33, (0.3, 0, 0, 0, 0, 0))) != ""
+    assert correction.add(fix(66, (0.3, 0, 0, 0, 0, 0), uncertain)) == ""
+
+
+def test_the_drift_of_odometry_grows_with_motion_and_time():
+    correction = MapToOdom(OdometryConfig())
+    correction.add(fix(0))
+    assert correction.add(fix(5000, (0.5, 0, 0, 0, 0, 0))) == ""  # after 5 m
+
+
+def test_a_clock_that_jumps_back_starts_again():
+    correction = MapToOdom(OdometryConfig())
+    correction.add(fix(5000))
+    assert correction.add(fix(0, (5.0, 0, 0, 0, 0, 0))) == ""
