@@ -20,17 +20,34 @@ ARGUMENTS = (
     ("namespace", "", "namespace of the node"),
     ("params_file", str(SHARE / "config" / "localizer.yaml"), "YAML file with parameters"),
     ("map_frame", "", "frame of poses and clouds; empty: as in params_file"),
-    ("camera_frame", "", "child frame of the transform; empty: as in params_file"),
+    ("odom_frame", "", "frame of odometry; empty: as in params_file"),
+    ("base_frame", "", "frame of the robot whose pose is published; empty: as in params_file"),
+    ("camera_frame", "", "optical frame of the camera; empty: as in params_file"),
     (
         "publish_tf",
         "",
-        "true or false: publish map_frame -> camera_frame; empty: as in params_file",
+        "off, map_to_odom, map_to_base or map_to_camera; empty: as in params_file",
     ),
+    ("image_transport", "", "raw or compressed; empty: as in params_file"),
+    ("threads", "", "CPU threads of the network; empty: as in params_file"),
+    ("backend", "", "runs the network; empty: as in params_file"),
+    ("use_sim_time", "false", "true: take the time from /clock"),
     ("log_level", "info", "debug, info, warn, error"),
     ("rviz", "false", "true: start RViz with cloud, pose and image"),
 )
 # parameters that an argument overrides if it is given
-OVERRIDES = {"map": str, "map_frame": str, "camera_frame": str, "publish_tf": bool}
+OVERRIDES = {
+    "map": str,
+    "map_frame": str,
+    "odom_frame": str,
+    "base_frame": str,
+    "camera_frame": str,
+    "publish_tf": str,
+    "image_transport": str,
+    "threads": int,
+    "backend": str,
+    "use_sim_time": bool,
+}
 
 
 def middleware() -> list[LaunchDescriptionEntity]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ from mote_localization.images import MAX_SIDE_PX
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif")
 HEIC_SUFFIXES = (".heic", ".heif")
 INSTALL_HEIC = "pip install pi-heif"
+_COMPRESSED_FORMATS = ("jpeg", "jpg", "png")  # named by a sensor_msgs/CompressedImage
 _JPEG_OR_PNG = ("JPEG", "PNG")  # of compressed images of ROS, and of depth images
 _MAX_IMAGE_BYTES = 256 << 20
 
@@ -75,6 +77,26 @@ def decode_image(content: bytes, flags: int, formats: Collection[str] = _JPEG_OR
         ImageError: The content is damaged, of no such format, or too large.
     """
     return _decode(content, read_header(BytesIO(content), formats), flags)
+
+
+def decode_compressed(message: Any) -> np.ndarray:
+    """Decode a sensor_msgs/CompressedImage, as rclpy or rosbags read it.
+
+    Returns:
+        image_hw3, RGB uint8. EXIF orientation is ignored: calibrations are of the stored pixels.
+
+    Raises:
+        ImageError: It is damaged, too large, or neither JPEG nor PNG.
+    """
+    content = bytes(message.data)
+    known = any(name in message.format.lower() for name in _COMPRESSED_FORMATS)
+    if not known and encoded_size(content) is None:
+        raise ImageError(
+            f"has the format '{message.format[:40]}', expected jpeg or png; republish the images "
+            "raw with image_transport"
+        )
+    image_hw3 = decode_image(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.cvtColor(image_hw3, cv2.COLOR_BGR2RGB)
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+from node_processes import Child
 
 from mote_localization.evaluation.over_ros import loopback_environment
 from mote_localization.scenes.folder import FolderScene
@@ -147,3 +148,18 @@ def python_path() -> str:
     """Return the PYTHONPATH for Python processes of tests, equal to pytest's `pythonpath`."""
     folders = (ROOT, ROOT / "tests", ROOT / "tests/runtime", ROOT / "tests/trainer")
     return os.pathsep.join(map(str, folders))
+
+
+@pytest.fixture
+def child(tmp_path):
+    """Start processes; those that still run after the test are killed."""
+    started = []
+
+    def start(name: str, *arguments: object, **env: str) -> Child:
+        started.append(Child(tmp_path / f"{name}{len(started)}.log", name, *arguments, **env))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()

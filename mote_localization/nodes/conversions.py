@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Hashable
 from functools import cache
 from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Pose, PoseWithCovarianceStamped, Transform, TransformStamped, Vector3
-from sensor_msgs.msg import Image, PointCloud2, PointField
+from geometry_msgs.msg import (
+    Pose,
+    PoseWithCovarianceStamped,
+    Quaternion,
+    Transform,
+    TransformStamped,
+    Vector3,
+)
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from mote_localization.backends import Chosen
 from mote_localization.errors import ImageError
 from mote_localization.geometry import quaternion_xyzw
+from mote_localization.image_files import decode_compressed
 from mote_localization.images import ENCODINGS, decode
 from mote_localization.localizer import Localization, Status
 
@@ -25,13 +35,15 @@ CLOUD_FIELDS = [
 ]
 
 
-def image_from_message(image: Image) -> np.ndarray:
+def image_from_message(image: Image | CompressedImage) -> np.ndarray:
     """Return image_hw3, RGB uint8, of an image message; for `rgb8` a view of its data.
 
     Raises:
-        ImageError: The encoding is not supported, the image is empty, or size, step and data
-            disagree.
+        ImageError: The encoding is not supported, the image is empty or damaged, or size, step and
+            data disagree.
     """
+    if isinstance(image, CompressedImage):
+        return decode_compressed(image)
     bridge = None if image.encoding in ENCODINGS else _cv_bridge()
     if bridge is None:
         return decode(image)
@@ -54,28 +66,48 @@ def _cv_bridge() -> Any | None:
     return CvBridge()
 
 
+def calibration_of(info: CameraInfo) -> tuple[Hashable, ...]:
+    """Return what is equal for two CameraInfo of the same calibration."""
+    roi = info.roi
+    return (
+        info.header.frame_id, info.width, info.height, info.distortion_model,
+        tuple(info.d), tuple(info.k), tuple(info.r), tuple(info.p), info.binning_x, info.binning_y,
+        roi.x_offset, roi.y_offset, roi.width, roi.height,
+    )  # fmt: skip
+
+
 def pose_message(
-    header: Header, T_map_cam: np.ndarray, covariance_66: np.ndarray
+    header: Header, T_map_frame: np.ndarray, covariance_66: np.ndarray
 ) -> PoseWithCovarianceStamped:
     """Return a message of a pose (4, 4) and its covariance (6, 6; x y z rotX rotY rotZ)."""
     message = PoseWithCovarianceStamped(header=header)
     pose: Pose = message.pose.pose
-    pose.position.x, pose.position.y, pose.position.z = T_map_cam[:3, 3].tolist()
+    pose.position.x, pose.position.y, pose.position.z = T_map_frame[:3, 3].tolist()
     q = pose.orientation
-    q.x, q.y, q.z, q.w = quaternion_xyzw(T_map_cam[:3, :3]).tolist()
+    q.x, q.y, q.z, q.w = quaternion_xyzw(T_map_frame[:3, :3]).tolist()
     message.pose.covariance = covariance_66.reshape(36)
     return message
 
 
-def transform_message(pose: PoseWithCovarianceStamped, child_frame: str) -> TransformStamped:
-    """Return the transform of `child_frame` in the frame of the pose."""
-    position = pose.pose.pose.position
+def odometry_message(pose: PoseWithCovarianceStamped, child_frame: str) -> Odometry:
+    """Return the pose of `child_frame` as odometry; its velocity is unknown.
+
+    A first element of -1 of the velocity's covariance says so (sensor_msgs/Imu has the convention).
+    """
+    message = Odometry(header=pose.header, child_frame_id=child_frame, pose=pose.pose)
+    message.twist.covariance[0] = -1.0
+    return message
+
+
+def transform_message(header: Header, child_frame: str, T_44: np.ndarray) -> TransformStamped:
+    """Return the transform (4, 4) of `child_frame` in the frame of the header."""
+    x, y, z = T_44[:3, 3].tolist()
+    qx, qy, qz, qw = quaternion_xyzw(T_44[:3, :3]).tolist()
     return TransformStamped(
-        header=pose.header,
+        header=header,
         child_frame_id=child_frame,
         transform=Transform(
-            translation=Vector3(x=position.x, y=position.y, z=position.z),
-            rotation=pose.pose.pose.orientation,
+            translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw)
         ),
     )
 
@@ -109,7 +141,12 @@ def cloud_message(header: Header, found: Localization) -> PointCloud2:
 
 
 def status_message(
-    stamp: Time, name: str, hardware: str, found: Localization | None, fault: str = ""
+    stamp: Time,
+    name: str,
+    hardware: str,
+    found: Localization | None,
+    fault: str = "",
+    rejection: str = "",
 ) -> DiagnosticArray:
     """Return the status of one image.
 
@@ -118,15 +155,18 @@ def status_message(
         name: Name of the status.
         hardware: Hardware id of the status: the scene of the map.
         found: Result of the localizer; None if the image cannot be used.
-        fault: Why the image cannot be used.
+        fault: Why the image, or its pose, cannot be used.
+        rejection: Why the pose is not published, although the localizer accepts it.
     """
     status = DiagnosticStatus(
         level=DiagnosticStatus.ERROR, name=name, hardware_id=hardware, message=fault
     )
     if found is not None:
-        localized = found.status is Status.LOCALIZED
-        status.level = DiagnosticStatus.OK if localized else DiagnosticStatus.WARN
-        status.message = "localized" if localized else found.reason
+        reason = fault or rejection or found.reason
+        if not fault:
+            localized = found.status is Status.LOCALIZED and not rejection
+            status.level = DiagnosticStatus.OK if localized else DiagnosticStatus.WARN
+        status.message = reason or "localized"
         values = {
             "inliers": str(found.inliers),
             "cells": str(found.cells),

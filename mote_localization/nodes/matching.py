@@ -1,60 +1,95 @@
-"""Pairs images with the CameraInfo of equal stamp."""
+"""Gives each image the CameraInfo that belongs to it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 ImageT = TypeVar("ImageT")
 InfoT = TypeVar("InfoT")
 
 
-class StampMatcher(Generic[ImageT, InfoT]):
-    """Pairs each image with the CameraInfo of exactly its stamp, in any order of arrival.
+class InfoMatcher(Generic[ImageT, InfoT]):
+    """Gives each image the CameraInfo of its stamp, or else the one that was valid then.
 
-    Few messages wait for their partner. A pair discards all older images.
+    An image waits for the CameraInfo of exactly its stamp. If that has not arrived when the next
+    image arrives, images wait no longer: they take the last CameraInfo up to `tolerance_ns` after
+    their stamp, or a later one if there is only one calibration. This serves drivers that stamp the
+    two differently, or publish CameraInfo rarely or once. As soon as a CameraInfo of an image's
+    stamp arrives, images wait again.
     """
 
-    def __init__(self, max_images: int = 4, max_infos: int = 30) -> None:
-        self._max_images, self._max_infos = max_images, max_infos
-        self._images: dict[int, ImageT] = {}  # by stamp, ns; oldest arrival first
-        self._infos: dict[int, InfoT] = {}
-        self._dropped: set[int] = set()  # stamps of dropped images without a CameraInfo so far
+    def __init__(
+        self,
+        calibration: Callable[[InfoT], Hashable],
+        tolerance_ns: int = 50_000_000,
+        max_infos: int = 30,
+    ) -> None:
+        """Create a matcher.
+
+        Args:
+            calibration: Returns what is equal for two CameraInfo of the same calibration.
+            tolerance_ns: How much later than its image a CameraInfo may be stamped.
+            max_infos: Number of CameraInfo that are kept.
+        """
+        self._calibration, self._tolerance_ns = calibration, tolerance_ns
+        self._max_infos = max_infos
+        self._infos: dict[int, InfoT] = {}  # by stamp, ns; oldest arrival first
+        self._waiting: tuple[int, ImageT] | None = None  # stamp, image
+        self._inexact_ns: int | None = None  # stamp of the last image without its own CameraInfo
+        self._waits = True  # images wait for the CameraInfo of their stamp
+        self._unmatched = 0
 
     def add_image(self, stamp_ns: int, image: ImageT) -> tuple[ImageT, InfoT] | None:
-        """Add an image; return it with its CameraInfo if that has arrived."""
-        info = self._infos.pop(stamp_ns, None)
+        """Add an image; return it with its CameraInfo if that is known."""
+        info = self._infos.get(stamp_ns)
         if info is not None:
-            self._dropped.update(self._images)
-            self._images.clear()
+            self._drop_waiting(stamp_ns)
             return image, info
-        self._images.pop(stamp_ns, None)
-        self._images[stamp_ns] = image
-        if len(self._images) > self._max_images:
-            self._drop_oldest_image()
+        if self._waiting and self._waiting[0] != stamp_ns:
+            self._waits = False
+        self._drop_waiting(stamp_ns)
+        if not self._waits:
+            info = self._valid_at(stamp_ns)
+        if info is not None:
+            self._inexact_ns = stamp_ns
+            return image, info
+        self._waiting = stamp_ns, image
         return None
 
     def add_info(self, stamp_ns: int, info: InfoT) -> tuple[ImageT, InfoT] | None:
-        """Add a CameraInfo; return it with its image if that has arrived."""
-        self._dropped.discard(stamp_ns)
-        image = self._images.get(stamp_ns)
-        if image is not None:
-            while next(iter(self._images)) != stamp_ns:
-                self._drop_oldest_image()
-            del self._images[stamp_ns]
-            return image, info
+        """Add a CameraInfo; return it with its image if that waits for it."""
         self._infos.pop(stamp_ns, None)
         self._infos[stamp_ns] = info
         if len(self._infos) > self._max_infos:
             del self._infos[next(iter(self._infos))]
+        if stamp_ns == self._inexact_ns:
+            self._waits = True
+        if self._waiting and (stamp_ns == self._waiting[0] or not self._waits):
+            waiting_ns, image = self._waiting
+            known = info if stamp_ns == waiting_ns else self._valid_at(waiting_ns)
+            if known is not None:
+                self._waiting = None
+                return image, known
         return None
 
     def take_unmatched(self) -> int:
         """Return the number of images dropped without a CameraInfo since the last call."""
-        unmatched = len(self._dropped)
-        self._dropped.clear()
+        unmatched, self._unmatched = self._unmatched, 0
         return unmatched
 
-    def _drop_oldest_image(self) -> None:
-        stamp_ns = next(iter(self._images))
-        del self._images[stamp_ns]
-        self._dropped.add(stamp_ns)
+    def _drop_waiting(self, stamp_ns: int) -> None:
+        """Drop the image that waits, as another has arrived; one of the same stamp is its copy."""
+        if self._waiting and self._waiting[0] != stamp_ns:
+            self._unmatched += self._valid_at(self._waiting[0]) is None
+        self._waiting = None
+
+    def _valid_at(self, stamp_ns: int) -> InfoT | None:
+        """Return the CameraInfo that was valid at a time; None if that is not known."""
+        before = [stamp for stamp in self._infos if stamp <= stamp_ns + self._tolerance_ns]
+        if before:
+            return self._infos[max(before)]
+        later = list(self._infos.values())
+        if len({self._calibration(info) for info in later}) == 1:
+            return later[-1]
+        return None

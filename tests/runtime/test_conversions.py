@@ -116,10 +116,13 @@ def test_camera_info_without_calibration_is_an_error():
         camera_of_info(CameraInfo(width=320, height=240), (320, 240))
 
 
-def test_pose_and_transform_are_equal():
+def test_pose_transform_and_odometry_are_equal():
     covariance_66 = np.arange(36.0).reshape(6, 6)
     pose = conversions.pose_message(HEADER, T_MAP_CAM, covariance_66)
-    transform = conversions.transform_message(pose, "camera")
+    transform = conversions.transform_message(HEADER, "camera", T_MAP_CAM)
+    odometry = conversions.odometry_message(pose, "camera")
+    assert (odometry.pose, odometry.header) == (pose.pose, HEADER)
+    assert odometry.child_frame_id == "camera" and odometry.twist.covariance[0] == -1
     p, q = pose.pose.pose.position, pose.pose.pose.orientation
     np.testing.assert_allclose(
         pose_from([p.x, p.y, p.z], [q.x, q.y, q.z, q.w]), T_MAP_CAM, atol=1e-12

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from array import array
 from functools import partial
@@ -23,6 +21,7 @@ from conftest import ROOT
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
+from node_processes import TIMEOUT_S, Child, wait_for
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import qos_profile_sensor_data
@@ -38,50 +37,12 @@ pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
 
 GREY = (100, 100, 100)
 TOPICS = ["-r", "image:=/camera/image_raw", "-r", "camera_info:=/camera/camera_info"]
-TIMEOUT_S = 30.0  # for steps that take a second on an idle machine
 
 
 @pytest.fixture(scope="module")
 def room_map(tmp_path_factory) -> Path:
     """A map whose position depends on the colour of the image."""
     return write_constant_map(tmp_path_factory.mktemp("map") / "room.onnx", colour_shift_m=1.0)
-
-
-class Child:
-    """A node as a process with its output in a file."""
-
-    def __init__(self, log: Path, name: str, *arguments: object, **env: str):
-        self.log = log
-        command = [sys.executable, "-m", f"mote_localization.nodes.{name}", *map(str, arguments)]
-        with log.open("w") as output:
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=output, env=os.environ | env, cwd=log.parent
-            )
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def end(self, number: int = signal.SIGINT) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(TIMEOUT_S)
-
-    def code(self) -> int:
-        return self.process.wait(4 * TIMEOUT_S)
-
-
-@pytest.fixture
-def child(tmp_path):
-    """Start processes; those that still run after the test are killed."""
-    started = []
-
-    def start(name: str, *arguments: object, **env: str) -> Child:
-        started.append(Child(tmp_path / f"{name}{len(started)}.log", name, *arguments, **env))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.process.kill()
-        one.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +56,7 @@ def localizer(ros_env, room_map, tmp_path_factory):
         "-p",
         f"map:={room_map}",
         "-p",
-        "publish_tf:=true",
+        "publish_tf:=map_to_camera",
         *TOPICS,
     )
     yield one
@@ -171,15 +132,6 @@ class Robot:
         assert self.localize(image, info).message == "localized"
         p = self.poses[self.stamp].pose.pose.position
         return np.array([p.x, p.y, p.z])
-
-
-def wait_for(condition, seconds=TIMEOUT_S) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -451,16 +403,19 @@ def test_an_unexpected_exception_has_an_error_status(child, robot, room_map, tmp
     assert node.end() == 0
 
 
-def test_missing_camera_info_is_reported(robot, localizer):
+def test_missing_camera_info_is_reported(child, robot, room_map):
+    topics = ["-r", "image:=/camera/image_raw", "-r", "camera_info:=/absent"]
+    node = child(
+        "localizer_main", "--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other", *topics
+    )
+
     def is_reported():
         robot.images.publish(robot.frame()[0])
         time.sleep(0.05)
-        return "but no camera_info on /camera/camera_info" in localizer.text()
+        return "but no camera_info on /absent" in node.text()
 
-    assert wait_for(is_reported)
-
-
-# ---- load, parameters, memory
+    assert wait_for(is_reported), node.text()
+    assert node.end() == 0
 
 
 def test_the_newest_frame_is_localized_and_older_ones_are_dropped(robot):
@@ -535,6 +490,16 @@ def test_a_node_that_cannot_start_prints_one_line_with_the_cause(child, tmp_path
     nodes = {
         argument: child("localizer_main", "--ros-args", "-p", argument) for argument in expected
     }
+    invalid = {
+        "publish_tf:=true": "publish_tf: found 'True', expected one of off, map_to_odom",
+        "publish_tf:=map_to_base": "base_frame is empty",
+        "base_frame:=map": "expected three different names, found 'map', 'odom', 'map'",
+        "image_transport:=theora": "image_transport: found 'theora', expected raw or compressed",
+    }
+    expected |= invalid
+    for argument in invalid:
+        arguments = ["--ros-args", "-p", f"map:={room_map}", "-p", argument, "-r", "__ns:=/other"]
+        nodes[argument] = child("localizer_main", *arguments)
     for argument, node in nodes.items():
         assert node.code() == 1, argument
         errors = [line for line in node.text().splitlines() if line.startswith("error: ")]
@@ -573,18 +538,18 @@ def blocks_sigint(node: Child) -> bool:
     return bool(int(blocked.split()[1], 16) >> (signal.SIGINT - 1) & 1)
 
 
-def test_without_tf2_msgs_the_node_runs_and_logs_it(child, room_map, tmp_path):
+def test_without_tf2_msgs_transforms_are_refused(child, room_map, tmp_path):
     package = tmp_path / "hidden" / "tf2_msgs"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('not installed')")
     path = os.pathsep.join([str(package.parent), os.environ["PYTHONPATH"]])
-    node = child(
-        "localizer_main", "--ros-args", "-p", f"map:={room_map}", "-p", "publish_tf:=true",
-        "-r", "__ns:=/other", PYTHONPATH=path,
-    )  # fmt: skip
+    arguments = ["--ros-args", "-p", f"map:={room_map}", "-r", "__ns:=/other"]
+    node = child("localizer_main", *arguments, PYTHONPATH=path)
     assert wait_for(lambda: "localizing" in node.text()), node.text()
-    assert "tf2_msgs is not installed" in node.text()
     assert node.end() == 0
+    node = child("localizer_main", *arguments, "-p", "publish_tf:=map_to_odom", PYTHONPATH=path)
+    assert node.code() == 1
+    assert "tf2_msgs is not installed" in node.text() and "Traceback" not in node.text()
 
 
 def test_every_parameter_is_in_the_yaml_file_and_in_the_documentation():

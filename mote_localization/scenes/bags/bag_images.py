@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mote_localization.errors import ImageError
-from mote_localization.image_files import decode_image, encoded_size
+from mote_localization.image_files import decode_compressed, decode_image, encoded_size
 from mote_localization.images import (
     DEPTH_ENCODINGS,
     decode,
@@ -27,9 +27,6 @@ class ImageKind(NamedTuple):
     frame_id: str
     size: tuple[int, int] | None  # width and height, px; None: not in the header
     holds_depth: bool  # depths that `depth_of` reads
-
-
-_FORMATS = ("jpeg", "jpg", "png")  # of sensor_msgs/CompressedImage
 
 
 def kind_of(message: Any, msgtype: str, topic: str = "") -> ImageKind:
@@ -59,18 +56,7 @@ def image_of(message: Any, msgtype: str) -> np.ndarray:
     Raises:
         ImageError: The image is damaged, too large, or of an encoding that is not supported.
     """
-    if msgtype != COMPRESSED:
-        return decode(message)
-    content = message.data.tobytes()
-    known = any(name in message.format.lower() for name in _FORMATS)
-    if not known and encoded_size(content) is None:
-        raise ImageError(
-            f"has the format '{message.format[:40]}', expected jpeg or png; republish the images "
-            "raw with image_transport, and record them"
-        )
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image_hw3 = decode_image(content, flags)
-    return cv2.cvtColor(image_hw3, cv2.COLOR_BGR2RGB)
+    return decode_compressed(message) if msgtype == COMPRESSED else decode(message)
 
 
 def depth_of(message: Any, msgtype: str) -> np.ndarray:

@@ -1,0 +1,129 @@
+"""The images of a camera with their calibration, as the node receives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from mote_localization.errors import RosError
+from mote_localization.nodes.conversions import calibration_of
+from mote_localization.nodes.matching import InfoMatcher
+from mote_localization.stamps import nanoseconds
+
+AnyImage: TypeAlias = Image | CompressedImage
+
+_TYPES = {"raw": Image, "compressed": CompressedImage}  # by the name of the image transport
+_ENDING = "/compressed"  # of the topics of image_transport's plug-in
+
+
+class CameraInput:
+    """Subscribes to images and CameraInfo, and reports what is missing."""
+
+    def __init__(
+        self,
+        node: Node,
+        transport: str,
+        tolerance_s: float,
+        on_frame: Callable[[AnyImage, CameraInfo], None],
+    ) -> None:
+        """Subscribe to the topics `image` and `camera_info`.
+
+        Args:
+            node: The node that subscribes.
+            transport: raw or compressed. The images of `compressed` are on the topic below `image`
+                that image_transport publishes, unless `image` is remapped to that one already.
+            tolerance_s: How much later than its image a CameraInfo may be stamped, s.
+            on_frame: Is called with each image and its CameraInfo.
+
+        Raises:
+            RosError: The transport is unknown.
+        """
+        if transport not in _TYPES:
+            raise RosError(f"image_transport: found '{transport[:40]}', expected raw or compressed")
+        self._node, self._on_frame = node, on_frame
+        self._type = _TYPES[transport]
+        topic = node.resolve_topic_name("image")
+        if transport == "compressed" and not topic.endswith(_ENDING):
+            topic += _ENDING
+        self._matcher: InfoMatcher[AnyImage, CameraInfo] = InfoMatcher(
+            calibration_of, round(tolerance_s * 1e9)
+        )
+        self._received = {"image": 0, "camera_info": 0}  # since the last check
+        self._image = node.create_subscription(
+            self._type, topic, self._on_image, qos_profile_sensor_data
+        )
+        self._info = node.create_subscription(
+            CameraInfo, "camera_info", self._on_info, qos_profile_sensor_data
+        )
+
+    @property
+    def image_topic(self) -> str:
+        """Full name of the topic of the images."""
+        return str(self._image.topic_name)
+
+    @property
+    def info_topic(self) -> str:
+        """Full name of the topic of the CameraInfo."""
+        return str(self._info.topic_name)
+
+    def missing(self, period_s: float) -> str:
+        """Return what has been missing since the last call; empty: nothing.
+
+        Args:
+            period_s: Time since the last call, s.
+        """
+        images, infos = self._received["image"], self._received["camera_info"]
+        self._received = {"image": 0, "camera_info": 0}
+        unmatched = self._matcher.take_unmatched()
+        if images == 0:
+            return f"no image on {self.image_topic} for {period_s:g} s; {self._hint()}"
+        if unmatched and infos == 0:
+            return (
+                f"images on {self.image_topic}, but no camera_info on {self.info_topic} for "
+                f"{period_s:g} s (remap it: -r camera_info:=/camera/camera_info)"
+            )
+        if unmatched:
+            return (
+                f"{unmatched} of {images} images on {self.image_topic} dropped: no message on "
+                f"{self.info_topic} is valid at their stamp; the driver stamps them differently"
+            )
+        return ""
+
+    def _hint(self) -> str:
+        """Return why there may be no images."""
+        topic = self.image_topic
+        publishers = self._node.get_publishers_info_by_topic(topic)
+        expected = f"sensor_msgs/msg/{self._type.__name__}"
+        others = sorted({publisher.topic_type for publisher in publishers} - {expected})
+        if others:
+            fitting = {f"sensor_msgs/msg/{kind.__name__}": name for name, kind in _TYPES.items()}
+            hint = f"its publisher has the type {', '.join(others)[:100]}, expected {expected}"
+            names = [fitting[other] for other in others if other in fitting]
+            return f"{hint}; set image_transport to {names[0]}" if names else hint
+        if publishers:
+            return (
+                f"it has {len(publishers)} publisher(s), which may have stopped, or DDS loses "
+                "large messages (set FASTDDS_DEFAULT_PROFILES_FILE to config/fastdds.xml on both "
+                "sides)"
+            )
+        if self._type is CompressedImage:
+            base = topic.removesuffix(_ENDING)
+            if self._node.count_publishers(base):
+                return f"it has no publisher, but {base} has; set image_transport to raw"
+        return "it has no publisher (remap it: -r image:=/camera/image_raw)"
+
+    def _on_image(self, image: AnyImage) -> None:
+        self._received["image"] += 1
+        frame = self._matcher.add_image(nanoseconds(image.header.stamp), image)
+        if frame is not None:
+            self._on_frame(*frame)
+
+    def _on_info(self, info: CameraInfo) -> None:
+        self._received["camera_info"] += 1
+        frame = self._matcher.add_info(nanoseconds(info.header.stamp), info)
+        if frame is not None:
+            self._on_frame(*frame)
