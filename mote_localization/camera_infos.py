@@ -2,10 +2,15 @@
 
 from typing import Any
 
+import numpy as np
+
 from mote_localization.camera import Camera
+from mote_localization.errors import CameraError
 
 
-def camera_of_info(info: Any, image_size: tuple[int, int] | None) -> Camera:
+def camera_of_info(
+    info: Any, image_size: tuple[int, int] | None, rectified: bool = False
+) -> Camera:
     """Return the camera of the images to which a CameraInfo belongs.
 
     Its K is that of the sensor at full resolution. Images show the region of interest, reduced by
@@ -15,6 +20,7 @@ def camera_of_info(info: Any, image_size: tuple[int, int] | None) -> Camera:
     Args:
         info: The message, as rclpy or rosbags read it.
         image_size: Width and height of the images, px; None: those of the CameraInfo.
+        rectified: The images are rectified: P is used without distortion, in place of K and D.
 
     Returns:
         The camera. It has the size of the CameraInfo if nothing in it leads to the images' size.
@@ -22,7 +28,7 @@ def camera_of_info(info: Any, image_size: tuple[int, int] | None) -> Camera:
     Raises:
         CameraError: The camera is not calibrated (K is zero), or its distortion model is unknown.
     """
-    camera = Camera.from_K(info.width, info.height, info.k, info.distortion_model, info.d)
+    camera = _rectified_camera(info) if rectified else _raw_camera(info)
     full = (camera.width, camera.height)
     roi = info.roi
     width, height = roi.width or camera.width, roi.height or camera.height
@@ -38,3 +44,17 @@ def camera_of_info(info: Any, image_size: tuple[int, int] | None) -> Camera:
         if image_size != (width // columns, height // rows):
             return camera
     return camera.read_out((left, top), (width, height), (columns, rows))
+
+
+def _raw_camera(info: Any) -> Camera:
+    return Camera.from_K(info.width, info.height, info.k, info.distortion_model, info.d)
+
+
+def _rectified_camera(info: Any) -> Camera:
+    """Return the camera of rectified images, from P."""
+    P_34 = np.asarray(info.p, np.float64).reshape(3, 4)
+    if not P_34.any():
+        raise CameraError(
+            "rectified: P is zero, so the driver does not rectify; set rectified to false"
+        )
+    return Camera.from_K(info.width, info.height, P_34[:, :3])

@@ -215,6 +215,18 @@ class Localizer:
         other._keyframes = None
         return other
 
+    def tracking_at(self, T_map_cam: np.ndarray) -> Tracking:
+        """Return what `localize` tracks from where a camera may be, such as a pose given by a user.
+
+        Args:
+            T_map_cam: The camera's pose (4, 4).
+        """
+        if self._keyframes:
+            return Tracking(T_map_cam, self._keyframes.surface(T_map_cam))
+        camera, stride = self.info.camera, self.info.stride
+        shape = camera.height // stride, camera.width // stride, 3
+        return Tracking(T_map_cam, np.full(shape, np.nan))
+
     def localize(
         self, image_hw3: np.ndarray, camera: Camera, tracking: Tracking | None = None
     ) -> Localization:

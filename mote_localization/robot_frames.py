@@ -109,6 +109,16 @@ class RobotFrames:
         lever_3 = T_map_frame[:3, 3] - T_map_cam[:3, 3]
         return RobotPose(frame, T_map_frame, covariance_at(covariance_66, lever_3), rejection)
 
+    def camera_pose(self, camera_frame: str, T_map_base: np.ndarray) -> np.ndarray:
+        """Return the camera's pose (4, 4) at a pose of `base_frame`, by the newest transforms.
+
+        Raises:
+            TransformError: The frames are not connected, or `base_frame` is empty.
+        """
+        base_frame = self.config.base_frame
+        latest_ns = self.buffer.latest_ns(base_frame, camera_frame) or 0
+        return T_map_base @ self.buffer.lookup(base_frame, camera_frame, latest_ns)
+
     def broadcast_child(self, camera_frame: str) -> str:
         """Return the child frame of the transform that is published.
 

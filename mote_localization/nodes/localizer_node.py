@@ -14,23 +14,30 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
+from std_srvs.srv import Empty, SetBool
 
 from mote_localization.backends import choose_backend
+from mote_localization.camera import Camera
 from mote_localization.camera_infos import camera_of_info
 from mote_localization.errors import MapFileError, MoteError
+from mote_localization.geometry import pose_from
+from mote_localization.localization_statistics import Answered, LocalizationStatistics, Outcome
 from mote_localization.localizer import Localization, Localizer, LocalizerConfig, Tracking
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.map_to_odom import OdometryConfig
 from mote_localization.nodes import conversions
 from mote_localization.nodes.camera_input import AnyImage, CameraInput
+from mote_localization.nodes.node_diagnostics import NodeDiagnostics, clock_fault
 from mote_localization.nodes.node_parameters import PARAMETERS
 from mote_localization.nodes.robot_poses import LocalizedImage, RobotPoses
 from mote_localization.robot_frames import FrameConfig, RobotPose
 from mote_localization.stamps import nanoseconds
+from mote_localization.transform_messages import pose_values
 
 _MAX_TRACKING_AGE_NS = 1_000_000_000  # older poses are not tracked
 _SEARCH_PERIOD_NS = 1_000_000_000  # after so long, one image is localized without the last pose
@@ -81,6 +88,14 @@ class LocalizerNode(Node):
         self._last: tuple[int, Tracking] | None = None  # stamp, ns, of the last pose
         self._searched_ns = 0  # stamp of the last image that was localized without the last
         self._warned_s: dict[str, float] = {}  # monotonic time of the last warning, by key
+        self._initial: Tracking | None = None  # from a given pose, for the next image
+        self._enabled = True
+        self._rectified = values["rectified"]
+        self._rectified_fault = ""  # why the images look rectified
+        self._min_period_s = 1 / values["max_rate_hz"] if values["max_rate_hz"] else 0.0
+        self._taken_s = _NEVER_S  # monotonic time of the last image that was not dropped
+        self._frame_fault = ""  # why no transform is published
+        self._statistics = LocalizationStatistics()
         self._wake = threading.Condition()
         self._newest: tuple[AnyImage, CameraInfo] | None = None  # waits for the worker
         self._closing = False
@@ -96,7 +111,22 @@ class LocalizerNode(Node):
         self._input = CameraInput(
             self, values["image_transport"], values["info_tolerance_s"], self._give_to_worker
         )
-        self.create_timer(_WARNING_PERIOD_S, self._check_input)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # also without /clock
+        self.create_timer(_WARNING_PERIOD_S, self._check_input, clock=steady)
+        self.create_subscription(
+            PoseWithCovarianceStamped, "initialpose", self._on_initial_pose, 10
+        )
+        self.create_service(SetBool, "~/enable", self._on_enable)
+        self.create_service(Empty, "~/reinitialize_global_localization", self._on_reinitialize)
+        constants = {
+            "map": values["map"],
+            "keyframes": str(len(map_file.info.keyframes)),
+            "backend": chosen.name,
+        }
+        self._backend_faults = [f"backend rejected: {refusal}" for refusal in chosen.refusals]
+        self._diagnostics = NodeDiagnostics(
+            self, map_file.info.scene, constants, self._statistics, self._faults
+        )
         if not self._localizer.info.metric:
             self.get_logger().warning(
                 f"{values['map']}: the map's scale is {UNKNOWN_SCALE}; poses, clouds and the "
@@ -121,9 +151,59 @@ class LocalizerNode(Node):
         self._localizer.config = self._localizer.config.with_parameters(values)
         return SetParametersResult(successful=True)
 
+    def _on_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
+        """Track the next image from a given pose, and accept it however far it is from odometry."""
+        if message.header.frame_id not in ("", self._map_frame):
+            self.get_logger().warning(
+                f"initialpose ignored: its frame is '{message.header.frame_id[:60]}', expected "
+                f"'{self._map_frame}'"
+            )
+            return
+        pose = message.pose.pose
+        values = pose_values(pose.position, pose.orientation)
+        if values is None:
+            self.get_logger().warning("initialpose ignored: its numbers are no pose")
+            return
+        self._forget_pose()
+        T_map_base = pose_from(np.array(values[:3]), np.array(values[3:]))
+        T_map_cam = self._robot_poses.camera_pose(T_map_base)
+        if T_map_cam is not None:
+            self._initial = self._localizer.tracking_at(T_map_cam)
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._enabled = request.data
+        response.success, response.message = True, "enabled" if request.data else "disabled"
+        return response
+
+    def _on_reinitialize(self, _: Empty.Request, response: Empty.Response) -> Empty.Response:
+        self._forget_pose()
+        return response
+
+    def _forget_pose(self) -> None:
+        """Localize the next image without the last pose, and without comparing it to odometry."""
+        self._last = self._initial = None
+        self._robot_poses.reset()
+
+    def _faults(self) -> list[str]:
+        """Return what the node cannot do at present."""
+        faults = [clock_fault(self), self._input_warning, self._frame_fault, self._rectified_fault]
+        if not self._enabled:
+            faults = ["disabled by the service ~/enable"]
+        return [*self._backend_faults, *filter(None, faults)]
+
     def _give_to_worker(self, image: AnyImage, info: CameraInfo) -> None:
         """Give a frame to the worker; it replaces a frame that still waits."""
+        now_s = time.monotonic()
+        if not self._enabled:
+            return
+        self._statistics.add_received(now_s)
+        if now_s - self._taken_s < self._min_period_s:
+            self._statistics.add_dropped()
+            return
+        self._taken_s = now_s
         with self._wake:
+            if self._newest is not None:
+                self._statistics.add_dropped()
             self._newest = image, info
             self._wake.notify()
 
@@ -133,8 +213,9 @@ class LocalizerNode(Node):
         if warning and warning != self._input_warning:
             self.get_logger().warning(warning)
         self._input_warning = warning
-        if fault := self._robot_poses.take_fault():
-            self.get_logger().error(fault)
+        self._frame_fault = self._robot_poses.take_fault()
+        for fault in filter(None, (self._frame_fault, clock_fault(self))):
+            self._warn(fault, fault)
 
     def _work(self) -> None:
         """Localize the newest frame repeatedly until the node closes."""
@@ -161,9 +242,12 @@ class LocalizerNode(Node):
             topic = self._input.image_topic
             image_hw3 = conversions.image_from_message(image)
             topic = self._input.info_topic
-            camera = camera_of_info(info, (image_hw3.shape[1], image_hw3.shape[0]))
+            size = image_hw3.shape[1], image_hw3.shape[0]
+            camera = camera_of_info(info, size, self._rectified)
+            self._check_rectified(camera)
             topic = self._input.image_topic
-            tracking = self._tracking(nanoseconds(stamp))
+            tracking = self._initial or self._tracking(nanoseconds(stamp))
+            self._initial = None
             found = self._localizer.localize(image_hw3, camera, tracking)
         except MoteError as error:
             fault = f"{topic}: {error}"
@@ -197,6 +281,16 @@ class LocalizerNode(Node):
             self._points.publish(conversions.cloud_message(header, image.found))
         self._publish_status(image.stamp, image.found)
 
+    def _check_rectified(self, camera: Camera) -> None:
+        """Warn once if images are rectified by the name of their topic, and are not treated so."""
+        named = "rect" in self._input.image_topic.rsplit("/compressed", 1)[0].rsplit("/", 1)[-1]
+        if named and any(camera.distortion) and not self._rectified_fault:
+            self._rectified_fault = (
+                f"{self._input.image_topic} is rectified by its name, but its CameraInfo has a "
+                "distortion, which is removed again; set the parameter rectified"
+            )
+            self.get_logger().warning(self._rectified_fault)
+
     def _on_missing_transform(self, image: LocalizedImage, error: MoteError) -> None:
         """Report a pose that cannot be that of the robot."""
         self._warn("transform", f"no pose: {error}")
@@ -214,6 +308,7 @@ class LocalizerNode(Node):
         self, stamp: Any, found: Localization | None, fault: str = "", rejection: str = ""
     ) -> None:
         name = f"{self.get_fully_qualified_name()}: localization"
+        self._statistics.add_answer(_answered(found, fault, rejection))
         scene = self._localizer.info.scene
         message = conversions.status_message(stamp, name, scene, found, fault, rejection)
         message.status.append(self._backend_status)
@@ -228,6 +323,17 @@ class LocalizerNode(Node):
             self._warned_s.clear()
         self._warned_s[key] = now
         self.get_logger().warning(text)
+
+
+def _answered(found: Localization | None, fault: str, rejection: str) -> Answered:
+    """Return what became of an image, for the statistics."""
+    now_s = time.monotonic()
+    if found is None or fault:
+        return Answered(now_s, "refused", fault)
+    if rejection:
+        return Answered(now_s, "held back", rejection, found.seconds, found.inliers)
+    outcome: Outcome = "lost" if found.T_map_cam is None else "localized"
+    return Answered(now_s, outcome, found.reason, found.seconds, found.inliers)
 
 
 def _frame_config(values: dict[str, Any]) -> FrameConfig:

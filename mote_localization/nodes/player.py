@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _READ_AHEAD = 16  # messages read before they are published
 _DISCOVERY_S = 0.5  # from the first subscriber of an image topic to those of other topics
 _FLUSH_S = 0.5  # for the delivery of the last messages before the publishers are destroyed
+_CLOCK_PERIOD_S = 0.01
 _MIN_PASS_GAP_S = 0.001  # between the passes of a loop: a pass of one image has no duration
 
 T = TypeVar("T")
@@ -46,6 +47,8 @@ class Replay:
     start_delay: float = 0.0  # s, delay before the first message
     wait: float = 10.0  # s, maximum wait for a subscriber of an image topic; 0: do not wait
     remap: tuple[str, ...] = ()  # topics to rename, each as from:=to
+    # publish the time of the recording on /clock, for nodes with use_sim_time
+    clock: tyro.conf.FlagCreatePairsOff[bool] = False
     log: Path | None = None  # write the time of publishing of each image to this file, JSON lines
 
     def run(self) -> None:
@@ -65,12 +68,17 @@ class Replay:
 
             node = rclpy.create_node("player")
             stack.callback(node.destroy_node)
+            if self.clock:
+                topics = [topic for topic in topics if topic.name != "/clock"]
             publishers = _publishers(node, topics)
+            clock = _Clock(node) if self.clock else None
+            # answers the services of the node, such as those of `ros2 param list`
+            stack.enter_context(process.spin_in_thread(node))
             if not self._wait_for_subscriber(publishers) or process.stop_requested(
                 self.start_delay
             ):
                 return
-            played, seconds = self._play(publishers, topics, log)
+            played, seconds = self._play(publishers, topics, log, clock)
             process.stop_requested(_FLUSH_S)
         say(f"played {played} messages in {seconds:.1f} s")
 
@@ -104,7 +112,11 @@ class Replay:
         return not process.stop_requested(_DISCOVERY_S)
 
     def _play(
-        self, publishers: dict[str, Publisher], topics: list[BagTopic], log: TextIO | None
+        self,
+        publishers: dict[str, Publisher],
+        topics: list[BagTopic],
+        log: TextIO | None,
+        clock: _Clock | None,
     ) -> tuple[int, float]:
         """Publish every message at its time; return the number of messages and the duration (s)."""
         images = {topic.name for topic in topics if topic.msgtype in IMAGES}
@@ -119,6 +131,8 @@ class Replay:
                 for topic, recorded_ns, raw in _read_ahead(self._messages(set(publishers))):
                     first_ns = recorded_ns if first_ns is None else first_ns
                     due = pass_started + (recorded_ns - first_ns) * 1e-9 / self.rate
+                    if clock:
+                        clock.advance(recorded_ns, due, self.rate)
                     if process.stop_requested(due - time.monotonic()):
                         return played, time.monotonic() - started
                     published_ns = time.monotonic_ns()
@@ -139,6 +153,35 @@ class Replay:
         with open_bag(self.bag) as bag:
             for topic, _, recorded_ns, raw in bag.messages(topics):
                 yield topic, recorded_ns, bytes(raw)
+
+
+class _Clock:
+    """Publishes the time of the recording on /clock, at least at 100 Hz."""
+
+    def __init__(self, node: Node) -> None:
+        from rosgraph_msgs.msg import Clock
+
+        self._message, self._publisher = Clock, node.create_publisher(Clock, "/clock", 10)
+
+    def advance(self, recorded_ns: int, due_s: float, rate: float) -> None:
+        """Publish the time up to that of the next message, while waiting for it.
+
+        Args:
+            recorded_ns: Time of the next message.
+            due_s: Monotonic time at which it is published.
+            rate: Speed of the replay.
+        """
+        while (left_s := due_s - time.monotonic()) > _CLOCK_PERIOD_S:
+            self._publish(recorded_ns - round(left_s * rate * 1e9))
+            if process.stop_pending():
+                return
+            time.sleep(_CLOCK_PERIOD_S)
+        self._publish(recorded_ns)
+
+    def _publish(self, time_ns: int) -> None:
+        message = self._message()
+        message.clock.sec, message.clock.nanosec = divmod(time_ns, 1_000_000_000)
+        self._publisher.publish(message)
 
 
 def _publishers(node: Node, topics: list[BagTopic]) -> dict[str, Publisher]:

@@ -33,6 +33,11 @@ def stop_requested(wait_s: float = 0.0) -> bool:
     return signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0)) is not None
 
 
+def stop_pending() -> bool:
+    """Return whether SIGINT or SIGTERM waits for `stop_requested`."""
+    return bool(signal.sigpending() & set(_SIGNALS))
+
+
 def ros_import_error(error: ImportError) -> RosError:
     """Return the error for a module of ROS 2 that cannot be imported."""
     return RosError(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Header
@@ -78,6 +79,7 @@ class RobotPoses:
         self._frames = RobotFrames(config)
         self._lock = threading.RLock()  # of all that follows
         self._waiting: deque[LocalizedImage] = deque()
+        self._camera_frame = ""  # of the last image
         self._broadcast_fault = ""  # why no transform is published
         self._last_ns = -1  # stamp of the last transform that was published
         self._own_stamps: deque[int] = deque(maxlen=_OWN_STAMPS)
@@ -94,13 +96,28 @@ class RobotPoses:
         node.create_subscription(TFMessage, "/tf_static", self._on_tf_static, latched)
         if config.broadcast != "off":
             self._tf = node.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
-        node.create_timer(1 / _RATE_HZ, self._on_timer)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # also without /clock
+        node.create_timer(1 / _RATE_HZ, self._on_timer, clock=steady)
 
     def add(self, image: LocalizedImage) -> None:
         """Add a localized image; its pose is given to `on_pose` now or later."""
         with self._lock:
+            self._camera_frame = image.frame
             self._waiting.append(image)
             self._convert()
+
+    def camera_pose(self, T_map_base: np.ndarray) -> np.ndarray | None:
+        """Return the camera's pose (4, 4) at a pose of the robot; None if that is not known."""
+        with self._lock:
+            try:
+                return self._frames.camera_pose(self._camera_frame, T_map_base)
+            except TransformError:
+                return None
+
+    def reset(self) -> None:
+        """Accept the next pose, however far it is from where odometry expects it."""
+        with self._lock:
+            self._frames.reset()
 
     def take_fault(self) -> str:
         """Return why no transform was published since the last call; empty: it was."""

@@ -111,6 +111,19 @@ def test_binning_and_region_of_camera_info_give_the_camera_of_the_images():
     assert (cropped.width, cropped.cx, cropped.cy) == (200, CAMERA.cx - 40, CAMERA.cy - 20)
 
 
+def test_rectified_images_are_those_of_P_without_distortion():
+    P_34 = np.hstack([CAMERA.K_33 * [[0.9], [0.9], [1]], np.zeros((3, 1))])
+    info = CameraInfo(width=320, height=240, k=CAMERA.K_33.reshape(9), d=[0.1, -0.2, 0, 0, 0])
+    info.distortion_model = "plumb_bob"
+    with pytest.raises(CameraError, match="P is zero, so the driver does not rectify"):
+        camera_of_info(info, (320, 240), rectified=True)
+    info.p = P_34.reshape(12)
+    camera = camera_of_info(info, (320, 240), rectified=True)
+    assert not any(camera.distortion)
+    np.testing.assert_allclose(camera.K_33, P_34[:, :3])
+    assert any(camera_of_info(info, (320, 240)).distortion)
+
+
 def test_camera_info_without_calibration_is_an_error():
     with pytest.raises(CameraError, match="not calibrated"):
         camera_of_info(CameraInfo(width=320, height=240), (320, 240))

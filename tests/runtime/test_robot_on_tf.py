@@ -14,7 +14,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("tf2_msgs", reason="needs tf2_msgs")
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
 from nav_msgs.msg import Odometry
@@ -22,6 +22,7 @@ from node_processes import Child, wait_for
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
+from std_srvs.srv import Empty, SetBool
 from tf2_msgs.msg import TFMessage
 
 from mote_localization.geometry import exp_rotation, invert, pose_from, rigid, rotation_angle
@@ -294,3 +295,71 @@ def test_images_of_another_type_are_named(robot, localizer, child, room_map):
     expected = "has the type sensor_msgs/msg/CompressedImage, expected sensor_msgs/msg/Image"
     assert wait_for(lambda: expected in node.text()), node.text()
     assert "set image_transport to compressed" in node.text() and node.end() == 0
+
+
+def test_diagnostics_name_what_is_wrong(robot, localizer):
+    states = []
+    robot.node.create_subscription(
+        DiagnosticArray, "/diagnostics", lambda message: states.append(message.status[0]), 10
+    )
+    node = localizer(max_rate_hz=10.0)
+    assert wait_for(lambda: states and "no image was localized" in states[-1].message), states
+    assert wait_for(lambda: "it has 1 publisher(s)" in states[-1].message), states[-1]
+    assert states[-1].level == DiagnosticStatus.ERROR
+    robot.drive(7.0)
+    state = states[-1]
+    values = {value.key: value.value for value in state.values}
+    assert (state.level, state.message) == (DiagnosticStatus.OK, "localized")
+    assert state.name == "/localizer: state" and state.hardware_id == "box room"
+    assert 5 < float(values["received_hz"]) < 16 and 3 < float(values["localized_hz"]) < 10.5
+    assert int(values["dropped"]) > 20  # above 10 Hz
+    assert values["lost_last_minute_percent"] == "0.0" and values["network_ms"].startswith("p50 ")
+    assert values["backend"] == "onnxruntime" and 50 < float(values["memory_mb"]) < 400
+    black = robot.drive(6.0, seen_at=lambda seconds: [0, 0, 0])
+    assert states[-1].level == DiagnosticStatus.WARN
+    assert "lost): " in states[-1].message and len(black)
+    assert node.end() == 0
+
+
+def test_a_clock_that_does_not_run_is_named(robot, child, room_map):
+    states = []
+    robot.node.create_subscription(
+        DiagnosticArray, "/diagnostics", lambda message: states.append(message.status[0]), 10
+    )
+    node = child(
+        "localizer_main", "--ros-args", "-p", f"map:={room_map}", "-p", "use_sim_time:=true"
+    )
+    expected = "nothing publishes /clock"
+    assert wait_for(lambda: states and expected in states[-1].message), states
+    assert wait_for(lambda: expected in node.text()), node.text()
+    assert node.end() == 0
+
+
+def test_an_initial_pose_and_the_services(robot, localizer):
+    node = localizer(**FRAMES)
+    enable = robot.node.create_client(SetBool, "/localizer/enable")
+    reinitialize = robot.node.create_client(Empty, "/localizer/reinitialize_global_localization")
+    initial = robot.node.create_publisher(PoseWithCovarianceStamped, "/initialpose", 10)
+    assert wait_for(lambda: enable.service_is_ready() and reinitialize.service_is_ready())
+    robot.drive(1.0)
+    moved = lambda seconds: colour_at(seconds) + [0, 0, 120]  # noqa: E731
+    assert wait_for(reinitialize.call_async(Empty.Request()).done)
+    truth = robot.drive(1.0, seen_at=moved)
+    assert len(robot.errors(truth)[0]) >= len(truth) - 1, "no pose is held back"
+    random = np.random.default_rng(0)
+    for _ in range(3):  # a wrong pose
+        T_map_base = rigid(exp_rotation(random.normal(size=3)), random.normal(size=3))
+        initial.publish(conversions.pose_message(Header(frame_id="map"), T_map_base, np.eye(6)))
+        truth = robot.drive(0.5, seen_at=moved)
+        metres, _ = robot.errors(truth)
+        assert len(metres) >= len(truth) - 1 and metres.max() < 2e-3
+    assert wait_for(enable.call_async(SetBool.Request(data=False)).done)
+    before = len(robot.statuses)
+    robot.drive(0.5)
+    assert len(robot.statuses) == before
+    assert wait_for(enable.call_async(SetBool.Request(data=True)).done)
+    robot.drive(0.5)
+    assert len(robot.statuses) > before
+    initial.publish(conversions.pose_message(Header(frame_id="odom"), np.eye(4), np.eye(6)))
+    assert wait_for(lambda: "its frame is 'odom', expected 'map'" in node.text())
+    assert node.end() == 0
