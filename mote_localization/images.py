@@ -21,6 +21,7 @@ class _Encoding:
     code: int | None = None  # cv2 colour conversion to RGB; None: the buffer is RGB already
     dtype: str = "u1"  # of a value; 16-bit values are scaled to 8 bits
     even: bool = False  # the width must be even: two pixels have one chroma value
+    chroma_rows: bool = False  # half as many rows of chroma values follow those of the brightness
 
 
 # Names from sensor_msgs/image_encodings.hpp. 8UC3 and 8UC4 have OpenCV's channel order, BGR.
@@ -41,6 +42,8 @@ ENCODINGS = {
     "uyvy": _Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even=True),
     "yuv422_yuy2": _Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even=True),
     "yuyv": _Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even=True),
+    "nv12": _Encoding(1, cv2.COLOR_YUV2RGB_NV12, even=True, chroma_rows=True),
+    "nv21": _Encoding(1, cv2.COLOR_YUV2RGB_NV21, even=True, chroma_rows=True),
     "bayer_rggb8": _Encoding(1, cv2.COLOR_BayerBG2RGB),
     "bayer_bggr8": _Encoding(1, cv2.COLOR_BayerRG2RGB),
     "bayer_gbrg8": _Encoding(1, cv2.COLOR_BayerGR2RGB),
@@ -110,6 +113,9 @@ def _pixels(message: Any, encodings: dict[str, _Encoding]) -> tuple[np.ndarray, 
         raise ImageError(f"image: found {width}x{height} px, expected at most {MAX_SIDE_PX} a side")
     if layout.even and width % 2:
         raise ImageError(f"image: width {width} is odd, '{encoding}' needs an even width")
+    if layout.chroma_rows and height % 2:
+        raise ImageError(f"image: height {height} is odd, '{encoding}' needs an even height")
+    rows = height + height // 2 if layout.chroma_rows else height
     dtype = np.dtype(layout.dtype).newbyteorder(">" if message.is_bigendian else "<")
     row_bytes = width * layout.channels * dtype.itemsize
     if step < row_bytes:
@@ -118,13 +124,13 @@ def _pixels(message: Any, encodings: dict[str, _Encoding]) -> tuple[np.ndarray, 
             f"({width} pixels of '{encoding}')"
         )
     buffer = np.frombuffer(message.data, np.uint8)
-    if buffer.size < height * step:
+    if buffer.size < rows * step:
         raise ImageError(
-            f"image: data has {buffer.size} bytes, expected {height * step} "
-            f"({height} rows of {step} bytes)"
+            f"image: data has {buffer.size} bytes, expected {rows * step} "
+            f"({rows} rows of {step} bytes)"
         )
     pixels = np.ndarray(
-        (height, width, layout.channels),
+        (rows, width, layout.channels),
         dtype,
         buffer,
         strides=(step, layout.channels * dtype.itemsize, dtype.itemsize),

@@ -97,6 +97,16 @@ def test_yuv422_byte_orders_are_decoded(encoding, pixel_pair):
     assert np.abs(decoded - expected).max() <= 1
 
 
+@pytest.mark.parametrize(("encoding", "chroma"), [("nv12", [90, 200]), ("nv21", [200, 90])])
+@pytest.mark.parametrize("padding", [0, 6])
+def test_rows_of_chroma_values_are_decoded(encoding, chroma, padding):
+    expected = decode("yuyv", HEIGHT, WIDTH, 2 * WIDTH, bytes([120, 90, 120, 200]) * 4 * HEIGHT)
+    rows = np.vstack([np.full((HEIGHT, WIDTH), 120), np.tile(chroma, (HEIGHT // 2, WIDTH // 2))])
+    data, step = flat(rows.astype(np.uint8)[..., None], padding)
+    decoded = decode(encoding, HEIGHT, WIDTH, step, data)
+    assert np.abs(decoded.astype(int) - expected).max() <= 1
+
+
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
 def test_bayer_patterns_are_decoded(pattern):
     colour = {"r": 200, "g": 120, "b": 40}
@@ -122,6 +132,8 @@ def test_flattened_opencv_images_are_decoded():
         ("rgb8", 2, 2, 6, 11, "data has 11 bytes, expected 12"),
         ("rgb8", 2, 2, 6, 0, "data has 0 bytes, expected 12"),
         ("yuv422", 2, 3, 6, 12, "odd"),
+        ("nv12", 3, 2, 2, 12, "height 3 is odd"),
+        ("nv12", 4, 2, 2, 11, "data has 11 bytes, expected 12 .6 rows"),
         ("rgb8", 1, MAX_SIDE_PX + 1, 2**31, 12, "at most"),
         ("rgb8", 2**32 - 1, 2**32 - 1, 2**32 - 1, 12, "at most"),
     ],
@@ -139,6 +151,6 @@ def test_message_about_a_long_encoding_name_is_short():
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_every_encoding_is_decoded_to_rgb8(encoding):
-    decoded = decode(encoding, 4, 4, 24, bytes(range(96)))
+    decoded = decode(encoding, 4, 4, 24, bytes(range(144)))
     assert decoded.shape == (4, 4, 3)
     assert decoded.dtype == np.uint8

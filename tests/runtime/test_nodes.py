@@ -25,6 +25,7 @@ from node_processes import TIMEOUT_S, Child, wait_for
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import qos_profile_sensor_data
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from mote_localization.geometry import pose_from
@@ -32,6 +33,7 @@ from mote_localization.localizer import Tracking
 from mote_localization.nodes import process
 from mote_localization.nodes.localizer_node import PARAMETERS, LocalizerNode
 from mote_localization.scenes.bags import BagWriter
+from mote_localization.stamps import nanoseconds
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
 
@@ -613,6 +615,19 @@ def test_a_replayed_recording_gives_poses(child, drive, tmp_path):
             expected = expected_position((100 + i, 100, 100))
             np.testing.assert_allclose(answer["position"], expected, atol=1e-3)
             assert len(answer["covariance"]) == 36
+
+
+def test_a_player_with_a_clock_publishes_the_time_of_the_recording(child, robot, drive):
+    times = []
+    subscription = robot.node.create_subscription(
+        Clock, "/clock", lambda message: times.append(nanoseconds(message.clock)), 100
+    )
+    player = child("player", drive, "--clock", "--rate", 2)
+    assert player.code() == 0, player.text()
+    robot.node.destroy_subscription(subscription)
+    gaps = np.diff(times)
+    assert len(times) > 40 and (gaps >= 0).all() and np.median(gaps) < 1e8
+    assert times[-1] == 1_000_000_000 + 19 * 200_000_000
 
 
 @pytest.mark.parametrize("file", ["answers.jsonl", "/dev/full"])
