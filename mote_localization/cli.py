@@ -11,6 +11,7 @@ from mote_localization.backends import BACKEND_HELP
 from mote_localization.backends.engine_builder import Gpu, Precision, engine_for
 from mote_localization.backends.engines import cache_folder
 from mote_localization.calibration_files import read_calibration
+from mote_localization.cloud_commands import Cloud, GridCommand
 from mote_localization.command_line import File, Flat, print_table, run_command, say
 from mote_localization.errors import CameraError, ImageError, MoteError
 from mote_localization.evaluation.bench import Bench
@@ -156,6 +157,8 @@ def main() -> None:
             "replay": Replay,
             "bench": Bench,
             "transform": Transform,
+            "cloud": Cloud,
+            "grid": GridCommand,
             "build-engine": BuildEngine,
         },
         "mote",

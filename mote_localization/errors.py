@@ -17,6 +17,10 @@ class ImageError(MoteError):
     """An image cannot be decoded or does not fit its camera."""
 
 
+class ConfigError(MoteError):
+    """Settings contradict each other."""
+
+
 class SceneError(MoteError):
     """A recorded scene (frames, poses, depth) cannot be read or is not consistent."""
 

@@ -17,6 +17,7 @@ import numpy as np
 from mote_localization.backends import Backend, create_backend
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
 from mote_localization.drift import Kriging
+from mote_localization.errors import ConfigError
 from mote_localization.geometry import invert, transform
 from mote_localization.keyframe_matcher import (
     KeyframeConfig,
@@ -56,10 +57,25 @@ class LocalizerConfig:
     pose: PoseConfig = field(default_factory=PoseConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
 
+    def __post_init__(self) -> None:
+        """Check that a pose can pass the gates.
+
+        Raises:
+            ConfigError: More inliers are needed than cells are used.
+        """
+        if self.min_inliers > self.max_cells:
+            raise ConfigError(
+                f"found min_inliers {self.min_inliers} above max_cells {self.max_cells}: no pose "
+                "would be accepted"
+            )
+
     def with_parameters(self, values: Mapping[str, Any]) -> "LocalizerConfig":
         """Return the configuration with the values of ROS parameters; others are ignored.
 
         Parameters of `keyframes` have the prefix `keyframe_`.
+
+        Raises:
+            ConfigError: The values contradict each other.
         """
         own = {f.name: values[f.name] for f in fields(self) if f.name in values}
         names = {f.name: f"keyframe_{f.name}" for f in fields(self.keyframes)}

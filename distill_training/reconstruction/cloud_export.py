@@ -17,6 +17,7 @@ from mote_localization.errors import ReconstructionError
 from mote_localization.files import atomic_write
 from mote_localization.geometry import transform
 from mote_localization.level_rotation import level_rotation
+from mote_localization.ply_files import write_ply
 from mote_localization.progress import track
 
 RERUN = "rerun-sdk==0.41.0"  # the tested version; too large for a dependency
@@ -25,7 +26,6 @@ _CAMERA_RGB = (213, 94, 0)  # vermilion of the palette by Okabe and Ito
 _FRUSTUM = 0.05  # depth of a drawn frustum, over the median distance of points from their median
 _DOTS = 24  # per edge of a frustum: all viewers show points, not all show the edges of a PLY
 _PICTURE_POINTS = 400_000
-_PLY_VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
 
 
 def save_ply(reconstruction: Reconstruction, path: Path, most_points: int = MOST_POINTS) -> None:
@@ -43,16 +43,13 @@ def save_ply(reconstruction: Reconstruction, path: Path, most_points: int = MOST
     _, lines_m23 = _frusta(reconstruction, points_n3)
     fraction = np.linspace(0, 1, _DOTS)[:, None, None]
     dots_n3 = (lines_m23[:, 0] * (1 - fraction) + lines_m23[:, 1] * fraction).reshape(-1, 3)
-    vertices = np.empty(len(points_n3) + len(dots_n3), _PLY_VERTEX)
-    vertices["xyz"] = np.concatenate([points_n3, dots_n3])
-    vertices["rgb"][: len(points_n3)] = colours_n3
-    vertices["rgb"][len(points_n3) :] = _CAMERA_RGB
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
-    header += [f"property float {axis}" for axis in "xyz"]
-    header += [f"property uchar {colour}" for colour in ("red", "green", "blue")]
-    with atomic_write(path, ReconstructionError) as file:
-        file.write("\n".join([*header, "end_header\n"]).encode())
-        file.write(vertices.data)
+    dot_colours_n3 = np.tile(np.array(_CAMERA_RGB, np.uint8), (len(dots_n3), 1))
+    write_ply(
+        path,
+        np.concatenate([points_n3, dots_n3]),
+        np.concatenate([colours_n3, dot_colours_n3]),
+        ReconstructionError,
+    )
 
 
 def show_rerun(

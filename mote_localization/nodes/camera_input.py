@@ -17,6 +17,7 @@ from mote_localization.stamps import nanoseconds
 AnyImage: TypeAlias = Image | CompressedImage
 
 _TYPES = {"raw": Image, "compressed": CompressedImage}  # by the name of the image transport
+_SHARED_MEMORY_BYTES = 16 << 20  # segment_size in config/fastdds.xml
 _ENDING = "/compressed"  # of the topics of image_transport's plug-in
 
 
@@ -53,6 +54,7 @@ class CameraInput:
             calibration_of, round(tolerance_s * 1e9)
         )
         self._received = {"image": 0, "camera_info": 0}  # since the last check
+        self._image_bytes = 0  # of a raw image, by the last CameraInfo
         self._image = node.create_subscription(
             self._type, topic, self._on_image, qos_profile_sensor_data
         )
@@ -104,6 +106,13 @@ class CameraInput:
             hint = f"its publisher has the type {', '.join(others)[:100]}, expected {expected}"
             names = [fitting[other] for other in others if other in fitting]
             return f"{hint}; set image_transport to {names[0]}" if names else hint
+        if publishers and self._image_bytes > _SHARED_MEMORY_BYTES / 2 and self._type is Image:
+            return (
+                f"its images take {self._image_bytes / 1e6:.0f} MB, too much for shared memory of "
+                f"{_SHARED_MEMORY_BYTES >> 20} MB: raise segment_size in a copy of "
+                f"config/fastdds.xml to {4 * self._image_bytes} on both sides, or set "
+                "image_transport to compressed"
+            )
         if publishers:
             return (
                 f"it has {len(publishers)} publisher(s), which may have stopped, or DDS loses "
@@ -123,6 +132,7 @@ class CameraInput:
             self._on_frame(*frame)
 
     def _on_info(self, info: CameraInfo) -> None:
+        self._image_bytes = 3 * info.width * info.height
         self._received["camera_info"] += 1
         frame = self._matcher.add_info(nanoseconds(info.header.stamp), info)
         if frame is not None:

@@ -28,6 +28,7 @@ from mote_localization.geometry import quaternion_xyzw
 from mote_localization.image_files import decode_compressed
 from mote_localization.images import ENCODINGS, decode
 from mote_localization.localizer import Localization, Status
+from mote_localization.map_cloud import MapCloud
 
 CLOUD_FIELDS = [
     PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
@@ -125,8 +126,14 @@ def cloud_message(header: Header, found: Localization) -> PointCloud2:
     cells_hw4 = np.empty((rows, columns, 4), np.float32)
     cells_hw4[..., :3] = np.where(found.covered_hw[..., None], found.points_hw3, np.nan)
     cells_hw4.view(np.uint32)[..., 3] = (red << 16 | green << 8 | blue).T
+    return _cloud(header, cells_hw4, is_dense=bool(np.isfinite(cells_hw4[..., :3]).all()))
+
+
+def _cloud(header: Header, points_hw4: np.ndarray, is_dense: bool) -> PointCloud2:
+    """Return a cloud of x, y, z and rgb, float32."""
+    rows, columns = points_hw4.shape[:2]
     data = array("B")
-    data.frombytes(cells_hw4.data.cast("B"))  # a NumPy array would be copied byte by byte
+    data.frombytes(points_hw4.data.cast("B"))  # a NumPy array would be copied byte by byte
     return PointCloud2(
         header=header,
         height=rows,
@@ -136,8 +143,17 @@ def cloud_message(header: Header, found: Localization) -> PointCloud2:
         point_step=16,
         row_step=16 * columns,
         data=data,
-        is_dense=bool(np.isfinite(cells_hw4[..., :3]).all()),
+        is_dense=is_dense,
     )
+
+
+def map_points_message(header: Header, cloud: MapCloud) -> PointCloud2:
+    """Return the points of a map as a cloud; fields as in `cloud_message`."""
+    grey_n = cloud.grey_n.astype(np.uint32)
+    points_n4 = np.empty((len(grey_n), 4), np.float32)
+    points_n4[:, :3] = cloud.points_n3
+    points_n4.view(np.uint32)[:, 3] = grey_n << 16 | grey_n << 8 | grey_n
+    return _cloud(header, points_n4[None], is_dense=True)
 
 
 def status_message(

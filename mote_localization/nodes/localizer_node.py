@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import traceback
@@ -17,6 +18,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import Empty, SetBool
@@ -24,10 +26,11 @@ from std_srvs.srv import Empty, SetBool
 from mote_localization.backends import choose_backend
 from mote_localization.camera import Camera
 from mote_localization.camera_infos import camera_of_info
-from mote_localization.errors import MapFileError, MoteError
+from mote_localization.errors import ConfigError, MapFileError, MoteError
 from mote_localization.geometry import pose_from
 from mote_localization.localization_statistics import Answered, LocalizationStatistics, Outcome
 from mote_localization.localizer import Localization, Localizer, LocalizerConfig, Tracking
+from mote_localization.map_cloud import map_cloud
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.map_to_odom import OdometryConfig
 from mote_localization.nodes import conversions
@@ -43,6 +46,7 @@ _MAX_TRACKING_AGE_NS = 1_000_000_000  # older poses are not tracked
 _SEARCH_PERIOD_NS = 1_000_000_000  # after so long, one image is localized without the last pose
 _WARNING_PERIOD_S = 5.0  # a warning is logged at most once per period
 _NEVER_S = -1e9
+_MAX_MAP_POINTS = 100_000  # 16 bytes each
 _MAX_FAULT_LENGTH = 200  # characters of an unexpected exception in the status
 _MAX_WARNING_KEYS = 100  # warnings whose times are stored
 
@@ -84,6 +88,12 @@ class LocalizerNode(Node):
         self._odometry = self.create_publisher(Odometry, "~/odometry", 10)
         self._points = self.create_publisher(PointCloud2, "~/points", 2)
         self._status = self.create_publisher(DiagnosticArray, "~/status", 10)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._map_points = self.create_publisher(PointCloud2, "~/map_points", latched)
+        if map_file.info.keyframes:
+            header = Header(frame_id=self._map_frame, stamp=self.get_clock().now().to_msg())
+            cloud = map_cloud(map_file.info, _MAX_MAP_POINTS)
+            self._map_points.publish(conversions.map_points_message(header, cloud))
 
         self._last: tuple[int, Tracking] | None = None  # stamp, ns, of the last pose
         self._searched_ns = 0  # stamp of the last image that was localized without the last
@@ -148,7 +158,10 @@ class LocalizerNode(Node):
 
     def _on_parameters(self, changed: list[RosParameter]) -> SetParametersResult:
         values = {p.name: p.value for p in changed}
-        self._localizer.config = self._localizer.config.with_parameters(values)
+        try:
+            self._localizer.config = self._localizer.config.with_parameters(values)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _on_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
@@ -210,7 +223,8 @@ class LocalizerNode(Node):
     def _check_input(self) -> None:
         """Log a warning if images, CameraInfo or transforms are missing or do not match."""
         warning = self._input.missing(_WARNING_PERIOD_S)
-        if warning and warning != self._input_warning:
+        # numbers change every time: a warning of the same kind is logged once
+        if warning and _without_numbers(warning) != _without_numbers(self._input_warning):
             self.get_logger().warning(warning)
         self._input_warning = warning
         self._frame_fault = self._robot_poses.take_fault()
@@ -323,6 +337,10 @@ class LocalizerNode(Node):
             self._warned_s.clear()
         self._warned_s[key] = now
         self.get_logger().warning(text)
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d[\d.]*", "", text)
 
 
 def _answered(found: Localization | None, fault: str, rejection: str) -> Answered:

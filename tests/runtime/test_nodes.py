@@ -447,11 +447,14 @@ def test_gate_parameters_can_change_while_the_node_runs(robot):
         assert wait_for(future.done)
         return future.result().results[0]
 
-    assert change("min_inliers", 5000).successful
+    refused = change("min_inliers", 5000)
+    assert not refused.successful
+    assert refused.reason.startswith("found min_inliers 5000 above max_cells 800")
+    assert change("max_cells", 6000).successful and change("min_inliers", 5000).successful
     assert "expected at least 5000" in robot.localize(*robot.frame()).message
     assert not change("min_inliers", 1).successful  # out of range
     assert not change("threads", 2).successful  # read only
-    assert change("min_inliers", 40).successful
+    assert change("min_inliers", 40).successful and change("max_cells", 800).successful
     robot.position()
 
 
@@ -497,6 +500,7 @@ def test_a_node_that_cannot_start_prints_one_line_with_the_cause(child, tmp_path
         "publish_tf:=map_to_base": "base_frame is empty",
         "base_frame:=map": "expected three different names, found 'map', 'odom', 'map'",
         "image_transport:=theora": "image_transport: found 'theora', expected raw or compressed",
+        "min_inliers:=900": "found min_inliers 900 above max_cells 800",
     }
     expected |= invalid
     for argument in invalid:
