@@ -5,8 +5,7 @@ depth gives their 3-D points. It takes several times as long as the refinement o
 is used only where that fails.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -32,31 +31,61 @@ class KeyframeFeatures(NamedTuple):
     keyframe: int  # index
 
 
-@lru_cache(maxsize=1)
-def search_of(keyframes: tuple[Keyframe, ...], camera: Camera, stride: int) -> "KeyframeSearch":
-    """Return the search in a map's keyframes; the last one is kept, as a training asks often."""
-    return KeyframeSearch(keyframes, camera, stride)
+class SearchCancelled(Exception):
+    """The features of the keyframes are not needed any more."""
+
+
+_last: dict[tuple[tuple[Keyframe, ...], Camera, int], "KeyframeSearch"] = {}  # one at most
+
+
+def search_of(
+    keyframes: tuple[Keyframe, ...],
+    camera: Camera,
+    stride: int,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> "KeyframeSearch":
+    """Return the search in a map's keyframes; the last one is kept, as a training asks often.
+
+    Args:
+        keyframes: All keyframes of a map, one at least.
+        camera: The canonical camera.
+        stride: Pixels of the canonical image per cell side.
+        cancelled: Is asked after each keyframe whether to stop.
+
+    Raises:
+        SearchCancelled: It returned True.
+        MapFileError: A keyframe cannot be decoded.
+    """
+    key = keyframes, camera, stride
+    search = _last.get(key)
+    if search is None:
+        search = KeyframeSearch(keyframes, camera, stride, cancelled)
+        _last.clear()
+        _last[key] = search
+    return search
 
 
 class KeyframeSearch:
     """Finds the keyframes that show what an image shows."""
 
-    def __init__(self, keyframes: Sequence[Keyframe], camera: Camera, stride: int) -> None:
+    def __init__(
+        self,
+        keyframes: Sequence[Keyframe],
+        camera: Camera,
+        stride: int,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Compute the features of the keyframes, which takes about 40 ms each.
 
-        Args:
-            keyframes: All keyframes of a map, one at least.
-            camera: The canonical camera.
-            stride: Pixels of the canonical image per cell side.
-
-        Raises:
-            MapFileError: A keyframe cannot be decoded.
+        Arguments and exceptions are those of `search_of`.
         """
         self._sift = cv2.SIFT.create(_FEATURES, contrastThreshold=_CONTRAST)
         self._points_kn3 = np.zeros((len(keyframes), _FEATURES, 3))
         # Rows of zeros, where a keyframe has fewer features, are far from every descriptor.
         self._descriptors_knd = np.zeros((len(keyframes), _FEATURES, 128), np.float16)
         for k, keyframe in enumerate(keyframes):
+            if cancelled():
+                raise SearchCancelled
             pixels_m2, descriptors_md = self._features(keyframe.grey_hw())
             depth_m = keyframe.depth_m()[cell_index(pixels_m2.T, camera, stride)]
             known_m = np.isfinite(depth_m)

@@ -4,11 +4,12 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
 import cv2
@@ -26,7 +27,7 @@ from mote_localization.keyframe_matcher import (
     QueryImage,
     TrackingStep,
 )
-from mote_localization.keyframe_search import KeyframeFeatures, search_of
+from mote_localization.keyframe_search import KeyframeFeatures, SearchCancelled, search_of
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, find_pose, solve_pose
 
@@ -163,6 +164,7 @@ class Localizer:
         self._backend = backend
         self._view: CanonicalView | None = None
         self._preparing: Thread | None = None  # computes the features of the keyframes
+        self._closing = Event()
         self._worker = ThreadPoolExecutor(1, "mote_keyframes")  # tracks while the network runs
         camera = self.info.camera
         self._pixels_n2 = cell_pixels(camera.width, camera.height, self.info.stride).reshape(-1, 2)
@@ -190,6 +192,13 @@ class Localizer:
         map_file = read_map(map_path)
         return cls(map_file, create_backend(map_file, backend, threads), config)
 
+    def close(self) -> None:
+        """End the threads; the localizer cannot be used afterwards."""
+        self._closing.set()
+        if self._preparing:
+            self._preparing.join()
+        self._worker.shutdown()
+
     def prepare_search(self) -> None:
         """Compute the features of the keyframes in a background thread.
 
@@ -197,11 +206,13 @@ class Localizer:
         first search takes seconds.
         """
         if self._keyframes and self.config.keyframes.searched:
-            info = self.info
-            self._preparing = Thread(
-                target=search_of, args=(info.keyframes, info.camera, info.stride), daemon=True
-            )
+            self._preparing = Thread(target=self._prepare_search, daemon=True)
             self._preparing.start()
+
+    def _prepare_search(self) -> None:
+        info = self.info
+        with suppress(SearchCancelled):
+            search_of(info.keyframes, info.camera, info.stride, self._closing.is_set)
 
     def keyframe_distances(self, T_map_cam: np.ndarray) -> np.ndarray:
         """Return the distance (k,) of a camera from each keyframe, m; empty without keyframes.

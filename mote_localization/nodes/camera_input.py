@@ -11,6 +11,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mote_localization.errors import RosError
 from mote_localization.nodes.conversions import calibration_of
+from mote_localization.nodes.entities import Entities
 from mote_localization.nodes.matching import InfoMatcher
 from mote_localization.stamps import nanoseconds
 
@@ -27,6 +28,7 @@ class CameraInput:
     def __init__(
         self,
         node: Node,
+        entities: Entities,
         transport: str,
         tolerance_s: float,
         on_frame: Callable[[AnyImage, CameraInfo], None],
@@ -35,6 +37,7 @@ class CameraInput:
 
         Args:
             node: The node that subscribes.
+            entities: To which its subscriptions belong.
             transport: raw or compressed. The images of `compressed` are on the topic below `image`
                 that image_transport publishes, unless `image` is remapped to that one already.
             tolerance_s: How much later than its image a CameraInfo may be stamped, s.
@@ -55,10 +58,10 @@ class CameraInput:
         )
         self._received = {"image": 0, "camera_info": 0}  # since the last check
         self._image_bytes = 0  # of a raw image, by the last CameraInfo
-        self._image = node.create_subscription(
+        self._image = entities.subscription(
             self._type, topic, self._on_image, qos_profile_sensor_data
         )
-        self._info = node.create_subscription(
+        self._info = entities.subscription(
             CameraInfo, "camera_info", self._on_info, qos_profile_sensor_data
         )
 

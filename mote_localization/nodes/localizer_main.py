@@ -17,7 +17,7 @@ def main() -> int:
             raise
         process.print_error(process.ros_import_error(error))
         return 1
-    return process.run_node(LocalizerNode, sys.argv[1:])
+    return process.run_node(LocalizerNode.started, sys.argv[1:])
 
 
 if __name__ == "__main__":

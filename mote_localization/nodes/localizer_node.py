@@ -1,357 +1,179 @@
-"""The localizer node: subscribes to images and CameraInfo; publishes pose, cloud, status, TF."""
+"""The localizer node: a lifecycle node that loads a map and localizes images in it."""
 
 from __future__ import annotations
 
-import re
-import threading
-import time
-import traceback
-from contextlib import suppress
+import gc
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseWithCovarianceStamped
-from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, PointCloud2
-from std_msgs.msg import Header
-from std_srvs.srv import Empty, SetBool
 
-from mote_localization.backends import choose_backend
-from mote_localization.camera import Camera
-from mote_localization.camera_infos import camera_of_info
+from mote_localization.backends import Chosen, choose_backend
 from mote_localization.errors import ConfigError, MapFileError, MoteError
-from mote_localization.geometry import pose_from
-from mote_localization.localization_statistics import Answered, LocalizationStatistics, Outcome
-from mote_localization.localizer import Localization, Localizer, LocalizerConfig, Tracking
-from mote_localization.map_cloud import map_cloud
+from mote_localization.localizer import Localizer, LocalizerConfig
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.map_to_odom import OdometryConfig
-from mote_localization.nodes import conversions
-from mote_localization.nodes.camera_input import AnyImage, CameraInput
-from mote_localization.nodes.node_diagnostics import NodeDiagnostics, clock_fault
+from mote_localization.nodes.active_localizer import ActiveLocalizer
 from mote_localization.nodes.node_parameters import PARAMETERS
-from mote_localization.nodes.robot_poses import LocalizedImage, RobotPoses
-from mote_localization.robot_frames import FrameConfig, RobotPose
-from mote_localization.stamps import nanoseconds
-from mote_localization.transform_messages import pose_values
+from mote_localization.robot_frames import FrameConfig
 
-_MAX_TRACKING_AGE_NS = 1_000_000_000  # older poses are not tracked
-_SEARCH_PERIOD_NS = 1_000_000_000  # after so long, one image is localized without the last pose
-_WARNING_PERIOD_S = 5.0  # a warning is logged at most once per period
-_NEVER_S = -1e9
-_MAX_MAP_POINTS = 100_000  # 16 bytes each
-_MAX_FAULT_LENGTH = 200  # characters of an unexpected exception in the status
-_MAX_WARNING_KEYS = 100  # warnings whose times are stored
+_FIXED = {p.name for p in PARAMETERS if p.fixed}  # while the node is configured
 
 
-class LocalizerNode(Node):
-    """Localizes the newest image in a worker thread; older images are dropped."""
+class _Loaded(NamedTuple):
+    """A map that is loaded into a backend."""
 
-    def __init__(self) -> None:
-        """Declare parameters, load the map, subscribe.
+    localizer: Localizer
+    chosen: Chosen
+    frames: FrameConfig
+    values: dict[str, Any]  # parameters by name
+
+
+class LocalizerNode(LifecycleNode):
+    """Configure loads the map, activate subscribes to the images; both can be undone."""
+
+    def __init__(self, node_name: str = "localizer", **options: Any) -> None:
+        """Declare the parameters.
+
+        Args:
+            node_name: Name of the node.
+            options: Of `rclpy.node.Node`.
+        """
+        self._loaded: _Loaded | None = None  # from configure to cleanup
+        self._active: ActiveLocalizer | None = None  # from activate to deactivate
+        self._error: MoteError | None = None  # of the last transition
+        self._logs_errors = True  # of transitions; at the start, they are raised
+        super().__init__(node_name, **options)
+        for p in PARAMETERS:
+            self.declare_parameter(p.name, p.default, p.descriptor())
+        self.add_on_set_parameters_callback(self._on_parameters)
+
+    @classmethod
+    def started(cls) -> LocalizerNode:
+        """Return the node, active unless the parameter `autostart` is false.
 
         Raises:
-            MoteError: The map or the backend cannot be used.
+            MoteError: The map, the backend or a parameter cannot be used.
         """
-        super().__init__("localizer")
-        values = {
-            p.name: self.declare_parameter(p.name, p.default, p.descriptor()).value
-            for p in PARAMETERS
-        }
+        node = cls()
+        if node.get_parameter("autostart").value:
+            node._logs_errors = False
+            for transition in (node.trigger_configure, node.trigger_activate):
+                done = transition()
+                if node._error is not None or done != TransitionCallbackReturn.SUCCESS:
+                    error = node._error or MoteError("the node does not start")
+                    node.destroy_node()
+                    raise error
+            node._logs_errors = True
+        else:
+            node.get_logger().info("waits for a lifecycle manager: autostart is false")
+        return node
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the map; on failure, the error is logged and the node stays unconfigured."""
+        return self._try(self._load)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe to the images."""
+        return self._try(self._activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe."""
+        self._deactivate()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the map."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and free the map."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and free the map; the node can be configured again."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Unsubscribe, end all threads and free the map."""
+        self._deactivate()
+        if self._loaded:
+            self._loaded.localizer.close()
+        self._loaded = None
+        gc.collect()  # subscriptions and their callbacks are reference cycles
+
+    def destroy_node(self) -> None:
+        """Close and destroy the node."""
+        self.close()
+        super().destroy_node()
+
+    def _try(self, action: Any) -> TransitionCallbackReturn:
+        self._error = None
+        try:
+            action()
+        except MoteError as error:
+            self._error = error
+            if self._logs_errors:
+                self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def _load(self) -> None:
+        values = {p.name: self.get_parameter(p.name).value for p in PARAMETERS}
         if not values["map"]:
             raise MapFileError("parameter `map` is empty; give it a map file: -p map:=kitchen.onnx")
         config = LocalizerConfig().with_parameters(values)
         frames = _frame_config(values)
         map_file = read_map(Path(values["map"]).expanduser())
         chosen = choose_backend(map_file, values["backend"], values["threads"])
-        self._localizer = Localizer(map_file, chosen.backend, config)
-        self._localizer.prepare_search()
-        self._backend_status = conversions.backend_status(
-            f"{self.get_fully_qualified_name()}: backend", map_file.info.scene, chosen
-        )
-        camera = self._localizer.info.camera
+        localizer = Localizer(map_file, chosen.backend, config)
+        camera = localizer.info.camera
         # The first inference is slow, so it runs before the first image of the robot arrives.
-        self._localizer.localize(np.zeros((camera.height, camera.width, 3), np.uint8), camera)
-        self._map_frame = frames.map_frame
-        self._camera_frame = values["camera_frame"]
-        self.add_on_set_parameters_callback(self._on_parameters)
-
-        # Reliable QoS: the displays of RViz subscribe reliably.
-        self._pose = self.create_publisher(PoseWithCovarianceStamped, "~/pose", 10)
-        self._odometry = self.create_publisher(Odometry, "~/odometry", 10)
-        self._points = self.create_publisher(PointCloud2, "~/points", 2)
-        self._status = self.create_publisher(DiagnosticArray, "~/status", 10)
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._map_points = self.create_publisher(PointCloud2, "~/map_points", latched)
-        if map_file.info.keyframes:
-            header = Header(frame_id=self._map_frame, stamp=self.get_clock().now().to_msg())
-            cloud = map_cloud(map_file.info, _MAX_MAP_POINTS)
-            self._map_points.publish(conversions.map_points_message(header, cloud))
-
-        self._last: tuple[int, Tracking] | None = None  # stamp, ns, of the last pose
-        self._searched_ns = 0  # stamp of the last image that was localized without the last
-        self._warned_s: dict[str, float] = {}  # monotonic time of the last warning, by key
-        self._initial: Tracking | None = None  # from a given pose, for the next image
-        self._enabled = True
-        self._rectified = values["rectified"]
-        self._rectified_fault = ""  # why the images look rectified
-        self._min_period_s = 1 / values["max_rate_hz"] if values["max_rate_hz"] else 0.0
-        self._taken_s = _NEVER_S  # monotonic time of the last image that was not dropped
-        self._frame_fault = ""  # why no transform is published
-        self._statistics = LocalizationStatistics()
-        self._wake = threading.Condition()
-        self._newest: tuple[AnyImage, CameraInfo] | None = None  # waits for the worker
-        self._closing = False
-        self._input_warning = ""  # of the last check; empty: input is complete
-        self._robot_poses = RobotPoses(
-            self,
-            frames,
-            values["transform_tolerance_s"],
-            values["transform_timeout_s"],
-            self._publish_pose,
-            self._on_missing_transform,
-        )
-        self._input = CameraInput(
-            self, values["image_transport"], values["info_tolerance_s"], self._give_to_worker
-        )
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # also without /clock
-        self.create_timer(_WARNING_PERIOD_S, self._check_input, clock=steady)
-        self.create_subscription(
-            PoseWithCovarianceStamped, "initialpose", self._on_initial_pose, 10
-        )
-        self.create_service(SetBool, "~/enable", self._on_enable)
-        self.create_service(Empty, "~/reinitialize_global_localization", self._on_reinitialize)
-        constants = {
-            "map": values["map"],
-            "keyframes": str(len(map_file.info.keyframes)),
-            "backend": chosen.name,
-        }
-        self._backend_faults = [f"backend rejected: {refusal}" for refusal in chosen.refusals]
-        self._diagnostics = NodeDiagnostics(
-            self, map_file.info.scene, constants, self._statistics, self._faults
-        )
-        if not self._localizer.info.metric:
+        localizer.localize(np.zeros((camera.height, camera.width, 3), np.uint8), camera)
+        if not localizer.info.metric:
             self.get_logger().warning(
                 f"{values['map']}: the map's scale is {UNKNOWN_SCALE}; poses, clouds and the "
                 "parameters that end in _m are not in metres: do not fuse the poses with odometry"
             )
-        self.get_logger().info(
-            f"localizing {self._input.image_topic} in '{self._localizer.info.scene}' "
-            f"({values['map']})"
-        )
-        self._worker = threading.Thread(target=self._work, name="worker")
-        self._worker.start()
+        localizer.prepare_search()
+        self._loaded = _Loaded(localizer, chosen, frames, values)
 
-    def close(self) -> None:
-        """End the worker thread; call it after the last callback, before destroying the node."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        self._worker.join()
+    def _activate(self) -> None:
+        if self._loaded is None:
+            raise MoteError("the node is not configured")
+        localizer, chosen, frames, values = self._loaded
+        self._active = ActiveLocalizer(self, localizer, chosen, frames, values)
+        self.get_logger().info(
+            f"localizing {self._active.image_topic} in '{localizer.info.scene}' ({values['map']})"
+        )
+
+    def _deactivate(self) -> None:
+        if self._active:
+            self._active.close()
+        self._active = None
 
     def _on_parameters(self, changed: list[RosParameter]) -> SetParametersResult:
         values = {p.name: p.value for p in changed}
+        if self._loaded is None:
+            return SetParametersResult(successful=True)
+        fixed = sorted(_FIXED & values.keys())
+        if fixed:
+            return SetParametersResult(
+                successful=False,
+                reason=f"{', '.join(fixed)}: fixed while the node is configured; clean it up first",
+            )
+        localizer = self._loaded.localizer
         try:
-            self._localizer.config = self._localizer.config.with_parameters(values)
+            localizer.config = localizer.config.with_parameters(values)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
-
-    def _on_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
-        """Track the next image from a given pose, and accept it however far it is from odometry."""
-        if message.header.frame_id not in ("", self._map_frame):
-            self.get_logger().warning(
-                f"initialpose ignored: its frame is '{message.header.frame_id[:60]}', expected "
-                f"'{self._map_frame}'"
-            )
-            return
-        pose = message.pose.pose
-        values = pose_values(pose.position, pose.orientation)
-        if values is None:
-            self.get_logger().warning("initialpose ignored: its numbers are no pose")
-            return
-        self._forget_pose()
-        T_map_base = pose_from(np.array(values[:3]), np.array(values[3:]))
-        T_map_cam = self._robot_poses.camera_pose(T_map_base)
-        if T_map_cam is not None:
-            self._initial = self._localizer.tracking_at(T_map_cam)
-
-    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        self._enabled = request.data
-        response.success, response.message = True, "enabled" if request.data else "disabled"
-        return response
-
-    def _on_reinitialize(self, _: Empty.Request, response: Empty.Response) -> Empty.Response:
-        self._forget_pose()
-        return response
-
-    def _forget_pose(self) -> None:
-        """Localize the next image without the last pose, and without comparing it to odometry."""
-        self._last = self._initial = None
-        self._robot_poses.reset()
-
-    def _faults(self) -> list[str]:
-        """Return what the node cannot do at present."""
-        faults = [clock_fault(self), self._input_warning, self._frame_fault, self._rectified_fault]
-        if not self._enabled:
-            faults = ["disabled by the service ~/enable"]
-        return [*self._backend_faults, *filter(None, faults)]
-
-    def _give_to_worker(self, image: AnyImage, info: CameraInfo) -> None:
-        """Give a frame to the worker; it replaces a frame that still waits."""
-        now_s = time.monotonic()
-        if not self._enabled:
-            return
-        self._statistics.add_received(now_s)
-        if now_s - self._taken_s < self._min_period_s:
-            self._statistics.add_dropped()
-            return
-        self._taken_s = now_s
-        with self._wake:
-            if self._newest is not None:
-                self._statistics.add_dropped()
-            self._newest = image, info
-            self._wake.notify()
-
-    def _check_input(self) -> None:
-        """Log a warning if images, CameraInfo or transforms are missing or do not match."""
-        warning = self._input.missing(_WARNING_PERIOD_S)
-        # numbers change every time: a warning of the same kind is logged once
-        if warning and _without_numbers(warning) != _without_numbers(self._input_warning):
-            self.get_logger().warning(warning)
-        self._input_warning = warning
-        self._frame_fault = self._robot_poses.take_fault()
-        for fault in filter(None, (self._frame_fault, clock_fault(self))):
-            self._warn(fault, fault)
-
-    def _work(self) -> None:
-        """Localize the newest frame repeatedly until the node closes."""
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._newest is not None or self._closing)
-                if self._closing or self._newest is None:
-                    return
-                (image, info), self._newest = self._newest, None
-            try:
-                self._localize_and_publish(image, info)
-            except Exception as error:  # no message may end the node
-                self._warn("worker", f"an image failed:\n{traceback.format_exc()}")
-                fault = f"internal error: {type(error).__name__}: {error}"
-                with suppress(Exception):  # publishing may be the cause
-                    self._publish_status(
-                        image.header.stamp, None, fault.splitlines()[0][:_MAX_FAULT_LENGTH]
-                    )
-
-    def _localize_and_publish(self, image: AnyImage, info: CameraInfo) -> None:
-        """Localize one image and publish the results with the stamp of the image."""
-        stamp, received_s = image.header.stamp, time.monotonic()
-        try:
-            topic = self._input.image_topic
-            image_hw3 = conversions.image_from_message(image)
-            topic = self._input.info_topic
-            size = image_hw3.shape[1], image_hw3.shape[0]
-            camera = camera_of_info(info, size, self._rectified)
-            self._check_rectified(camera)
-            topic = self._input.image_topic
-            tracking = self._initial or self._tracking(nanoseconds(stamp))
-            self._initial = None
-            found = self._localizer.localize(image_hw3, camera, tracking)
-        except MoteError as error:
-            fault = f"{topic}: {error}"
-            self._warn(fault, fault)
-            self._publish_status(stamp, None, fault)
-            return
-        T_map_cam, covariance_66 = found.T_map_cam, found.covariance_66
-        if T_map_cam is None or covariance_66 is None:
-            self._warn("lost", f"lost: {found.reason}")
-            self._publish_status(stamp, found)
-            return
-        self._last = (nanoseconds(stamp), found.tracking) if found.tracking else None
-        frame = self._camera_frame or image.header.frame_id
-        self._robot_poses.add(
-            LocalizedImage(stamp, frame, T_map_cam, covariance_66, found, received_s)
-        )
-
-    def _publish_pose(self, image: LocalizedImage, pose: RobotPose) -> None:
-        """Publish the robot's pose at the time of an image, unless it is held back."""
-        if pose.rejection:
-            self._last = None  # a wrong pose that is tracked would confirm itself
-            self._warn("held back", pose.rejection)
-            self._publish_status(image.stamp, image.found, rejection=pose.rejection)
-            return
-        header = Header(stamp=image.stamp, frame_id=self._map_frame)
-        message = conversions.pose_message(header, pose.T_map_frame, pose.covariance_66)
-        self._pose.publish(message)
-        if self._odometry.get_subscription_count():
-            self._odometry.publish(conversions.odometry_message(message, pose.frame))
-        if self._points.get_subscription_count():
-            self._points.publish(conversions.cloud_message(header, image.found))
-        self._publish_status(image.stamp, image.found)
-
-    def _check_rectified(self, camera: Camera) -> None:
-        """Warn once if images are rectified by the name of their topic, and are not treated so."""
-        named = "rect" in self._input.image_topic.rsplit("/compressed", 1)[0].rsplit("/", 1)[-1]
-        if named and any(camera.distortion) and not self._rectified_fault:
-            self._rectified_fault = (
-                f"{self._input.image_topic} is rectified by its name, but its CameraInfo has a "
-                "distortion, which is removed again; set the parameter rectified"
-            )
-            self.get_logger().warning(self._rectified_fault)
-
-    def _on_missing_transform(self, image: LocalizedImage, error: MoteError) -> None:
-        """Report a pose that cannot be that of the robot."""
-        self._warn("transform", f"no pose: {error}")
-        self._publish_status(image.stamp, image.found, fault=f"/tf: {error}")
-
-    def _tracking(self, stamp_ns: int) -> Tracking | None:
-        """Return that of the last pose if it is recent; None once per period: it may be wrong."""
-        due = abs(stamp_ns - self._searched_ns) > _SEARCH_PERIOD_NS
-        if due or self._last is None or abs(stamp_ns - self._last[0]) > _MAX_TRACKING_AGE_NS:
-            self._searched_ns = stamp_ns
-            return None
-        return self._last[1]
-
-    def _publish_status(
-        self, stamp: Any, found: Localization | None, fault: str = "", rejection: str = ""
-    ) -> None:
-        name = f"{self.get_fully_qualified_name()}: localization"
-        self._statistics.add_answer(_answered(found, fault, rejection))
-        scene = self._localizer.info.scene
-        message = conversions.status_message(stamp, name, scene, found, fault, rejection)
-        message.status.append(self._backend_status)
-        self._status.publish(message)
-
-    def _warn(self, key: str, text: str) -> None:
-        """Log a warning, at most once per period and key."""
-        now = time.monotonic()
-        if now - self._warned_s.get(key, _NEVER_S) < _WARNING_PERIOD_S:
-            return
-        if len(self._warned_s) >= _MAX_WARNING_KEYS:  # some keys come from messages
-            self._warned_s.clear()
-        self._warned_s[key] = now
-        self.get_logger().warning(text)
-
-
-def _without_numbers(text: str) -> str:
-    return re.sub(r"\d[\d.]*", "", text)
-
-
-def _answered(found: Localization | None, fault: str, rejection: str) -> Answered:
-    """Return what became of an image, for the statistics."""
-    now_s = time.monotonic()
-    if found is None or fault:
-        return Answered(now_s, "refused", fault)
-    if rejection:
-        return Answered(now_s, "held back", rejection, found.seconds, found.inliers)
-    outcome: Outcome = "lost" if found.T_map_cam is None else "localized"
-    return Answered(now_s, outcome, found.reason, found.seconds, found.inliers)
 
 
 def _frame_config(values: dict[str, Any]) -> FrameConfig:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.clock import Clock, ClockType, ROSClock
+from rclpy.clock import ROSClock
 from rclpy.node import Node
 
 from mote_localization.localization_statistics import LocalizationStatistics
+from mote_localization.nodes.entities import Entities
 
 _PERIOD_S = 1.0
 _SILENT_S = 5.0  # without a pose for so long, the node reports a problem
@@ -23,6 +24,7 @@ class NodeDiagnostics:
     def __init__(
         self,
         node: Node,
+        entities: Entities,
         hardware: str,
         constants: Mapping[str, str],
         statistics: LocalizationStatistics,
@@ -32,6 +34,7 @@ class NodeDiagnostics:
 
         Args:
             node: The node that publishes.
+            entities: To which its publisher and its timer belong.
             hardware: Hardware id of the status: the scene of the map.
             constants: Values that do not change.
             statistics: Of the images.
@@ -39,8 +42,8 @@ class NodeDiagnostics:
         """
         self._node, self._hardware, self._constants = node, hardware, constants
         self._statistics, self._faults = statistics, faults
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        node.create_timer(_PERIOD_S, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._publisher = entities.publisher(DiagnosticArray, "/diagnostics", 10)
+        entities.timer(_PERIOD_S, self._publish)
 
     def _publish(self) -> None:
         now_s = time.monotonic()

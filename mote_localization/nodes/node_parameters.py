@@ -20,14 +20,12 @@ class Parameter:
     default: Any
     description: str
     range: tuple[float, float] | None = None
-    read_only: bool = True
+    fixed: bool = True  # while the node is configured
     dynamic: bool = False  # its type is checked by the node, not by ROS
 
     def descriptor(self) -> ParameterDescriptor:
         """Return the descriptor of ROS 2 for this parameter."""
-        described = ParameterDescriptor(
-            description=self.description, read_only=self.read_only, dynamic_typing=self.dynamic
-        )
+        described = ParameterDescriptor(description=self.description, dynamic_typing=self.dynamic)
         if self.range:
             ends = dict(zip(("from_value", "to_value"), self.range, strict=True))
             if isinstance(self.default, int):
@@ -42,6 +40,8 @@ _FRAMES = FrameConfig()
 # fmt: off
 PARAMETERS = (
     Parameter("map", "", "map file (.onnx), made by `mote-distill map`"),
+    Parameter("autostart", True,
+              "configure and activate at the start; false: a lifecycle manager does it"),
     Parameter("map_frame", "map", "frame of poses and clouds"),
     Parameter("odom_frame", _FRAMES.odom_frame, "frame of odometry, for publish_tf map_to_odom"),
     Parameter("base_frame", _FRAMES.base_frame,

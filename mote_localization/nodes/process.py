@@ -106,7 +106,7 @@ def run_node(create_node: Callable[[], Node], arguments: Sequence[str]) -> int:
     """Run a node until SIGINT or SIGTERM.
 
     Args:
-        create_node: Returns the node; its `close()`, if any, is called before it is destroyed.
+        create_node: Returns the node.
         arguments: Command line without the name of the program.
 
     Returns:
@@ -130,7 +130,6 @@ def run_node(create_node: Callable[[], Node], arguments: Sequence[str]) -> int:
                             callbacks.result()  # raises what a callback raised
                 return 0
             finally:
-                getattr(node, "close", lambda: None)()
                 node.destroy_node()
     except MoteError as error:
         print_error(error)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Header
@@ -18,6 +17,7 @@ from std_msgs.msg import Header
 from mote_localization.errors import MoteError, RosError
 from mote_localization.localizer import Localization
 from mote_localization.nodes import conversions
+from mote_localization.nodes.entities import Entities
 from mote_localization.robot_frames import FrameConfig, FrameError, RobotFrames, RobotPose
 from mote_localization.stamps import nanoseconds
 from mote_localization.transform_buffer import TransformError
@@ -55,6 +55,7 @@ class RobotPoses:
     def __init__(
         self,
         node: Node,
+        entities: Entities,
         config: FrameConfig,
         tolerance_s: float,
         timeout_s: float,
@@ -65,6 +66,7 @@ class RobotPoses:
 
         Args:
             node: The node that subscribes and publishes.
+            entities: To which its publishers, subscriptions and timers belong.
             config: Frames, and the transform that is published.
             tolerance_s: map -> odom is stamped ahead by this time, s.
             timeout_s: How long a pose waits for its transforms, s.
@@ -92,12 +94,11 @@ class RobotPoses:
                 "publish_tf or base_frame: tf2_msgs is not installed; install ros-<distro>-tf2-msgs"
             )
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        node.create_subscription(TFMessage, "/tf", self._on_tf, QoSProfile(depth=100))
-        node.create_subscription(TFMessage, "/tf_static", self._on_tf_static, latched)
+        entities.subscription(TFMessage, "/tf", self._on_tf, QoSProfile(depth=100))
+        entities.subscription(TFMessage, "/tf_static", self._on_tf_static, latched)
         if config.broadcast != "off":
-            self._tf = node.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # also without /clock
-        node.create_timer(1 / _RATE_HZ, self._on_timer, clock=steady)
+            self._tf = entities.publisher(TFMessage, "/tf", QoSProfile(depth=100))
+        entities.timer(1 / _RATE_HZ, self._on_timer)
 
     def add(self, image: LocalizedImage) -> None:
         """Add a localized image; its pose is given to `on_pose` now or later."""

@@ -31,7 +31,8 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from mote_localization.geometry import pose_from
 from mote_localization.localizer import Tracking
 from mote_localization.nodes import process
-from mote_localization.nodes.localizer_node import PARAMETERS, LocalizerNode
+from mote_localization.nodes.active_localizer import ActiveLocalizer
+from mote_localization.nodes.node_parameters import PARAMETERS
 from mote_localization.scenes.bags import BagWriter
 from mote_localization.stamps import nanoseconds
 
@@ -165,7 +166,7 @@ def expected_position(colour):
 def test_the_last_pose_is_tracked_for_a_second_then_one_image_without_it():
     last = Tracking(T_MAP_CAM, np.zeros((30, 40, 3)))
     node = SimpleNamespace(_last=(10**9, last), _searched_ns=10**9)
-    tracking = partial(LocalizerNode._tracking, node)
+    tracking = partial(ActiveLocalizer._tracking, node)
     assert tracking(int(1.5e9)) is last
     node._last = (int(1.9e9), last)
     assert tracking(int(2.1e9)) is None and tracking(int(2.2e9)) is last
