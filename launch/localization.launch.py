@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
@@ -31,7 +31,8 @@ ARGUMENTS = (
     ("image_transport", "", "raw or compressed; empty: as in params_file"),
     ("threads", "", "CPU threads of the network; empty: as in params_file"),
     ("backend", "", "runs the network; empty: as in params_file"),
-    ("use_sim_time", "false", "true: take the time from /clock"),
+    ("autostart", "", "false: a lifecycle manager starts the node; empty: as in params_file"),
+    ("use_sim_time", "", "true: take the time from /clock; empty: as in params_file"),
     ("log_level", "info", "debug, info, warn, error"),
     ("rviz", "false", "true: start RViz with cloud, pose and image"),
 )
@@ -45,6 +46,7 @@ OVERRIDES = {
     "publish_tf": str,
     "image_transport": str,
     "threads": int,
+    "autostart": bool,
     "backend": str,
     "use_sim_time": bool,
 }
@@ -64,6 +66,11 @@ def middleware() -> list[LaunchDescriptionEntity]:
 def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Return the nodes for the launch arguments."""
     given = context.launch_configurations
+    if not Path(given["params_file"]).is_file():
+        raise RuntimeError(f"params_file: {given['params_file']} is not a file")
+    with_rviz = given["rviz"].lower() in ("true", "1")
+    if with_rviz:
+        get_package_prefix("rviz2")  # fails before anything is started
     overrides = {
         name: ParameterValue(LaunchConfiguration(name), value_type=kind)
         for name, kind in OVERRIDES.items()
@@ -79,13 +86,14 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         arguments=["--ros-args", "--log-level", given["log_level"]],
         output="screen",
     )
-    if given["rviz"].lower() not in ("true", "1"):
+    if not with_rviz:
         return [localizer]
     rviz = Node(
         package="rviz2",
         executable="rviz2",
         namespace=given["namespace"],
         arguments=["-d", str(SHARE / "rviz" / "localization.rviz")],
+        parameters=[{name: value for name, value in overrides.items() if name == "use_sim_time"}],
         remappings=[
             ("/camera/image_raw", given["image"]),
             *((f"/localizer/{name}", f"localizer/{name}") for name in ("points", "pose")),

@@ -30,6 +30,7 @@ from mote_localization.images import ENCODINGS, decode
 from mote_localization.localizer import Localization, Status
 from mote_localization.map_cloud import MapCloud
 
+_UNKNOWN_VARIANCE = 1e6  # (m/s)^2 and (rad/s)^2
 CLOUD_FIELDS = [
     PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
     for i, name in enumerate(("x", "y", "z", "rgb"))
@@ -91,12 +92,12 @@ def pose_message(
 
 
 def odometry_message(pose: PoseWithCovarianceStamped, child_frame: str) -> Odometry:
-    """Return the pose of `child_frame` as odometry; its velocity is unknown.
+    """Return the pose of `child_frame` as odometry.
 
-    A first element of -1 of the velocity's covariance says so (sensor_msgs/Imu has the convention).
+    Its velocity is unknown, and has large variances: filters take negative or zero ones as certain.
     """
     message = Odometry(header=pose.header, child_frame_id=child_frame, pose=pose.pose)
-    message.twist.covariance[0] = -1.0
+    message.twist.covariance = (_UNKNOWN_VARIANCE * np.eye(6)).reshape(36)
     return message
 
 

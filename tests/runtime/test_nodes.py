@@ -539,6 +539,16 @@ def test_sigint_during_the_start_ends_the_node_with_exit_code_0(child, room_map)
         assert "Traceback" not in node.text()
 
 
+def test_sigint_while_features_of_keyframes_are_computed_ends_the_node(child):
+    for _ in range(2):
+        node = child(
+            "localizer_main", "--ros-args", "-p", f"map:={ROOT / 'maps' / 'demo_room.onnx'}",
+            "-r", "__ns:=/other",
+        )  # fmt: skip
+        assert wait_for(lambda node=node: "localizing" in node.text()), node.text()
+        assert node.end() == 0, node.text()
+
+
 def blocks_sigint(node: Child) -> bool:
     status = Path(f"/proc/{node.process.pid}/status").read_text()
     blocked = next(line for line in status.splitlines() if "SigBlk" in line)
@@ -722,15 +732,24 @@ def test_recordings_that_cannot_be_played_are_errors(child, drive, tmp_path):
 # ---- without DDS
 
 
-def test_the_launch_file_loads():
+@pytest.mark.parametrize("name", ["localization", "mote_nav2"])
+def test_the_launch_files_load(name):
     pytest.importorskip("launch_ros", reason="launch comes with a ROS 2 installation")
     from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = spec_from_file_location("localization", ROOT / "launch" / "localization.launch.py")
+    spec = spec_from_file_location(name, ROOT / "launch" / f"{name}.launch.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     described = module.generate_launch_description()
     arguments = {a.name: a for a in described.get_launch_arguments()}
-    assert set(arguments) == {name for name, _, _ in module.ARGUMENTS}
+    assert set(arguments) >= {name for name, _, _ in module.ARGUMENTS}
     assert not arguments["map"].default_value
     assert all(argument.description for argument in arguments.values())
+
+
+def test_the_filter_fuses_poses_of_the_localizer_and_velocities_of_the_wheels():
+    content = yaml.safe_load((ROOT / "config" / "ekf.yaml").read_text())
+    values = content["ekf_map"]["ros__parameters"]
+    assert len(values["odom0_config"]) == len(values["odom1_config"]) == 15
+    assert not any(values["odom0_config"][:6]) and not any(values["odom1_config"][6:])
+    assert len(values["initial_estimate_covariance"]) == 15
