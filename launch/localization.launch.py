@@ -15,8 +15,8 @@ SHARE = Path(get_package_share_directory("mote_localization"))
 # name, default (None: required), description
 ARGUMENTS = (
     ("map", None, "map file (.onnx), made by `mote-distill map`"),
-    ("image", "camera/image_raw", "topic of the images: raw, not rectified"),
-    ("camera_info", "camera/camera_info", "topic of the CameraInfo, with the stamp of its image"),
+    ("image", "camera/image_raw", "topic of the images"),
+    ("camera_info", "camera/camera_info", "topic of the CameraInfo"),
     ("namespace", "", "namespace of the node"),
     ("params_file", str(SHARE / "config" / "localizer.yaml"), "YAML file with parameters"),
     ("map_frame", "", "frame of poses and clouds; empty: as in params_file"),

@@ -56,6 +56,8 @@ class GridCommand:
 
     def run(self) -> None:
         """Write the files."""
+        if not self.output.name:
+            raise MoteError(f"--output {self.output}: expected the name of files, without ending")
         paths = {
             ending: self.output.with_name(f"{self.output.name}.{ending}") for ending in _ENDINGS
         }

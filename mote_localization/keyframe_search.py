@@ -65,6 +65,11 @@ def search_of(
     return search
 
 
+def forget_searches() -> None:
+    """Free the search that is kept."""
+    _last.clear()
+
+
 class KeyframeSearch:
     """Finds the keyframes that show what an image shows."""
 

@@ -27,7 +27,12 @@ from mote_localization.keyframe_matcher import (
     QueryImage,
     TrackingStep,
 )
-from mote_localization.keyframe_search import KeyframeFeatures, SearchCancelled, search_of
+from mote_localization.keyframe_search import (
+    KeyframeFeatures,
+    SearchCancelled,
+    forget_searches,
+    search_of,
+)
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseConfig, PoseSolution, find_pose, solve_pose
 
@@ -198,6 +203,7 @@ class Localizer:
         if self._preparing:
             self._preparing.join()
         self._worker.shutdown()
+        forget_searches()
 
     def prepare_search(self) -> None:
         """Compute the features of the keyframes in a background thread.

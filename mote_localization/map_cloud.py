@@ -81,7 +81,7 @@ def occupancy_grid(
             f"z is not up in the map (up is {np.round(up_3, 2).tolist()}); level it first: "
             "mote transform MAP --level floor -o LEVEL.onnx"
         )
-    if not (0 < resolution_m and low_m < high_m):
+    if not (0 < resolution_m < np.inf and low_m < high_m):
         raise MapFileError(
             f"found a resolution of {resolution_m:g} and heights from {low_m:g} to {high_m:g}, "
             "expected a resolution above 0 and a smaller height first"

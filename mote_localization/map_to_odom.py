@@ -9,6 +9,8 @@ import numpy as np
 
 from mote_localization.geometry import covariance_at, invert, local_coordinates, rotation_angle
 
+_MAX_DISORDER_NS = 1_000_000_000  # an older pose is of a clock that has jumped back
+_MAX_HELD = 100
 _CHI2_6 = 22.46  # 99.9 % of chi-squared with six degrees of freedom
 
 
@@ -21,6 +23,10 @@ class OdometryConfig:
     drift_m_s: float = 0.01  # m per second, also at rest: wheels slip, clocks differ
     drift_rad_s: float = 0.01  # rad per second, also at rest
     confirmations: int = 3  # poses that must agree before a jump from odometry is accepted
+    # they must also span a motion or a time: images of one place from one pose err alike
+    confirming_m: float = 0.05  # m, motion by odometry
+    confirming_rad: float = 0.05  # rad, rotation by odometry
+    confirming_s: float = 1.0  # s
 
 
 class Fix(NamedTuple):
@@ -42,7 +48,8 @@ class MapToOdom:
 
     The first pose is accepted. A later one is accepted if it agrees with the last accepted one and
     the odometry since then. One that does not is held back, until `confirmations` poses in a row
-    agree with each other: then the robot was moved, or odometry has failed.
+    agree with each other, from several places or during a second: then the robot was moved, or
+    odometry has failed.
     """
 
     def __init__(self, config: OdometryConfig) -> None:
@@ -64,10 +71,12 @@ class MapToOdom:
     def add(self, fix: Fix) -> str:
         """Add a pose; return why it is held back, empty if it is accepted.
 
-        Poses are added in the order of their stamps; after an earlier one, the odometry of the last
-        is unknown, and the state starts again.
+        Poses are added in the order of their stamps. One of an earlier time is held back; one that
+        is over a second earlier is of a clock that has jumped back, and the state starts again.
         """
         if self._accepted and fix.stamp_ns < self._accepted.stamp_ns:
+            if fix.stamp_ns >= self._accepted.stamp_ns - _MAX_DISORDER_NS:
+                return "held back: older than the last pose"
             self.reset()
         if self._accepted is None or self._agree(self._accepted, fix):
             self._accepted, self._held = fix, []
@@ -76,8 +85,10 @@ class MapToOdom:
         error_6 = local_coordinates(expected, fix.T_map_base)
         if self._held and not self._agree(self._held[-1], fix):
             self._held = []
+        if len(self._held) >= _MAX_HELD:
+            del self._held[1]  # the first one counts
         self._held.append(fix)
-        if len(self._held) >= self._config.confirmations:
+        if len(self._held) >= self._config.confirmations and self._is_confirmed():
             self._accepted, self._held = fix, []
             return ""
         metres = np.linalg.norm(error_6[:3])
@@ -90,6 +101,16 @@ class MapToOdom:
     def reset(self) -> None:
         """Forget all poses: the next one is accepted as the first."""
         self._accepted, self._held = None, []
+
+    def _is_confirmed(self) -> bool:
+        """Return whether the poses that are held back span a motion or a time."""
+        config, first, last = self._config, self._held[0], self._held[-1]
+        moved = invert(first.T_odom_base) @ last.T_odom_base
+        return bool(
+            np.linalg.norm(moved[:3, 3]) >= config.confirming_m
+            or rotation_angle(moved[:3, :3]) >= config.confirming_rad
+            or (last.stamp_ns - first.stamp_ns) * 1e-9 >= config.confirming_s
+        )
 
     def _expected(self, before: Fix, after: Fix) -> np.ndarray:
         return before.T_map_odom @ after.T_odom_base

@@ -10,7 +10,7 @@ import numpy as np
 from mote_localization.errors import MoteError
 from mote_localization.geometry import covariance_at
 from mote_localization.map_to_odom import Fix, MapToOdom, OdometryConfig
-from mote_localization.transform_buffer import TransformBuffer
+from mote_localization.transform_buffer import TransformBuffer, TransformError
 
 Broadcast = Literal["off", "map_to_odom", "map_to_base", "map_to_camera"]
 
@@ -44,10 +44,11 @@ class FrameConfig:
             raise FrameError("publish_tf map_to_base: base_frame is empty; set it, as base_link")
         if self.broadcast == "map_to_odom" and not self.odom_frame:
             raise FrameError("publish_tf map_to_odom: odom_frame is empty; set it, as odom")
-        names = [n for n in (self.map_frame, self.odom_frame, self.base_frame) if n]
+        odom_frame = self.odom_frame if self.broadcast == "map_to_odom" else ""
+        names = [name for name in (self.map_frame, odom_frame, self.base_frame) if name]
         if not self.map_frame or len(set(names)) < len(names):
             raise FrameError(
-                "map_frame, odom_frame and base_frame: expected three different names, found "
+                "map_frame, odom_frame and base_frame: expected different names, found "
                 + ", ".join(f"'{name[:40]}'" for name in names)
             )
 
@@ -106,6 +107,8 @@ class RobotFrames:
             T_odom_cam = self.buffer.lookup(config.odom_frame, camera_frame, stamp_ns)
             rejection = self._correction.add(Fix(stamp_ns, T_map_cam, covariance_66, T_odom_cam))
         T_map_frame = T_map_cam @ T_cam_frame
+        if not np.isfinite(T_map_frame).all():
+            raise TransformError(f"the transform to '{frame[:60]}' is too far away")
         lever_3 = T_map_frame[:3, 3] - T_map_cam[:3, 3]
         return RobotPose(frame, T_map_frame, covariance_at(covariance_66, lever_3), rejection)
 
@@ -113,9 +116,12 @@ class RobotFrames:
         """Return the camera's pose (4, 4) at a pose of `base_frame`, by the newest transforms.
 
         Raises:
-            TransformError: The frames are not connected, or `base_frame` is empty.
+            FrameError: There is no `base_frame`.
+            TransformError: The frames are not connected.
         """
         base_frame = self.config.base_frame
+        if not base_frame:
+            raise FrameError("base_frame is empty")
         latest_ns = self.buffer.latest_ns(base_frame, camera_frame) or 0
         return T_map_base @ self.buffer.lookup(base_frame, camera_frame, latest_ns)
 
@@ -141,6 +147,11 @@ class RobotFrames:
                 f"already, and a second one would break the tree{hint}"
             )
         return child
+
+    def clear(self) -> None:
+        """Forget all poses and transforms: the clock has jumped."""
+        self.buffer.clear()
+        self._correction.reset()
 
     def reset(self) -> None:
         """Accept the next pose, however far it is from where odometry expects it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from mote_localization.transform_messages import ancestors, frame_name, pose_val
 
 _MAX_GAP_NS = 1_000_000_000  # between two transforms to interpolate
 _LENGTH_NS = 10_000_000_000  # older transforms than this before the newest are dropped
+_MAX_DISORDER_NS = 1_000_000_000  # an older transform is of a clock that has jumped back
 _MAX_SAMPLES = 10_000  # of one frame
 _MAX_FRAMES = 1_000
 _MAX_NAME = 60  # characters of a frame in a message
@@ -44,7 +46,7 @@ class _Link:
     values: list[tuple[float, ...]] = field(default_factory=list)  # x y z, quaternion x y z w
 
     def add(self, stamp_ns: int, values: tuple[float, ...]) -> None:
-        if self.static or (self.stamps and stamp_ns < self.stamps[-1] - _LENGTH_NS):
+        if self.static or (self.stamps and stamp_ns < self.stamps[-1] - _MAX_DISORDER_NS):
             self.stamps, self.values = [], []  # a clock that has jumped back starts again
         index = bisect_left(self.stamps, stamp_ns)
         if index < len(self.stamps) and self.stamps[index] == stamp_ns:
@@ -82,14 +84,16 @@ class TransformBuffer:
         """Create an empty buffer."""
         self._links: dict[str, _Link] = {}  # by child
 
-    def add(self, message: Any, static: bool) -> None:
-        """Add the transforms of a tf2_msgs/TFMessage; those that are no rotations are ignored.
+    def add(self, transforms: Iterable[Any], static: bool) -> None:
+        """Add transforms; those that are no rotations are ignored.
+
+        A frame with a static transform keeps it, whatever arrives on /tf.
 
         Args:
-            message: The message, as rclpy or rosbags read it.
-            static: The transforms are valid at all times.
+            transforms: geometry_msgs/TransformStamped, as rclpy or rosbags read them.
+            static: They are valid at all times.
         """
-        for transform in message.transforms:
+        for transform in transforms:
             moved = transform.transform
             values = pose_values(moved.translation, moved.rotation)
             if values is None:
@@ -97,11 +101,17 @@ class TransformBuffer:
             parent = frame_name(transform.header.frame_id)
             child = frame_name(transform.child_frame_id)
             link = self._links.get(child)
+            if link and link.static and not static:
+                continue
             if link is None or (link.parent, link.static) != (parent, static):
                 if link is None and len(self._links) >= _MAX_FRAMES:
                     continue
                 link = self._links[child] = _Link(parent, static)
             link.add(nanoseconds(transform.header.stamp), values)
+
+    def clear(self) -> None:
+        """Forget all transforms that are not static: the clock has jumped."""
+        self._links = {child: link for child, link in self._links.items() if link.static}
 
     def parent(self, frame: str) -> str | None:
         """Return the parent of a frame; None if it has none."""

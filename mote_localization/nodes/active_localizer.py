@@ -75,7 +75,8 @@ class ActiveLocalizer:
         self._backend_faults = [f"backend rejected: {refusal}" for refusal in chosen.refusals]
         self._map_frame = frames.map_frame
         self._camera_frame = values["camera_frame"]
-        self._last: tuple[int, Tracking] | None = None  # stamp, ns, of the last pose
+        self._last: tuple[int, Tracking] | None = None  # stamp, ns, of the last published pose
+        self._resets = 0  # poses of images from before a reset are discarded
         self._searched_ns = 0  # stamp of the last image that was localized without the last
         self._initial: Tracking | None = None  # from a given pose, for the next image
         self._enabled = True
@@ -93,7 +94,7 @@ class ActiveLocalizer:
         try:
             self._advertise()
             self._subscribe(frames, values, chosen)
-        except MoteError:
+        except BaseException:
             self._entities.close()
             raise
         self._worker = threading.Thread(target=self._work, name="worker")
@@ -174,9 +175,16 @@ class ActiveLocalizer:
             return
         self._forget_pose()
         T_map_base = pose_from(np.array(values[:3]), np.array(values[3:]))
-        T_map_cam = self._robot_poses.camera_pose(T_map_base)
-        if T_map_cam is not None:
-            self._initial = self._localizer.tracking_at(T_map_cam)
+        try:
+            T_map_cam = self._robot_poses.camera_pose(T_map_base)
+        except MoteError as error:
+            self._node.get_logger().warning(
+                f"initialpose: the last pose is forgotten, but the camera's is not known ({error})"
+            )
+            return
+        initial = self._localizer.tracking_at(T_map_cam)
+        with self._wake:
+            self._initial = initial
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self._enabled = request.data
@@ -189,7 +197,9 @@ class ActiveLocalizer:
 
     def _forget_pose(self) -> None:
         """Localize the next image without the last pose, and without comparing it to odometry."""
-        self._last = self._initial = None
+        with self._wake:
+            self._resets += 1
+            self._last = self._initial = None
         self._robot_poses.reset()
 
     def _faults(self) -> list[str]:
@@ -213,7 +223,8 @@ class ActiveLocalizer:
         if now_s - self._taken_s < self._min_period_s:
             self._statistics.add_dropped()
             return
-        self._taken_s = now_s
+        # the mean rate counts: images are not exactly regular
+        self._taken_s = max(self._taken_s + self._min_period_s, now_s - self._min_period_s)
         with self._wake:
             if self._newest is not None:
                 self._statistics.add_dropped()
@@ -260,8 +271,10 @@ class ActiveLocalizer:
             camera = camera_of_info(info, size, self._rectified)
             self._check_rectified(camera)
             topic = self._input.image_topic
-            tracking = self._initial or self._tracking(nanoseconds(stamp))
-            self._initial = None
+            self._robot_poses.camera_frame = frame = self._camera_frame or image.header.frame_id
+            with self._wake:
+                initial, self._initial, resets = self._initial, None, self._resets
+            tracking = initial or self._tracking(nanoseconds(stamp))
             found = self._localizer.localize(image_hw3, camera, tracking)
         except MoteError as error:
             fault = f"{topic}: {error}"
@@ -273,8 +286,9 @@ class ActiveLocalizer:
             self._warn("lost", f"lost: {found.reason}")
             self._publish_status(stamp, found)
             return
-        self._last = (nanoseconds(stamp), found.tracking) if found.tracking else None
-        frame = self._camera_frame or image.header.frame_id
+        if resets != self._resets:
+            self._publish_status(stamp, found, rejection="discarded: the pose was reset meanwhile")
+            return
         self._robot_poses.add(
             LocalizedImage(stamp, frame, T_map_cam, covariance_66, found, received_s)
         )
@@ -282,10 +296,12 @@ class ActiveLocalizer:
     def _publish_pose(self, image: LocalizedImage, pose: RobotPose) -> None:
         """Publish the robot's pose at the time of an image, unless it is held back."""
         if pose.rejection:
-            self._last = None  # a wrong pose that is tracked would confirm itself
+            # it is not tracked: a wrong pose would confirm itself
             self._warn("held back", pose.rejection)
             self._publish_status(image.stamp, image.found, rejection=pose.rejection)
             return
+        tracking = image.found.tracking
+        self._last = (nanoseconds(image.stamp), tracking) if tracking else None
         header = Header(stamp=image.stamp, frame_id=self._map_frame)
         message = conversions.pose_message(header, pose.T_map_frame, pose.covariance_66)
         self._pose.publish(message)
@@ -296,14 +312,17 @@ class ActiveLocalizer:
         self._publish_status(image.stamp, image.found)
 
     def _check_rectified(self, camera: Camera) -> None:
-        """Warn once if images are rectified by the name of their topic, and are not treated so."""
-        named = "rect" in self._input.image_topic.rsplit("/compressed", 1)[0].rsplit("/", 1)[-1]
-        if named and any(camera.distortion) and not self._rectified_fault:
-            self._rectified_fault = (
+        """Warn if images are rectified by the name of their topic, and are not treated so."""
+        name = self._input.image_topic.removesuffix("/compressed").rsplit("/", 1)[-1]
+        fault = ""
+        if re.search("(^|_)rect(_|$)", name) and any(camera.distortion):
+            fault = (
                 f"{self._input.image_topic} is rectified by its name, but its CameraInfo has a "
                 "distortion, which is removed again; set the parameter rectified"
             )
-            self._node.get_logger().warning(self._rectified_fault)
+        if fault and not self._rectified_fault:
+            self._node.get_logger().warning(fault)
+        self._rectified_fault = fault
 
     def _on_missing_transform(self, image: LocalizedImage, error: MoteError) -> None:
         """Report a pose that cannot be that of the robot."""
@@ -313,10 +332,11 @@ class ActiveLocalizer:
     def _tracking(self, stamp_ns: int) -> Tracking | None:
         """Return that of the last pose if it is recent; None once per period: it may be wrong."""
         due = abs(stamp_ns - self._searched_ns) > _SEARCH_PERIOD_NS
-        if due or self._last is None or abs(stamp_ns - self._last[0]) > _MAX_TRACKING_AGE_NS:
+        last = self._last  # another thread may forget it
+        if due or last is None or abs(stamp_ns - last[0]) > _MAX_TRACKING_AGE_NS:
             self._searched_ns = stamp_ns
             return None
-        return self._last[1]
+        return last[1]
 
     def _publish_status(
         self, stamp: Any, found: Localization | None, fault: str = "", rejection: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mote_localization.errors import RosError
@@ -18,6 +18,7 @@ from mote_localization.stamps import nanoseconds
 AnyImage: TypeAlias = Image | CompressedImage
 
 _TYPES = {"raw": Image, "compressed": CompressedImage}  # by the name of the image transport
+_LATCHED_PERIOD_S = 1.0  # between two checks for publishers that keep their last CameraInfo
 _SHARED_MEMORY_BYTES = 16 << 20  # segment_size in config/fastdds.xml
 _ENDING = "/compressed"  # of the topics of image_transport's plug-in
 
@@ -64,6 +65,9 @@ class CameraInput:
         self._info = entities.subscription(
             CameraInfo, "camera_info", self._on_info, qos_profile_sensor_data
         )
+
+        self._entities, self._has_latched = entities, False
+        entities.timer(_LATCHED_PERIOD_S, self._subscribe_latched)
 
     @property
     def image_topic(self) -> str:
@@ -127,6 +131,18 @@ class CameraInput:
             if self._node.count_publishers(base):
                 return f"it has no publisher, but {base} has; set image_transport to raw"
         return "it has no publisher (remap it: -r image:=/camera/image_raw)"
+
+    def _subscribe_latched(self) -> None:
+        """Subscribe to a CameraInfo that was published before, if its publisher keeps it.
+
+        Other publishers would warn of a subscription that asks for it.
+        """
+        publishers = self._node.get_publishers_info_by_topic(self.info_topic)
+        kept = DurabilityPolicy.TRANSIENT_LOCAL
+        if not self._has_latched and any(p.qos_profile.durability == kept for p in publishers):
+            self._has_latched = True
+            qos = QoSProfile(depth=1, durability=kept)
+            self._entities.subscription(CameraInfo, "camera_info", self._on_info, qos)
 
     def _on_image(self, image: AnyImage) -> None:
         self._received["image"] += 1

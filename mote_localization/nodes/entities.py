@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -44,6 +45,13 @@ class Entities:
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         timer = self._node.create_timer(period_s, callback, clock=steady)
         self._stack.callback(self._node.destroy_timer, timer)
+
+    def clock_jump(self, callback: Callable[[Any], None]) -> None:
+        """Call a function when the ROS clock jumps back or changes its source."""
+        backward = Duration(nanoseconds=-1)
+        threshold = JumpThreshold(min_forward=None, min_backward=backward, on_clock_change=True)
+        handle = self._node.get_clock().create_jump_callback(threshold, post_callback=callback)
+        self._stack.callback(handle.unregister)
 
     def close(self) -> None:
         """Destroy everything, the last first."""

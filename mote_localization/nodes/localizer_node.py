@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter as RosParameter
 
 from mote_localization.backends import Chosen, choose_backend
-from mote_localization.errors import ConfigError, MapFileError, MoteError
+from mote_localization.errors import ConfigError, MapFileError, MoteError, first_line
 from mote_localization.localizer import Localizer, LocalizerConfig
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.map_to_odom import OdometryConfig
@@ -121,6 +122,11 @@ class LocalizerNode(LifecycleNode):
             self._error = error
             if self._logs_errors:
                 self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # rclpy would not log it
+            self.get_logger().error(f"internal error:\n{traceback.format_exc()}")
+            name = type(error).__name__
+            self._error = MoteError(f"internal error: {name}: {first_line(error, 200)}")
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 

@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Header
 
-from mote_localization.errors import MoteError, RosError
+from mote_localization.errors import MoteError, RosError, first_line
 from mote_localization.localizer import Localization
 from mote_localization.nodes import conversions
 from mote_localization.nodes.entities import Entities
@@ -79,9 +79,9 @@ class RobotPoses:
         self._node, self._tolerance_s, self._timeout_s = node, tolerance_s, timeout_s
         self._on_pose, self._on_fault = on_pose, on_fault
         self._frames = RobotFrames(config)
+        self.camera_frame = ""  # optical frame of the last image
         self._lock = threading.RLock()  # of all that follows
         self._waiting: deque[LocalizedImage] = deque()
-        self._camera_frame = ""  # of the last image
         self._broadcast_fault = ""  # why no transform is published
         self._last_ns = -1  # stamp of the last transform that was published
         self._own_stamps: deque[int] = deque(maxlen=_OWN_STAMPS)
@@ -99,25 +99,27 @@ class RobotPoses:
         if config.broadcast != "off":
             self._tf = entities.publisher(TFMessage, "/tf", QoSProfile(depth=100))
         entities.timer(1 / _RATE_HZ, self._on_timer)
+        entities.clock_jump(self._on_jump)
 
     def add(self, image: LocalizedImage) -> None:
         """Add a localized image; its pose is given to `on_pose` now or later."""
         with self._lock:
-            self._camera_frame = image.frame
             self._waiting.append(image)
             self._convert()
 
-    def camera_pose(self, T_map_base: np.ndarray) -> np.ndarray | None:
-        """Return the camera's pose (4, 4) at a pose of the robot; None if that is not known."""
+    def camera_pose(self, T_map_base: np.ndarray) -> np.ndarray:
+        """Return the camera's pose (4, 4) at a pose of the robot.
+
+        Raises:
+            MoteError: It is not known where the camera is on the robot.
+        """
         with self._lock:
-            try:
-                return self._frames.camera_pose(self._camera_frame, T_map_base)
-            except TransformError:
-                return None
+            return self._frames.camera_pose(self.camera_frame, T_map_base)
 
     def reset(self) -> None:
-        """Accept the next pose, however far it is from where odometry expects it."""
+        """Discard poses that wait, and accept the next, however far it is from odometry."""
         with self._lock:
+            self._waiting.clear()
             self._frames.reset()
 
     def take_fault(self) -> str:
@@ -128,13 +130,14 @@ class RobotPoses:
 
     def _on_tf(self, message: Any) -> None:
         with self._lock:
-            self._frames.buffer.add(message, static=False)
-            self._check_publishers(message)
+            others = [one for one in message.transforms if not self._is_own(one)]
+            self._frames.buffer.add(others, static=False)
+            self._check_publishers(others)
             self._convert()
 
     def _on_tf_static(self, message: Any) -> None:
         with self._lock:
-            self._frames.buffer.add(message, static=True)
+            self._frames.buffer.add(message.transforms, static=True)
             self._convert()
 
     def _on_timer(self) -> None:
@@ -145,7 +148,7 @@ class RobotPoses:
     def _convert(self) -> None:
         """Convert the poses that wait, until one whose transforms may still arrive."""
         while self._waiting:
-            image = self._waiting[0]
+            image = self._waiting.popleft()
             stamp_ns = nanoseconds(image.stamp)
             overdue = time.monotonic() - image.received_s > self._timeout_s
             try:
@@ -153,12 +156,15 @@ class RobotPoses:
                     stamp_ns, image.frame, image.T_map_cam, image.covariance_66
                 )
             except TransformError as error:
-                if error.later and not overdue and len(self._waiting) <= _MAX_WAITING:
+                if error.later and not overdue and len(self._waiting) < _MAX_WAITING:
+                    self._waiting.appendleft(image)
                     return
-                self._waiting.popleft()
                 self._on_fault(image, error)
                 continue
-            self._waiting.popleft()
+            except Exception as error:  # no message may end the node
+                name = type(error).__name__
+                self._on_fault(image, RosError(f"internal error: {name}: {first_line(error, 200)}"))
+                continue
             self._on_pose(image, pose)
             if not pose.rejection:
                 self._broadcast(image, pose)
@@ -202,15 +208,28 @@ class RobotPoses:
         self._own_stamps.append(stamp_ns)
         self._tf.publish(TFMessage(transforms=[transform]))
 
-    def _check_publishers(self, message: Any) -> None:
+    def _is_own(self, transform: Any) -> bool:
+        """Return whether a transform is one that this node has published."""
+        return (
+            self._tf is not None
+            and transform.header.frame_id == self._frames.config.map_frame
+            and nanoseconds(transform.header.stamp) in self._own_stamps
+        )
+
+    def _on_jump(self, _: Any) -> None:
+        """Start again after the ROS clock has jumped back."""
+        with self._lock:
+            self._frames.clear()
+            self._waiting.clear()
+
+    def _check_publishers(self, transforms: list[Any]) -> None:
         """Notice another node that publishes the same transform, such as AMCL."""
         config = self._frames.config
         if config.broadcast != "map_to_odom":
             return
-        for transform in message.transforms:
+        for transform in transforms:
             names = transform.header.frame_id, transform.child_frame_id
-            own = nanoseconds(transform.header.stamp) in self._own_stamps
-            if names == (config.map_frame, config.odom_frame) and not own:
+            if names == (config.map_frame, config.odom_frame):
                 self._broadcast_fault = (
                     f"another node publishes '{config.map_frame}' -> '{config.odom_frame}'; stop "
                     "it (AMCL: tf_broadcast false), or set publish_tf to off"

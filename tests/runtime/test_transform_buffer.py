@@ -18,14 +18,15 @@ def truth(ms):
 
 
 def add(buffer, ms, T_parent_child, parent="odom", child="base_link", **changes):
-    buffer.add(a_transform(START + ms * MS, T_parent_child, parent, child, **changes)[3], False)
+    message = a_transform(START + ms * MS, T_parent_child, parent, child, **changes)[3]
+    buffer.add(message.transforms, static=False)
 
 
 @pytest.fixture
 def buffer():
     """Odometry at 20 Hz during a second, and a camera on the robot."""
     one = TransformBuffer()
-    one.add(a_static(T_BASE_CAM, "base_link", "camera")[3], static=True)
+    one.add(a_static(T_BASE_CAM, "base_link", "camera")[3].transforms, static=True)
     for ms in range(0, 1001, 50):
         add(one, ms, truth(ms))
     return one
@@ -166,7 +167,8 @@ def test_a_robot_that_was_moved_is_accepted_after_some_fixes_that_agree():
     correction.add(fix(0))
     kidnapped = (4.0, 1, 0, 0, 0, 0)
     assert "1 of 3 poses agree" in correction.add(fix(33, kidnapped))
-    assert "2 of 3 poses agree" in correction.add(fix(66, kidnapped))
+    assert "2 of 3 poses agree" in correction.add(fix(40, kidnapped))
+    assert "3 of 3 poses agree" in correction.add(fix(50, kidnapped))  # from nearly one place
     assert correction.add(fix(100, kidnapped)) == ""
     np.testing.assert_allclose(
         correction.T_map_odom, retract(T_MAP_ODOM, np.array(kidnapped)), atol=1e-9
@@ -185,6 +187,35 @@ def test_the_drift_of_odometry_grows_with_motion_and_time():
     correction = MapToOdom(OdometryConfig())
     correction.add(fix(0))
     assert correction.add(fix(5000, (0.5, 0, 0, 0, 0, 0))) == ""  # after 5 m
+
+
+def test_a_robot_that_stands_confirms_a_jump_after_a_second():
+    correction = MapToOdom(OdometryConfig())
+    still = fix(0)
+    correction.add(still)
+    wrong = still._replace(T_map_base=retract(still.T_map_base, np.array([8.0, 0, 0, 0, 0, 0])))
+    for ms in range(33, 1000, 33):
+        assert correction.add(wrong._replace(stamp_ns=START + ms * MS)) != ""
+    assert correction.add(wrong._replace(stamp_ns=START + 1066 * MS)) == ""
+
+
+def test_an_image_that_is_a_little_older_is_held_back():
+    correction = MapToOdom(OdometryConfig())
+    correction.add(fix(100))
+    assert correction.add(fix(99, (8.0, 0, 0, 0, 0, 0))) == "held back: older than the last pose"
+    assert correction.held == 0
+
+
+def test_a_static_transform_is_kept(buffer):
+    add(buffer, 500, np.eye(4), "map", "camera")
+    assert buffer.parent("camera") == "base_link"
+    buffer.clear()
+    assert buffer.parent("camera") == "base_link" and buffer.parent("base_link") is None
+
+
+def test_a_clock_that_jumps_back_by_seconds_does_not_mix_two_runs(buffer):
+    add(buffer, -2000, truth(5000))
+    assert buffer.latest_ns("odom", "base_link") == START - 2000 * MS
 
 
 def test_a_clock_that_jumps_back_starts_again():
