@@ -6,13 +6,14 @@ import re
 import threading
 import time
 import traceback
+from collections import deque
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseWithCovarianceStamped
-from nav_msgs.msg import Odometry
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry, Path
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, PointCloud2
@@ -41,6 +42,8 @@ _SEARCH_PERIOD_NS = 1_000_000_000  # after so long, one image is localized witho
 _WARNING_PERIOD_S = 5.0  # a warning is logged at most once per period
 _NEVER_S = -1e9
 _MAX_MAP_POINTS = 100_000  # 16 bytes each
+_PATH_PERIOD_S = 1.0
+_MAX_PATH = 1000  # poses
 _MAX_FAULT_LENGTH = 200  # characters of an unexpected exception in the status
 _MAX_WARNING_KEYS = 100  # warnings whose times are stored
 
@@ -80,6 +83,7 @@ class ActiveLocalizer:
         self._searched_ns = 0  # stamp of the last image that was localized without the last
         self._initial: Tracking | None = None  # from a given pose, for the next image
         self._enabled = True
+        self._path: deque[PoseStamped] = deque(maxlen=_MAX_PATH)
         self._rectified = values["rectified"]
         self._rectified_fault = ""  # why the images look rectified
         self._min_period_s = 1 / values["max_rate_hz"] if values["max_rate_hz"] else 0.0
@@ -106,6 +110,7 @@ class ActiveLocalizer:
         self._pose = entities.publisher(PoseWithCovarianceStamped, "~/pose", 10)
         self._odometry = entities.publisher(Odometry, "~/odometry", 10)
         self._points = entities.publisher(PointCloud2, "~/points", 2)
+        self._path_publisher = entities.publisher(Path, "~/path", 1)
         self._status = entities.publisher(DiagnosticArray, "~/status", 10)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._map_points = entities.publisher(PointCloud2, "~/map_points", latched)
@@ -136,6 +141,7 @@ class ActiveLocalizer:
         )
         entities.subscription(PoseWithCovarianceStamped, "initialpose", self._on_initial_pose, 10)
         entities.service(SetBool, "~/enable", self._on_enable)
+        entities.timer(_PATH_PERIOD_S, self._publish_path)
         entities.service(Empty, "~/reinitialize_global_localization", self._on_reinitialize)
         entities.timer(_WARNING_PERIOD_S, self._check_input)
         constants = {
@@ -190,6 +196,12 @@ class ActiveLocalizer:
         self._enabled = request.data
         response.success, response.message = True, "enabled" if request.data else "disabled"
         return response
+
+    def _publish_path(self) -> None:
+        """Publish the last poses if somebody wants them."""
+        if self._path_publisher.get_subscription_count() and self._path:
+            header = Header(frame_id=self._map_frame, stamp=self._path[-1].header.stamp)
+            self._path_publisher.publish(Path(header=header, poses=list(self._path)))
 
     def _on_reinitialize(self, _: Empty.Request, response: Empty.Response) -> Empty.Response:
         self._forget_pose()
@@ -305,6 +317,7 @@ class ActiveLocalizer:
         header = Header(stamp=image.stamp, frame_id=self._map_frame)
         message = conversions.pose_message(header, pose.T_map_frame, pose.covariance_66)
         self._pose.publish(message)
+        self._path.append(PoseStamped(header=header, pose=message.pose.pose))
         if self._odometry.get_subscription_count():
             self._odometry.publish(conversions.odometry_message(message, pose.frame))
         if self._points.get_subscription_count():

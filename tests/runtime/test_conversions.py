@@ -19,6 +19,7 @@ from mote_localization.camera_infos import camera_of_info
 from mote_localization.errors import CameraError, ImageError
 from mote_localization.geometry import pose_from
 from mote_localization.localizer import Localizer
+from mote_localization.map_cloud import MapCloud
 from mote_localization.nodes import conversions
 
 HEADER = Header(stamp=Time(sec=7, nanosec=8), frame_id="map")
@@ -214,3 +215,12 @@ def test_status_of_a_backend_that_replaces_a_rejected_one():
     rejected = status("backend tensorrt: there is no GPU")
     assert rejected.level == DiagnosticStatus.ERROR
     assert rejected.message == "onnxruntime; rejected: backend tensorrt: there is no GPU"
+
+
+def test_points_of_a_map_are_a_cloud_with_their_brightness():
+    points_n3 = np.arange(30.0).reshape(10, 3)
+    message = conversions.map_points_message(HEADER, MapCloud(points_n3, np.arange(10, dtype="u1")))
+    assert (message.height, message.width, message.is_dense) == (1, 10, True)
+    values_n4 = np.frombuffer(message.data, np.float32).reshape(10, 4)
+    np.testing.assert_allclose(values_n4[:, :3], points_n3)
+    np.testing.assert_array_equal(values_n4.view(np.uint32)[:, 3], np.arange(10) * 0x010101)

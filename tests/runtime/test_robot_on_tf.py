@@ -18,9 +18,10 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
 from nav_msgs.msg import Odometry
+from nav_msgs.msg import Path as PathMessage
 from node_processes import Child, wait_for
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import Empty, SetBool
 from tf2_msgs.msg import TFMessage
@@ -356,7 +357,13 @@ def test_an_initial_pose_and_the_services(robot, localizer):
     reinitialize = robot.node.create_client(Empty, "/localizer/reinitialize_global_localization")
     initial = robot.node.create_publisher(PoseWithCovarianceStamped, "/initialpose", 10)
     assert wait_for(lambda: enable.service_is_ready() and reinitialize.service_is_ready())
+    paths, points = [], []
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    robot.node.create_subscription(PathMessage, "/localizer/path", paths.append, 1)
+    robot.node.create_subscription(PointCloud2, "/localizer/map_points", points.append, latched)
     robot.drive(1.0)
+    assert wait_for(lambda: paths and len(paths[-1].poses) >= 10)
+    assert not points  # this map has no keyframes
     moved = lambda seconds: colour_at(seconds) + [0, 0, 120]  # noqa: E731
     assert wait_for(reinitialize.call_async(Empty.Request()).done)
     truth = robot.drive(1.0, seen_at=moved)
