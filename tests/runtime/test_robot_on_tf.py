@@ -1,6 +1,9 @@
 """A simulated robot over real DDS: map -> odom, poses of its base, odometry, compressed images."""
 
+import json
 import math
+import os
+import subprocess
 import time
 from array import array
 from collections import deque
@@ -14,6 +17,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("tf2_msgs", reason="needs tf2_msgs")
 
 import rclpy
+from conftest import ROOT
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from make_map import CAMERA, T_MAP_CAM, write_constant_map
@@ -36,6 +40,8 @@ pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
 T_BASE_CAM = rigid(exp_rotation(np.array([0.3, -1.2, 0.8])), np.array([0.4, -0.2, 0.6]))
 FRAMES = {"base_frame": "base_link", "publish_tf": "map_to_odom"}
 PERIOD_S = 1 / 15
+# another environment's processes would load the libraries of this one
+_OF_THIS_VENV = ("LD_LIBRARY_PATH", "PYTHONPATH", "_ROS_WHEELS_BOOTSTRAP_COMPLETE")
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +232,25 @@ def test_map_to_odom_follows_the_robot(robot, localizer):
     assert (last.header.frame_id, last.child_frame_id) == ("map", "base_link")
     assert "another node" not in node.text() and "no transform" not in node.text()
     assert node.end() == 0
+
+
+def test_tf2_itself_resolves_the_robot(robot, localizer):
+    python = os.environ.get("MOTE_TF2_PYTHON")
+    if not python:
+        pytest.skip("MOTE_TF2_PYTHON is not set: the Python of an environment with tf2_ros")
+    node = localizer(**FRAMES)
+    environment = {key: os.environ[key] for key in os.environ if key not in _OF_THIS_VENV}
+    listener = subprocess.Popen(
+        [python, ROOT / "tests" / "tf2_listener.py", "7"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    assert wait_for(lambda: robot.tf.get_subscription_count() >= 3)  # also node and robot
+    robot.drive(8.0)
+    output, errors = listener.communicate(timeout=60)
+    counts = json.loads(output)
+    for name, (lookups, resolved) in counts.items():
+        assert resolved >= 0.99 * lookups > 10, (name, counts, errors)
+    assert "TF_" not in errors and node.end() == 0
 
 
 def test_a_robot_that_was_moved_is_found_again_without_a_wrong_transform(robot, localizer):
