@@ -10,7 +10,7 @@ import numpy as np
 from mote_localization.errors import MoteError
 from mote_localization.geometry import covariance_at
 from mote_localization.map_to_odom import Fix, MapToOdom, OdometryConfig
-from mote_localization.transform_buffer import TransformBuffer, TransformError
+from mote_localization.transform_buffer import TransformBuffer
 
 Broadcast = Literal["off", "map_to_odom", "map_to_base", "map_to_camera"]
 
@@ -107,10 +107,9 @@ class RobotFrames:
             T_odom_cam = self.buffer.lookup(config.odom_frame, camera_frame, stamp_ns)
             rejection = self._correction.add(Fix(stamp_ns, T_map_cam, covariance_66, T_odom_cam))
         T_map_frame = T_map_cam @ T_cam_frame
-        if not np.isfinite(T_map_frame).all():
-            raise TransformError(f"the transform to '{frame[:60]}' is too far away")
         lever_3 = T_map_frame[:3, 3] - T_map_cam[:3, 3]
-        return RobotPose(frame, T_map_frame, covariance_at(covariance_66, lever_3), rejection)
+        covariance_66 = covariance_at(covariance_66, lever_3)
+        return RobotPose(frame, T_map_frame, covariance_66, rejection)
 
     def camera_pose(self, camera_frame: str, T_map_base: np.ndarray) -> np.ndarray:
         """Return the camera's pose (4, 4) at a pose of `base_frame`, by the newest transforms.

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+_MAX_ABS_M = 1e9  # of a coordinate; larger ones lose all their digits
 _MAX_NORM_ERROR = 1e-2  # of a quaternion; others, such as those of zeros, are no rotations
 
 
@@ -18,8 +19,8 @@ def pose_values(position: Any, orientation: Any) -> tuple[float, ...] | None:
     p, q = position, orientation
     values = (p.x, p.y, p.z, q.x, q.y, q.z, q.w)
     norm = np.sqrt(q.x * q.x + q.y * q.y + q.z * q.z + q.w * q.w)
-    is_pose = abs(norm - 1) < _MAX_NORM_ERROR and np.isfinite(values).all()  # False for NaN
-    return values if is_pose else None
+    near = np.abs(values).max() < _MAX_ABS_M  # both are False for NaN
+    return values if near and abs(norm - 1) < _MAX_NORM_ERROR else None
 
 
 def frame_name(frame_id: str) -> str:

@@ -164,6 +164,7 @@ class ActiveLocalizer:
             self._closing = True
             self._wake.notify()
         self._worker.join()
+        self._robot_poses.close()
         self._entities.close()
 
     def _on_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
@@ -340,7 +341,7 @@ class ActiveLocalizer:
     def _on_missing_transform(self, image: LocalizedImage, error: MoteError) -> None:
         """Report a pose that cannot be that of the robot."""
         self._warn("transform", f"no pose: {error}")
-        self._publish_status(image.stamp, image.found, fault=f"/tf: {error}")
+        self._publish_status(image.stamp, image.found, fault=f"transforms: {error}")
 
     def _tracking(self, stamp_ns: int) -> Tracking | None:
         """Return that of the last pose if it is recent; None once per period: it may be wrong."""

@@ -122,6 +122,12 @@ class RobotPoses:
             self._waiting.clear()
             self._frames.reset()
 
+    def close(self) -> None:
+        """Give the images that still wait to `on_fault`."""
+        with self._lock:
+            while self._waiting:
+                self._on_fault(self._waiting.popleft(), RosError("the node was deactivated"))
+
     def take_fault(self) -> str:
         """Return why no transform was published since the last call; empty: it was."""
         with self._lock:

@@ -280,7 +280,7 @@ def test_missing_odometry_is_named_and_no_pose_is_published(robot, localizer):
     truth = robot.drive(1.0)
     assert not robot.poses and not robot.broadcasts
     reasons = {robot.statuses[ns].message for ns in truth if ns in robot.statuses}
-    assert reasons == {"/tf: no transform on /tf or /tf_static has the frame 'wheels'"}
+    assert reasons == {"transforms: no transform on /tf or /tf_static has the frame 'wheels'"}
     assert node.end() == 0
 
 

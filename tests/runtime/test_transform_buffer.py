@@ -6,6 +6,7 @@ from make_bag import T_BASE_CAM, a_static, a_transform, pose
 
 from mote_localization.geometry import covariance_at, invert, local_coordinates, retract
 from mote_localization.map_to_odom import Fix, MapToOdom, OdometryConfig
+from mote_localization.robot_frames import FrameConfig, FrameError, RobotFrames
 from mote_localization.transform_buffer import TransformBuffer, TransformError
 
 MS = 1_000_000
@@ -222,3 +223,44 @@ def test_a_clock_that_jumps_back_starts_again():
     correction = MapToOdom(OdometryConfig())
     correction.add(fix(5000))
     assert correction.add(fix(0, (5.0, 0, 0, 0, 0, 0))) == ""
+
+
+# ---- the robot's pose
+
+
+def test_a_transform_that_is_too_far_away_is_ignored():
+    frames = RobotFrames(FrameConfig(base_frame="base_link"))
+    far = T_BASE_CAM.copy()
+    far[:3, 3] = 1e300
+    frames.buffer.add(a_static(far, "base_link", "camera")[3].transforms, static=True)
+    with pytest.raises(TransformError, match="has the frame 'camera' and 'base_link'"):
+        frames.pose(START, "camera", np.eye(4), COVARIANCE)
+
+
+def test_the_pose_of_the_base_is_that_of_the_camera_and_the_place_of_the_camera():
+    frames = RobotFrames(FrameConfig(base_frame="base_link"))
+    frames.buffer.add(a_static(T_BASE_CAM, "base_link", "camera")[3].transforms, static=True)
+    found = frames.pose(START, "camera", truth(0) @ T_BASE_CAM, COVARIANCE)
+    assert (found.frame, found.rejection) == ("base_link", "")
+    np.testing.assert_allclose(found.T_map_frame, truth(0), atol=1e-12)
+    np.testing.assert_allclose(frames.camera_pose("camera", truth(0)), truth(0) @ T_BASE_CAM)
+    assert np.trace(found.covariance_66) > np.trace(COVARIANCE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"broadcast": "odom"}, "expected one of off, map_to_odom"),
+        ({"broadcast": "map_to_base"}, "base_frame is empty"),
+        ({"broadcast": "map_to_odom", "odom_frame": ""}, "odom_frame is empty"),
+        ({"base_frame": "map"}, "expected different names"),
+        ({"map_frame": ""}, "expected different names"),
+    ],
+)
+def test_frames_that_contradict_each_other_are_refused(changes, message):
+    with pytest.raises(FrameError, match=message):
+        FrameConfig(**changes)
+
+
+def test_the_map_may_be_called_odom_without_odometry():
+    assert not FrameConfig(map_frame="odom").uses_transforms
