@@ -28,7 +28,10 @@ def camera_of_info(
     Raises:
         CameraError: The camera is not calibrated (K is zero), or its distortion model is unknown.
     """
-    camera = _rectified_camera(info) if rectified else _raw_camera(info)
+    if rectified:
+        camera = _rectified_camera(info)
+    else:
+        camera = Camera.from_K(info.width, info.height, info.k, info.distortion_model, info.d)
     full = (camera.width, camera.height)
     roi = info.roi
     width, height = roi.width or camera.width, roi.height or camera.height
@@ -44,10 +47,6 @@ def camera_of_info(
         if image_size != (width // columns, height // rows):
             return camera
     return camera.read_out((left, top), (width, height), (columns, rows))
-
-
-def _raw_camera(info: Any) -> Camera:
-    return Camera.from_K(info.width, info.height, info.k, info.distortion_model, info.d)
 
 
 def _rectified_camera(info: Any) -> Camera:

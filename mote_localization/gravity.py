@@ -3,7 +3,7 @@
 import numpy as np
 
 from mote_localization.errors import MoteError
-from mote_localization.geometry import exp_rotation, transform
+from mote_localization.geometry import depth_in_camera, exp_rotation
 from mote_localization.level_rotation import level_rotation
 from mote_localization.map_info import MapInfo
 from mote_localization.map_transform import camera_poses
@@ -93,10 +93,10 @@ def _points(info: MapInfo) -> tuple[np.ndarray, float]:
     rays_n3 = info.camera.cell_rays(info.stride).reshape(-1, 3)
     points, depths = [], []
     for keyframe in info.keyframes:
-        depth = keyframe.depth_m()
-        known = np.isfinite(depth)
-        points.append(transform(keyframe.pose_44, rays_n3[known] * depth[known, None]))
-        depths.append(depth[known])
+        cells_n3 = keyframe.cell_points(rays_n3)
+        known_n3 = cells_n3[np.isfinite(cells_n3[:, 0])]
+        points.append(known_n3)
+        depths.append(depth_in_camera(known_n3, keyframe.pose_44))
     points_n3, depth_n = np.concatenate(points), np.concatenate(depths)
     if not len(points_n3):
         raise MoteError("the map's keyframes have no depth; use --level cameras or --anchor")

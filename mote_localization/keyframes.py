@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from mote_localization.errors import ImageError, MapFileError
-from mote_localization.geometry import check_pose, depth_in_camera
+from mote_localization.geometry import check_pose, depth_in_camera, transform
 from mote_localization.image_files import decode_image, encode_png, encode_webp, encoded_size
 from mote_localization.image_headers import image_format
 
@@ -77,6 +77,17 @@ class Keyframe:
             raise MapFileError("found a keyframe with a depth of 8 bits, expected 16")
         depth_hw = np.exp((stored_hw.astype(np.float64) - _ONE_METRE) * _LOG_STEP)
         return np.where(stored_hw > 0, depth_hw, np.nan).reshape(-1)
+
+    def cell_points(self, rays_n3: np.ndarray) -> np.ndarray:
+        """Return the points (rows * columns, 3) of the cells, m, map frame; NaN where unknown.
+
+        Args:
+            rays_n3: Of the cells, camera frame, with a depth of 1.
+
+        Raises:
+            MapFileError: The depth cannot be decoded.
+        """
+        return transform(self.pose_44, rays_n3 * self.depth_m()[:, None])
 
 
 def _encode_depth(depth_hw: np.ndarray) -> bytes:

@@ -256,9 +256,7 @@ class Localizer:
         """
         if self._keyframes:
             return Tracking(T_map_cam, self._keyframes.surface(T_map_cam))
-        camera, stride = self.info.camera, self.info.stride
-        shape = camera.height // stride, camera.width // stride, 3
-        return Tracking(T_map_cam, np.full(shape, np.nan))
+        return Tracking(T_map_cam, np.full((*self.info.cells_hw, 3), np.nan))
 
     def localize(
         self, image_hw3: np.ndarray, camera: Camera, tracking: Tracking | None = None

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 
 from mote_localization.errors import MapFileError
-from mote_localization.geometry import transform
-from mote_localization.keyframes import Keyframe
 from mote_localization.map_info import MapInfo
 
 FREE, OCCUPIED, UNKNOWN = 0, 100, -1  # of nav_msgs/OccupancyGrid
@@ -45,17 +43,10 @@ def map_cloud(info: MapInfo, most_points: int) -> MapCloud:
     Raises:
         MapFileError: The map has no keyframes, or they have no depth.
     """
-    clouds = [_cloud_of(info, keyframe) for keyframe in _keyframes(info)]
-    points_n3 = np.concatenate([cloud.points_n3 for cloud in clouds])
-    grey_n = np.concatenate([cloud.grey_n for cloud in clouds])
-    inside_n = (points_n3 >= info.bounds_min).all(axis=1) & (points_n3 <= info.bounds_max).all(
-        axis=1
-    )
-    points_n3, grey_n = points_n3[inside_n], grey_n[inside_n]
-    if not len(points_n3):
-        raise MapFileError("the keyframes of the map have no points within its bounds")
-    chosen = np.linspace(0, len(points_n3) - 1, min(most_points, len(points_n3))).astype(int)
-    return MapCloud(points_n3[chosen], grey_n[chosen])
+    cloud = _within_bounds(info, _clouds(info))
+    count = len(cloud.points_n3)
+    chosen = np.linspace(0, count - 1, min(most_points, count)).astype(int)
+    return MapCloud(cloud.points_n3[chosen], cloud.grey_n[chosen])
 
 
 def occupancy_grid(
@@ -86,7 +77,8 @@ def occupancy_grid(
             f"found a resolution of {resolution_m:g} and heights from {low_m:g} to {high_m:g}, "
             "expected a resolution above 0 and a smaller height first"
         )
-    cloud = map_cloud(info, 1 << 62)
+    clouds = _clouds(info)
+    cloud = _within_bounds(info, clouds)
     floor_m = float(np.quantile(cloud.points_n3[:, 2], _FLOOR_QUANTILE))
     low_2 = np.floor(np.array(info.bounds_min[:2]) / resolution_m) * resolution_m
     columns, rows = np.ceil((np.array(info.bounds_max[:2]) - low_2) / resolution_m).astype(int)
@@ -105,9 +97,9 @@ def occupancy_grid(
         return row_n[inside_n] * columns + column_n[inside_n]
 
     free_n = np.zeros(rows * columns, bool)
-    for keyframe in _keyframes(info):
+    for keyframe, seen in zip(info.keyframes, clouds, strict=True):
         camera_3 = keyframe.pose_44[:3, 3]
-        ray_n3 = _cloud_of(info, keyframe).points_n3 - camera_3
+        ray_n3 = seen.points_n3 - camera_3
         if not len(ray_n3):
             continue
         length = float(np.linalg.norm(ray_n3, axis=1).max())
@@ -120,18 +112,27 @@ def occupancy_grid(
     return Grid(cells_n.reshape(rows, columns), low_2, resolution_m, floor_m)
 
 
-def _keyframes(info: MapInfo) -> tuple[Keyframe, ...]:
+def _clouds(info: MapInfo) -> list[MapCloud]:
+    """Return the points of each keyframe, one for each cell with a known depth."""
     if not info.keyframes:
         raise MapFileError("the map has no keyframes, which hold its points; make it with some")
-    return info.keyframes
-
-
-def _cloud_of(info: MapInfo, keyframe: Keyframe) -> MapCloud:
-    """Return the points of one keyframe, one for each cell with a known depth."""
     rows, columns = info.cells_hw
-    depth_n = keyframe.depth_m()
-    known_n = np.isfinite(depth_n)
     rays_n3 = info.camera.cell_rays(info.stride).reshape(-1, 3)
-    grey_hw = cv2.resize(keyframe.grey_hw(), (columns, rows), interpolation=cv2.INTER_AREA)
-    points_n3 = transform(keyframe.pose_44, rays_n3[known_n] * depth_n[known_n, None])
-    return MapCloud(points_n3, grey_hw.reshape(-1)[known_n])
+    clouds = []
+    for keyframe in info.keyframes:
+        points_n3 = keyframe.cell_points(rays_n3)
+        known_n = np.isfinite(points_n3[:, 0])
+        grey_hw = cv2.resize(keyframe.grey_hw(), (columns, rows), interpolation=cv2.INTER_AREA)
+        clouds.append(MapCloud(points_n3[known_n], grey_hw.reshape(-1)[known_n]))
+    return clouds
+
+
+def _within_bounds(info: MapInfo, clouds: list[MapCloud]) -> MapCloud:
+    """Return the points of all clouds that are within the mapped volume, one at least."""
+    points_n3 = np.concatenate([cloud.points_n3 for cloud in clouds])
+    grey_n = np.concatenate([cloud.grey_n for cloud in clouds])
+    inside_n = (points_n3 >= info.bounds_min).all(axis=1)
+    inside_n &= (points_n3 <= info.bounds_max).all(axis=1)
+    if not inside_n.any():
+        raise MapFileError("the keyframes of the map have no points within its bounds")
+    return MapCloud(points_n3[inside_n], grey_n[inside_n])

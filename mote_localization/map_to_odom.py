@@ -10,7 +10,6 @@ import numpy as np
 from mote_localization.geometry import covariance_at, invert, local_coordinates, rotation_angle
 
 _MAX_DISORDER_NS = 1_000_000_000  # an older pose is of a clock that has jumped back
-_MAX_HELD = 100
 _CHI2_6 = 22.46  # 99.9 % of chi-squared with six degrees of freedom
 
 
@@ -43,6 +42,14 @@ class Fix(NamedTuple):
         return self.T_map_base @ invert(self.T_odom_base)
 
 
+class _Held(NamedTuple):
+    """Poses that are held back and agree with each other."""
+
+    first: Fix
+    last: Fix
+    number: int
+
+
 class MapToOdom:
     """The correction of odometry, T_map_odom.
 
@@ -56,7 +63,7 @@ class MapToOdom:
         """Start without a pose."""
         self._config = config
         self._accepted: Fix | None = None
-        self._held: list[Fix] = []
+        self._held: _Held | None = None
 
     @property
     def T_map_odom(self) -> np.ndarray | None:
@@ -66,7 +73,7 @@ class MapToOdom:
     @property
     def held(self) -> int:
         """Number of poses that are held back and agree with each other."""
-        return len(self._held)
+        return self._held.number if self._held else 0
 
     def add(self, fix: Fix) -> str:
         """Add a pose; return why it is held back, empty if it is accepted.
@@ -79,32 +86,33 @@ class MapToOdom:
                 return "held back: older than the last pose"
             self.reset()
         if self._accepted is None or self._agree(self._accepted, fix):
-            self._accepted, self._held = fix, []
+            self._accepted, self._held = fix, None
             return ""
         expected = self._expected(self._accepted, fix)
         error_6 = local_coordinates(expected, fix.T_map_base)
-        if self._held and not self._agree(self._held[-1], fix):
-            self._held = []
-        if len(self._held) >= _MAX_HELD:
-            del self._held[1]  # the first one counts
-        self._held.append(fix)
-        if len(self._held) >= self._config.confirmations and self._is_confirmed():
-            self._accepted, self._held = fix, []
+        if self._held and self._agree(self._held.last, fix):
+            self._held = _Held(self._held.first, fix, self._held.number + 1)
+        else:
+            self._held = _Held(fix, fix, 1)
+        if self._is_confirmed(self._held):
+            self._accepted, self._held = fix, None
             return ""
         metres = np.linalg.norm(error_6[:3])
         degrees = np.degrees(np.linalg.norm(error_6[3:]))
         return (
             f"held back: {metres:.2f} m and {degrees:.0f} degrees from where odometry expects it; "
-            f"{len(self._held)} of {self._config.confirmations} poses agree"
+            f"{self._held.number} of {self._config.confirmations} poses agree"
         )
 
     def reset(self) -> None:
         """Forget all poses: the next one is accepted as the first."""
-        self._accepted, self._held = None, []
+        self._accepted, self._held = None, None
 
-    def _is_confirmed(self) -> bool:
-        """Return whether the poses that are held back span a motion or a time."""
-        config, first, last = self._config, self._held[0], self._held[-1]
+    def _is_confirmed(self, held: _Held) -> bool:
+        """Return whether enough poses agree, and whether they span a motion or a time."""
+        config, (first, last, number) = self._config, held
+        if number < config.confirmations:
+            return False
         moved = invert(first.T_odom_base) @ last.T_odom_base
         return bool(
             np.linalg.norm(moved[:3, 3]) >= config.confirming_m

@@ -162,7 +162,7 @@ class TransformBuffer:
         return T
 
     def _ancestors(self, frame: str) -> list[str]:
-        return ancestors({child: link.parent for child, link in self._links.items()}, frame)
+        return ancestors(self.parent, frame)
 
     def _not_connected(self, target: str, source: str) -> str:
         known = self._links.keys() | {link.parent for link in self._links.values()}

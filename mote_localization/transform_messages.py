@@ -1,6 +1,6 @@
 """Poses and frames as ROS messages contain them; no ROS."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,14 @@ def frame_name(frame_id: str) -> str:
     return frame_id.lstrip("/")
 
 
-def ancestors(parents: Mapping[str, str], frame: str) -> list[str]:
-    """Return a frame and those above it, up to the root; a circle ends where it closes."""
+def ancestors(parent_of: Callable[[str], str | None], frame: str) -> list[str]:
+    """Return a frame and those above it, up to the root; a circle ends where it closes.
+
+    Args:
+        parent_of: Returns the parent of a frame; None if it has none.
+        frame: Name of the frame.
+    """
     chain = {frame: None}  # in order
-    while (parent := parents.get(frame)) is not None and parent not in chain:
+    while (parent := parent_of(frame)) is not None and parent not in chain:
         chain[parent], frame = None, parent
     return list(chain)

@@ -87,19 +87,11 @@ class LocalizerNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free the map."""
-        self.close()
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and free the map."""
-        self.close()
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and free the map; the node can be configured again."""
         self.close()
         return TransitionCallbackReturn.SUCCESS
+
+    on_shutdown = on_error = on_cleanup
 
     def close(self) -> None:
         """Unsubscribe, end all threads and free the map."""

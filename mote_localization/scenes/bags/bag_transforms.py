@@ -99,7 +99,7 @@ class TransformTree:
 
     def ancestors(self, frame: str) -> list[str]:
         """Return a frame and those above it, up to the root."""
-        return ancestors(self._parents(), frame)
+        return ancestors(self._parents().get, frame)
 
     def is_connected(self, frame: str, other: str) -> bool:
         """Return whether a chain of transforms leads from one frame to the other."""
