@@ -1,10 +1,12 @@
 """Absolute pose from 2-D to 3-D matches: RANSAC by a library, refinement and covariance here.
 
 PoseLib or OpenCV's USAC only gives the start of the refinement, so both lead to the same pose.
+The matches are those of one camera, or of several cameras on one rigid body.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -42,6 +44,13 @@ class PoseConfig:
     blocks: float = 5.0  # image blocks across the width; a block is one jackknife observation
 
 
+class RigView(NamedTuple):
+    """One of several rigid cameras, and how many of the matches are its own."""
+
+    T_first_cam: np.ndarray  # (4, 4), pose in the frame of the first camera
+    matches: int
+
+
 @dataclass(frozen=True)
 class PoseSolution:
     """A camera pose, its covariance and its inliers."""
@@ -59,6 +68,7 @@ def solve_pose(
     camera: Camera,
     config: PoseConfig = PoseConfig(),  # noqa: B008 (frozen)
     prior: np.ndarray | None = None,
+    rig: Sequence[RigView] = (),
 ) -> PoseSolution | None:
     """Return the camera pose at which the points project to their pixels.
 
@@ -73,6 +83,8 @@ def solve_pose(
         camera: The undistorted camera.
         config: Settings of RANSAC and refinement.
         prior: Approximate T_map_cam (4, 4).
+        rig: Several cameras, in the order of their matches, all with the intrinsics of `camera`.
+            The pose is that of the first. Empty: all matches are of one camera.
 
     Returns:
         The pose, or None where the matches do not determine one.
@@ -82,7 +94,7 @@ def solve_pose(
     """
     if len(points_n3) < _MIN_MATCHES:
         return None
-    matches, origin = _centred(points_n3, pixels_n2, sigma_n)
+    matches, origin = _centred(points_n3, pixels_n2, sigma_n, rig)
     found = _find(matches, camera, config, None if prior is None else _moved(prior, -origin))
     solution = None if found is None else _solution(found, matches, camera, config)
     if solution is not None:
@@ -97,11 +109,12 @@ def find_pose(
     camera: Camera,
     config: PoseConfig = PoseConfig(),  # noqa: B008 (frozen)
     prior: np.ndarray | None = None,
+    rig: Sequence[RigView] = (),
 ) -> np.ndarray | None:
     """Return the pose (4, 4) of `solve_pose`, without its covariance, which takes longer."""
     if len(points_n3) < _MIN_MATCHES:
         return None
-    matches, origin = _centred(points_n3, pixels_n2, sigma_n)
+    matches, origin = _centred(points_n3, pixels_n2, sigma_n, rig)
     found = _find(matches, camera, config, None if prior is None else _moved(prior, -origin))
     return None if found is None else _moved(found.T_map_cam, origin)
 
@@ -112,10 +125,28 @@ class _Matches(NamedTuple):
     points_n3: np.ndarray  # metres
     pixels_n2: np.ndarray
     sigma_n: np.ndarray  # metres
+    rig: Sequence[RigView]  # empty: one camera
+
+    def of_cameras(self) -> Iterator[tuple[np.ndarray, slice]]:
+        """Return T_first_cam (4, 4) of each camera, and which matches are its own."""
+        first = 0
+        for view in self.rig:
+            yield view.T_first_cam, slice(first, first + view.matches)
+            first += view.matches
+
+    def some(self, count: int) -> "_Matches":
+        """Return at most so many matches, evenly spaced."""
+        last = len(self.points_n3) - 1
+        chosen = np.linspace(0, last, min(count, last + 1)).round().astype(int)
+        rig = [
+            RigView(T, int(np.count_nonzero((part.start <= chosen) & (chosen < part.stop))))
+            for T, part in self.of_cameras()
+        ]
+        return _Matches(self.points_n3[chosen], self.pixels_n2[chosen], self.sigma_n[chosen], rig)
 
 
 def _centred(
-    points_n3: np.ndarray, pixels_n2: np.ndarray, sigma_n: np.ndarray
+    points_n3: np.ndarray, pixels_n2: np.ndarray, sigma_n: np.ndarray, rig: Sequence[RigView]
 ) -> tuple[_Matches, np.ndarray]:
     """Return the matches with their points relative to their mean, and the mean.
 
@@ -124,7 +155,7 @@ def _centred(
     points = np.asarray(points_n3, np.float64)
     origin = points.mean(axis=0)
     pixels = np.ascontiguousarray(pixels_n2, np.float64)
-    return _Matches(points - origin, pixels, np.asarray(sigma_n, np.float64)), origin
+    return _Matches(points - origin, pixels, np.asarray(sigma_n, np.float64), rig), origin
 
 
 def _moved(T_map_cam: np.ndarray, shift_3: np.ndarray) -> np.ndarray:
@@ -153,9 +184,6 @@ def _find(
 
 def _search(matches: _Matches, camera: Camera, config: PoseConfig) -> _Found | None:
     """Return the pose found by RANSAC on some of the matches and refined with all."""
-    points, pixels, _ = matches
-    count = min(config.ransac_matches, len(points))
-    chosen = np.linspace(0, len(points) - 1, count).round().astype(int)
     if config.solver not in ("auto", "poselib", "opencv"):
         raise BackendError(
             f"found pose solver '{config.solver[:40]}', expected auto, poselib or opencv"
@@ -166,16 +194,16 @@ def _search(matches: _Matches, camera: Camera, config: PoseConfig) -> _Found | N
         )
     by_opencv = config.solver == "opencv" or poselib is None
     ransac = _ransac_opencv if by_opencv else _ransac_poselib
-    T_cam_local = ransac(points[chosen], pixels[chosen], camera, config)
-    if T_cam_local is None or not np.isfinite(T_cam_local).all():
-        return None
-    return _refined(invert(T_cam_local), matches, camera, config)
+    found = [
+        _refined(T_map_cam, matches, camera, config)
+        for T_map_cam in ransac(matches.some(config.ransac_matches), camera, config)
+        if np.isfinite(T_map_cam).all()
+    ]
+    return max(filter(None, found), key=lambda one: np.count_nonzero(one.cost.used_n), default=None)
 
 
-def _ransac_poselib(
-    points: np.ndarray, pixels: np.ndarray, camera: Camera, config: PoseConfig
-) -> np.ndarray | None:
-    """Return T_cam_map of PoseLib's LO-RANSAC with a fixed seed, or None."""
+def _ransac_poselib(matches: _Matches, camera: Camera, config: PoseConfig) -> list[np.ndarray]:
+    """Return T_map_cam of PoseLib's LO-RANSAC with a fixed seed; none where it finds none."""
     pinhole = {
         "model": "PINHOLE",
         "width": camera.width,
@@ -189,30 +217,49 @@ def _ransac_poselib(
         "success_prob": config.confidence,
         "seed": 0,
     }
-    pose, info = poselib.estimate_absolute_pose(
-        pixels, points, pinhole, ransac, {"max_iterations": 0}
-    )
-    if info["num_inliers"] < _MIN_MATCHES:
-        return None
-    return rigid(pose.R, pose.t)
+    refinement = {"max_iterations": 0}
+    points, pixels = matches.points_n3, matches.pixels_n2
+    if matches.rig:
+        poses, parts = zip(*matches.of_cameras(), strict=True)
+        pose, info = poselib.estimate_generalized_absolute_pose(
+            [pixels[part] for part in parts],
+            [points[part] for part in parts],
+            [_poselib_pose(invert(T_first_cam)) for T_first_cam in poses],
+            [pinhole] * len(parts),
+            ransac,
+            refinement,
+        )
+    else:
+        pose, info = poselib.estimate_absolute_pose(pixels, points, pinhole, ransac, refinement)
+    return [invert(rigid(pose.R, pose.t))] if info["num_inliers"] >= _MIN_MATCHES else []
 
 
-def _ransac_opencv(
-    points: np.ndarray, pixels: np.ndarray, camera: Camera, config: PoseConfig
-) -> np.ndarray | None:
-    """Return T_cam_map of OpenCV's USAC with MAGSAC++ scores and a fixed seed, or None."""
+def _poselib_pose(T_44: np.ndarray) -> Any:
+    pose = poselib.CameraPose()
+    pose.R, pose.t = T_44[:3, :3], T_44[:3, 3]
+    return pose
+
+
+def _ransac_opencv(matches: _Matches, camera: Camera, config: PoseConfig) -> list[np.ndarray]:
+    """Return T_map_cam of OpenCV's USAC with MAGSAC++ scores and a fixed seed, by each camera."""
     usac = cv2.UsacParams()
     usac.threshold = config.inlier_px
     usac.maxIterations = config.max_iterations
     usac.confidence = config.confidence
     usac.score = cv2.SCORE_METHOD_MAGSAC
     usac.randomGeneratorState = 0
-    found, _, rotation, translation, inliers = cv2.solvePnPRansac(
-        points, pixels, camera.K_33, np.zeros(4), params=usac
-    )
-    if not found or inliers is None or len(inliers) < _MIN_MATCHES:
-        return None
-    return rigid(cv2.Rodrigues(rotation)[0], translation[:, 0])
+    poses = []
+    for T_first_cam, part in matches.of_cameras() if matches.rig else [(np.eye(4), slice(None))]:
+        points, pixels = matches.points_n3[part], matches.pixels_n2[part]
+        if len(points) < _MIN_MATCHES:
+            continue
+        found, _, rotation, translation, inliers = cv2.solvePnPRansac(
+            points, pixels, camera.K_33, np.zeros(4), params=usac
+        )
+        if found and inliers is not None and len(inliers) >= _MIN_MATCHES:
+            T_cam_map = rigid(cv2.Rodrigues(rotation)[0], translation[:, 0])
+            poses.append(invert(T_first_cam @ T_cam_map))
+    return poses
 
 
 def _refined(
@@ -229,7 +276,8 @@ def _solution(
 ) -> PoseSolution | None:
     """Return a pose with its covariance and inliers; None where they cannot be known."""
     T, cost = found
-    terms_k6 = _jackknife_terms(cost, matches.pixels_n2, camera.width / config.blocks, config)
+    block_n = _blocks(matches, camera.width / config.blocks)
+    terms_k6 = _jackknife_terms(cost, block_n, config)
     inliers_n = cost.errors_px_n < config.inlier_px
     if terms_k6 is None or np.count_nonzero(inliers_n) < _MIN_MATCHES:
         return None
@@ -323,8 +371,11 @@ def _linearize(
     The weight of a match is the inverse variance of its error in pixels, f sigma / z, times a
     Cauchy weight of its residual.
     """
-    points, pixels, sigma = matches
-    x, y, z = T_map_cam[:3, :3].T @ (points - T_map_cam[:3, 3]).T
+    pixels, sigma = matches.pixels_n2, matches.sigma_n
+    local_3n = T_map_cam[:3, :3].T @ (matches.points_n3 - T_map_cam[:3, 3]).T
+    for T, part in matches.of_cameras():
+        local_3n[:, part] = T[:3, :3].T @ (local_3n[:, part] - T[:3, 3:])
+    x, y, z = local_3n
     ahead = z > 0
     per_z = np.divide(1, z, out=np.zeros_like(z), where=ahead)
     a, b = x * per_z, y * per_z
@@ -342,21 +393,40 @@ def _linearize(
     # After a camera motion by d and a rotation by w, a point q has coordinates q - d - w x q.
     J_u_6n = (camera.fx * root) * np.array([-per_z, none, a * per_z, ab, -1 - a * a, b])
     J_v_6n = (camera.fy * root) * np.array([none, -per_z, b * per_z, 1 + b * b, -ab, -a])
+    for T, part in matches.of_cameras():
+        by_first_66 = _by_first(T)
+        J_u_6n[:, part] = by_first_66 @ J_u_6n[:, part]
+        J_v_6n[:, part] = by_first_66 @ J_v_6n[:, part]
     scores_6n = (root * du) * J_u_6n + (root * dv) * J_v_6n
     hessian_66 = J_u_6n @ J_u_6n.T + J_v_6n @ J_v_6n.T
     return _Cost(errors_px_n, used_n, J_u_6n, J_v_6n, scores_6n, hessian_66)
 
 
-def _jackknife_terms(
-    cost: _Cost, pixels_n2: np.ndarray, block_px: float, config: PoseConfig
-) -> np.ndarray | None:
+def _by_first(T_first_cam: np.ndarray) -> np.ndarray:
+    """Return the matrix (6, 6) from derivatives by a camera's motion to those by the first's.
+
+    A motion d and rotation w of the first camera, along its axes, moves a camera at p by d + w x p.
+    """
+    R_33, p_3 = T_first_cam[:3, :3], T_first_cam[:3, 3]
+    lever_33 = np.cross(np.eye(3), p_3) @ R_33  # w x p . R column, for w along each axis
+    return np.block([[R_33, np.zeros((3, 3))], [lever_33, R_33]])
+
+
+def _blocks(matches: _Matches, block_px: float) -> np.ndarray:
+    """Return the image block of each match (n,), a whole number."""
+    block_n = np.floor(matches.pixels_n2 / block_px) @ (1, 1 << 16)
+    for i, (_, part) in enumerate(matches.of_cameras()):
+        block_n[part] += i * (1 << 32)
+    return block_n
+
+
+def _jackknife_terms(cost: _Cost, block_n: np.ndarray, config: PoseConfig) -> np.ndarray | None:
     """Return the change of the pose (k, 6) when one image block is left out, by one Newton step.
 
     Their spread is the jackknife covariance (Efron and Stein 1981). Errors of neighbouring cells
     are correlated, so a block is one observation. None where there are too few blocks, or where the
     pose is not determined without one of them.
     """
-    block_n = np.floor(pixels_n2 / block_px) @ (1, 1 << 16)
     order_m = np.argsort(block_n)
     order_m = order_m[cost.used_n[order_m]]
     starts_k = np.flatnonzero(np.diff(block_n[order_m], prepend=-np.inf))

@@ -10,8 +10,14 @@ from make_map import CAMERA, T_MAP_CAM, room_points
 from mote_localization import pose
 from mote_localization.camera import Camera, cell_pixels
 from mote_localization.errors import BackendError
-from mote_localization.geometry import exp_rotation, pose_from, rotation_angle
-from mote_localization.pose import PoseConfig, solve_pose
+from mote_localization.geometry import (
+    exp_rotation,
+    invert,
+    pose_from,
+    rigid,
+    rotation_angle,
+)
+from mote_localization.pose import PoseConfig, RigView, solve_pose
 
 POINTS = room_points(T_MAP_CAM, CAMERA, 8).reshape(-1, 3).astype(np.float64)
 PIXELS = cell_pixels(CAMERA.width, CAMERA.height, 8).reshape(-1, 2)
@@ -291,3 +297,64 @@ def test_pose_is_a_rigid_transform():
     T = solve_pose(*matches(3, 600, 0.05, 0.5), CAMERA).T_map_cam
     assert np.allclose(T[:3, :3] @ T[:3, :3].T, np.eye(3), atol=1e-9)
     assert np.array_equal(T[3], pose_from(np.zeros(3), np.array([0.0, 0, 0, 1]))[3])
+
+
+T_FRONT_LEFT = rigid(exp_rotation(np.array([0.1, -1.5, 0.0])), np.array([-0.2, 0.05, -0.1]))
+RIG_POSES = np.eye(4), T_FRONT_LEFT, rigid(exp_rotation(np.array([0.0, 2.0, 0.2])), np.ones(3) / 5)
+
+
+def rig_matches(seed, noise_m=0.0, outliers=0.0, counts=(600, 500)):
+    """Return points, pixels, sigmas and the rig of cameras that see the box room."""
+    found, rig = [], []
+    for i, (T_first_cam, count) in enumerate(zip(RIG_POSES, counts, strict=False)):
+        random = np.random.default_rng((seed, i))
+        points = room_points(T_MAP_CAM @ T_first_cam, CAMERA, 8).reshape(-1, 3).astype(np.float64)
+        points += noise_m * random.normal(size=points.shape)
+        wrong = random.random(len(points)) < outliers
+        points[wrong] += random.uniform(-2, 2, (wrong.sum(), 3))
+        chosen = np.sort(random.choice(len(points), count, replace=False))
+        found.append((points[chosen], PIXELS[chosen], np.full(count, max(noise_m, 0.01))))
+        rig.append(RigView(T_first_cam, count))
+    return [np.concatenate(part) for part in zip(*found, strict=True)], rig
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("counts", [(600,), (600, 500), (0, 500), (600, 0, 30)])
+def test_several_cameras_give_the_pose_of_the_first(solver, counts):
+    found, rig = rig_matches(0, counts=counts)
+    solution = solve_pose(*found, CAMERA, PoseConfig(solver), rig=rig)
+    assert np.allclose(solution.T_map_cam, T_MAP_CAM, atol=1e-5)
+    assert solution.inliers_n.all()
+    wrong, rig = rig_matches(1, 0.02, 0.5, counts)
+    solution = solve_pose(*wrong, CAMERA, PoseConfig(solver), rig=rig)
+    assert np.linalg.norm(error_of(solution)[:3]) < 0.03
+
+
+def test_a_rig_of_one_camera_is_that_camera():
+    found = matches(2, 600, 0.02, 0.3)
+    one, other = (solve_pose(*found, CAMERA, rig=rig) for rig in ((), [RigView(np.eye(4), 600)]))
+    assert np.allclose(one.T_map_cam, other.T_map_cam, atol=1e-6)
+    assert np.allclose(one.covariance_66, other.covariance_66, rtol=1e-3)
+
+
+def test_two_cameras_are_more_precise_than_the_better_one_and_know_it():
+    errors, variances = {"both": [], "front": [], "left": []}, []
+    T_left_front = invert(T_FRONT_LEFT)
+    for seed in range(60):
+        (points, pixels, sigma), rig = rig_matches(seed, 0.02)
+        alone = [slice(0, 600), slice(600, None)]
+        front, left = (
+            solve_pose(points[part], pixels[part], sigma[part], CAMERA) for part in alone
+        )
+        both = solve_pose(points, pixels, sigma, CAMERA, rig=rig)
+        errors["both"].append(error_of(both))
+        errors["front"].append(error_of(front))
+        errors["left"].append(error_of(replace(left, T_map_cam=left.T_map_cam @ T_left_front)))
+        variances.append(np.diagonal(both.covariance_66))
+    median = {
+        name: np.median(np.linalg.norm(np.array(one)[:, :3], axis=1))
+        for name, one in errors.items()
+    }
+    assert median["both"] < 0.8 * min(median["front"], median["left"]), median
+    ratio = np.mean(np.square(errors["both"]), axis=0) / np.mean(variances, axis=0)
+    assert (ratio > 0.5).all() and (ratio < 1.6).all(), ratio
