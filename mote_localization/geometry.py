@@ -7,6 +7,7 @@ import numpy as np
 
 from mote_localization.errors import SceneError
 
+CHI2_6 = 22.46  # 99.9 % of chi-squared with the six degrees of freedom of a pose
 # Largest error of R R^T: text files have few digits, and trackers accumulate rounding errors.
 _ORTHONORMAL_TOLERANCE = 1e-2
 _ROUNDING = 1e-12  # error of R R^T in double precision

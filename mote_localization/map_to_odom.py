@@ -7,10 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mote_localization.geometry import covariance_at, invert, local_coordinates, rotation_angle
+from mote_localization.geometry import (
+    CHI2_6,
+    covariance_at,
+    invert,
+    local_coordinates,
+    rotation_angle,
+)
 
 _MAX_DISORDER_NS = 1_000_000_000  # an older pose is of a clock that has jumped back
-_CHI2_6 = 22.46  # 99.9 % of chi-squared with six degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -138,4 +143,4 @@ class MapToOdom:
         covariance_66 = covariance_at(before.covariance_66, lever_3)
         covariance_66 += after.covariance_66 + odometry_66
         error_6 = local_coordinates(expected, after.T_map_base)
-        return bool(error_6 @ np.linalg.solve(covariance_66, error_6) < _CHI2_6)
+        return bool(error_6 @ np.linalg.solve(covariance_66, error_6) < CHI2_6)

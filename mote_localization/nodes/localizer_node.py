@@ -14,11 +14,12 @@ from rclpy.parameter import Parameter as RosParameter
 
 from mote_localization.backends import Chosen, choose_backend
 from mote_localization.errors import ConfigError, MapFileError, MoteError, first_line
-from mote_localization.localizer import Localizer, LocalizerConfig
+from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.map_to_odom import OdometryConfig
 from mote_localization.nodes.active_localizer import ActiveLocalizer
 from mote_localization.nodes.node_parameters import PARAMETERS
+from mote_localization.pose_gates import LocalizerConfig
 from mote_localization.robot_frames import FrameConfig
 
 _FIXED = {p.name for p in PARAMETERS if p.fixed}  # while the node is configured

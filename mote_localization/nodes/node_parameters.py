@@ -8,7 +8,7 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
 from mote_localization.backends import BACKEND_HELP
-from mote_localization.localizer import LocalizerConfig
+from mote_localization.pose_gates import LocalizerConfig
 from mote_localization.robot_frames import FrameConfig
 
 

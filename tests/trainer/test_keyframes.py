@@ -9,6 +9,7 @@ from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 from make_painted_room import keyframe, photograph, shifted
 
 import mote_localization.localizer
+from mote_localization import rig_matches
 from mote_localization.camera import Camera
 from mote_localization.errors import BackendError
 from mote_localization.geometry import invert, local_coordinates, retract, transform
@@ -267,14 +268,14 @@ def test_without_keyframes_a_rejected_tracked_pose_is_searched_without_it(
 ):
     localizer = Localizer(plain, Student(T_MAP_CAM, np.zeros(6)))
     first = localizer.localize(photograph(T_MAP_CAM), CAMERA)
-    solve, priors = mote_localization.localizer.solve_pose, []
+    solve, priors = rig_matches.solve_pose, []
 
-    def wrong_with_prior(points, pixels, sigma, camera, config, prior=None):
+    def wrong_with_prior(points, pixels, sigma, camera, config, prior, rig):
         priors.append(prior is not None)
         shift = (50, 0, 0) if prior is not None else (0, 0, 0)
         return solve(points + shift, pixels, sigma, camera, config)
 
-    monkeypatch.setattr(mote_localization.localizer, "solve_pose", wrong_with_prior)
+    monkeypatch.setattr(rig_matches, "solve_pose", wrong_with_prior)
     found = localizer.localize(photograph(T_MAP_CAM), CAMERA, first.tracking)
     assert np.abs(pose_error(found)).max() < 5e-3 and priors == [True, False]
 

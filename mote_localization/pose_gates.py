@@ -1,0 +1,116 @@
+"""The gates that a pose must pass before it is given to anybody."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from mote_localization.errors import ConfigError
+from mote_localization.keyframe_matcher import KeyframeConfig
+from mote_localization.map_info import MapInfo
+from mote_localization.pose import PoseConfig, PoseSolution
+
+_SPREAD_GRID = (4, 3)  # columns and rows of the grid in which the spread of inliers is counted
+
+
+@dataclass(frozen=True)
+class LocalizerConfig:
+    """Which cells are used, and the gates that a pose must pass."""
+
+    max_cells: int = 800  # cells given to the pose solver, those with the smallest sigma
+    max_sigma_m: float = 0.5  # m, cells with a larger sigma are not used
+    min_inliers: int = 40  # gate: cells that agree with the pose
+    min_inlier_ratio: float = 0.2  # gate: fraction of the used cells that agree with the pose
+    min_spread: float = 0.25  # gate: fraction of a 4 x 3 grid over the image that contains inliers
+    max_reprojection_px: float = 7.0  # gate: median error of the inliers, canonical pixels
+    max_deviation_m: float = 0.5  # m, gate: standard deviation of the position
+    bounds_margin_m: float = 1.0  # m, gate: largest distance outside the mapped volume
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
+
+    def __post_init__(self) -> None:
+        """Check that a pose can pass the gates.
+
+        Raises:
+            ConfigError: More inliers are needed than cells are used.
+        """
+        if self.min_inliers > self.max_cells:
+            raise ConfigError(
+                f"found min_inliers {self.min_inliers} above max_cells {self.max_cells}: no pose "
+                "would be accepted"
+            )
+
+    def with_parameters(self, values: Mapping[str, Any]) -> "LocalizerConfig":
+        """Return the configuration with the values of ROS parameters; others are ignored.
+
+        Parameters of `keyframes` have the prefix `keyframe_`.
+
+        Raises:
+            ConfigError: The values contradict each other.
+        """
+        own = {f.name: values[f.name] for f in fields(self) if f.name in values}
+        names = {f.name: f"keyframe_{f.name}" for f in fields(self.keyframes)}
+        changed = {name: values[key] for name, key in names.items() if key in values}
+        return replace(self, **{**own, "keyframes": replace(self.keyframes, **changed)})
+
+    def rejection_reason(
+        self,
+        solution: PoseSolution | None,
+        pixels_n2: np.ndarray,
+        image_n: np.ndarray,
+        info: MapInfo,
+        by_keyframes: bool,
+    ) -> str:
+        """Return which gate rejects a pose; empty if it passes all.
+
+        Args:
+            solution: The pose in the frame of the map; None: the matches determine none.
+            pixels_n2: Pixels of the matches that it is solved from.
+            image_n: Index of the image of each match.
+            info: The map.
+            by_keyframes: The matches are points of its keyframes, otherwise cells of its student.
+        """
+        unit = info.unit
+        if by_keyframes:
+            least = max(self.min_inliers, self.keyframes.min_matches)
+            least_ratio = max(self.min_inlier_ratio, self.keyframes.min_inlier_ratio)
+            counted = "points of the keyframes found in the image"
+        else:
+            least, least_ratio = self.min_inliers, self.min_inlier_ratio
+            counted = f"cells seen with sigma under {self.max_sigma_m:g} {unit}"
+        if len(pixels_n2) < least:
+            return f"{len(pixels_n2)} {counted}, expected at least {least}"
+        if solution is None:
+            return "the matches determine no pose"
+        inliers = int(solution.inliers_n.sum())
+        if inliers < self.min_inliers:
+            return f"{inliers} inliers, expected at least {self.min_inliers}"
+        ratio = inliers / len(pixels_n2)
+        if ratio < least_ratio:
+            return f"inlier ratio {ratio:.2f}, expected at least {least_ratio:g}"
+        size = np.array([info.camera.width, info.camera.height])
+        columns, rows = (pixels_n2[solution.inliers_n] / size * _SPREAD_GRID).astype(int).T
+        rows += _SPREAD_GRID[1] * image_n[solution.inliers_n]
+        count_of_tiles = np.bincount(rows * _SPREAD_GRID[0] + columns)
+        spread = np.count_nonzero(count_of_tiles) / math.prod(_SPREAD_GRID)
+        if spread < self.min_spread:
+            return f"inliers on {spread:.0%} of the image, expected at least {self.min_spread:.0%}"
+        if solution.reprojection_px > self.max_reprojection_px:
+            return (
+                f"reprojection {solution.reprojection_px:.1f} px, "
+                f"expected at most {self.max_reprojection_px:g}"
+            )
+        deviation_m = float(np.sqrt(np.trace(solution.covariance_66[:3, :3])))
+        if not deviation_m <= self.max_deviation_m:  # true for NaN
+            return (
+                f"standard deviation of the position {deviation_m:.2f} {unit}, "
+                f"expected at most {self.max_deviation_m:g}"
+            )
+        position = solution.T_map_cam[:3, 3]
+        margin = self.bounds_margin_m
+        low, high = np.array(info.bounds_min) - margin, np.array(info.bounds_max) + margin
+        if not ((position >= low) & (position <= high)).all():
+            return f"position {position.round(1).tolist()} {unit} is outside the mapped volume"
+        return ""
