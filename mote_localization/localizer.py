@@ -75,6 +75,8 @@ class Localization:
     sigma_hw: np.ndarray  # m
     covered_hw: np.ndarray  # bool: the live camera sees this cell
     image_hw3: np.ndarray  # RGB uint8, canonical camera
+    pixels_n2: np.ndarray  # of its matches
+    agree_n: np.ndarray  # bool: which of them agree with the best pose
     # remap; network, with the tracking that runs beside it; pose: the rest
     seconds: dict[str, float]
 
@@ -253,6 +255,8 @@ class Localizer:
         if accepted and solution:
             surfaces = [self._surface(one, solution.T_map_cam) for one in prepared]
             following = Tracking(solution.T_map_cam, surfaces[0], tuple(surfaces[1:]))
+        first = found.matches.of_first
+        pixels_n2 = found.matches.pixels_n2[first]
         solved = time.perf_counter()
         return Localization(
             status=Status.LOCALIZED if accepted else Status.LOST,
@@ -268,6 +272,8 @@ class Localizer:
             sigma_hw=sigma_hw,
             covered_hw=views[0].covered_hw,
             image_hw3=canonical[0],
+            pixels_n2=pixels_n2,
+            agree_n=given.inliers_n[first] if given else np.zeros(len(pixels_n2), bool),
             seconds={
                 "remap": remapped - started,
                 "network": predicted - remapped,
@@ -290,7 +296,7 @@ class Localizer:
         tracked = self._checked(
             keyframes.refined(queries, surfaces, last, steps, self.config, prior=last)
         )
-        return queries, None if tracked.reason else tracked
+        return queries, tracked if self._is_tracked(tracked) else None
 
     def _surface(self, image: _Prepared, T_map_first: np.ndarray) -> np.ndarray:
         """Return the points (rows, columns, 3) that an image of this pose shows, m, map frame.
@@ -325,12 +331,23 @@ class Localizer:
         """
         if tracking and not self._keyframes:
             tracked = self._checked(self._student_pose(images, tracking.T_map_cam))
-            if not tracked.reason:
+            if self._is_tracked(tracked):
                 return tracked
         found = self._first_or_searched_pose(images, queries)
         if len(images) > 1 and not found.reason:
             return found._replace(reason=self._disagreement(images, queries, found.found))
         return found
+
+    def _is_tracked(self, tracked: _Checked) -> bool:
+        """Return whether a pose passes the gates, and the matches of each camera agree with it."""
+        if tracked.reason or tracked.given is None:
+            return False
+        image_n = tracked.found.matches.image_n
+        count_i = np.bincount(image_n)
+        inliers_i = np.bincount(image_n, tracked.given.inliers_n)
+        many_i = count_i >= self.config.min_inliers
+        least_ratio = self.config.least_ratio(self._keyframes is not None)
+        return bool((inliers_i[many_i] >= least_ratio * count_i[many_i]).all())
 
     def _first_or_searched_pose(
         self, images: Sequence[_Prepared], queries: Sequence[Query]

@@ -55,6 +55,16 @@ class LocalizerConfig:
         changed = {name: values[key] for name, key in names.items() if key in values}
         return replace(self, **{**own, "keyframes": replace(self.keyframes, **changed)})
 
+    def least_ratio(self, by_keyframes: bool) -> float:
+        """Return the fraction of the matches that must agree with a pose.
+
+        Args:
+            by_keyframes: They are points of keyframes, otherwise cells of the student.
+        """
+        if by_keyframes:
+            return max(self.min_inlier_ratio, self.keyframes.min_inlier_ratio)
+        return self.min_inlier_ratio
+
     def rejection_reason(
         self,
         solution: PoseSolution | None,
@@ -73,12 +83,12 @@ class LocalizerConfig:
             by_keyframes: The matches are points of its keyframes, otherwise cells of its student.
         """
         unit = info.unit
+        least_ratio = self.least_ratio(by_keyframes)
         if by_keyframes:
             least = max(self.min_inliers, self.keyframes.min_matches)
-            least_ratio = max(self.min_inlier_ratio, self.keyframes.min_inlier_ratio)
             counted = "points of the keyframes found in the image"
         else:
-            least, least_ratio = self.min_inliers, self.min_inlier_ratio
+            least = self.min_inliers
             counted = f"cells seen with sigma under {self.max_sigma_m:g} {unit}"
         if len(pixels_n2) < least:
             return f"{len(pixels_n2)} {counted}, expected at least {least}"

@@ -54,6 +54,14 @@ class Matches(NamedTuple):
         return self.points_n3, self.pixels_n2, self.sigma_n
 
     @property
+    def of_first(self) -> slice:
+        """Which matches are of the first camera."""
+        if not self.rig:
+            return slice(None)
+        is_first = bool((self.rig[0].T_first_cam == np.eye(4)).all())
+        return slice(self.rig[0].matches if is_first else 0)
+
+    @property
     def image_n(self) -> np.ndarray:
         """Index of the image of each match."""
         counts = [view.matches for view in self.rig] or [len(self.points_n3)]

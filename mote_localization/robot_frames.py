@@ -31,6 +31,7 @@ class FrameConfig:
     odom_frame: str = "odom"
     base_frame: str = ""  # frame whose pose is published; empty: the camera
     broadcast: Broadcast = "off"
+    several_cameras: bool = False  # their transforms are looked up
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ class FrameConfig:
     @property
     def uses_transforms(self) -> bool:
         """Whether transforms of other nodes are needed."""
-        return bool(self.base_frame) or self.broadcast != "off"
+        return bool(self.base_frame) or self.broadcast != "off" or self.several_cameras
 
 
 class RobotPose(NamedTuple):

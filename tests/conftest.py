@@ -163,3 +163,20 @@ def child(tmp_path):
     for one in started:
         one.process.kill()
         one.process.wait()
+
+
+@pytest.fixture
+def robot(ros_env):
+    """A simulated robot that sends images, odometry and transforms, see `SimulatedRobot`."""
+    from simulated_robot import running_robot
+
+    with running_robot() as one:
+        yield one
+
+
+@pytest.fixture
+def localizer(child, room_map, robot):
+    """Start the localizer node with parameters and the map `room_map` of the test's module."""
+    from simulated_robot import start_localizer
+
+    return lambda **parameters: start_localizer(child, room_map, robot, **parameters)

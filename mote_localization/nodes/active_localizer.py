@@ -8,7 +8,7 @@ import time
 import traceback
 from collections import deque
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
@@ -16,22 +16,24 @@ from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, PointCloud2
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import Empty, SetBool
 
 from mote_localization.backends import Chosen
 from mote_localization.camera import Camera
 from mote_localization.camera_infos import camera_of_info
-from mote_localization.errors import MoteError
+from mote_localization.debug_image import debug_image
+from mote_localization.errors import ConfigError, MoteError
 from mote_localization.geometry import pose_from
 from mote_localization.localization_statistics import Answered, LocalizationStatistics, Outcome
-from mote_localization.localizer import Localization, Localizer, Tracking
+from mote_localization.localizer import Localization, Localizer, RigImage, Tracking
 from mote_localization.map_cloud import map_cloud
 from mote_localization.nodes import conversions
-from mote_localization.nodes.camera_input import AnyImage, CameraInput
 from mote_localization.nodes.entities import Entities
+from mote_localization.nodes.fix_requests import FixRequests
 from mote_localization.nodes.node_diagnostics import NodeDiagnostics, clock_fault
+from mote_localization.nodes.rig_input import Frame, RigInput
 from mote_localization.nodes.robot_poses import LocalizedImage, RobotPoses
 from mote_localization.robot_frames import FrameConfig, RobotPose
 from mote_localization.stamps import nanoseconds
@@ -48,6 +50,14 @@ _MAX_FAULT_LENGTH = 200  # characters of an unexpected exception in the status
 _MAX_WARNING_KEYS = 100  # warnings whose times are stored
 
 
+class _Last(NamedTuple):
+    """The last published pose."""
+
+    stamp_ns: int
+    camera: int  # index of the camera whose pose it is
+    tracking: Tracking
+
+
 class ActiveLocalizer:
     """Localizes the newest image in a worker thread; older images are dropped."""
 
@@ -58,6 +68,7 @@ class ActiveLocalizer:
         chosen: Chosen,
         frames: FrameConfig,
         values: dict[str, Any],
+        requests: FixRequests,
     ) -> None:
         """Advertise, subscribe, and start the worker.
 
@@ -67,10 +78,12 @@ class ActiveLocalizer:
             chosen: The backend that runs the network.
             frames: Frames of the robot.
             values: Parameters of the node, by name.
+            requests: Of poses.
 
         Raises:
             MoteError: A parameter cannot be used.
         """
+        self._requests = requests
         self._node, self._localizer, self._entities = node, localizer, Entities(node)
         self._backend_status = conversions.backend_status(
             f"{node.get_fully_qualified_name()}: backend", localizer.info.scene, chosen
@@ -78,14 +91,15 @@ class ActiveLocalizer:
         self._backend_faults = [f"backend rejected: {refusal}" for refusal in chosen.refusals]
         self._map_frame = frames.map_frame
         self._camera_frame = values["camera_frame"]
-        self._last: tuple[int, Tracking] | None = None  # stamp, ns, of the last published pose
+        self._last: _Last | None = None  # of the last published pose
         self._resets = 0  # poses of images from before a reset are discarded
         self._searched_ns = 0  # stamp of the last image that was localized without the last
         self._initial: Tracking | None = None  # from a given pose, for the next image
         self._enabled = True
         self._path: deque[PoseStamped] = deque(maxlen=_MAX_PATH)
         self._rectified = values["rectified"]
-        self._rectified_fault = ""  # why the images look rectified
+        self._rectified_faults: dict[str, str] = {}  # why images look rectified, by topic
+        self._rig_fault = ""  # why the image of another camera is not used
         self._min_period_s = 1 / values["max_rate_hz"] if values["max_rate_hz"] else 0.0
         self._taken_s = _NEVER_S  # monotonic time of the last image that was not dropped
         self._frame_fault = ""  # why no transform is published
@@ -93,7 +107,7 @@ class ActiveLocalizer:
         self._warned_s: dict[str, float] = {}  # monotonic time of the last warning, by key
         self._statistics = LocalizationStatistics()
         self._wake = threading.Condition()
-        self._newest: tuple[AnyImage, CameraInfo] | None = None  # waits for the worker
+        self._newest: list[Frame] = []  # images of one moment that wait for the worker
         self._closing = False
         try:
             self._advertise()
@@ -103,6 +117,7 @@ class ActiveLocalizer:
             raise
         self._worker = threading.Thread(target=self._work, name="worker")
         self._worker.start()
+        requests.open()
 
     def _advertise(self) -> None:
         """Create the publishers. Reliable QoS: the displays of RViz subscribe reliably."""
@@ -112,6 +127,7 @@ class ActiveLocalizer:
         self._points = entities.publisher(PointCloud2, "~/points", 2)
         self._path_publisher = entities.publisher(Path, "~/path", 1)
         self._status = entities.publisher(DiagnosticArray, "~/status", 10)
+        self._debug_image = entities.publisher(Image, "~/debug_image", 2)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._map_points = entities.publisher(PointCloud2, "~/map_points", latched)
         if info.keyframes:
@@ -132,11 +148,16 @@ class ActiveLocalizer:
             self._publish_pose,
             self._on_missing_transform,
         )
-        self._input = CameraInput(
+        cameras = [name for name in values["cameras"] if name]
+        if cameras and self._camera_frame:
+            raise ConfigError("camera_frame: several cameras have the frames of their images")
+        self._input = RigInput(
             self._node,
             entities,
+            cameras,
             values["image_transport"],
             values["info_tolerance_s"],
+            values["rig_tolerance_s"],
             self._give_to_worker,
         )
         entities.subscription(PoseWithCovarianceStamped, "initialpose", self._on_initial_pose, 10)
@@ -154,12 +175,13 @@ class ActiveLocalizer:
         )
 
     @property
-    def image_topic(self) -> str:
-        """Full name of the topic of the images."""
-        return self._input.image_topic
+    def image_topics(self) -> str:
+        """Full names of the topics of the images."""
+        return self._input.image_topics
 
     def close(self) -> None:
         """End the worker thread, and all that the node has advertised and subscribed to."""
+        self._requests.close("the node is not active")
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -221,27 +243,28 @@ class ActiveLocalizer:
             clock_fault(self._node),
             self._input_warning,
             self._frame_fault,
-            self._rectified_fault,
+            *self._rectified_faults.values(),
+            self._rig_fault,
         ]
         if not self._enabled:
             faults = ["disabled by the service ~/enable"]
         return [*self._backend_faults, *filter(None, faults)]
 
-    def _give_to_worker(self, image: AnyImage, info: CameraInfo) -> None:
-        """Give a frame to the worker; it replaces a frame that still waits."""
-        now_s = time.monotonic()
-        if not self._enabled:
+    def _give_to_worker(self, frames: list[Frame]) -> None:
+        """Give images of one moment to the worker; they replace others that still wait."""
+        now_s, wanted = time.monotonic(), self._requests.waiting
+        if not self._enabled and not wanted:
             return
         self._statistics.add_received(now_s)
-        if now_s - self._taken_s < self._min_period_s:
+        if now_s - self._taken_s < self._min_period_s and not wanted:
             self._statistics.add_dropped()
             return
         # the mean rate counts: images are not exactly regular
         self._taken_s = max(self._taken_s + self._min_period_s, now_s - self._min_period_s)
         with self._wake:
-            if self._newest is not None:
+            if self._newest:
                 self._statistics.add_dropped()
-            self._newest = image, info
+            self._newest = frames
             self._wake.notify()
 
     def _check_input(self) -> None:
@@ -256,44 +279,42 @@ class ActiveLocalizer:
             self._warn(fault, fault)
 
     def _work(self) -> None:
-        """Localize the newest frame repeatedly until the node closes."""
+        """Localize the newest images repeatedly until the node closes."""
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._newest is not None or self._closing)
-                if self._closing or self._newest is None:
+                self._wake.wait_for(lambda: self._newest or self._closing)
+                if self._closing:
                     return
-                (image, info), self._newest = self._newest, None
+                frames, self._newest = self._newest, []
             try:
-                self._localize_and_publish(image, info)
+                self._localize_and_publish(frames)
             except Exception as error:  # no message may end the node
                 self._warn("worker", f"an image failed:\n{traceback.format_exc()}")
                 fault = f"internal error: {type(error).__name__}: {error}"
                 with suppress(Exception):  # publishing may be the cause
-                    self._publish_status(
-                        image.header.stamp, None, fault.splitlines()[0][:_MAX_FAULT_LENGTH]
-                    )
+                    stamp = frames[0].image.header.stamp
+                    self._publish_status(stamp, None, fault.splitlines()[0][:_MAX_FAULT_LENGTH])
 
-    def _localize_and_publish(self, image: AnyImage, info: CameraInfo) -> None:
-        """Localize one image and publish the results with the stamp of the image."""
-        stamp, received_s = image.header.stamp, time.monotonic()
+    def _localize_and_publish(self, frames: list[Frame]) -> None:
+        """Localize the images of one moment; results have the first one's stamp."""
+        first, received_s = frames[0], time.monotonic()
+        stamp = first.image.header.stamp
         try:
-            topic = self._input.image_topic
-            image_hw3 = conversions.image_from_message(image)
-            topic = self._input.info_topic
-            size = image_hw3.shape[1], image_hw3.shape[0]
-            camera = camera_of_info(info, size, self._rectified)
-            self._check_rectified(camera)
-            topic = self._input.image_topic
-            self._robot_poses.camera_frame = frame = self._camera_frame or image.header.frame_id
+            image_hw3, camera = self._image_of(first)
+            frame = self._camera_frame or first.image.header.frame_id
+            self._robot_poses.camera_frame = frame
+            others = self._others(frames)
             with self._wake:
                 initial, self._initial, resets = self._initial, None, self._resets
-            tracking = initial or self._tracking(nanoseconds(stamp))
-            found = self._localizer.localize(image_hw3, camera, tracking)
+            tracking = initial or self._tracking(nanoseconds(stamp), first.camera)
+            found = self._localizer.localize(image_hw3, camera, tracking, others)
         except MoteError as error:
-            fault = f"{topic}: {error}"
-            self._warn(fault, fault)
-            self._publish_status(stamp, None, fault)
+            self._warn(str(error), str(error))
+            self._publish_status(stamp, None, str(error))
             return
+        if self._debug_image.get_subscription_count():
+            header = Header(stamp=stamp, frame_id=frame)
+            self._debug_image.publish(conversions.image_message(header, debug_image(found)))
         T_map_cam, covariance_66 = found.T_map_cam, found.covariance_66
         if T_map_cam is None or covariance_66 is None:
             self._warn("lost", f"lost: {found.reason}")
@@ -303,8 +324,44 @@ class ActiveLocalizer:
             self._publish_status(stamp, found, rejection="discarded: the pose was reset meanwhile")
             return
         self._robot_poses.add(
-            LocalizedImage(stamp, frame, T_map_cam, covariance_66, found, received_s)
+            LocalizedImage(stamp, frame, T_map_cam, covariance_66, found, received_s, first.camera)
         )
+
+    def _image_of(self, frame: Frame) -> tuple[np.ndarray, Camera]:
+        """Return an image (RGB uint8) and its camera.
+
+        Raises:
+            MoteError: One of them cannot be used; the message names the topic.
+        """
+        source = self._input.cameras[frame.camera]
+        topic = source.image_topic
+        try:
+            image_hw3 = conversions.image_from_message(frame.image)
+            topic = source.info_topic
+            size = image_hw3.shape[1], image_hw3.shape[0]
+            camera = camera_of_info(frame.info, size, self._rectified)
+        except MoteError as error:
+            raise MoteError(f"{topic}: {error}") from error
+        self._check_rectified(source.image_topic, camera)
+        return image_hw3, camera
+
+    def _others(self, frames: list[Frame]) -> list[RigImage]:
+        """Return the images of the other cameras, without those that cannot be used."""
+        first, others, fault = frames[0].image.header, [], ""
+        for frame in frames[1:]:
+            header = frame.image.header
+            try:
+                T_first_cam = self._robot_poses.between(
+                    first.frame_id, header.frame_id, header.stamp
+                )
+                others.append(RigImage(*self._image_of(frame), T_first_cam))
+            except MoteError as error:
+                fault = (
+                    f"localized without {self._input.cameras[frame.camera].image_topic}: {error}"
+                )
+                self._warn("rig", fault)
+        self._rig_fault = fault
+        return others
 
     def _publish_pose(self, image: LocalizedImage, pose: RobotPose) -> None:
         """Publish the robot's pose at the time of an image, unless it is held back."""
@@ -314,7 +371,8 @@ class ActiveLocalizer:
             self._publish_status(image.stamp, image.found, rejection=pose.rejection)
             return
         tracking = image.found.tracking
-        self._last = (nanoseconds(image.stamp), tracking) if tracking else None
+        stamp_ns = nanoseconds(image.stamp)
+        self._last = _Last(stamp_ns, image.camera, tracking) if tracking else None
         header = Header(stamp=image.stamp, frame_id=self._map_frame)
         message = conversions.pose_message(header, pose.T_map_frame, pose.covariance_66)
         self._pose.publish(message)
@@ -325,32 +383,32 @@ class ActiveLocalizer:
             self._points.publish(conversions.cloud_message(header, image.found))
         self._publish_status(image.stamp, image.found)
 
-    def _check_rectified(self, camera: Camera) -> None:
+    def _check_rectified(self, topic: str, camera: Camera) -> None:
         """Warn if images are rectified by the name of their topic, and are not treated so."""
-        name = self._input.image_topic.removesuffix("/compressed").rsplit("/", 1)[-1]
+        name = topic.removesuffix("/compressed").rsplit("/", 1)[-1]
         fault = ""
         if re.search("(^|_)rect(_|$)", name) and any(camera.distortion):
             fault = (
-                f"{self._input.image_topic} is rectified by its name, but its CameraInfo has a "
-                "distortion, which is removed again; set the parameter rectified"
+                f"{topic} is rectified by its name, but its CameraInfo has a distortion, which is "
+                "removed again; set the parameter rectified"
             )
-        if fault and not self._rectified_fault:
+        if fault and not self._rectified_faults.get(topic):
             self._node.get_logger().warning(fault)
-        self._rectified_fault = fault
+        self._rectified_faults[topic] = fault
 
     def _on_missing_transform(self, image: LocalizedImage, error: MoteError) -> None:
         """Report a pose that cannot be that of the robot."""
         self._warn("transform", f"no pose: {error}")
         self._publish_status(image.stamp, image.found, fault=f"transforms: {error}")
 
-    def _tracking(self, stamp_ns: int) -> Tracking | None:
+    def _tracking(self, stamp_ns: int, camera: int) -> Tracking | None:
         """Return that of the last pose if it is recent; None once per period: it may be wrong."""
-        due = abs(stamp_ns - self._searched_ns) > _SEARCH_PERIOD_NS
+        due = abs(stamp_ns - self._searched_ns) > _SEARCH_PERIOD_NS or self._requests.waiting
         last = self._last  # another thread may forget it
-        if due or last is None or abs(stamp_ns - last[0]) > _MAX_TRACKING_AGE_NS:
+        if due or last is None or abs(stamp_ns - last.stamp_ns) > _MAX_TRACKING_AGE_NS:
             self._searched_ns = stamp_ns
             return None
-        return last[1]
+        return last.tracking if last.camera == camera else None
 
     def _publish_status(
         self, stamp: Any, found: Localization | None, fault: str = "", rejection: str = ""
@@ -361,6 +419,8 @@ class ActiveLocalizer:
         message = conversions.status_message(stamp, name, scene, found, fault, rejection)
         message.status.append(self._backend_status)
         self._status.publish(message)
+        if self._requests.waiting:
+            self._requests.answer(*_quality(found, fault or rejection))
 
     def _warn(self, key: str, text: str) -> None:
         """Log a warning, at most once per period and key."""
@@ -386,3 +446,15 @@ def _answered(found: Localization | None, fault: str, rejection: str) -> Answere
         return Answered(now_s, "held back", rejection, found.seconds, found.inliers)
     outcome: Outcome = "lost" if found.T_map_cam is None else "localized"
     return Answered(now_s, outcome, found.reason, found.seconds, found.inliers)
+
+
+def _quality(found: Localization | None, fault: str) -> tuple[bool, str]:
+    """Return whether an image was localized, and how well or why not, for the service."""
+    if fault or found is None or found.covariance_66 is None:
+        return False, fault or f"lost: {found.reason if found else ''}"
+    variances_6 = found.covariance_66.diagonal()
+    return True, (
+        f"{found.inliers} of {found.cells} inliers, standard deviation "
+        f"{np.sqrt(variances_6[:3].sum()):.3f} m and "
+        f"{np.degrees(np.sqrt(variances_6[3:].sum())):.2f} deg"
+    )

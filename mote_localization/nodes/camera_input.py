@@ -33,6 +33,7 @@ class CameraInput:
         transport: str,
         tolerance_s: float,
         on_frame: Callable[[AnyImage, CameraInfo], None],
+        prefix: str = "",
     ) -> None:
         """Subscribe to the topics `image` and `camera_info`.
 
@@ -43,6 +44,7 @@ class CameraInput:
                 that image_transport publishes, unless `image` is remapped to that one already.
             tolerance_s: How much later than its image a CameraInfo may be stamped, s.
             on_frame: Is called with each image and its CameraInfo.
+            prefix: Of the names of the topics, such as `front/`.
 
         Raises:
             RosError: The transport is unknown.
@@ -51,7 +53,7 @@ class CameraInput:
             raise RosError(f"image_transport: found '{transport[:40]}', expected raw or compressed")
         self._node, self._on_frame = node, on_frame
         self._type = _TYPES[transport]
-        topic = node.resolve_topic_name("image")
+        topic = node.resolve_topic_name(f"{prefix}image")
         if transport == "compressed" and not topic.endswith(_ENDING):
             topic += _ENDING
         self._matcher: InfoMatcher[AnyImage, CameraInfo] = InfoMatcher(
@@ -63,9 +65,9 @@ class CameraInput:
             self._type, topic, self._on_image, qos_profile_sensor_data
         )
         self._info = entities.subscription(
-            CameraInfo, "camera_info", self._on_info, qos_profile_sensor_data
+            CameraInfo, f"{prefix}camera_info", self._on_info, qos_profile_sensor_data
         )
-
+        self._prefix = prefix
         self._entities, self._has_latched = entities, False
         entities.timer(_LATCHED_PERIOD_S, self._subscribe_latched)
 
@@ -93,7 +95,7 @@ class CameraInput:
         if unmatched and infos == 0:
             return (
                 f"images on {self.image_topic}, but no camera_info on {self.info_topic} for "
-                f"{period_s:g} s (remap it: -r camera_info:=/camera/camera_info)"
+                f"{period_s:g} s (remap it: -r {self._prefix}camera_info:=/camera/camera_info)"
             )
         if unmatched:
             return (
@@ -130,7 +132,7 @@ class CameraInput:
             base = topic.removesuffix(_ENDING)
             if self._node.count_publishers(base):
                 return f"it has no publisher, but {base} has; set image_transport to raw"
-        return "it has no publisher (remap it: -r image:=/camera/image_raw)"
+        return f"it has no publisher (remap it: -r {self._prefix}image:=/camera/image_raw)"
 
     def _subscribe_latched(self) -> None:
         """Subscribe to a CameraInfo that was published before, if its publisher keeps it.
@@ -142,7 +144,7 @@ class CameraInput:
         if not self._has_latched and any(p.qos_profile.durability == kept for p in publishers):
             self._has_latched = True
             qos = QoSProfile(depth=1, durability=kept)
-            self._entities.subscription(CameraInfo, "camera_info", self._on_info, qos)
+            self._entities.subscription(CameraInfo, self.info_topic, self._on_info, qos)
 
     def _on_image(self, image: AnyImage) -> None:
         self._received["image"] += 1

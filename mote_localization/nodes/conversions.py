@@ -68,6 +68,16 @@ def _cv_bridge() -> Any | None:
     return CvBridge()
 
 
+def image_message(header: Header, image_hw3: np.ndarray) -> Image:
+    """Return a message of an image, RGB uint8."""
+    height, width = image_hw3.shape[:2]
+    data = array("B")
+    data.frombytes(np.ascontiguousarray(image_hw3).data.cast("B"))
+    return Image(
+        header=header, encoding="rgb8", height=height, width=width, step=3 * width, data=data
+    )
+
+
 def calibration_of(info: CameraInfo) -> tuple[Hashable, ...]:
     """Return what is equal for two CameraInfo of the same calibration."""
     roi = info.roi

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
+from rclpy.timer import Timer
 
 from mote_localization.backends import Chosen, choose_backend
 from mote_localization.errors import ConfigError, MapFileError, MoteError, first_line
@@ -18,10 +22,12 @@ from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.map_to_odom import OdometryConfig
 from mote_localization.nodes.active_localizer import ActiveLocalizer
+from mote_localization.nodes.fix_requests import FixRequests
 from mote_localization.nodes.node_parameters import PARAMETERS
 from mote_localization.pose_gates import LocalizerConfig
 from mote_localization.robot_frames import FrameConfig
 
+_SWAP_PERIOD_S = 0.2  # between two checks whether the next map is loaded
 _FIXED = {p.name for p in PARAMETERS if p.fixed}  # while the node is configured
 
 
@@ -32,6 +38,21 @@ class _Loaded(NamedTuple):
     chosen: Chosen
     frames: FrameConfig
     values: dict[str, Any]  # parameters by name
+
+
+class _NextMap:
+    """A map that is loaded in a thread."""
+
+    def __init__(self, path: str, load: Callable[[], _Loaded]) -> None:
+        self.path = path
+        self._thread = ThreadPoolExecutor(1, "mote_map")
+        self.loading = self._thread.submit(load)
+        self._thread.shutdown(wait=False)  # the thread ends with the loading
+
+    def discard(self) -> None:
+        """Wait until the map is loaded, and free it."""
+        if self.loading.exception() is None:
+            self.loading.result().localizer.close()
 
 
 class LocalizerNode(LifecycleNode):
@@ -46,12 +67,15 @@ class LocalizerNode(LifecycleNode):
         """
         self._loaded: _Loaded | None = None  # from configure to cleanup
         self._active: ActiveLocalizer | None = None  # from activate to deactivate
+        self._next: _NextMap | None = None  # a map that is loaded beside the present one
+        self._swapping: Timer | None = None  # while it is loaded
         self._error: MoteError | None = None  # of the last transition
         self._logs_errors = True  # of transitions; at the start, they are raised
         super().__init__(node_name, **options)
         for p in PARAMETERS:
             self.declare_parameter(p.name, p.default, p.descriptor())
         self.add_on_set_parameters_callback(self._on_parameters)
+        self._requests = FixRequests(self)
 
     @classmethod
     def started(cls) -> LocalizerNode:
@@ -97,6 +121,9 @@ class LocalizerNode(LifecycleNode):
     def close(self) -> None:
         """Unsubscribe, end all threads and free the map."""
         self._deactivate()
+        if self._next:
+            self._next.discard()
+            self._next = None
         if self._loaded:
             self._loaded.localizer.close()
         self._loaded = None
@@ -104,6 +131,7 @@ class LocalizerNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Close and destroy the node."""
+        self._requests.abandon()
         self.close()
         super().destroy_node()
 
@@ -124,7 +152,13 @@ class LocalizerNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _load(self) -> None:
-        values = {p.name: self.get_parameter(p.name).value for p in PARAMETERS}
+        self._loaded = self._loaded_from(self._values())
+        self._loaded.localizer.prepare_search()
+
+    def _values(self) -> dict[str, Any]:
+        return {p.name: self.get_parameter(p.name).value for p in PARAMETERS}
+
+    def _loaded_from(self, values: dict[str, Any]) -> _Loaded:
         if not values["map"]:
             raise MapFileError("parameter `map` is empty; give it a map file: -p map:=kitchen.onnx")
         config = LocalizerConfig().with_parameters(values)
@@ -140,16 +174,52 @@ class LocalizerNode(LifecycleNode):
                 f"{values['map']}: the map's scale is {UNKNOWN_SCALE}; poses, clouds and the "
                 "parameters that end in _m are not in metres: do not fuse the poses with odometry"
             )
-        localizer.prepare_search()
-        self._loaded = _Loaded(localizer, chosen, frames, values)
+        return _Loaded(localizer, chosen, frames, values)
+
+    def _load_beside(self, path: str) -> str:
+        """Start to load another map; return why it cannot be loaded."""
+        if self._next:
+            return f"map: {self._next.path} is being loaded; try again later"
+        if not Path(path).expanduser().is_file():
+            return f"map: {path[:200]} is not a file"
+        values = {**self._values(), "map": path}
+        self._next = _NextMap(path, lambda: self._loaded_from(values))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._swapping = self.create_timer(_SWAP_PERIOD_S, self._swap_if_loaded, clock=steady)
+        return ""
+
+    def _swap_if_loaded(self) -> None:
+        """Localize in the next map as soon as it is loaded."""
+        if self._next and not self._next.loading.done():
+            return
+        if self._swapping:
+            self.destroy_timer(self._swapping)
+        if not self._next or not self._loaded:  # cleaned up meanwhile
+            return
+        path, loading, before = self._next.path, self._next.loading, self._loaded
+        self._next = None
+        error = loading.exception()
+        if error is not None:
+            kept = before.values["map"]
+            self.get_logger().error(f"{path}: cannot be used, {kept} stays in use: {error}")
+            self.set_parameters([RosParameter("map", value=kept)])
+            return
+        is_active = self._active is not None
+        self._deactivate()
+        self._loaded = loading.result()
+        self._loaded.localizer.config = before.localizer.config
+        before.localizer.close()
+        self._loaded.localizer.prepare_search()
+        if is_active:
+            self._activate()
 
     def _activate(self) -> None:
         if self._loaded is None:
             raise MoteError("the node is not configured")
         localizer, chosen, frames, values = self._loaded
-        self._active = ActiveLocalizer(self, localizer, chosen, frames, values)
+        self._active = ActiveLocalizer(self, localizer, chosen, frames, values, self._requests)
         self.get_logger().info(
-            f"localizing {self._active.image_topic} in '{localizer.info.scene}' ({values['map']})"
+            f"localizing {self._active.image_topics} in '{localizer.info.scene}' ({values['map']})"
         )
 
     def _deactivate(self) -> None:
@@ -167,12 +237,17 @@ class LocalizerNode(LifecycleNode):
                 successful=False,
                 reason=f"{', '.join(fixed)}: fixed while the node is configured; clean it up first",
             )
-        localizer = self._loaded.localizer
+        localizer, present = self._loaded.localizer, self._loaded.values["map"]
         try:
-            localizer.config = localizer.config.with_parameters(values)
+            config = localizer.config.with_parameters(values)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True)
+        reason = ""
+        if values.get("map", present) != present:
+            reason = self._load_beside(values["map"])
+        if not reason:
+            localizer.config = config
+        return SetParametersResult(successful=not reason, reason=reason)
 
 
 def _frame_config(values: dict[str, Any]) -> FrameConfig:
@@ -187,5 +262,6 @@ def _frame_config(values: dict[str, Any]) -> FrameConfig:
         odom_frame=values["odom_frame"],
         base_frame=values["base_frame"],
         broadcast="off" if broadcast is False else broadcast,  # YAML reads off as false
+        several_cameras=any(values["cameras"]),
         odometry=OdometryConfig(confirmations=values["confirmations"]),
     )

@@ -1,4 +1,4 @@
-"""Gives each image the CameraInfo that belongs to it."""
+"""Gives each image the CameraInfo that belongs to it, and finds images of the same moment."""
 
 from __future__ import annotations
 
@@ -93,3 +93,51 @@ class InfoMatcher(Generic[ImageT, InfoT]):
         if len({self._calibration(info) for info in later}) == 1:
             return later[-1]
         return None
+
+
+class MomentMatcher(Generic[ImageT]):
+    """Collects the images that several cameras take at the same moment.
+
+    Images belong together if their stamps differ by at most `tolerance_ns`. A camera is waited for
+    until the next image of another one; then it is missing, and no image waits for it until one of
+    its images is in time again.
+    """
+
+    def __init__(self, cameras: int, tolerance_ns: int) -> None:
+        """Wait for all cameras.
+
+        Args:
+            cameras: Number of cameras.
+            tolerance_ns: Largest difference of stamps.
+        """
+        self._cameras, self._tolerance_ns = range(cameras), tolerance_ns
+        self._newest: dict[int, tuple[int, ImageT]] = {}  # stamp, image; by camera
+        self._last_ns: int | None = None  # stamp of the last moment
+        self.missing: set[int] = set()  # cameras that images do not wait for
+
+    def add(self, camera: int, stamp_ns: int, image: ImageT) -> dict[int, ImageT] | None:
+        """Add an image; return those of its moment by camera, in order, if none is waited for."""
+        late = self._last_ns is not None and abs(stamp_ns - self._last_ns) <= self._tolerance_ns
+        if late and camera in self.missing:
+            self.missing.discard(camera)  # in time for the next moment
+            return None
+        if camera in self._newest:  # the image before was waiting
+            before_ns, _ = self._newest[camera]
+            self.missing = set(self._cameras) - self._near(before_ns)
+        self._newest[camera] = stamp_ns, image
+        near = self._near(stamp_ns)
+        if set(self._cameras) - near - self.missing:
+            return None
+        self._last_ns = stamp_ns
+        found = {one: self._newest[one][1] for one in sorted(near)}
+        later = {one: frame for one, frame in self._newest.items() if frame[0] > stamp_ns}
+        self._newest = {one: frame for one, frame in later.items() if one not in near}
+        return found
+
+    def _near(self, stamp_ns: int) -> set[int]:
+        """Return the cameras whose newest image is of this moment."""
+        return {
+            camera
+            for camera, (other_ns, _) in self._newest.items()
+            if abs(other_ns - stamp_ns) <= self._tolerance_ns
+        }

@@ -39,7 +39,7 @@ _DEFAULTS = LocalizerConfig()
 _FRAMES = FrameConfig()
 # fmt: off
 PARAMETERS = (
-    Parameter("map", "", "map file (.onnx), made by `mote-distill map`"),
+    Parameter("map", "", "map file (.onnx), made by `mote-distill map`", fixed=False),
     Parameter("autostart", True,
               "configure and activate at the start; false: a lifecycle manager does it"),
     Parameter("map_frame", "map", "frame of poses and clouds"),
@@ -55,6 +55,11 @@ PARAMETERS = (
               "s, a pose waits at most this long for odometry of its time", (0.0, 10.0)),
     Parameter("confirmations", _FRAMES.odometry.confirmations,
               "poses that must agree before a jump from odometry is accepted", (1, 1000)),
+    Parameter("cameras", [""],
+              "names of several rigid cameras, such as [front, left]; empty: one camera"),
+    Parameter("rig_tolerance_s", 0.01,
+              "s, images of several cameras are of one moment if stamped at most so far apart",
+              (0.0, 1.0)),
     Parameter("image_transport", "raw", "raw or compressed: the type of the images"),
     Parameter("rectified", False, "images are rectified: use P of CameraInfo, not K and D"),
     Parameter("max_rate_hz", 0.0, "Hz, images are dropped above this rate; 0: none",

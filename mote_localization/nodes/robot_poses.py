@@ -43,6 +43,7 @@ class LocalizedImage:
     covariance_66: np.ndarray  # see `local_coordinates`
     found: Localization
     received_s: float  # monotonic time
+    camera: int = 0  # index of the camera
 
 
 class RobotPoses:
@@ -91,7 +92,8 @@ class RobotPoses:
             return
         if TFMessage is None:
             raise RosError(
-                "publish_tf or base_frame: tf2_msgs is not installed; install ros-<distro>-tf2-msgs"
+                "publish_tf, base_frame or cameras: tf2_msgs is not installed; install "
+                "ros-<distro>-tf2-msgs"
             )
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         entities.subscription(TFMessage, "/tf", self._on_tf, QoSProfile(depth=100))
@@ -115,6 +117,15 @@ class RobotPoses:
         """
         with self._lock:
             return self._frames.camera_pose(self.camera_frame, T_map_base)
+
+    def between(self, first_frame: str, other_frame: str, stamp: Any) -> np.ndarray:
+        """Return the pose (4, 4) of one camera in the frame of another.
+
+        Raises:
+            TransformError: It is not known at this time.
+        """
+        with self._lock:
+            return self._frames.buffer.lookup(first_frame, other_frame, nanoseconds(stamp))
 
     def reset(self) -> None:
         """Discard poses that wait, and accept the next, however far it is from odometry."""
