@@ -1,7 +1,7 @@
 """Localizes live images: a pose with covariance, or the reason why there is none."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
@@ -66,6 +66,7 @@ class Localization:
     T_map_cam: np.ndarray | None  # (4, 4); None when lost
     covariance_66: np.ndarray | None  # x y z rotX rotY rotZ in the map frame; None when lost
     tracking: Tracking | None  # for the next image of this camera; None when lost
+    contradicted: bool  # several cameras contradict each other: the poses before may be wrong, too
     inliers: int  # matches that agree with the best pose
     cells: int  # matches given to the pose solver: cells, or points of the keyframes
     reprojection_px: float  # median error of the inliers, canonical pixels; NaN without a pose
@@ -95,6 +96,7 @@ class _Checked(NamedTuple):
     found: Found
     given: PoseSolution | None
     reason: str  # empty if it passes all gates
+    contradicted: bool = False  # by one of several cameras
 
 
 class Localizer:
@@ -245,7 +247,8 @@ class Localizer:
             for image, prediction in zip(images, predictions, strict=True)
         ]
         queries, tracked = pending.result() if pending else ([], None)
-        found, given, reason = tracked or self._find_pose(prepared, queries, tracking)
+        checked = tracked or self._find_pose(prepared, queries, tracking)
+        found, given, reason, contradicted = checked
         solution, accepted = found.solution, given if not reason else None
         points_hw3, sigma_hw = predictions[0]
         if self._drift and solution and accepted:
@@ -264,6 +267,7 @@ class Localizer:
             T_map_cam=accepted.T_map_cam if accepted else None,
             covariance_66=accepted.covariance_66 if accepted else None,
             tracking=following,
+            contradicted=contradicted,
             inliers=int(given.inliers_n.sum()) if given else 0,
             cells=len(found.matches.points_n3),
             reprojection_px=given.reprojection_px if given else float("nan"),
@@ -335,19 +339,24 @@ class Localizer:
                 return tracked
         found = self._first_or_searched_pose(images, queries)
         if len(images) > 1 and not found.reason:
-            return found._replace(reason=self._disagreement(images, queries, found.found))
+            alone = (
+                self._first_pose([image], queries[i : i + 1]) for i, image in enumerate(images)
+            )
+            reason = self._disagreement(found, alone)
+            return found._replace(reason=reason, contradicted=bool(reason))
         return found
 
     def _is_tracked(self, tracked: _Checked) -> bool:
-        """Return whether a pose passes the gates, and the matches of each camera agree with it."""
-        if tracked.reason or tracked.given is None:
-            return False
-        image_n = tracked.found.matches.image_n
-        count_i = np.bincount(image_n)
-        inliers_i = np.bincount(image_n, tracked.given.inliers_n)
-        many_i = count_i >= self.config.min_inliers
-        least_ratio = self.config.least_ratio(self._keyframes is not None)
-        return bool((inliers_i[many_i] >= least_ratio * count_i[many_i]).all())
+        """Return whether a pose passes the gates, and agrees with that of each camera alone."""
+        if tracked.reason or not tracked.found.matches.rig:
+            return not tracked.reason
+        return not self._disagreement(
+            tracked,
+            (
+                Found(one.solve(self.info.camera, self.config.pose, _pose_of(tracked)), one)
+                for one in tracked.found.matches.of_each_camera()
+            ),
+        )
 
     def _first_or_searched_pose(
         self, images: Sequence[_Prepared], queries: Sequence[Query]
@@ -360,22 +369,24 @@ class Localizer:
                 return searched
         return first
 
-    def _disagreement(
-        self, images: Sequence[_Prepared], queries: Sequence[Query], found: Found
-    ) -> str:
-        """Return which camera alone has another accepted pose than the rig; empty: none."""
-        for i, image in enumerate(images):
-            alone = self._checked(self._first_pose([image], queries[i : i + 1]))
-            if alone.reason or not (alone.found.solution and alone.given and found.solution):
+    def _disagreement(self, checked: _Checked, alone: Iterable[Found]) -> str:
+        """Return which camera alone has another accepted pose than all; empty: none.
+
+        Args:
+            checked: The pose of all.
+            alone: The pose of the first camera by each camera alone.
+        """
+        for i, found in enumerate(alone):
+            other = self._checked(found)
+            if other.reason or other.given is None:
                 continue
-            error_6 = local_coordinates(found.solution.T_map_cam, alone.found.solution.T_map_cam)
-            covariance_66 = alone.given.covariance_66 + _RIG_COVARIANCE_66
+            error_6 = local_coordinates(_pose_of(checked), _pose_of(other))
+            covariance_66 = other.given.covariance_66 + _RIG_COVARIANCE_66
             if error_6 @ np.linalg.solve(covariance_66, error_6) > CHI2_6:
                 return (
-                    f"camera {i + 1} of {len(images)} alone has a pose "
-                    f"{np.linalg.norm(error_6[:3]):.2f} {self.info.unit} and "
-                    f"{np.degrees(np.linalg.norm(error_6[3:])):.1f} deg from that of all: check "
-                    "the transforms between the cameras"
+                    f"camera {i + 1} alone has a pose {np.linalg.norm(error_6[:3]):.2f} "
+                    f"{self.info.unit} and {np.degrees(np.linalg.norm(error_6[3:])):.1f} deg from "
+                    "that of all cameras: check the transforms between them"
                 )
         return ""
 
@@ -466,3 +477,9 @@ class Localizer:
             points_n3 = image.points_hw3.reshape(-1, 3)
             found.append((points_n3[chosen], self._pixels_n2[chosen], sigma_n[chosen]))
         return Matches.joined(found, [image.canonical.T_first_cam for image in images])
+
+
+def _pose_of(checked: _Checked) -> np.ndarray:
+    """Return an accepted pose (4, 4) in the frame of the map."""
+    assert checked.found.solution is not None
+    return checked.found.solution.T_map_cam

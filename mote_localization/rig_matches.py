@@ -1,6 +1,6 @@
 """Images of one camera, or of several on one rigid body, and their matches with the map."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -52,6 +52,15 @@ class Matches(NamedTuple):
     @property
     def _arrays(self) -> MatchArrays:
         return self.points_n3, self.pixels_n2, self.sigma_n
+
+    def of_each_camera(self) -> Iterator["Matches"]:
+        """Yield the matches of each camera."""
+        first = 0
+        for view in self.rig:
+            part = slice(first, first + view.matches)
+            arrays = self.points_n3[part], self.pixels_n2[part], self.sigma_n[part]
+            yield Matches.joined([arrays], [view.T_first_cam])
+            first = part.stop
 
     @property
     def of_first(self) -> slice:

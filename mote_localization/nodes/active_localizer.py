@@ -50,7 +50,7 @@ _MAX_FAULT_LENGTH = 200  # characters of an unexpected exception in the status
 _MAX_WARNING_KEYS = 100  # warnings whose times are stored
 
 
-class _Last(NamedTuple):
+class Last(NamedTuple):
     """The last published pose."""
 
     stamp_ns: int
@@ -91,7 +91,7 @@ class ActiveLocalizer:
         self._backend_faults = [f"backend rejected: {refusal}" for refusal in chosen.refusals]
         self._map_frame = frames.map_frame
         self._camera_frame = values["camera_frame"]
-        self._last: _Last | None = None  # of the last published pose
+        self._last: Last | None = None  # of the last published pose
         self._resets = 0  # poses of images from before a reset are discarded
         self._searched_ns = 0  # stamp of the last image that was localized without the last
         self._initial: Tracking | None = None  # from a given pose, for the next image
@@ -307,7 +307,7 @@ class ActiveLocalizer:
             with self._wake:
                 initial, self._initial, resets = self._initial, None, self._resets
             tracking = initial or self._tracking(nanoseconds(stamp), first.camera)
-            found = self._localizer.localize(image_hw3, camera, tracking, others)
+            found = self._localized(image_hw3, camera, tracking, others)
         except MoteError as error:
             self._warn(str(error), str(error))
             self._publish_status(stamp, None, str(error))
@@ -318,6 +318,8 @@ class ActiveLocalizer:
         T_map_cam, covariance_66 = found.T_map_cam, found.covariance_66
         if T_map_cam is None or covariance_66 is None:
             self._warn("lost", f"lost: {found.reason}")
+            if found.contradicted:
+                self._last = None
             self._publish_status(stamp, found)
             return
         if resets != self._resets:
@@ -326,6 +328,18 @@ class ActiveLocalizer:
         self._robot_poses.add(
             LocalizedImage(stamp, frame, T_map_cam, covariance_66, found, received_s, first.camera)
         )
+
+    def _localized(
+        self,
+        image_hw3: np.ndarray,
+        camera: Camera,
+        tracking: Tracking | None,
+        others: list[RigImage],
+    ) -> Localization:
+        try:
+            return self._localizer.localize(image_hw3, camera, tracking, others)
+        except MoteError as error:
+            raise MoteError(f"{self._input.image_topics}: {error}") from error
 
     def _image_of(self, frame: Frame) -> tuple[np.ndarray, Camera]:
         """Return an image (RGB uint8) and its camera.
@@ -372,7 +386,7 @@ class ActiveLocalizer:
             return
         tracking = image.found.tracking
         stamp_ns = nanoseconds(image.stamp)
-        self._last = _Last(stamp_ns, image.camera, tracking) if tracking else None
+        self._last = Last(stamp_ns, image.camera, tracking) if tracking else None
         header = Header(stamp=image.stamp, frame_id=self._map_frame)
         message = conversions.pose_message(header, pose.T_map_frame, pose.covariance_66)
         self._pose.publish(message)

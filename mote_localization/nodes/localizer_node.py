@@ -72,10 +72,10 @@ class LocalizerNode(LifecycleNode):
         self._error: MoteError | None = None  # of the last transition
         self._logs_errors = True  # of transitions; at the start, they are raised
         super().__init__(node_name, **options)
+        self._requests = FixRequests(self)
         for p in PARAMETERS:
             self.declare_parameter(p.name, p.default, p.descriptor())
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._requests = FixRequests(self)
 
     @classmethod
     def started(cls) -> LocalizerNode:
