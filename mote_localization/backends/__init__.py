@@ -1,15 +1,19 @@
 """Inference backends: each runs a map's network, all with the same interface."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from mote_localization.backends.engine_builder import Library
 from mote_localization.errors import BackendError
 from mote_localization.map_file import MapFile
+
+if TYPE_CHECKING:
+    from mote_localization.backends.engine_builder import Library
 
 _LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
 _CUDA = "onnxruntime_cuda"

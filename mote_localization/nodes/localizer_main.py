@@ -1,7 +1,6 @@
 """Executable of the node: `ros2 run mote_localization localizer --ros-args -p map:=FILE`."""
 
 import sys
-from importlib.util import find_spec
 
 from mote_localization.nodes import process
 
@@ -13,9 +12,7 @@ def main() -> int:
     try:
         from mote_localization.nodes.localizer_node import LocalizerNode
     except ImportError as error:
-        if find_spec("rclpy"):
-            raise
-        process.print_error(process.ros_import_error(error))
+        process.print_error(process.import_error(error))
         return 1
     return process.run_node(LocalizerNode.started, sys.argv[1:])
 

@@ -6,12 +6,15 @@ This module does not import ROS, so that a process can block its signals before 
 from __future__ import annotations
 
 import logging
+import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from mote_localization.errors import MoteError, RosError, first_line
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MAX_LINE = 280  # characters of a message of rclpy
+_ROS_PACKAGE = re.compile(
+    r"rclpy|rpyutils|ament_index_python|rosidl_\w+|\w+_(msgs|srvs|interfaces)"
+)
+_DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "PyYAML"}
 
 
 def block_signals() -> None:
@@ -38,12 +45,33 @@ def stop_pending() -> bool:
     return bool(signal.sigpending() & set(_SIGNALS))
 
 
-def ros_import_error(error: ImportError) -> RosError:
-    """Return the error for a module of ROS 2 that cannot be imported."""
-    return RosError(
-        f"ROS 2 is not found ({str(error)[:100]}); source it "
-        "(source /opt/ros/<distro>/setup.bash), or install it from PyPI: "
-        "pip install 'ros-rclpy[fastrtps]' ros-common-interfaces"
+def import_error(error: ImportError) -> MoteError:
+    """Return the error for a package that cannot be imported: its name, and what to install.
+
+    Raises:
+        ImportError: The module is Mote's own.
+    """
+    package, reason = (error.name or "").split(".")[0], first_line(error, 100)
+    if package == __name__.split(".")[0]:
+        raise error
+    ros = _ROS_PACKAGE.fullmatch(package)
+    if ros and (package == "rclpy" or not find_spec("rclpy")):
+        return RosError(
+            f"ROS 2 is not found ({reason}); source it "
+            "(source /opt/ros/<distro>/setup.bash), or install it from PyPI: "
+            "pip install 'ros-rclpy[fastrtps]' ros-common-interfaces"
+        )
+    if ros:
+        name, distro = package.replace("_", "-"), os.environ.get("ROS_DISTRO")
+        remedy = (
+            f"sudo apt-get install ros-{distro}-{name}" if distro else f"pip install ros-{name}"
+        )
+        return RosError(f"a package of ROS 2 cannot be imported ({reason}); install it: {remedy}")
+    if not package:  # as of a shared library that is missing
+        return MoteError(f"a package cannot be imported ({reason}); install it again, by pip")
+    return MoteError(
+        f"a package cannot be imported ({reason}); install it for {sys.executable}: pip install "
+        f"{_DISTRIBUTIONS.get(package, package)}, or all packages: pip install . in the repository"
     )
 
 
@@ -61,7 +89,7 @@ def ros_context(arguments: Sequence[str] = ()) -> Iterator[None]:
         import rclpy
         from rclpy.signals import SignalHandlerOptions
     except ImportError as error:
-        raise ros_import_error(error) from error
+        raise import_error(error) from error
     try:
         # rclpy takes the first argument as the name of the program.
         rclpy.init(args=["mote", *arguments], signal_handler_options=SignalHandlerOptions.NO)
