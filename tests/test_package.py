@@ -138,6 +138,44 @@ def test_package_xml_lists_every_imported_ros_package():
     assert needed <= {depend.text for depend in package.findall("exec_depend")}
 
 
+# rosdep's keys, from rosdep/python.yaml of ros/rosdistro
+ROSDEP_KEYS = {
+    "filelock": "python3-filelock",
+    "jinja2": "python3-jinja2",
+    "matplotlib": "python3-matplotlib",
+    "natsort": "python3-natsort",
+    "numpy": "python3-numpy",
+    "onnxruntime": "python3-onnxruntime-pip",
+    "opencv-python-headless": "python3-opencv",
+    "pillow": "python3-pil",
+    "platformdirs": "python3-platformdirs",
+    "pyyaml": "python3-yaml",
+    "rich": "python3-rich",
+    "rosbags": "python3-rosbags-pip",
+}
+WITHOUT_KEY = {"msgspec", "onnx", "poselib", "tyro"}
+
+
+def test_package_xml_lists_every_dependency_that_rosdep_has():
+    declared = requirement_names(PROJECTS["mote_localization"]["dependencies"])
+    assert declared == ROSDEP_KEYS.keys() | WITHOUT_KEY
+    package = ElementTree.parse(ROOT / "package.xml")
+    listed = {depend.text for depend in package.findall("exec_depend")}
+    assert {name for name in listed if name.startswith("python3-")} == {*ROSDEP_KEYS.values()}
+
+
+def test_maintainers_and_licence_agree():
+    package = ElementTree.parse(ROOT / "package.xml")
+    maintainers = [
+        {"name": person.text, "email": person.get("email")}
+        for person in package.findall("maintainer")
+    ]
+    assert package.findtext("license") == "Apache-2.0"
+    for project in PROJECTS.values():
+        assert project["maintainers"] == maintainers
+        assert "License :: OSI Approved :: Apache Software License" in project["classifiers"]
+
+
 def test_runtime_imports_without_torch_and_ros():
     run = run_without_torch_and_ros(
         "import pkgutil, importlib, mote_localization\n"
