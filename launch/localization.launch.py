@@ -1,8 +1,11 @@
 """Starts the localizer: `ros2 launch mote_localization localization.launch.py map:=FILE`."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
@@ -11,6 +14,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 SHARE = Path(get_package_share_directory("mote_localization"))
+PARAMS_FILE = SHARE / "config" / "localizer.yaml"
 
 # name, default (None: required), description
 ARGUMENTS = (
@@ -18,7 +22,7 @@ ARGUMENTS = (
     ("image", "camera/image_raw", "topic of the images"),
     ("camera_info", "camera/camera_info", "topic of the CameraInfo"),
     ("namespace", "", "namespace of the node"),
-    ("params_file", str(SHARE / "config" / "localizer.yaml"), "YAML file with parameters"),
+    ("params_file", str(PARAMS_FILE), "YAML file with parameters"),
     ("map_frame", "", "frame of poses and clouds; empty: as in params_file"),
     ("odom_frame", "", "frame of odometry; empty: as in params_file"),
     ("base_frame", "", "frame of the robot whose pose is published; empty: as in params_file"),
@@ -33,6 +37,7 @@ ARGUMENTS = (
     ("backend", "", "runs the network; empty: as in params_file"),
     ("autostart", "", "false: a lifecycle manager starts the node; empty: as in params_file"),
     ("use_sim_time", "", "true: take the time from /clock; empty: as in params_file"),
+    ("respawn", "false", "true: start the node again, 2 s after it has ended"),
     ("log_level", "info", "debug, info, warn, error"),
     ("rviz", "false", "true: start RViz with cloud, pose and image"),
 )
@@ -63,11 +68,47 @@ def middleware() -> list[LaunchDescriptionEntity]:
     return [SetEnvironmentVariable(name, profile) for name in names]
 
 
+def parameters_of(content: Any, name: str = "") -> Iterator[str]:
+    """Yield the names of the localizer's parameters in a params file.
+
+    Args:
+        content: Content of the file, or of one of its nodes or namespaces.
+        name: Name of that node or namespace.
+    """
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key != "ros__parameters":
+            yield from parameters_of(value, str(key))
+        elif name.split("/")[-1] in ("localizer", "*", "**") and isinstance(value, dict):
+            yield from value
+
+
+def check_files(given: dict[str, str]) -> None:
+    """Raise RuntimeError if `map` or `params_file` is no file for the localizer.
+
+    Launch files of Nav2 have arguments of the same names, and a parent's arguments also hold in the
+    launch files that it includes.
+    """
+    place, file = given["map"], given["params_file"]
+    remedy = "if a parent launch file has set it, give it in the launch_arguments of the include"
+    if place and Path(place).suffix != ".onnx":
+        raise RuntimeError(f"map: found {place}, expected a map file (.onnx); {remedy}")
+    try:
+        names = set(parameters_of(yaml.safe_load(Path(file).read_text())))
+        known = set(parameters_of(yaml.safe_load(PARAMS_FILE.read_text())))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise RuntimeError(f"params_file: {file} cannot be read ({reason[:150]})") from error
+    if not names & known:
+        raise RuntimeError(
+            f"params_file: {file} has no parameter of the localizer (key /** or localizer); "
+            f"{remedy}"
+        )
+
+
 def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Return the nodes for the launch arguments."""
     given = context.launch_configurations
-    if not Path(given["params_file"]).is_file():
-        raise RuntimeError(f"params_file: {given['params_file']} is not a file")
+    check_files(given)
     with_rviz = given["rviz"].lower() in ("true", "1")
     if with_rviz:
         get_package_prefix("rviz2")  # fails before anything is started
@@ -85,6 +126,8 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         remappings=[(name, given[name]) for name in ("image", "camera_info")],
         arguments=["--ros-args", "--log-level", given["log_level"]],
         output="screen",
+        respawn=given["respawn"].lower() in ("true", "1"),
+        respawn_delay=2.0,
     )
     if not with_rviz:
         return [localizer]

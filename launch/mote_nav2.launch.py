@@ -21,6 +21,7 @@ ARGUMENTS = (
     ("image", "camera/image_raw", "topic of the images"),
     ("camera_info", "camera/camera_info", "topic of the CameraInfo"),
     ("image_transport", "raw", "raw or compressed"),
+    ("params_file", str(SHARE / "config" / "localizer.yaml"), "parameters of the localizer"),
     ("odom_frame", "odom", "frame of odometry"),
     ("base_frame", "base_link", "frame of the robot"),
     ("use_sim_time", "false", "true: take the time from /clock"),

@@ -734,21 +734,6 @@ def test_recordings_that_cannot_be_played_are_errors(child, drive, tmp_path):
 # ---- without DDS
 
 
-@pytest.mark.parametrize("name", ["localization", "mote_nav2"])
-def test_the_launch_files_load(name):
-    pytest.importorskip("launch_ros", reason="launch comes with a ROS 2 installation")
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location(name, ROOT / "launch" / f"{name}.launch.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    described = module.generate_launch_description()
-    arguments = {a.name: a for a in described.get_launch_arguments()}
-    assert set(arguments) >= {name for name, _, _ in module.ARGUMENTS}
-    assert not arguments["map"].default_value
-    assert all(argument.description for argument in arguments.values())
-
-
 def test_the_filter_fuses_poses_of_the_localizer_and_velocities_of_the_wheels():
     content = yaml.safe_load((ROOT / "config" / "ekf.yaml").read_text())
     values = content["ekf_map"]["ros__parameters"]
