@@ -283,6 +283,18 @@ def test_the_cloud_contains_the_predicted_points(robot):
     assert (cells.view(np.uint32)[..., 3] == (50 << 16 | 150 << 8 | 250)).all()
 
 
+def test_the_viewers_show_topics_of_the_node(robot):
+    layout = (ROOT / "config" / "foxglove.json").read_text()
+    json.loads(layout)
+    shown = re.findall(r'"(/[a-z_/]+)"', layout)
+    shown += re.findall(r"Value: (/\S+)", (ROOT / "rviz" / "localization.rviz").read_text())
+    assert "/localizer/map_points" in shown
+    node = "localizer", "/"
+    topics = robot.node.get_publisher_names_and_types_by_node(*node)
+    topics += robot.node.get_subscriber_names_and_types_by_node(*node)
+    assert set(shown) <= {name for name, _ in topics}
+
+
 # ---- invalid input
 
 
