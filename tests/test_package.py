@@ -194,6 +194,16 @@ def test_commands_start_without_torch_and_ros(command):
     assert run.returncode == 0, run.stderr
 
 
+def test_the_docker_context_has_what_the_build_needs():
+    """Compare .dockerignore with the files that the tests of the installation copy."""
+    from test_installation import FILES, FOLDERS
+
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    sent = {line[1:] for line in lines if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in sent)
+    assert sent >= {*FOLDERS, *FILES, "Makefile", "requirements", "tools", "ros2_ws/src"}
+
+
 def test_versions_agree():
     runtime, trainer = PROJECTS["mote_localization"], PROJECTS["mote-distill"]
     version = runtime["version"]
