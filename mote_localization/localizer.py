@@ -1,5 +1,6 @@
 """Localizes live images: a pose with covariance, or the reason why there is none."""
 
+import itertools
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,6 @@ from copy import copy
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
-from itertools import compress
 from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
@@ -337,47 +337,77 @@ class Localizer:
             tracked = self._checked(self._student_pose(images, tracking.T_map_cam))
             if self._is_tracked(tracked):
                 return tracked
-        found = self._first_or_searched_pose(images, queries)
-        if len(images) > 1 and not found.reason:
-            alone = (
-                self._first_pose([image], queries[i : i + 1]) for i, image in enumerate(images)
-            )
-            reason = self._disagreement(found, alone)
-            return found._replace(reason=reason, contradicted=bool(reason))
-        return found
+        first = self._checked(self._first_pose(images, queries))
+        if len(images) > 1:
+            first = self._compared(first, images, queries)
+        ready = not (self._preparing and self._preparing.is_alive())
+        searches = self.config.keyframes.searched and ready
+        if first.reason and not first.contradicted and self._keyframes and searches:
+            for image, query in zip(images, queries, strict=True):
+                searched = self._searched_pose(self._keyframes, image, query)
+                if searched:
+                    return self._joined([searched], images, queries) or first
+        return first
+
+    def _compared(
+        self, first: _Checked, images: Sequence[_Prepared], queries: Sequence[Query]
+    ) -> _Checked:
+        """Return the pose of several cameras, after it was compared with that of each alone.
+
+        Where all together give no accepted pose, it is refined from that of one.
+        """
+        alone = [
+            self._checked(self._first_pose([image], queries[i : i + 1]))
+            for i, image in enumerate(images)
+        ]
+        if first.reason:
+            accepted = [one for one in alone if not one.reason]
+            first = self._joined(accepted, images, queries) or first
+        if first.reason:
+            return first
+        reason = self._disagreement(first, alone)
+        return first._replace(reason=reason, contradicted=bool(reason))
+
+    def _joined(
+        self, alone: Sequence[_Checked], images: Sequence[_Prepared], queries: Sequence[Query]
+    ) -> _Checked | None:
+        """Return the pose of all cameras near an accepted one of a camera alone, or that one."""
+        joint: Iterable[_Checked] = ()
+        if len(images) > 1:
+            joint = (self._checked(self._refined(images, queries, _pose_of(one))) for one in alone)
+        return next((one for one in itertools.chain(joint, alone) if not one.reason), None)
+
+    def _refined(
+        self, images: Sequence[_Prepared], queries: Sequence[Query], T_map_cam: np.ndarray
+    ) -> Found:
+        """Return the pose near another one."""
+        if not self._keyframes:
+            return self._student_pose(images, T_map_cam)
+        surfaces = self._keyframes.surfaces(queries, T_map_cam)
+        steps = self.config.keyframes.steps
+        return self._keyframes.refined(queries, surfaces, T_map_cam, steps, self.config)
 
     def _is_tracked(self, tracked: _Checked) -> bool:
         """Return whether a pose passes the gates, and agrees with that of each camera alone."""
         if tracked.reason or not tracked.found.matches.rig:
             return not tracked.reason
-        return not self._disagreement(
-            tracked,
-            (
-                Found(one.solve(self.info.camera, self.config.pose, _pose_of(tracked)), one)
-                for one in tracked.found.matches.of_each_camera()
-            ),
+        T_map_cam, solver = _pose_of(tracked), self.config.pose
+        if self._keyframes:
+            solver = replace(solver, inlier_px=self.config.keyframes.tracked.inlier_px)
+        alone = (
+            self._checked(Found(one.solve(self.info.camera, solver, T_map_cam), one))
+            for one in tracked.found.matches.of_each_camera()
         )
+        return not self._disagreement(tracked, alone)
 
-    def _first_or_searched_pose(
-        self, images: Sequence[_Prepared], queries: Sequence[Query]
-    ) -> _Checked:
-        first = self._checked(self._first_pose(images, queries))
-        ready = not (self._preparing and self._preparing.is_alive())
-        if first.reason and self._keyframes and self.config.keyframes.searched and ready:
-            searched = self._searched_pose(self._keyframes, images, queries)
-            if searched:
-                return searched
-        return first
-
-    def _disagreement(self, checked: _Checked, alone: Iterable[Found]) -> str:
+    def _disagreement(self, checked: _Checked, alone: Iterable[_Checked]) -> str:
         """Return which camera alone has another accepted pose than all; empty: none.
 
         Args:
             checked: The pose of all.
             alone: The pose of the first camera by each camera alone.
         """
-        for i, found in enumerate(alone):
-            other = self._checked(found)
+        for i, other in enumerate(alone):
             if other.reason or other.given is None:
                 continue
             error_6 = local_coordinates(_pose_of(checked), _pose_of(other))
@@ -415,37 +445,24 @@ class Localizer:
         return Found(cells.solve(self.info.camera, self.config.pose, prior), cells)
 
     def _searched_pose(
-        self, keyframes: KeyframePoses, images: Sequence[_Prepared], queries: Sequence[Query]
+        self, keyframes: KeyframePoses, image: _Prepared, query: Query
     ) -> _Checked | None:
         """Return the accepted pose at which the keyframes show an image; None if there is none.
 
-        The student is not used. RANSAC takes the matches of one image with all keyframes that are
-        found, then those with each of them alone, because wrong ones among them can hide the right
-        one.
+        The student is not used. RANSAC takes the matches with all keyframes that are found, then
+        those with each of them alone, because wrong ones among them can hide the right one.
         """
         config = self.config
         search = search_of(self.info.keyframes, self.info.camera, self.info.stride)
-        for image in images:
-            views = search.find(image.canonical.grey_hw, config.keyframes.searched)
-            for chosen in (views, *([view] for view in views)):
-                rough = keyframes.rough_pose(chosen, config)
-                if rough is None:
-                    continue
-                T_map_first = rough @ invert(image.canonical.T_first_cam)
-                surfaces = keyframes.surfaces(queries, T_map_first)
-                known = [bool(np.isfinite(surface).all()) for surface in surfaces]
-                if not any(known):
-                    continue
-                found = keyframes.refined(
-                    list(compress(queries, known)),
-                    list(compress(surfaces, known)),
-                    T_map_first,
-                    config.keyframes.steps,
-                    config,
-                )
-                checked = self._checked(found)
-                if not checked.reason:
-                    return checked
+        views = search.find(image.canonical.grey_hw, config.keyframes.searched)
+        for chosen in (views, *([view] for view in views)):
+            rough = keyframes.rough_pose(chosen, config)
+            if rough is None or not np.isfinite(keyframes.matcher.surface(rough)).all():
+                continue
+            T_map_first = rough @ invert(image.canonical.T_first_cam)
+            checked = self._checked(self._refined([image], [query], T_map_first))
+            if not checked.reason:
+                return checked
         return None
 
     def _in_given_frame(self, solution: PoseSolution) -> PoseSolution:
