@@ -31,6 +31,8 @@ from mote_localization.localizer import Localization, Status
 from mote_localization.map_cloud import MapCloud
 
 _UNKNOWN_VARIANCE = 1e6  # (m/s)^2 and (rad/s)^2
+_IN_PLANE_6 = np.array([True, True, False, False, False, True])  # x, y, yaw
+_FOR_FILTERS_36 = (np.outer(_IN_PLANE_6, _IN_PLANE_6) | np.eye(6, dtype=bool)).reshape(36)
 CLOUD_FIELDS = [
     PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
     for i, name in enumerate(("x", "y", "z", "rgb"))
@@ -105,8 +107,12 @@ def odometry_message(pose: PoseWithCovarianceStamped, child_frame: str) -> Odome
     """Return the pose of `child_frame` as odometry.
 
     Its velocity is unknown, and has large variances: filters take negative or zero ones as certain.
+    z, roll and pitch have variances only: robot_localization's `two_d_mode` replaces these, and
+    diverges if covariances with them stay.
     """
-    message = Odometry(header=pose.header, child_frame_id=child_frame, pose=pose.pose)
+    message = Odometry(header=pose.header, child_frame_id=child_frame)
+    message.pose.pose = pose.pose.pose
+    message.pose.covariance = np.where(_FOR_FILTERS_36, pose.pose.covariance, 0)
     message.twist.covariance = (_UNKNOWN_VARIANCE * np.eye(6)).reshape(36)
     return message
 

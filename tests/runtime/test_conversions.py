@@ -135,7 +135,7 @@ def test_pose_transform_and_odometry_are_equal():
     pose = conversions.pose_message(HEADER, T_MAP_CAM, covariance_66)
     transform = conversions.transform_message(HEADER, "camera", T_MAP_CAM)
     odometry = conversions.odometry_message(pose, "camera")
-    assert (odometry.pose, odometry.header) == (pose.pose, HEADER)
+    assert (odometry.pose.pose, odometry.header) == (pose.pose.pose, HEADER)
     assert odometry.child_frame_id == "camera" and min(odometry.twist.covariance[::7]) == 1e6
     p, q = pose.pose.pose.position, pose.pose.pose.orientation
     np.testing.assert_allclose(
@@ -145,6 +145,18 @@ def test_pose_transform_and_odometry_are_equal():
     assert (transform.transform.translation.x, transform.transform.translation.z) == (p.x, p.z)
     assert (transform.header, transform.child_frame_id) == (HEADER, "camera")
     np.testing.assert_array_equal(pose.pose.covariance, covariance_66.reshape(36))
+
+
+def test_odometry_remains_a_covariance_where_a_filter_replaces_variances_out_of_the_plane():
+    deviations = np.array([0.05, 0.05, 0.05, 0.03, 0.03, 0.03])
+    covariance_66 = (0.9 + 0.1 * np.eye(6)) * np.outer(deviations, deviations)
+    pose = conversions.pose_message(HEADER, T_MAP_CAM, covariance_66)
+    found_66 = conversions.odometry_message(pose, "camera").pose.covariance.reshape(6, 6)
+    in_plane = np.ix_([0, 1, 5], [0, 1, 5])
+    np.testing.assert_array_equal(found_66[in_plane], covariance_66[in_plane])
+    np.testing.assert_array_equal(np.diag(found_66), deviations**2)
+    found_66[[2, 3, 4], [2, 3, 4]] = 1e-6  # as two_d_mode of robot_localization
+    assert np.linalg.eigvalsh(found_66).min() > 0
 
 
 def test_the_cloud_is_organized_and_has_nan_for_cells_that_are_not_seen(found):
