@@ -744,11 +744,3 @@ def test_recordings_that_cannot_be_played_are_errors(child, drive, tmp_path):
 
 
 # ---- without DDS
-
-
-def test_the_filter_fuses_poses_of_the_localizer_and_velocities_of_the_wheels():
-    content = yaml.safe_load((ROOT / "config" / "ekf.yaml").read_text())
-    values = content["ekf_map"]["ros__parameters"]
-    assert len(values["odom0_config"]) == len(values["odom1_config"]) == 15
-    assert not any(values["odom0_config"][:6]) and not any(values["odom1_config"][6:])
-    assert len(values["initial_estimate_covariance"]) == 15
