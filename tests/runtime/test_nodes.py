@@ -741,6 +741,3 @@ def test_recordings_that_cannot_be_played_are_errors(child, drive, tmp_path):
         assert player.code() == 1, words
         assert expected[words] in player.text()
         assert "Traceback" not in player.text()
-
-
-# ---- without DDS
