@@ -121,7 +121,7 @@ case $stage in
     ;;
   dev)
     echo "Adding training, tests and lint to .venv"
-    step "torch, pytest, ruff, mypy, colcon" install_trainer -r requirements/dev.txt
+    step "torch, pytest, ruff, mypy" install_trainer -r requirements/dev.txt
     ;;
   *) stop "usage: tools/setup_venv.sh runtime|dev" ;;
 esac
