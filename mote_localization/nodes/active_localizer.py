@@ -35,19 +35,19 @@ from mote_localization.nodes.fix_requests import FixRequests
 from mote_localization.nodes.node_diagnostics import NodeDiagnostics, clock_fault
 from mote_localization.nodes.rig_input import Frame, RigInput
 from mote_localization.nodes.robot_poses import LocalizedImage, RobotPoses
+from mote_localization.nodes.warning_log import WarningLog, without_numbers
 from mote_localization.robot_frames import FrameConfig, RobotPose
 from mote_localization.stamps import nanoseconds
 from mote_localization.transform_messages import pose_values
 
 _MAX_TRACKING_AGE_NS = 1_000_000_000  # older poses are not tracked
 _SEARCH_PERIOD_NS = 1_000_000_000  # after so long, one image is localized without the last pose
-_WARNING_PERIOD_S = 5.0  # a warning is logged at most once per period
+_CHECK_PERIOD_S = 5.0  # between two checks for missing inputs
 _NEVER_S = -1e9
 _MAX_MAP_POINTS = 100_000  # 16 bytes each
 _PATH_PERIOD_S = 1.0
 _MAX_PATH = 1000  # poses
 _MAX_FAULT_LENGTH = 200  # characters of an unexpected exception in the status
-_MAX_WARNING_KEYS = 100  # warnings whose times are stored
 
 
 class Last(NamedTuple):
@@ -104,7 +104,7 @@ class ActiveLocalizer:
         self._taken_s = _NEVER_S  # monotonic time of the last image that was not dropped
         self._frame_fault = ""  # why no transform is published
         self._input_warning = ""  # of the last check; empty: input is complete
-        self._warned_s: dict[str, float] = {}  # monotonic time of the last warning, by key
+        self._warnings = WarningLog(node)
         self._statistics = LocalizationStatistics()
         self._wake = threading.Condition()
         self._newest: list[Frame] = []  # images of one moment that wait for the worker
@@ -164,7 +164,7 @@ class ActiveLocalizer:
         entities.service(SetBool, "~/enable", self._on_enable)
         entities.timer(_PATH_PERIOD_S, self._publish_path)
         entities.service(Empty, "~/reinitialize_global_localization", self._on_reinitialize)
-        entities.timer(_WARNING_PERIOD_S, self._check_input)
+        entities.timer(_CHECK_PERIOD_S, self._check_input)
         constants = {
             "map": values["map"],
             "keyframes": str(len(info.keyframes)),
@@ -269,14 +269,13 @@ class ActiveLocalizer:
 
     def _check_input(self) -> None:
         """Log a warning if images, CameraInfo or transforms are missing or do not match."""
-        warning = self._input.missing(_WARNING_PERIOD_S)
-        # numbers change every time: a warning of the same kind is logged once
-        if warning and _without_numbers(warning) != _without_numbers(self._input_warning):
+        warning = self._input.missing(_CHECK_PERIOD_S)
+        if warning and without_numbers(warning) != without_numbers(self._input_warning):
             self._node.get_logger().warning(warning)
         self._input_warning = warning
         self._frame_fault = self._robot_poses.take_fault()
         for fault in filter(None, (self._frame_fault, clock_fault(self._node))):
-            self._warn(fault, fault)
+            self._warnings.warn(fault, fault)
 
     def _work(self) -> None:
         """Localize the newest images repeatedly until the node closes."""
@@ -289,7 +288,7 @@ class ActiveLocalizer:
             try:
                 self._localize_and_publish(frames)
             except Exception as error:  # no message may end the node
-                self._warn("worker", f"an image failed:\n{traceback.format_exc()}")
+                self._warnings.warn("worker", f"an image failed:\n{traceback.format_exc()}")
                 fault = f"internal error: {type(error).__name__}: {error}"
                 with suppress(Exception):  # publishing may be the cause
                     stamp = frames[0].image.header.stamp
@@ -309,7 +308,7 @@ class ActiveLocalizer:
             tracking = initial or self._tracking(nanoseconds(stamp), first.camera)
             found = self._localized(image_hw3, camera, tracking, others)
         except MoteError as error:
-            self._warn(str(error), str(error))
+            self._warnings.warn(str(error), str(error))
             self._publish_status(stamp, None, str(error))
             return
         if self._debug_image.get_subscription_count():
@@ -317,7 +316,7 @@ class ActiveLocalizer:
             self._debug_image.publish(conversions.image_message(header, debug_image(found)))
         T_map_cam, covariance_66 = found.T_map_cam, found.covariance_66
         if T_map_cam is None or covariance_66 is None:
-            self._warn("lost", f"lost: {found.reason}")
+            self._warnings.warn("lost", f"lost: {found.reason}")
             if found.contradicted:
                 self._last = None
             self._publish_status(stamp, found)
@@ -373,7 +372,7 @@ class ActiveLocalizer:
                 fault = (
                     f"localized without {self._input.cameras[frame.camera].image_topic}: {error}"
                 )
-                self._warn("rig", fault)
+                self._warnings.warn("rig", fault)
         self._rig_fault = fault
         return others
 
@@ -381,7 +380,7 @@ class ActiveLocalizer:
         """Publish the robot's pose at the time of an image, unless it is held back."""
         if pose.rejection:
             # it is not tracked: a wrong pose would confirm itself
-            self._warn("held back", pose.rejection)
+            self._warnings.warn("held back", pose.rejection)
             self._publish_status(image.stamp, image.found, rejection=pose.rejection)
             return
         tracking = image.found.tracking
@@ -412,7 +411,7 @@ class ActiveLocalizer:
 
     def _on_missing_transform(self, image: LocalizedImage, error: MoteError) -> None:
         """Report a pose that cannot be that of the robot."""
-        self._warn("transform", f"no pose: {error}")
+        self._warnings.warn("transform", f"no pose: {error}")
         self._publish_status(image.stamp, image.found, fault=f"transforms: {error}")
 
     def _tracking(self, stamp_ns: int, camera: int) -> Tracking | None:
@@ -435,20 +434,6 @@ class ActiveLocalizer:
         self._status.publish(message)
         if self._requests.waiting:
             self._requests.answer(*_quality(found, fault or rejection))
-
-    def _warn(self, key: str, text: str) -> None:
-        """Log a warning, at most once per period and key."""
-        now = time.monotonic()
-        if now - self._warned_s.get(key, _NEVER_S) < _WARNING_PERIOD_S:
-            return
-        if len(self._warned_s) >= _MAX_WARNING_KEYS:  # some keys come from messages
-            self._warned_s.clear()
-        self._warned_s[key] = now
-        self._node.get_logger().warning(text)
-
-
-def _without_numbers(text: str) -> str:
-    return re.sub(r"\d[\d.]*", "", text)
 
 
 def _answered(found: Localization | None, fault: str, rejection: str) -> Answered:
