@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from mote_localization.errors import MoteError
 
+_SPECIAL = "is no regular file, expected a file or a new name"
+
 
 def check_output(path: Path | None, option: str) -> None:
     """Check that a file can be written, before the work whose result it will hold.
@@ -18,18 +20,25 @@ def check_output(path: Path | None, option: str) -> None:
         option: The command-line option that names it, for the message.
 
     Raises:
-        MoteError: The path is a folder, or its folder is not writable.
+        MoteError: The path is a folder, a device or a pipe, or its folder is not writable.
     """
     if path is None:
         return
     try:
         if path.is_dir():
             raise MoteError(f"{option} {path}: is a folder, expected the name of a file")
+        if _is_special(path):
+            raise MoteError(f"{option} {path}: {_SPECIAL}")
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         with tempfile.TemporaryFile(prefix=path.name, dir=existing):
             pass
     except OSError as error:
         raise MoteError(f"{option} {path}: cannot be written ({error.strerror})") from error
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path, or what it links to, is a device, a pipe or a socket."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 @contextmanager
@@ -47,9 +56,11 @@ def atomic_write(
         advice: End of the error's message.
 
     Raises:
-        MoteError: The file cannot be written.
+        MoteError: The file cannot be written, or is a device or a pipe.
     """
     path = Path(path)
+    if _is_special(path):
+        raise error(f"{path}: {_SPECIAL}{advice}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -41,6 +41,8 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         # Without spinning of idle threads, an image costs 12 ms of CPU time instead of 42 ms.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Some bytes are a map and, in the format of ONNX Runtime, another model, unchecked.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         self._path = map_file.path
         try:
             self._session = onnxruntime.InferenceSession(

@@ -164,6 +164,13 @@ def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _R
     return _Recording(bag, IMAGE_TOPIC, INFO_TOPIC, frames)
 
 
+# `python -m` would import from the current folder first, which may be anybody's
+_RUN_MODULE = (
+    "import sys; sys.path[:] = filter(None, sys.path); import runpy; "
+    "runpy.run_module('{}', run_name='__main__', alter_sys=True)"
+)
+
+
 class _ChildProcess:
     """A child process and its log file."""
 
@@ -171,7 +178,8 @@ class _ChildProcess:
         self, name: str, arguments: Sequence[str], env: dict[str, str], folder: Path
     ) -> None:
         self.name, self.log = name.removesuffix("_main"), folder / f"{name}.log"
-        command = [sys.executable, "-m", f"mote_localization.nodes.{name}", *arguments]
+        code = _RUN_MODULE.format(f"mote_localization.nodes.{name}")
+        command = [sys.executable, "-c", code, *arguments]
         with self.log.open("wb") as output:
             self._child = subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import struct
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -33,6 +36,7 @@ _DISCOVERY_S = 0.5  # from the first subscriber of an image topic to those of ot
 _FLUSH_S = 0.5  # for the delivery of the last messages before the publishers are destroyed
 _CLOCK_PERIOD_S = 0.01
 _MIN_PASS_GAP_S = 0.001  # between the passes of a loop: a pass of one image has no duration
+_MESSAGE_TYPE = re.compile(r"(?P<package>[a-z][a-z0-9_]*)/msg/(?P<name>[A-Z][A-Za-z0-9]*)")
 
 T = TypeVar("T")
 
@@ -207,12 +211,28 @@ def _publishers(node: Node, topics: list[BagTopic]) -> dict[str, Publisher]:
 
 
 def _message_class(msgtype: str) -> type | None:
-    """Return the class of a type such as sensor_msgs/msg/Image; None: not installed."""
-    try:
-        package, kind, name = msgtype.split("/")
-        return getattr(import_module(f"{package}.{kind}"), name)
-    except (ValueError, ImportError, AttributeError):
+    """Return the class of a type such as sensor_msgs/msg/Image; None: not installed.
+
+    The type is from the recording: only packages of ROS 2 are imported.
+    """
+    parts = _MESSAGE_TYPE.fullmatch(msgtype)
+    if not parts or not _is_ros_package(parts["package"]):
         return None
+    try:
+        found = getattr(import_module(f"{parts['package']}.msg"), parts["name"])
+    except (ImportError, AttributeError):
+        return None
+    return found if hasattr(found, "get_fields_and_field_types") else None
+
+
+def _is_ros_package(name: str) -> bool:
+    """Return whether the index of ROS 2, or that of its wheels, lists a package."""
+    prefixes = [
+        *filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)),
+        sys.prefix,
+    ]
+    index = "share/ament_index/resource_index/packages"
+    return any(Path(prefix, index, name).is_file() for prefix in prefixes)
 
 
 def _stamp_ns(raw: bytes) -> int:

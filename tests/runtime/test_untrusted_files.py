@@ -1,0 +1,88 @@
+"""Nothing from a file or the current folder is executed, and nothing is sent anywhere."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+from make_map import write_constant_map
+
+from mote_localization.backends import create_backend
+from mote_localization.errors import MoteError
+from mote_localization.evaluation import over_ros
+from mote_localization.files import atomic_write, check_output
+from mote_localization.map_file import read_map
+
+
+def run(code, folder, **env):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_child_processes_do_not_import_from_the_current_folder(tmp_path):
+    """As of `mote evaluate --ros`, in a folder with a file of the name of a library."""
+    (tmp_path / "cv2.py").write_text("import pathlib; pathlib.Path('executed').touch()")
+    code = over_ros._RUN_MODULE.format("mote_localization.nodes.player")
+    done = run(code + " ", tmp_path)
+    assert "folder of the recording" in done.stdout + done.stderr, done.stderr
+    assert not (tmp_path / "executed").exists()
+
+
+def test_onnx_runtime_sends_no_telemetry(tmp_path):
+    write_constant_map(tmp_path / "room.onnx")
+    code = (
+        "from mote_localization.localizer import Localizer\n"
+        "import os; Localizer.open('room.onnx'); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    done = run(code, tmp_path, HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / ".cache"))
+    assert done.stdout.strip() == "1", done.stderr
+    assert not list(tmp_path.rglob("*icrosoft*"))
+
+
+def test_a_recording_does_not_choose_what_python_imports(tmp_path, monkeypatch):
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    from mote_localization.nodes.player import _message_class
+
+    (tmp_path / "evil").mkdir()
+    for name in ("evil/__init__.py", "evil/msg.py"):
+        (tmp_path / name).write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _message_class("sensor_msgs/msg/Image").__name__ == "Image"
+    for msgtype in (
+        "evil/msg/Image", "this/msg/X", "test/autotest/X", "sensor_msgs/msg/os",
+        "sensor_msgs/srv/SetCameraInfo", "sensor_msgs.msg/msg/Image", "../sensor_msgs/msg/Image",
+        "sensor_msgs/msg/Metaclass_Image", "", "a/b/c/d", "sensor_msgs/msg/Image\n",
+    ):  # fmt: skip
+        assert _message_class(msgtype) is None, msgtype
+    assert "this" not in sys.modules and "evil" not in sys.modules
+
+
+def test_the_backend_runs_the_graph_that_was_checked(tmp_path):
+    """A file with ORTM at offset 4 is a model in another format to ONNX Runtime."""
+    map_file = read_map(write_constant_map(tmp_path / "room.onnx"))
+    # an unknown field of protobuf (number 15, of 4 + 2 bytes or more) is skipped by onnx
+    model = b"\x7a\x06\x00\x00ORTM" + map_file.model
+    assert onnx.load_model_from_string(model).graph.node
+    disguised = replace(map_file, model=model)
+    assert create_backend(disguised).predict is not None
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_outputs_never_replace_what_is_no_file(tmp_path, kind):
+    path = tmp_path / "out"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/full")
+    before = os.lstat(path).st_mode
+    with pytest.raises(MoteError, match="is no regular file"):
+        check_output(path, "--output")
+    with pytest.raises(MoteError, match="is no regular file"), atomic_write(path) as file:
+        file.write(b"x")
+    assert os.lstat(path).st_mode == before and os.stat("/dev/full").st_mode & 0o020000
+    assert sorted(Path(tmp_path).iterdir()) == [path]
