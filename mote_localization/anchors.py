@@ -13,6 +13,7 @@ import yaml
 
 from mote_localization.errors import MoteError, first_line
 from mote_localization.geometry import mean_rotation, pose_from, quaternion_xyzw, rigid
+from mote_localization.input_files import check_yaml, read_input
 from mote_localization.map_transform import FrameChange
 from mote_localization.similarity import similarity
 
@@ -95,10 +96,9 @@ def check_anchors(path: Path) -> None:
 def _read(path: Path) -> list[_Anchor]:
     """Return the anchors of a file, checked one by one."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise MoteError(f"{path}: found over {_MAX_BYTES} bytes, {_FORM}")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        anchors = msgspec.convert(content, _File).anchors
+        text = read_input(path, _MAX_BYTES).decode()
+        check_yaml(text)
+        anchors = msgspec.convert(yaml.safe_load(text), _File).anchors
     except OSError as error:
         raise MoteError(f"{path}: cannot be read ({error.strerror}), {_FORM}") from error
     except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:

@@ -14,6 +14,7 @@ import yaml
 
 from mote_localization.camera import DISTORTION_MODELS, MODEL_ALIASES, Camera
 from mote_localization.errors import CameraError, first_line
+from mote_localization.input_files import read_input
 
 _log = logging.getLogger(__name__)
 _MAX_BYTES = 1 << 20
@@ -91,9 +92,8 @@ def read_calibration(path: Path | str) -> Camera:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise CameraError(f"found over {_MAX_BYTES} bytes, expected {_EXPECTED}")
-        return _camera(_used_entries(_parse(path.read_text(encoding="utf-8-sig"))))
+        text = read_input(path, _MAX_BYTES).decode("utf-8-sig")
+        return _camera(_used_entries(_parse(text)))
     except OSError as error:
         raise CameraError(
             f"{path}: cannot be read ({error.strerror}), expected a calibration file"

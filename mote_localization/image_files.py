@@ -20,6 +20,7 @@ from mote_localization.image_headers import (
     read_header,
 )
 from mote_localization.images import MAX_SIDE_PX
+from mote_localization.input_files import open_input, read_input
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif")
 HEIC_SUFFIXES = (".heic", ".heif")
@@ -123,7 +124,7 @@ def encoded_size(content: bytes, formats: Collection[str] = _JPEG_OR_PNG) -> tup
 def _header_of(path: Path | str) -> ImageHeader | None:
     """Return the header of an image file; None where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_input(path) as file:
             return read_header(file)
     except OSError:
         return None
@@ -133,9 +134,7 @@ def _decode_file(path: Path | str, decode: Callable[[bytes], np.ndarray]) -> np.
     """Return the decoded content of a file; an error names the file."""
     path = Path(path)
     try:
-        if path.stat().st_size > _MAX_IMAGE_BYTES:
-            raise SceneError(f"{path}: found over {_MAX_IMAGE_BYTES >> 20} MiB, expected an image")
-        content = path.read_bytes()
+        content = read_input(path, _MAX_IMAGE_BYTES)
     except OSError as error:
         raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
     try:

@@ -17,6 +17,7 @@ import onnx
 
 from mote_localization.errors import MapFileError
 from mote_localization.files import atomic_write
+from mote_localization.input_files import read_input
 from mote_localization.map_graph import check_graph
 from mote_localization.map_info import UNKNOWN_SCALE, MapInfo
 from mote_localization.map_metadata import FORMAT_VERSION, read_metadata, write_metadata
@@ -62,27 +63,19 @@ def read_map(path: Path | str) -> MapFile:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise MapFileError(f"{path}: is not a file, expected a map (.onnx)")
-        if size > _MAX_MAP_BYTES:
-            raise MapFileError(
-                f"{path}: found {size >> 20} MiB, expected a map of at most "
-                f"{_MAX_MAP_BYTES >> 20} MiB"
-            )
-        if not size:
-            raise MapFileError(f"{path}: is empty, expected a map made by `mote-distill map`")
-        content = path.read_bytes()
+        content = read_input(path, _MAX_MAP_BYTES)
     except OSError as error:
         raise MapFileError(
             f"{path}: cannot be read ({error.strerror}); expected a map made by `mote-distill map`"
         ) from error
+    if not content:
+        raise MapFileError(f"{path}: is empty, expected a map made by `mote-distill map`")
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's DecodeError has no stable import path
         raise MapFileError(
-            f"{path}: is no ONNX file or is truncated ({size} bytes); copy it again, or make it "
-            "again with `mote-distill map`"
+            f"{path}: is no ONNX file or is truncated ({len(content)} bytes); copy it again, or "
+            "make it again with `mote-distill map`"
         ) from error
     try:
         info = read_metadata(model)

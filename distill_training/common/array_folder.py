@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 
 from mote_localization.errors import ReconstructionError
 from mote_localization.files import atomic_write
+from mote_localization.input_files import check_input, read_input
 
 _MAX_INDEX_BYTES = 256 << 20
 _MAX_ARRAY_BYTES = 256 << 20  # of an array of any shape
@@ -62,11 +63,7 @@ def read_index(path: Path) -> dict:
         ReconstructionError: There is none, or it is damaged.
     """
     try:
-        if path.stat().st_size > _MAX_INDEX_BYTES:
-            raise ReconstructionError(
-                f"{path}: found over {_MAX_INDEX_BYTES >> 20} MiB, expected a smaller index"
-            )
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(read_input(path, _MAX_INDEX_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise ReconstructionError(
             f"{path}: cannot be read ({reason_of(error)}); expected a folder made by "
@@ -104,6 +101,7 @@ def read_arrays(
             ones.
     """
     try:
+        check_input(path)
         with zipfile.ZipFile(path) as archive:
             for key, (shape, kind) in expected.items():
                 most = _MAX_ARRAY_BYTES

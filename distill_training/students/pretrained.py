@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from distill_training.common.safe_load import are_named_tensors, load_plain
 from mote_localization.errors import CheckpointError
+from mote_localization.input_files import open_input
 
 _BATCH_COUNT = "num_batches_tracked"  # of batch normalization; missing in older files
 
@@ -19,7 +20,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         CheckpointError: The file is missing, damaged, or contains something else.
     """
     try:
-        with open(path, "rb") as file:
+        with open_input(path) as file:
             archive = zipfile.is_zipfile(file)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -48,6 +48,8 @@ def _found(path: Path) -> str:
         return "does not exist"
     if path.is_file():
         return "is a file of another kind"
+    if not path.is_dir():
+        return "is a device or a pipe"
     names = sorted(entry.name for entry in islice(path.iterdir(), _LISTED + 1))
     more = ", ..." if len(names) > _LISTED else ""
     listed = ", ".join(name[:30] for name in names[:_LISTED])

@@ -8,6 +8,7 @@ import numpy as np
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.geometry import check_pose
+from mote_localization.input_files import read_input
 
 MAX_TEXT_BYTES = 64 << 20
 _MAX_MATRIX_BYTES = 64 << 10
@@ -20,9 +21,8 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
         SceneError: The file cannot be read, is no text, or is larger than `max_bytes`.
     """
     try:
-        if path.stat().st_size > max_bytes:
-            raise SceneError(f"{path}: over {max_bytes >> 10} KiB, expected a text file")
-        return path.read_text(encoding="utf-8-sig")
+        text = read_input(path, max_bytes).decode("utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SceneError(f"{path}: cannot be read as text ({str(error)[:100]})") from error
 

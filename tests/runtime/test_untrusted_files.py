@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
+import yaml
 from make_map import write_constant_map
 
 from mote_localization.backends import create_backend
@@ -15,6 +17,7 @@ from mote_localization.errors import MoteError
 from mote_localization.evaluation import over_ros
 from mote_localization.files import atomic_write, check_output
 from mote_localization.map_file import read_map
+from mote_localization.scenes.bags import open_bag
 
 
 def run(code, folder, **env):
@@ -70,6 +73,65 @@ def test_the_backend_runs_the_graph_that_was_checked(tmp_path):
     assert onnx.load_model_from_string(model).graph.node
     disguised = replace(map_file, model=model)
     assert create_backend(disguised).predict is not None
+
+
+def readers():
+    """Functions that read a file which a user names."""
+    from mote_localization.anchors import check_anchors
+    from mote_localization.calibration_files import read_calibration
+    from mote_localization.evaluation.pose_files import read_poses
+    from mote_localization.image_files import read_image
+    from mote_localization.scenes import open_scene
+    from mote_localization.scenes.bags import open_bag
+    from mote_localization.scenes.text_files import read_text
+
+    def open_folder(path):
+        open_scene(path)
+
+    def enter_bag(path):
+        with open_bag(path):
+            pass
+
+    return {
+        "map.onnx": read_map, "camera.yaml": read_calibration, "anchors.yaml": check_anchors,
+        "image.jpg": read_image, "pose.txt": read_text, "poses.tum": read_poses,
+        "drive.mcap": enter_bag, "drive.db3": enter_bag, "video.mp4": open_folder,
+        "transforms.json": open_folder,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", readers())
+@pytest.mark.parametrize("kind", ["fifo", "device", "link", "folder"])
+def test_inputs_that_are_no_regular_files_are_refused_at_once(tmp_path, name, kind):
+    path, read = tmp_path / name, readers()[name]
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "link":
+        path.symlink_to(path)
+    else:
+        path.mkdir()
+    started = time.monotonic()
+    with pytest.raises(MoteError, match=str(tmp_path)):
+        read(path)
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_aliases_in_the_metadata_of_a_recording_do_not_expand(tmp_path, nested):
+    lines = ["a0: &a0 {b: 1}"]
+    lines += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 12)]
+    text = "\n".join(lines)
+    if nested:  # as the profiles of QoS
+        text = yaml.safe_dump({"rosbag2_bagfile_information": {"offered_qos_profiles": text}})
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "drive" / "metadata.yaml").write_text(text)
+    started = time.monotonic()
+    with pytest.raises(MoteError, match="metadata.yaml: damaged .its aliases expand to over"):
+        with open_bag(tmp_path / "drive"):
+            pass
+    assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])

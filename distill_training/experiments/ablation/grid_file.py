@@ -8,9 +8,9 @@ import yaml
 from distill_training.common.renamed_options import refuse_renamed
 from distill_training.common.typed_values import shown
 from mote_localization.errors import MoteError
+from mote_localization.input_files import check_yaml, read_input
 
 _MAX_BYTES = 1 << 20
-_MAX_DEPTH = 8  # nested lists and mappings
 _MAX_TEXT = 4096
 _MAX_INT_BITS = 63
 BUDGETS = ("epochs", "steps", "minutes")  # keys of which a layer of settings has one at most
@@ -25,23 +25,11 @@ def read_yaml(path: Path) -> object:
         MoteError: The file cannot be read, is too large, or is not plain YAML.
     """
     try:
-        with open(path, "rb") as file:
-            text = file.read(_MAX_BYTES + 1)
+        text = read_input(path, _MAX_BYTES)
     except OSError as error:
         raise MoteError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(text) > _MAX_BYTES:
-        raise MoteError(f"{path}: is larger than {_MAX_BYTES >> 20} MiB, expected a short file")
     try:
-        depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):
-            # Nested aliases can expand beyond the memory; deep lists take very long to parse.
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > _MAX_DEPTH:
-                raise MoteError(
-                    f"{path}: found an alias (*name) or more than {_MAX_DEPTH} levels of lists, "
-                    "expected values without aliases"
-                )
+        check_yaml(text)
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)

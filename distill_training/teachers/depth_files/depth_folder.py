@@ -28,6 +28,7 @@ import numpy as np
 from distill_training.common.array_folder import DAMAGED, reason_of
 from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.geometry import check_pose, invert, rigid
+from mote_localization.input_files import check_input, read_input
 
 _INDEX = "index.json"
 _MINI_NPZ = ("exports/mini_npz/results.npz", "results.npz")
@@ -226,9 +227,7 @@ def _read_index(path: Path) -> DepthIndex:
         '"per_image"}'
     )
     try:
-        if path.stat().st_size > _MAX_INDEX_BYTES:
-            raise ReconstructionError(f"{path}: over {_MAX_INDEX_BYTES >> 20} MiB, expected less")
-        index = msgspec.json.decode(path.read_bytes(), type=DepthIndex)
+        index = msgspec.json.decode(read_input(path, _MAX_INDEX_BYTES), type=DepthIndex)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ReconstructionError(
             f"{path}: {reason_of(error)}; expected an index such as {example}"
@@ -339,6 +338,7 @@ def _arrays(path: Path, shapes: Mapping[str, _Shape]) -> Iterator[_Arrays]:
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open an archive; errors of numpy and zipfile become a `ReconstructionError`."""
     try:
+        check_input(path)
         with zipfile.ZipFile(path) as archive:
             yield archive
     except DAMAGED as error:

@@ -19,6 +19,7 @@ from torch import Tensor
 from distill_training.common.safe_load import are_named_tensors, load_plain
 from distill_training.teachers.dust3r.network import DUSt3R, with_second_decoder
 from mote_localization.errors import CheckpointError
+from mote_localization.input_files import check_input
 
 _EXPECTED = (
     "download DUSt3R_ViTLarge_BaseDecoder_{512_dpt,512_linear,224_linear}.pth from "
@@ -110,6 +111,7 @@ def _checked(path: Path) -> tuple[DUSt3R, Mapping[str, Tensor]]:
 
 def _read(path: Path) -> Any:
     """Return the unpickled content of the file; its tensors stay on disk."""
+    check_input(path)
     size = path.stat().st_size
     if size > _MAX_BYTES:
         raise _Unusable(f"found {size / 1e9:.1f} GB, more than in any published file")

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from natsort import natsorted
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
 
-from mote_localization.errors import BagError, MoteError
+from mote_localization.errors import BagError, MoteError, first_line
+from mote_localization.input_files import check_input, check_yaml, open_input, read_input
 
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}  # by the suffix of a file
 _MCAP_MAGIC = b"\x89MCAP0\r\n"  # at the begin and at the end of a file
@@ -134,6 +136,10 @@ def _storage_files(path: Path) -> list[Path]:
             "recording"
         )
     for file in found:
+        try:
+            check_input(file)
+        except OSError as error:
+            raise BagError(f"{file}: cannot be read ({error.strerror})") from error
         if file.suffix == ".mcap":
             _check_end(file)
     return found
@@ -147,20 +153,29 @@ def _storage(path: Path) -> str:
     try:
         if not metadata.exists():
             return ""
-        if metadata.stat().st_size > _MAX_METADATA_BYTES:
-            raise BagError(f"{metadata}: found over {_MAX_METADATA_BYTES >> 20} MiB")
-        text = metadata.read_text(encoding="utf-8", errors="replace")
+        text = read_input(metadata, _MAX_METADATA_BYTES).decode(errors="replace")
+        _check_metadata(text)
     except OSError as error:
         raise BagError(f"{metadata}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BagError(f"{metadata}: damaged ({first_line(error, 100)})") from error
     named = re.search(r"^\s*storage_identifier:[ \t]*[\"']?(\w*)", text, re.MULTILINE)
     if named is None and "relative_file_paths" not in text:
         return "damaged"  # rosbags states what is missing
     return named[1] if named else ""
 
 
+def _check_metadata(text: str) -> None:
+    """Check YAML that rosbags will load, also that in its texts, as profiles of QoS are."""
+    check_yaml(text)
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.ScalarEvent) and "*" in event.value:
+            check_yaml(event.value)
+
+
 def _check_end(file: Path) -> None:
     """Raise `BagError` if an mcap file has no end."""
-    with file.open("rb") as content:
+    with open_input(file) as content:
         begin = content.read(len(_MCAP_MAGIC))
         content.seek(max(0, file.stat().st_size - len(_MCAP_MAGIC)))
         if begin == _MCAP_MAGIC and content.read() != _MCAP_MAGIC:

@@ -20,6 +20,7 @@ import numpy as np
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.geometry import check_pose, invert, pose_from
+from mote_localization.input_files import open_input
 from mote_localization.scenes.frame_files import (
     FileFrame,
     FileScene,
@@ -163,7 +164,7 @@ def find_model(folder: Path) -> Path | None:
 def _read(path: Path, parse: Callable[[BinaryIO], dict[Any, Any]]) -> dict[Any, Any]:
     """Return what a parser finds in a file; its faults become one error."""
     try:
-        with open(path, "rb") as file:
+        with open_input(path) as file:
             return parse(file)
     except OSError as error:
         raise SceneError(f"{path}: cannot be read ({error.strerror})") from error

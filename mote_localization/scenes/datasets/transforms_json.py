@@ -25,6 +25,7 @@ import numpy as np
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.geometry import check_pose
+from mote_localization.input_files import read_input
 from mote_localization.scenes.frame_files import (
     IMAGE_SUFFIXES,
     FileFrame,
@@ -186,9 +187,7 @@ def _plain(path: str) -> str:
 
 def _read(path: Path) -> _Transforms:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise SceneError(f"{path}: over {_MAX_BYTES >> 20} MiB, expected a description")
-        return msgspec.json.decode(path.read_bytes(), type=_Transforms)
+        return msgspec.json.decode(read_input(path, _MAX_BYTES), type=_Transforms)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise SceneError(
             f"{path}: {str(error)[:160]}; expected the format of nerfstudio"
