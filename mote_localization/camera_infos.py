@@ -36,16 +36,16 @@ def camera_of_info(
     roi = info.roi
     width, height = roi.width or camera.width, roi.height or camera.height
     left, top = roi.x_offset, roi.y_offset
+    columns, rows = max(info.binning_x, 1), max(info.binning_y, 1)
     if image_size is None or image_size == full:
-        # A region beyond the sensor: width and height are those of the region, K is the sensor's.
-        outside = left + width > camera.width or top + height > camera.height
-        if not outside or full != (width, height):
+        if left + width <= camera.width and top + height <= camera.height:
             return camera
-        columns, rows = 1, 1
-    else:
-        columns, rows = max(info.binning_x, 1), max(info.binning_y, 1)
-        if image_size != (width // columns, height // rows):
-            return camera
+        # A region beyond the sensor: width and height are those of the images, K is the sensor's.
+        if full == (width, height):
+            columns, rows = 1, 1
+        image_size = full
+    if image_size != (width // columns, height // rows):
+        return camera
     return camera.read_out((left, top), (width, height), (columns, rows))
 
 

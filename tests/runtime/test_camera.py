@@ -1,5 +1,7 @@
 """Cameras, and the canonical view against images of a known scene."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from mote_localization.camera import (
     cell_pixels,
     frustum_edges,
 )
+from mote_localization.camera_infos import camera_of_info
 from mote_localization.errors import CameraError, ImageError
 
 CANONICAL = Camera(160, 120, 130.0, 130.0, 79.5, 59.5)
@@ -41,10 +44,14 @@ def photograph(camera):
     return scenery(xy.reshape(pixels.shape)).round().astype(np.uint8)
 
 
-def colour_error(view):
-    """Return the error of the remapped scenery per pixel, 0 to 255, against the exact colours."""
+def colour_error(view, image_hw3=None):
+    """Return the error of the remapped scenery per pixel, 0 to 255, against the exact colours.
+
+    The image is a photograph by the view's live camera, unless another one is given.
+    """
     expected = scenery(CANONICAL.rays(cell_pixels(160, 120, 1)))
-    return np.abs(view.warp(photograph(view.live)) - expected).max(axis=-1)
+    image_hw3 = photograph(view.live) if image_hw3 is None else image_hw3
+    return np.abs(view.warp(image_hw3) - expected).max(axis=-1)
 
 
 @pytest.mark.parametrize("model", LENSES)
@@ -273,3 +280,64 @@ def test_binning_that_leaves_no_pixel_is_refused():
 def test_images_of_the_whole_sensor_have_its_camera():
     assert CANONICAL.read_out() == CANONICAL
     assert CANONICAL.read_out(binning=(1, 1)) == CANONICAL
+
+
+SENSOR = Camera(640, 480, 520.0, 522.0, 316.2, 243.7, "plumb_bob", LENSES["plumb_bob"])
+REGION = (58, 34, 540, 424)  # left, top, width, height
+SEEN = np.s_[16:104, 24:144]  # pixels of the canonical image that the region shows
+
+
+def cropped(image_hw3):
+    left, top, width, height = REGION
+    return image_hw3[top : top + height, left : left + width]
+
+
+def halved(image_hw3):
+    height, width = image_hw3.shape[:2]
+    return cv2.resize(image_hw3, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+
+
+def camera_info(size=(640, 480), binning=0, region=(0, 0, 0, 0), padding=0, P_34=None):
+    """Return the fields of a sensor_msgs/CameraInfo of the sensor."""
+    return SimpleNamespace(
+        width=size[0], height=size[1], k=SENSOR.K_33.reshape(9),
+        distortion_model=SENSOR.distortion_model, d=[*SENSOR.distortion, *[0.0] * padding],
+        p=np.zeros(12) if P_34 is None else P_34, binning_x=binning, binning_y=binning,
+        roi=SimpleNamespace(
+            x_offset=region[0], y_offset=region[1], width=region[2], height=region[3],
+            do_rectify=any(region),
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("info", "change"),
+    [
+        (camera_info(binning=2), halved),
+        (camera_info(region=REGION), cropped),
+        (camera_info(size=REGION[2:], region=REGION), cropped),
+        (camera_info(size=REGION[2:], region=(*REGION[:2], 0, 0)), cropped),
+        (camera_info(region=REGION, binning=2), lambda i: halved(cropped(i))),
+        (camera_info(size=REGION[2:], region=REGION, binning=2), lambda i: halved(cropped(i))),
+        (camera_info(size=(270, 212), region=REGION, binning=2), lambda i: halved(cropped(i))),
+        (camera_info(padding=3), np.copy),
+    ],
+)
+def test_images_of_a_camera_info_are_remapped_as_those_of_the_sensor(info, change):
+    image_hw3 = change(photograph(SENSOR))
+    live = camera_of_info(info, (image_hw3.shape[1], image_hw3.shape[0]))
+    assert colour_error(CanonicalView(live, CANONICAL, 8), image_hw3)[SEEN].max() < 3
+
+
+@pytest.mark.parametrize("alpha", [0, 1])
+def test_rectified_images_are_remapped_by_P(alpha):
+    K, D = SENSOR.K_33, np.array(SENSOR.distortion)
+    P, _ = cv2.getOptimalNewCameraMatrix(K, D, (640, 480), alpha)
+    rectified_hw3 = cv2.undistort(photograph(SENSOR), K, D, None, P)
+    info = camera_info(P_34=np.hstack([P, np.zeros((3, 1))]).reshape(12))
+    right, wrong = (
+        CanonicalView(camera_of_info(info, (640, 480), rectified), CANONICAL, 8)
+        for rectified in (True, False)
+    )
+    assert colour_error(right, rectified_hw3)[SEEN].max() < 3
+    assert colour_error(wrong, rectified_hw3)[SEEN].max() > 20
