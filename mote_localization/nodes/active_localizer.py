@@ -415,8 +415,12 @@ class ActiveLocalizer:
         self._publish_status(image.stamp, image.found, fault=f"transforms: {error}")
 
     def _tracking(self, stamp_ns: int, camera: int) -> Tracking | None:
-        """Return that of the last pose if it is recent; None once per period: it may be wrong."""
-        due = abs(stamp_ns - self._searched_ns) > _SEARCH_PERIOD_NS or self._requests.waiting
+        """Return that of the last pose if it is recent; None once per period: it may be wrong.
+
+        Images without stamps, or with one and the same, are always localized without it.
+        """
+        since_ns = abs(stamp_ns - self._searched_ns)
+        due = since_ns == 0 or since_ns > _SEARCH_PERIOD_NS or self._requests.waiting
         last = self._last  # another thread may forget it
         if due or last is None or abs(stamp_ns - last.stamp_ns) > _MAX_TRACKING_AGE_NS:
             self._searched_ns = stamp_ns

@@ -20,6 +20,7 @@ AnyImage: TypeAlias = Image | CompressedImage
 _TYPES = {"raw": Image, "compressed": CompressedImage}  # by the name of the image transport
 _LATCHED_PERIOD_S = 1.0  # between two checks for publishers that keep their last CameraInfo
 _SHARED_MEMORY_BYTES = 16 << 20  # segment_size in config/fastdds.xml
+_MIN_ARRIVED = 0.95  # fraction of large images; others are reported as lost
 _ENDING = "/compressed"  # of the topics of image_transport's plug-in
 
 
@@ -102,6 +103,8 @@ class CameraInput:
                 f"{unmatched} of {images} images on {self.image_topic} dropped: no message on "
                 f"{self.info_topic} is valid at their stamp; the driver stamps them differently"
             )
+        if images < _MIN_ARRIVED * infos and (hint := self._size_hint()):
+            return f"{infos} camera_info, but only {images} images on {self.image_topic}; {hint}"
         return ""
 
     def _hint(self) -> str:
@@ -115,13 +118,8 @@ class CameraInput:
             hint = f"its publisher has the type {', '.join(others)[:100]}, expected {expected}"
             names = [fitting[other] for other in others if other in fitting]
             return f"{hint}; set image_transport to {names[0]}" if names else hint
-        if publishers and self._image_bytes > _SHARED_MEMORY_BYTES / 2 and self._type is Image:
-            return (
-                f"its images take {self._image_bytes / 1e6:.0f} MB, too much for shared memory of "
-                f"{_SHARED_MEMORY_BYTES >> 20} MB: raise segment_size in a copy of "
-                f"config/fastdds.xml to {4 * self._image_bytes} on both sides, or set "
-                "image_transport to compressed"
-            )
+        if publishers and (hint := self._size_hint()):
+            return hint
         if publishers:
             return (
                 f"it has {len(publishers)} publisher(s), which may have stopped, or DDS loses "
@@ -133,6 +131,17 @@ class CameraInput:
             if self._node.count_publishers(base):
                 return f"it has no publisher, but {base} has; set image_transport to raw"
         return f"it has no publisher (remap it: -r {self._prefix}image:=/camera/image_raw)"
+
+    def _size_hint(self) -> str:
+        """Return what to do if images are too large for shared memory; empty: they are not."""
+        if self._image_bytes <= _SHARED_MEMORY_BYTES / 2 or self._type is not Image:
+            return ""
+        return (
+            f"its images take {self._image_bytes / 1e6:.0f} MB, too much for shared memory of "
+            f"{_SHARED_MEMORY_BYTES >> 20} MB: raise segment_size in a copy of "
+            f"config/fastdds.xml to {4 * self._image_bytes} on both sides, or set "
+            "image_transport to compressed"
+        )
 
     def _subscribe_latched(self) -> None:
         """Subscribe to a CameraInfo that was published before, if its publisher keeps it.

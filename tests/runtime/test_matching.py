@@ -83,6 +83,13 @@ def test_a_repeated_image_is_not_counted_as_dropped():
     assert matcher.add_info(5, "a") == ("image", "a")
 
 
+def test_images_without_stamps_have_the_last_camera_info():
+    matcher = matcher_of()
+    for number in range(3):
+        matcher.add_info(0, f"a{number}")
+        assert matcher.add_image(0, number) == (number, f"a{number}")
+
+
 def test_few_messages_are_kept():
     matcher = matcher_of(max_infos=30)
     for stamp in range(100):
