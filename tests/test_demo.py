@@ -1,6 +1,7 @@
 """The demo: the map in the repository localizes the drive that `make demo` plays."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,7 +12,8 @@ import demo_room as room
 from demo_room.record import write_bag
 from mote_localization.evaluation.localize_frames import localize_frames
 from mote_localization.evaluation.over_ros import replay
-from mote_localization.geometry import invert, rotation_angle
+from mote_localization.geometry import exp_rotation, invert, rigid, rotation_angle
+from mote_localization.images import decode
 from mote_localization.localizer import Localizer
 from mote_localization.scenes import open_scene
 from mote_localization.scenes.bags import BagScene
@@ -19,20 +21,34 @@ from mote_localization.scenes.bags import BagScene
 MAP = Path(__file__).resolve().parent.parent / "maps/demo_room.onnx"
 
 
+Views = list[tuple[np.ndarray, np.ndarray]]  # image_hw3 and T_map_cam
+
+
 @pytest.fixture(scope="module")
-def errors_n2() -> np.ndarray:
-    """Position (m) and rotation (deg) errors of a tenth of the demo frames; inf if lost."""
-    localizer = Localizer.open(MAP)
-    errors = []
-    for T_map_cam in room.drive(12.0, 3.0, seed=0)[1]:
-        found = localizer.localize(room.render(T_map_cam, room.CAMERA)[0], room.CAMERA).T_map_cam
-        if found is None:
-            errors.append((np.inf, 180.0))
-            continue
-        metres = np.linalg.norm(found[:3, 3] - T_map_cam[:3, 3])
-        degrees = np.degrees(rotation_angle(found[:3, :3].T @ T_map_cam[:3, :3]))
-        errors.append((metres, degrees))
-    return np.array(errors)
+def localizer() -> Localizer:
+    return Localizer.open(MAP)
+
+
+@pytest.fixture(scope="module")
+def views() -> Views:
+    """A tenth of the demo frames."""
+    poses = room.drive(12.0, 3.0, seed=0)[1]
+    return [(room.render(T_map_cam, room.CAMERA)[0], T_map_cam) for T_map_cam in poses]
+
+
+def error(found: np.ndarray | None, T_map_cam: np.ndarray) -> tuple[float, float]:
+    """Return the errors of position (m) and rotation (deg); infinite if lost."""
+    if found is None:
+        return np.inf, 180.0
+    metres = float(np.linalg.norm(found[:3, 3] - T_map_cam[:3, 3]))
+    return metres, float(np.degrees(rotation_angle(found[:3, :3].T @ T_map_cam[:3, :3])))
+
+
+@pytest.fixture(scope="module")
+def errors_n2(localizer: Localizer, views: Views) -> np.ndarray:
+    """Position (m) and rotation (deg) errors."""
+    found = [localizer.localize(image_hw3, room.CAMERA).T_map_cam for image_hw3, _ in views]
+    return np.array([error(pose, T) for pose, (_, T) in zip(found, views, strict=True)])
 
 
 def test_the_demo_map_is_small():
@@ -45,6 +61,35 @@ def test_the_demo_map_localizes_the_drive(errors_n2: np.ndarray):
 
 def test_no_pose_of_the_demo_has_a_large_error(errors_n2: np.ndarray):
     assert errors_n2[np.isfinite(errors_n2[:, 0]), 0].max() < 0.25
+
+
+@pytest.mark.parametrize("bits", [8, 12, 14, 16])
+def test_grey_images_are_localized_in_the_colour_map(localizer: Localizer, views: Views, bits: int):
+    encoding, most = ("mono8", 255) if bits == 8 else ("mono16", (1 << bits) - 1)
+    for image_hw3, T_map_cam in views[::6]:
+        grey_hw = cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY) * (most / 255)
+        values_hw = grey_hw.astype("u1" if bits == 8 else "<u2")
+        message = SimpleNamespace(
+            encoding=encoding, height=480, width=640, step=values_hw.strides[0],
+            data=values_hw.tobytes(), is_bigendian=False,
+        )  # fmt: skip
+        metres, degrees = error(
+            localizer.localize(decode(message), room.CAMERA).T_map_cam, T_map_cam
+        )
+        assert metres < 0.01 and degrees < 0.5
+
+
+def test_a_wrong_pose_that_a_user_gives_does_no_harm(localizer: Localizer, views: Views):
+    random, info = np.random.default_rng(0), localizer.info
+    low, high = np.array(info.bounds_min), np.array(info.bounds_max)
+    for image_hw3, T_map_cam in views[:: len(views) // 10]:
+        position = random.uniform(low - (high - low) / 4, high + (high - low) / 4)
+        given = rigid(exp_rotation(random.normal(size=3)), position)
+        found = localizer.localize(image_hw3, room.CAMERA, localizer.tracking_at(given))
+        metres, degrees = error(found.T_map_cam, T_map_cam)
+        assert metres < 0.01 and degrees < 0.5
+        following = localizer.localize(image_hw3, room.CAMERA, found.tracking)
+        assert error(following.T_map_cam, T_map_cam)[0] < 0.01
 
 
 def test_compressed_images_and_transforms_give_the_same_poses(tmp_path: Path):
