@@ -31,8 +31,17 @@ _DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "PyY
 
 
 def block_signals() -> None:
-    """Block SIGINT and SIGTERM, also in later threads; `stop_requested` receives them."""
+    """Block SIGINT and SIGTERM, also in later threads; `stop_requested` receives them.
+
+    Earlier threads, such as those of OpenBLAS, do not block them and pass them on.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, _pass_to_main_thread)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _pass_to_main_thread(number: int, _: object) -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def stop_requested(wait_s: float = 0.0) -> bool:
