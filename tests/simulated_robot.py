@@ -143,6 +143,10 @@ class SimulatedRobot:
         time.sleep(0.5)
         return truth
 
+    def answered(self, truth):
+        """Return the images of `truth` that have a status; a busy machine drops others."""
+        return [ns for ns in truth if ns in self.statuses]
+
     def errors(self, truth):
         """Return the errors (m, rad) of the poses of `truth` that were published."""
         found = [(self.poses[ns], T) for ns, T in truth.items() if ns in self.poses]

@@ -61,7 +61,7 @@ def test_map_to_odom_follows_the_robot(robot, localizer):
     truth = robot.drive(4.0, every_image=look_up)
     truth |= robot.drive(2.0, late_s=0.2)
     metres, radians = robot.errors(truth)
-    assert len(metres) >= 0.95 * len(truth), node.text()
+    assert len(metres) >= 0.95 * len(robot.answered(truth)) > 30, node.text()
     assert metres.max() < 2e-3 and radians.max() < 1e-3
     assert resolved >= 0.99 * lookups > 40
     errors_m = [np.linalg.norm((found[ns] - truth[ns])[:3, 3]) for ns in found if ns in truth]
@@ -151,7 +151,8 @@ def test_another_node_that_publishes_map_to_odom_is_reported(robot, localizer):
 def test_compressed_images_and_shifted_camera_infos_give_the_same_poses(robot, localizer):
     node = localizer(image_transport="compressed")
     truth = robot.drive(2.0, compressed=True, info_offset_ns=8_000_000)
-    assert len([ns for ns in truth if ns in robot.poses]) >= 0.9 * len(truth), node.text()
+    answered = robot.answered(truth)
+    assert len([ns for ns in answered if ns in robot.poses]) == len(answered) > 15, node.text()
     T_base_cam = {ns: T @ T_BASE_CAM for ns, T in truth.items()}  # poses are those of the camera
     metres, _ = robot.errors(T_base_cam)
     assert np.median(metres) < 5e-3
@@ -168,7 +169,8 @@ def test_a_camera_info_that_was_published_once_before_the_start_is_enough(robot,
     assert wait_for(lambda: "localizing" in node.text()), node.text()
     robot.drive(1.5)
     truth = robot.drive(1.0)
-    assert len([ns for ns in truth if ns in robot.poses]) >= len(truth) - 1, node.text()
+    answered = robot.answered(truth)
+    assert len([ns for ns in answered if ns in robot.poses]) == len(answered) > 7, node.text()
     assert node.end() == 0
 
 
@@ -234,14 +236,15 @@ def test_an_initial_pose_and_the_services(robot, localizer):
     moved = lambda seconds: colour_at(seconds) + [0, 0, 120]  # noqa: E731
     assert wait_for(reinitialize.call_async(Empty.Request()).done)
     truth = robot.drive(1.0, seen_at=moved)
-    assert len(robot.errors(truth)[0]) >= len(truth) - 1, "no pose is held back"
+    found = len(robot.errors(truth)[0])
+    assert found >= len(robot.answered(truth)) - 1 > 6, "no pose is held back"
     random = np.random.default_rng(0)
     for _ in range(3):  # a wrong pose
         T_map_base = rigid(exp_rotation(random.normal(size=3)), random.normal(size=3))
         initial.publish(conversions.pose_message(Header(frame_id="map"), T_map_base, np.eye(6)))
         truth = robot.drive(0.5, seen_at=moved)
         metres, _ = robot.errors(truth)
-        assert len(metres) >= len(truth) - 1 and metres.max() < 2e-3
+        assert len(metres) >= len(robot.answered(truth)) - 1 > 2 and metres.max() < 2e-3
     assert wait_for(enable.call_async(SetBool.Request(data=False)).done)
     before = len(robot.statuses)
     robot.drive(0.5)
