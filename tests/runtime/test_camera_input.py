@@ -14,7 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from mote_localization.camera import Camera
 from mote_localization.localizer import Tracking
 from mote_localization.nodes import process
-from mote_localization.nodes.active_localizer import ActiveLocalizer
+from mote_localization.nodes.active_localizer import ActiveLocalizer, Last
 from mote_localization.nodes.camera_input import CameraInput
 from mote_localization.nodes.entities import Entities
 
@@ -92,22 +92,25 @@ def test_large_images_of_which_some_are_lost_are_named(camera_input, info, image
 def test_a_rectified_topic_with_a_distortion_is_named():
     log = []
     node = SimpleNamespace(
-        _input=SimpleNamespace(image_topic="/camera/image_rect_color/compressed"),
         _node=SimpleNamespace(get_logger=lambda: SimpleNamespace(warning=log.append)),
-        _rectified_fault="",
+        _rectified_faults={},
     )
-    check = partial(ActiveLocalizer._check_rectified, node)
+    topic = "/camera/image_rect_color/compressed"
+    check = partial(ActiveLocalizer._check_rectified, node, topic)
     for _ in range(2):
         check(Camera(640, 480, 500.0, 500.0, 320.0, 240.0, "plumb_bob", (0.1,) * 5))
-    assert "is rectified by its name, but its CameraInfo has a distortion" in node._rectified_fault
+    assert (
+        "is rectified by its name, but its CameraInfo has a distortion"
+        in node._rectified_faults[topic]
+    )
     assert len(log) == 1
     check(Camera(640, 480, 500.0, 500.0, 320.0, 240.0))  # as with the parameter `rectified`
-    assert not node._rectified_fault
+    assert not node._rectified_faults[topic]
 
 
 def test_images_without_stamps_are_localized_without_the_last_pose():
-    last = Tracking(None, None)
-    node = SimpleNamespace(_last=(0, last), _searched_ns=0)
-    tracking = partial(ActiveLocalizer._tracking, node)
+    last, requests = Tracking(None, None), SimpleNamespace(waiting=False)
+    node = SimpleNamespace(_last=Last(0, 0, last), _searched_ns=0, _requests=requests)
+    tracking = partial(ActiveLocalizer._tracking, node, camera=0)
     assert tracking(0) is None and tracking(0) is None
     assert tracking(10**8) is last
