@@ -202,7 +202,6 @@ class ActiveLocalizer:
         if values is None:
             self._node.get_logger().warning("initialpose ignored: its numbers are no pose")
             return
-        self._forget_pose()
         T_map_base = pose_from(np.array(values[:3]), np.array(values[3:]))
         try:
             T_map_cam = self._robot_poses.camera_pose(T_map_base)
@@ -210,10 +209,12 @@ class ActiveLocalizer:
             self._node.get_logger().warning(
                 f"initialpose: the last pose is forgotten, but the camera's is not known ({error})"
             )
+            self._forget_pose()
             return
         initial = self._localizer.tracking_at(T_map_cam)
         with self._wake:
-            self._initial = initial
+            self._initial = initial  # if the next image does not confirm it, the last pose remains
+        self._robot_poses.reset()
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self._enabled = request.data

@@ -167,7 +167,7 @@ def test_a_camera_info_that_was_published_once_before_the_start_is_enough(robot,
     topics = ["-r", "image:=/camera/image_raw", "-r", "camera_info:=/once/camera_info"]
     node = child("localizer_main", "--ros-args", "-p", f"map:={room_map}", *topics)
     assert wait_for(lambda: "localizing" in node.text()), node.text()
-    robot.drive(1.5)
+    assert wait_for(lambda: robot.drive(0.5) and robot.poses), node.text()
     truth = robot.drive(1.0)
     answered = robot.answered(truth)
     assert len([ns for ns in answered if ns in robot.poses]) == len(answered) > 7, node.text()
