@@ -122,8 +122,10 @@ class MomentMatcher(Generic[ImageT]):
             self.missing.discard(camera)  # in time for the next moment
             return None
         if camera in self._newest:  # the image before was waiting
-            before_ns, _ = self._newest[camera]
-            self.missing = set(self._cameras) - self._near(before_ns)
+            in_time = self._near(self._newest[camera][0])
+            self.missing = set(self._cameras) - in_time
+            for one in in_time:  # their moment has passed
+                del self._newest[one]
         self._newest[camera] = stamp_ns, image
         near = self._near(stamp_ns)
         if set(self._cameras) - near - self.missing:

@@ -49,6 +49,11 @@ def test_a_camera_that_stops_or_is_not_synchronized_is_not_waited_for():
     found = add(matcher, (0, 0), (1, 0), (0, 33), (0, 66), (0, 99))
     assert found == [{0: 0, 1: 0}, {0: 66}, {0: 99}] and matcher.missing == {1}
     assert add(matcher, (1, 99), (0, 133), (1, 133)) == [{0: 133, 1: 133}]  # it is back
+    matcher = MomentMatcher(3, 10_000_000)
+    found = add(
+        matcher, *((camera, ms) for ms in (0, 33, 66) for camera in (0, 1)), (1, 99), (0, 99)
+    )
+    assert found == [{0: ms, 1: ms} for ms in (33, 66, 99)] and matcher.missing == {2}
     apart = [(i % 2, 16 * i) for i in range(20)]
     found = add(MomentMatcher(2, 10_000_000), *apart)
     assert found == [{0: 32 * i} for i in range(1, 10)]
