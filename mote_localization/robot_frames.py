@@ -79,6 +79,7 @@ class RobotFrames:
         self.config = config
         self.buffer = TransformBuffer()
         self._correction = MapToOdom(config.odometry)
+        self._corrected = ""  # the camera whose poses correct odometry: the first image's
 
     @property
     def T_map_odom(self) -> np.ndarray | None:
@@ -105,12 +106,14 @@ class RobotFrames:
             T_cam_frame = self.buffer.lookup(camera_frame, config.base_frame, stamp_ns)
         rejection = ""
         if config.broadcast == "map_to_odom":
-            T_odom_cam = self.buffer.lookup(config.odom_frame, camera_frame, stamp_ns)
-            rejection = self._correction.add(Fix(stamp_ns, T_map_cam, covariance_66, T_odom_cam))
-        T_map_frame = T_map_cam @ T_cam_frame
-        lever_3 = T_map_frame[:3, 3] - T_map_cam[:3, 3]
-        covariance_66 = covariance_at(covariance_66, lever_3)
-        return RobotPose(frame, T_map_frame, covariance_66, rejection)
+            # poses of several cameras are compared at one of them: odometry moves it, not them
+            corrected = self._corrected or camera_frame
+            T_cam_corrected = self.buffer.lookup(camera_frame, corrected, stamp_ns)
+            T_odom_corrected = self.buffer.lookup(config.odom_frame, corrected, stamp_ns)
+            pose = _at(T_map_cam, covariance_66, T_cam_corrected)
+            rejection = self._correction.add(Fix(stamp_ns, *pose, T_odom_corrected))
+            self._corrected = corrected
+        return RobotPose(frame, *_at(T_map_cam, covariance_66, T_cam_frame), rejection)
 
     def camera_pose(self, camera_frame: str, T_map_base: np.ndarray) -> np.ndarray:
         """Return the camera's pose (4, 4) at a pose of `base_frame`, by the newest transforms.
@@ -151,8 +154,18 @@ class RobotFrames:
     def clear(self) -> None:
         """Forget all poses and transforms: the clock has jumped."""
         self.buffer.clear()
-        self._correction.reset()
+        self.reset()
 
     def reset(self) -> None:
         """Accept the next pose, however far it is from where odometry expects it."""
         self._correction.reset()
+        self._corrected = ""
+
+
+def _at(
+    T_map_cam: np.ndarray, covariance_66: np.ndarray, T_cam_frame: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pose (4, 4) of a frame on the camera's body, and its covariance."""
+    T_map_frame = T_map_cam @ T_cam_frame
+    lever_3 = T_map_frame[:3, 3] - T_map_cam[:3, 3]
+    return T_map_frame, covariance_at(covariance_66, lever_3)

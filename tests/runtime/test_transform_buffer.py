@@ -247,6 +247,22 @@ def test_the_pose_of_the_base_is_that_of_the_camera_and_the_place_of_the_camera(
     assert np.trace(found.covariance_66) > np.trace(COVARIANCE)
 
 
+def test_images_of_another_camera_are_no_motion_of_the_robot():
+    """The robot is at rest, and its images show another place."""
+    frames = RobotFrames(FrameConfig(broadcast="map_to_odom"))
+    T_base_left = retract(T_BASE_CAM, np.array([0.1, 0.2, 0, 0, 1.5, 0]))
+    cameras = {"camera": T_BASE_CAM, "left": T_base_left}
+    for name, T_base_cam in cameras.items():
+        frames.buffer.add(a_static(T_base_cam, "base_link", name)[3].transforms, static=True)
+    add(frames.buffer, 0, truth(0))
+    add(frames.buffer, 900, truth(0))
+    for i in range(20):
+        name = ("camera", "left")[i % 2]
+        T_map_base = truth(0) if i == 0 else retract(truth(0), np.array([2.0, 0, 0, 0, 0, 0.2]))
+        found = frames.pose(START + 40 * i * MS, name, T_map_base @ cameras[name], COVARIANCE)
+        assert bool(found.rejection) == (i > 0), (i, found.rejection)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
