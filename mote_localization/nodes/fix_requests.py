@@ -47,8 +47,13 @@ class FixRequests:
 
     def answer(self, success: bool, message: str) -> None:
         """Answer all that wait; from any thread."""
+        self._answer(success, message, float("inf"))
+
+    def _answer(self, success: bool, message: str, before_s: float) -> None:
+        """Answer those that wait, and whose end is before a monotonic time, s."""
         with self._lock:
-            waiting, self._waiting = self._waiting, []
+            waiting = [one for one in self._waiting if one[0] < before_s]
+            self._waiting = [one for one in self._waiting if one[0] >= before_s]
         for _, future in waiting:
             future.set_result((success, message))
         executor = self._node.executor
@@ -71,7 +76,5 @@ class FixRequests:
 
     def _check(self) -> None:
         """Answer requests that have waited too long."""
-        with self._lock:
-            overdue = bool(self._waiting) and time.monotonic() > self._waiting[0][0]
-        if overdue:
-            self.answer(False, f"no image was localized within {_TIMEOUT_S:g} s")
+        reason = f"no image was localized within {_TIMEOUT_S:g} s"
+        self._answer(False, reason, time.monotonic())
