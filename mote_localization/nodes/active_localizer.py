@@ -261,7 +261,8 @@ class ActiveLocalizer:
             self._statistics.add_dropped()
             return
         # the mean rate counts: images are not exactly regular
-        self._taken_s = max(self._taken_s + self._min_period_s, now_s - self._min_period_s)
+        mean_s = max(self._taken_s + self._min_period_s, now_s - self._min_period_s)
+        self._taken_s = min(mean_s, now_s)  # images for requests come sooner
         with self._wake:
             if self._newest:
                 self._statistics.add_dropped()
