@@ -69,6 +69,7 @@ class ActiveLocalizer:
         frames: FrameConfig,
         values: dict[str, Any],
         requests: FixRequests,
+        enabled: bool = True,
     ) -> None:
         """Advertise, subscribe, and start the worker.
 
@@ -79,6 +80,7 @@ class ActiveLocalizer:
             frames: Frames of the robot.
             values: Parameters of the node, by name.
             requests: Of poses.
+            enabled: See the service ~/enable.
 
         Raises:
             MoteError: A parameter cannot be used.
@@ -95,7 +97,7 @@ class ActiveLocalizer:
         self._resets = 0  # poses of images from before a reset are discarded
         self._searched_ns = 0  # stamp of the last image that was localized without the last
         self._initial: Tracking | None = None  # from a given pose, for the next image
-        self._enabled = True
+        self.enabled = enabled
         self._path: deque[PoseStamped] = deque(maxlen=_MAX_PATH)
         self._rectified = values["rectified"]
         self._rectified_faults: dict[str, str] = {}  # why images look rectified, by topic
@@ -217,7 +219,7 @@ class ActiveLocalizer:
         self._robot_poses.reset()
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        self._enabled = request.data
+        self.enabled = request.data
         response.success, response.message = True, "enabled" if request.data else "disabled"
         return response
 
@@ -247,14 +249,14 @@ class ActiveLocalizer:
             *self._rectified_faults.values(),
             self._rig_fault,
         ]
-        if not self._enabled:
+        if not self.enabled:
             faults = ["disabled by the service ~/enable"]
         return [*self._backend_faults, *filter(None, faults)]
 
     def _give_to_worker(self, frames: list[Frame]) -> None:
         """Give images of one moment to the worker; they replace others that still wait."""
         now_s, wanted = time.monotonic(), self._requests.waiting
-        if not self._enabled and not wanted:
+        if not self.enabled and not wanted:
             return
         self._statistics.add_received(now_s)
         if now_s - self._taken_s < self._min_period_s and not wanted:

@@ -204,20 +204,22 @@ class LocalizerNode(LifecycleNode):
             self.get_logger().error(f"{path}: cannot be used, {kept} stays in use: {error}")
             self.set_parameters([RosParameter("map", value=kept)])
             return
-        is_active = self._active is not None
+        active = self._active
         self._deactivate()
         self._loaded = loading.result()
         self._loaded.localizer.config = before.localizer.config
         before.localizer.close()
         self._loaded.localizer.prepare_search()
-        if is_active:
-            self._activate()
+        if active:
+            self._activate(active.enabled)
 
-    def _activate(self) -> None:
+    def _activate(self, enabled: bool = True) -> None:
         if self._loaded is None:
             raise MoteError("the node is not configured")
         localizer, chosen, frames, values = self._loaded
-        self._active = ActiveLocalizer(self, localizer, chosen, frames, values, self._requests)
+        self._active = ActiveLocalizer(
+            self, localizer, chosen, frames, values, self._requests, enabled
+        )
         self.get_logger().info(
             f"localizing {self._active.image_topics} in '{localizer.info.scene}' ({values['map']})"
         )
@@ -237,7 +239,8 @@ class LocalizerNode(LifecycleNode):
                 successful=False,
                 reason=f"{', '.join(fixed)}: fixed while the node is configured; clean it up first",
             )
-        localizer, present = self._loaded.localizer, self._loaded.values["map"]
+        localizer = self._loaded.localizer
+        present = self._next.path if self._next else self._loaded.values["map"]
         try:
             config = localizer.config.with_parameters(values)
         except ConfigError as error:

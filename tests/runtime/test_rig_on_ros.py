@@ -10,13 +10,18 @@ pytest.importorskip("tf2_msgs", reason="needs tf2_msgs")
 
 from make_map import T_MAP_CAM, write_constant_map
 from node_processes import wait_for
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 from simulated_robot import FRAMES, T_BASE_CAM, true_pose, write_room_map
 from std_srvs.srv import SetBool, Trigger
 
 from mote_localization.geometry import invert, rigid
+from mote_localization.nodes import process
+from mote_localization.nodes.localizer_node import LocalizerNode
 from mote_localization.nodes.matching import MomentMatcher
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
@@ -141,7 +146,11 @@ def call(robot, kind, name, request):
 def test_one_pose_on_request_also_of_a_disabled_node(robot, localizer):
     node = localizer(**FRAMES)
     silent = call(robot, Trigger, "localize", Trigger.Request())
+    time.sleep(1.5)
+    later = call(robot, Trigger, "localize", Trigger.Request())
     assert wait_for(silent.done)
+    time.sleep(0.5)
+    assert not later.done() and wait_for(later.done)  # each waits for 3 s
     assert not silent.result().success and "no image was localized" in silent.result().message
     assert wait_for(call(robot, SetBool, "enable", SetBool.Request(data=False)).done)
     robot.drive(0.5)
@@ -179,7 +188,7 @@ def test_another_map_is_loaded_beside_and_used_when_valid(robot, localizer, room
 
     def set_map(path):
         value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=str(path))
-        request = SetParameters.Request(parameters=[Parameter(name="map", value=value)])
+        request = SetParameters.Request(parameters=[ParameterMessage(name="map", value=value)])
         future = call(robot, SetParameters, "set_parameters", request)
         assert wait_for(future.done)
         return future.result().results[0]
@@ -199,10 +208,14 @@ def test_another_map_is_loaded_beside_and_used_when_valid(robot, localizer, room
     assert map_parameter() == str(room_map)
     T_other = rigid(T_MAP_CAM[:3, :3], T_MAP_CAM[:3, 3] + [0.0, 0.5, 0.0])
     other = write_constant_map(tmp_path / "other.onnx", T_other, colour_shift_m=1.0)
+    assert wait_for(call(robot, SetBool, "enable", SetBool.Request(data=False)).done)
     assert set_map(other).successful
     assert wait_for(lambda: f"({other})" in node.text()), node.text()
     time.sleep(1.0)
     before = len(robot.poses)
+    robot.drive(0.5)
+    assert len(robot.poses) == before  # it is still disabled
+    assert wait_for(call(robot, SetBool, "enable", SetBool.Request(data=True)).done)
     truth = robot.drive(1.0)
     assert len(robot.poses) > before
     shifts = [
@@ -212,3 +225,16 @@ def test_another_map_is_loaded_beside_and_used_when_valid(robot, localizer, room
     ]
     assert np.allclose(shifts, [0.0, 0.5, 0.0], atol=5e-3)
     assert map_parameter() == str(other) and node.end() == 0
+
+
+def test_while_a_map_is_loaded_no_other_one_is_accepted(room_map, tmp_path):
+    other = write_constant_map(tmp_path / "other.onnx")
+    with process.ros_context():
+        overrides = [Parameter("map", value=str(room_map))]
+        node = LocalizerNode(parameter_overrides=overrides)
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        for path, reason in ((other, ""), (room_map, f"map: {other} is being loaded"), (other, "")):
+            result = node.set_parameters([Parameter("map", value=str(path))])[0]
+            assert result.successful == (not reason) and result.reason.startswith(reason)
+        assert node.get_parameter("map").value == str(other)
+        node.destroy_node()
