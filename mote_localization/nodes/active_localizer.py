@@ -24,7 +24,7 @@ from mote_localization.backends import Chosen
 from mote_localization.camera import Camera
 from mote_localization.camera_infos import camera_of_info
 from mote_localization.debug_image import debug_image
-from mote_localization.errors import ConfigError, MoteError
+from mote_localization.errors import ConfigError, MoteError, RosError
 from mote_localization.geometry import pose_from
 from mote_localization.localization_statistics import Answered, LocalizationStatistics, Outcome
 from mote_localization.localizer import Localization, Localizer, RigImage, Tracking
@@ -368,6 +368,8 @@ class ActiveLocalizer:
         for frame in frames[1:]:
             header = frame.image.header
             try:
+                if header.frame_id == first.frame_id:
+                    raise RosError(f"its frame_id is another camera's, '{first.frame_id[:60]}'")
                 T_first_cam = self._robot_poses.between(
                     first.frame_id, header.frame_id, header.stamp
                 )

@@ -23,8 +23,9 @@ class WarningLog:
     def warn(self, key: str, text: str) -> None:
         """Log a warning, unless one of its key or kind was logged just before."""
         now_s, kind = time.monotonic(), without_numbers(text)
-        if key in self._logged:
-            logged_s, last_kind = self._logged[key]
+        last = self._logged.get(key)  # another thread may clear them
+        if last:
+            logged_s, last_kind = last
             if now_s - logged_s < (_REPEATED_S if kind == last_kind else _PERIOD_S):
                 return
         elif len(self._logged) >= _MAX_KEYS:

@@ -69,7 +69,7 @@ class Cameras:
     """The robot's front and left camera."""
 
     def __init__(self, robot):
-        self.robot = robot
+        self.robot, self.left_frame = robot, "left_optical"
         self.topics = {
             name: [
                 robot.node.create_publisher(kind, f"/{name}/{topic}", 10)
@@ -84,7 +84,7 @@ class Cameras:
         stamps = []
         for _ in range(count):
             stamp_ns = self.robot.node.get_clock().now().nanoseconds
-            frames = ("front", front, "camera_optical"), ("left", left, "left_optical")
+            frames = ("front", front, "camera_optical"), ("left", left, self.left_frame)
             for name, colour, frame in frames:
                 if colour is not None:
                     self.robot.images, self.robot.infos = self.topics[name]
@@ -119,6 +119,9 @@ def test_two_cameras_give_one_pose_of_the_robot(robot, child, room_map):
     contradicting = cameras.send(GREY, GREY)[2:]  # by 0.2 m; the left one was not waited for
     assert not set(contradicting) & set(robot.poses)
     assert any("check the transforms" in s.message for s in robot.statuses.values())
+    cameras.left_frame = "camera_optical"  # so it is not known where the left camera is
+    assert not set(cameras.send(BLACK, ahead)) & set(robot.poses)
+    assert "localized without /left/image: its frame_id is another camera's" in node.text()
     assert node.end() == 0
 
 
