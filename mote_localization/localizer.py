@@ -41,12 +41,19 @@ class Status(Enum):
     LOST = "lost"
 
 
+class RigSurface(NamedTuple):
+    """What another camera of the same rigid body showed."""
+
+    points_hw3: np.ndarray  # m, map frame
+    T_first_cam: np.ndarray  # (4, 4), its pose in the first camera
+
+
 class Tracking(NamedTuple):
     """What a localized image gives to the localization of the camera's next image."""
 
     T_map_cam: np.ndarray  # (4, 4), before the correction for drift
     points_hw3: np.ndarray  # m, map frame: what the image showed, before that correction
-    others: tuple[np.ndarray, ...] = ()  # the same of the rig's other cameras
+    others: tuple[RigSurface, ...] = ()  # the same of the rig's other cameras
 
 
 class RigImage(NamedTuple):
@@ -256,8 +263,11 @@ class Localizer:
             points_hw3 = transform(T_given_map, points_hw3).astype(np.float32)
         following = None
         if accepted and solution:
-            surfaces = [self._surface(one, solution.T_map_cam) for one in prepared]
-            following = Tracking(solution.T_map_cam, surfaces[0], tuple(surfaces[1:]))
+            surface, *others_surfaces = (
+                RigSurface(self._surface(one, solution.T_map_cam), one.canonical.T_first_cam)
+                for one in prepared
+            )
+            following = Tracking(solution.T_map_cam, surface.points_hw3, tuple(others_surfaces))
         first = found.matches.of_first
         pixels_n2 = found.matches.pixels_n2[first]
         solved = time.perf_counter()
@@ -293,9 +303,10 @@ class Localizer:
         if not tracking:
             return queries, None
         last = tracking.T_map_cam
-        surfaces = [tracking.points_hw3, *tracking.others]
-        if len(surfaces) != len(queries):  # other cameras than last time
-            surfaces = keyframes.surfaces(queries, last)
+        surfaces = [tracking.points_hw3, *(one.points_hw3 for one in tracking.others)]
+        cameras = [query.T_first_cam for query in queries[1:]]
+        if not np.array_equal(cameras, [one.T_first_cam for one in tracking.others]):
+            surfaces = keyframes.surfaces(queries, last)  # other cameras than last time
         steps = (self.config.keyframes.tracked,)
         tracked = self._checked(
             keyframes.refined(queries, surfaces, last, steps, self.config, prior=last)

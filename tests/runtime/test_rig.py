@@ -7,7 +7,7 @@ import pytest
 from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
 from make_painted_room import keyframe, photograph, shifted
 
-from mote_localization.geometry import exp_rotation, local_coordinates, retract, rigid
+from mote_localization.geometry import exp_rotation, invert, local_coordinates, retract, rigid
 from mote_localization.keyframe_matcher import KeyframeConfig
 from mote_localization.localizer import Localizer, LocalizerConfig, RigImage, Status
 from mote_localization.map_file import read_map
@@ -102,8 +102,12 @@ def test_keyframes_refine_track_and_search_the_pose_of_a_rig(with_keyframes, ima
         only_tracking.setattr(Localizer, "_first_pose", None)
         last = first.tracking._replace(T_map_cam=retract(T_MAP_CAM, np.full(6, 0.01)))
         assert error_m(localizer.localize(image, CAMERA, last, [left()])) < 1e-2
-        fewer = last._replace(others=())  # the other camera's image was late last time
-        assert error_m(localizer.localize(image, CAMERA, fewer, [left()])) < 1e-2
+        was_right = last.others[0]._replace(T_first_cam=invert(T_FRONT_LEFT))
+        was_right = was_right._replace(points_hw3=was_right.points_hw3 + 9)
+        for others in ((), (was_right,)):  # the left camera's image was late last time
+            other = last._replace(others=others)
+            found = localizer.localize(image, CAMERA, other, [left()])
+            assert error_m(found) < 1e-2 and found.inliers > 0.8 * first.inliers
     blind = Student()
     blind.images = [(BLACK, np.full((30, 40, 3), np.nan, np.float32))]
     assert localizer.localize(image, CAMERA, None, [left()]).status is Status.LOCALIZED
