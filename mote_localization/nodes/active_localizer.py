@@ -289,18 +289,20 @@ class ActiveLocalizer:
                 if self._closing:
                     return
                 frames, self._newest = self._newest, []
+            received_s = time.monotonic()
             try:
-                self._localize_and_publish(frames)
+                self._localize_and_publish(frames, received_s)
             except Exception as error:  # no message may end the node
                 self._warnings.warn("worker", f"an image failed:\n{traceback.format_exc()}")
                 fault = f"internal error: {type(error).__name__}: {error}"
                 with suppress(Exception):  # publishing may be the cause
                     stamp = frames[0].image.header.stamp
-                    self._publish_status(stamp, None, fault.splitlines()[0][:_MAX_FAULT_LENGTH])
+                    fault = fault.splitlines()[0][:_MAX_FAULT_LENGTH]
+                    self._publish_status(stamp, received_s, None, fault)
 
-    def _localize_and_publish(self, frames: list[Frame]) -> None:
+    def _localize_and_publish(self, frames: list[Frame], received_s: float) -> None:
         """Localize the images of one moment; results have the first one's stamp."""
-        first, received_s = frames[0], time.monotonic()
+        first = frames[0]
         stamp = first.image.header.stamp
         try:
             image_hw3, camera = self._image_of(first)
@@ -313,7 +315,7 @@ class ActiveLocalizer:
             found = self._localized(image_hw3, camera, tracking, others)
         except MoteError as error:
             self._warnings.warn(str(error), str(error))
-            self._publish_status(stamp, None, str(error))
+            self._publish_status(stamp, received_s, None, str(error))
             return
         if self._debug_image.get_subscription_count():
             header = Header(stamp=stamp, frame_id=frame)
@@ -323,10 +325,12 @@ class ActiveLocalizer:
             self._warnings.warn("lost", f"lost: {found.reason}")
             if found.contradicted:
                 self._last = None
-            self._publish_status(stamp, found)
+            self._publish_status(stamp, received_s, found)
             return
         if resets != self._resets:
-            self._publish_status(stamp, found, rejection="discarded: the pose was reset meanwhile")
+            self._publish_status(
+                stamp, received_s, found, rejection="discarded: the pose was reset meanwhile"
+            )
             return
         self._robot_poses.add(
             LocalizedImage(stamp, frame, T_map_cam, covariance_66, found, received_s, first.camera)
@@ -387,7 +391,9 @@ class ActiveLocalizer:
         if pose.rejection:
             # it is not tracked: a wrong pose would confirm itself
             self._warnings.warn("held back", pose.rejection)
-            self._publish_status(image.stamp, image.found, rejection=pose.rejection)
+            self._publish_status(
+                image.stamp, image.received_s, image.found, rejection=pose.rejection
+            )
             return
         tracking = image.found.tracking
         stamp_ns = nanoseconds(image.stamp)
@@ -400,7 +406,7 @@ class ActiveLocalizer:
             self._odometry.publish(conversions.odometry_message(message, pose.frame))
         if self._points.get_subscription_count():
             self._points.publish(conversions.cloud_message(header, image.found))
-        self._publish_status(image.stamp, image.found)
+        self._publish_status(image.stamp, image.received_s, image.found)
 
     def _check_rectified(self, topic: str, camera: Camera) -> None:
         """Warn if images are rectified by the name of their topic, and are not treated so."""
@@ -418,7 +424,9 @@ class ActiveLocalizer:
     def _on_missing_transform(self, image: LocalizedImage, error: MoteError) -> None:
         """Report a pose that cannot be that of the robot."""
         self._warnings.warn("transform", f"no pose: {error}")
-        self._publish_status(image.stamp, image.found, fault=f"transforms: {error}")
+        self._publish_status(
+            image.stamp, image.received_s, image.found, fault=f"transforms: {error}"
+        )
 
     def _tracking(self, stamp_ns: int, camera: int) -> Tracking | None:
         """Return that of the last pose if it is recent; None once per period: it may be wrong.
@@ -434,7 +442,12 @@ class ActiveLocalizer:
         return last.tracking if last.camera == camera else None
 
     def _publish_status(
-        self, stamp: Any, found: Localization | None, fault: str = "", rejection: str = ""
+        self,
+        stamp: Any,
+        received_s: float,
+        found: Localization | None,
+        fault: str = "",
+        rejection: str = "",
     ) -> None:
         name = f"{self._node.get_fully_qualified_name()}: localization"
         self._statistics.add_answer(_answered(found, fault, rejection))
@@ -443,7 +456,7 @@ class ActiveLocalizer:
         message.status.append(self._backend_status)
         self._status.publish(message)
         if self._requests.waiting:
-            self._requests.answer(*_quality(found, fault or rejection))
+            self._requests.answer(*_quality(found, fault or rejection), received_s)
 
 
 def _answered(found: Localization | None, fault: str, rejection: str) -> Answered:

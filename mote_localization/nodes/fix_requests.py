@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -45,9 +46,9 @@ class FixRequests:
         self._refusal = reason
         self.answer(False, reason)
 
-    def answer(self, success: bool, message: str) -> None:
-        """Answer all that wait; from any thread."""
-        self._answer(success, message, float("inf"))
+    def answer(self, success: bool, message: str, asked_before_s: float = math.inf) -> None:
+        """Answer those that wait since before a monotonic time, s; from any thread."""
+        self._answer(success, message, asked_before_s + _TIMEOUT_S)
 
     def _answer(self, success: bool, message: str, before_s: float) -> None:
         """Answer those that wait, and whose end is before a monotonic time, s."""

@@ -1,5 +1,6 @@
 """Several cameras, the service ~/localize, ~/debug_image and a changed map over real DDS."""
 
+import itertools
 import time
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("tf2_msgs", reason="needs tf2_msgs")
 
+import rclpy
 from make_map import T_MAP_CAM, write_constant_map
 from node_processes import wait_for
 from rcl_interfaces.msg import Parameter as ParameterMessage
@@ -20,7 +22,8 @@ from simulated_robot import FRAMES, T_BASE_CAM, true_pose, write_room_map
 from std_srvs.srv import SetBool, Trigger
 
 from mote_localization.geometry import invert, rigid
-from mote_localization.nodes import process
+from mote_localization.nodes import fix_requests, process
+from mote_localization.nodes.fix_requests import FixRequests
 from mote_localization.nodes.localizer_node import LocalizerNode
 from mote_localization.nodes.matching import MomentMatcher
 
@@ -170,6 +173,25 @@ def test_one_pose_on_request_also_of_a_disabled_node(robot, localizer):
     waiting = call(robot, Trigger, "localize", Trigger.Request())
     time.sleep(0.2)
     assert node.end() == 0 and not waiting.done()  # a request that waits does not keep the node
+
+
+def test_an_image_from_before_a_request_does_not_answer_it(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(fix_requests.time, "monotonic", lambda: next(clock))
+    with process.ros_context():
+        node = rclpy.create_node("asked")
+        requests = FixRequests(node)
+        requests.open()
+        asked = requests._on_request(Trigger.Request(), Trigger.Response())
+        next(clock)
+        asked.send(None)
+        requests.answer(True, "of an image that was received before", 1)
+        assert requests.waiting
+        requests.answer(True, "of a later one", 3)
+        with pytest.raises(StopIteration) as answered:
+            asked.send(None)
+        assert answered.value.value.message == "of a later one"
+        node.destroy_node()
 
 
 def test_a_debug_image_shows_matches_and_status(robot, localizer):
