@@ -315,8 +315,8 @@ class CanonicalView:
         cells = cell_pixels(canonical.width, canonical.height, stride).round().astype(int)
         self.covered_hw: np.ndarray = inside[cells[..., 1], cells[..., 0]]
 
-    def warp(self, image_hw3: np.ndarray) -> np.ndarray:
-        """Return the canonical image (H, W, 3), uint8, of a live image (live size, 3), uint8.
+    def check(self, image_hw3: np.ndarray) -> None:
+        """Check an image of the live camera.
 
         Raises:
             ImageError: The image is not uint8 or has another size than the live camera.
@@ -327,6 +327,14 @@ class CanonicalView:
                 f"found an image of shape {image_hw3.shape} {image_hw3.dtype}, expected {expected} "
                 "uint8 as in its calibration; image and CameraInfo do not belong together"
             )
+
+    def warp(self, image_hw3: np.ndarray) -> np.ndarray:
+        """Return the canonical image (H, W, 3), uint8, of a live image (live size, 3), uint8.
+
+        Raises:
+            ImageError: The image is not uint8 or has another size than the live camera.
+        """
+        self.check(image_hw3)
         if self._size != (self.live.width, self.live.height):
             image_hw3 = image_hw3[: self._crop[1], : self._crop[0]]
             image_hw3 = cv2.resize(image_hw3, self._size, interpolation=cv2.INTER_AREA)

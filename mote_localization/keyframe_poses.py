@@ -46,8 +46,8 @@ class KeyframePoses:
     def queries(self, images: Sequence[CanonicalImage]) -> list[Query]:
         """Return the images prepared for `refined`."""
         return [
-            Query(self.matcher.query(grey_hw, covered_hw), T_first_cam)
-            for grey_hw, covered_hw, T_first_cam in images
+            Query(self.matcher.query(image.grey_hw, image.covered_hw), image.T_first_cam)
+            for image in images
         ]
 
     def surfaces(self, queries: Sequence[Query], T_map_cam: np.ndarray) -> list[np.ndarray]:

@@ -29,8 +29,6 @@ from mote_localization.rig_matches import CanonicalImage, Found, Matches
 
 _SAMPLED_CELLS = 7  # every 7th cell counts where the student's points are compared with a pose
 _MAX_VIEWS = 16  # cameras whose remap tables are kept
-# expected error of the transforms between cameras: 2 cm and 1 degree per axis
-_RIG_COVARIANCE_66 = np.diag([0.02, 0.02, 0.02, *np.radians([1.0, 1.0, 1.0])]) ** 2
 _MAX_SURFACE_CELLS = 2.0  # sides of a cell by which a student's point may project beside its cell
 
 
@@ -62,6 +60,7 @@ class RigImage(NamedTuple):
     image_hw3: np.ndarray  # RGB uint8, the camera's size
     camera: Camera
     T_first_cam: np.ndarray  # (4, 4), its pose in the first camera
+    name: str = "another camera"  # in reasons
 
 
 @dataclass(frozen=True)
@@ -211,6 +210,15 @@ class Localizer:
             return Tracking(T_map_cam, self._keyframes.matcher.surface(T_map_cam))
         return Tracking(T_map_cam, np.full((*self.info.cells_hw, 3), np.nan))
 
+    def check_image(self, image_hw3: np.ndarray, camera: Camera) -> None:
+        """Check that `localize` can use an image.
+
+        Raises:
+            ImageError: The image does not have the camera's size.
+            CameraError: The camera's view does not overlap with that of the map's camera.
+        """
+        self._view(camera).check(image_hw3)
+
     def localize(
         self,
         image_hw3: np.ndarray,
@@ -234,13 +242,16 @@ class Localizer:
             CameraError: A camera's view does not overlap with that of the map's camera.
         """
         started = time.perf_counter()
-        rig = [RigImage(image_hw3, camera, np.eye(4)), *others]
+        rig = [RigImage(image_hw3, camera, np.eye(4), "the first camera"), *others]
         views = [self._view(one.camera) for one in rig]
         canonical = [view.warp(one.image_hw3) for view, one in zip(views, rig, strict=True)]
         remapped = time.perf_counter()
         images = [
             CanonicalImage(
-                cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), view.covered_hw, one.T_first_cam
+                cv2.cvtColor(image, cv2.COLOR_RGB2GRAY),
+                view.covered_hw,
+                one.T_first_cam,
+                one.name,
             )
             for image, view, one in zip(canonical, views, rig, strict=True)
         ]
@@ -268,6 +279,7 @@ class Localizer:
                 for one in prepared
             )
             following = Tracking(solution.T_map_cam, surface.points_hw3, tuple(others_surfaces))
+        distance = self._keyframe_distance(solution, found.matches) if solution else 0.0
         first = found.matches.of_first
         pixels_n2 = found.matches.pixels_n2[first]
         solved = time.perf_counter()
@@ -281,7 +293,7 @@ class Localizer:
             inliers=int(given.inliers_n.sum()) if given else 0,
             cells=len(found.matches.points_n3),
             reprojection_px=given.reprojection_px if given else float("nan"),
-            keyframe_distance=self._keyframe_distance(solution) if solution else 0.0,
+            keyframe_distance=distance,
             points_hw3=points_hw3,
             sigma_hw=sigma_hw,
             covered_hw=views[0].covered_hw,
@@ -357,7 +369,7 @@ class Localizer:
             for image, query in zip(images, queries, strict=True):
                 searched = self._searched_pose(self._keyframes, image, query)
                 if searched:
-                    return self._joined([searched], images, queries) or first
+                    return self._joined([searched], images, queries) or searched
         return first
 
     def _compared(
@@ -376,7 +388,8 @@ class Localizer:
             first = self._joined(accepted, images, queries) or first
         if first.reason:
             return first
-        reason = self._disagreement(first, alone)
+        names = [image.canonical.name for image in images]
+        reason = self._disagreement(first, zip(names, alone, strict=True))
         return first._replace(reason=reason, contradicted=bool(reason))
 
     def _joined(
@@ -406,35 +419,36 @@ class Localizer:
         if self._keyframes:
             solver = replace(solver, inlier_px=self.config.keyframes.tracked.inlier_px)
         alone = (
-            self._checked(Found(one.solve(self.info.camera, solver, T_map_cam), one))
+            ("", self._checked(Found(one.solve(self.info.camera, solver, T_map_cam), one)))
             for one in tracked.found.matches.of_each_camera()
         )
         return not self._disagreement(tracked, alone)
 
-    def _disagreement(self, checked: _Checked, alone: Iterable[_Checked]) -> str:
+    def _disagreement(self, checked: _Checked, alone: Iterable[tuple[str, _Checked]]) -> str:
         """Return which camera alone has another accepted pose than all; empty: none.
 
         Args:
             checked: The pose of all.
-            alone: The pose of the first camera by each camera alone.
+            alone: Names of the cameras, and the pose of the first camera by each alone.
         """
-        for i, other in enumerate(alone):
-            if other.reason or other.given is None:
+        for name, other in alone:
+            if other.reason or other.given is None or checked.given is None:
                 continue
             error_6 = local_coordinates(_pose_of(checked), _pose_of(other))
-            covariance_66 = other.given.covariance_66 + _RIG_COVARIANCE_66
+            covariance_66 = other.given.covariance_66 + checked.given.covariance_66
             if error_6 @ np.linalg.solve(covariance_66, error_6) > CHI2_6:
                 return (
-                    f"camera {i + 1} alone has a pose {np.linalg.norm(error_6[:3]):.2f} "
+                    f"{name} alone has a pose {np.linalg.norm(error_6[:3]):.2f} "
                     f"{self.info.unit} and {np.degrees(np.linalg.norm(error_6[3:])):.1f} deg from "
                     "that of all cameras: check the transforms between them"
                 )
         return ""
 
     def _checked(self, found: Found) -> _Checked:
-        given = self._in_given_frame(found.solution) if found.solution else None
+        matches, given = found.matches, None
+        if found.solution:
+            given = self._in_given_frame(found.solution, matches)
         by_keyframes = self._keyframes is not None
-        matches = found.matches
         reason = self.config.rejection_reason(
             given, matches.pixels_n2, matches.image_n, self.info, by_keyframes
         )
@@ -468,7 +482,7 @@ class Localizer:
         views = search.find(image.canonical.grey_hw, config.keyframes.searched)
         for chosen in (views, *([view] for view in views)):
             rough = keyframes.rough_pose(chosen, config)
-            if rough is None or not np.isfinite(keyframes.matcher.surface(rough)).all():
+            if rough is None:
                 continue
             T_map_first = rough @ invert(image.canonical.T_first_cam)
             checked = self._checked(self._refined([image], [query], T_map_first))
@@ -476,19 +490,26 @@ class Localizer:
                 return checked
         return None
 
-    def _in_given_frame(self, solution: PoseSolution) -> PoseSolution:
+    def _in_given_frame(self, solution: PoseSolution, matches: Matches) -> PoseSolution:
         """Return a pose in the frame of the given poses, with its calibrated covariance."""
         T_map_cam, covariance_66 = solution.T_map_cam, solution.covariance_66
         if self._drift:
             T_map_cam, drift_66 = self._drift.predict(T_map_cam)
             covariance_66 = covariance_66 + drift_66
-        distance = self._keyframe_distance(solution)
-        calibrated_66 = self.info.pose_calibration.calibrated(covariance_66, distance)
-        return replace(solution, T_map_cam=T_map_cam, covariance_66=calibrated_66)
+        distance = self._keyframe_distance(solution, matches)
+        covariance_66 = self.info.pose_calibration.calibrated(covariance_66, distance)
+        covariance_66 = covariance_66 + solution.rig_covariance_66
+        return replace(solution, T_map_cam=T_map_cam, covariance_66=covariance_66)
 
-    def _keyframe_distance(self, solution: PoseSolution) -> float:
-        distance_k = self.keyframe_distances(solution.T_map_cam)
-        return float(distance_k.min()) if len(distance_k) else 0.0
+    def _keyframe_distance(self, solution: PoseSolution, matches: Matches) -> float:
+        """Return the distance of the nearest keyframe from a camera whose matches agree."""
+        seen = np.bincount(matches.image_n, solution.inliers_n) > 0
+        cameras = [view.T_first_cam for view in matches.rig] or [np.eye(4)]
+        distances = [
+            self.keyframe_distances(solution.T_map_cam @ T_first_cam)
+            for T_first_cam in itertools.compress(cameras, seen)
+        ]
+        return float(np.min(distances)) if self._keyframes and distances else 0.0
 
     def _chosen_cells(self, images: Sequence[_Prepared]) -> Matches:
         """Return the used cells of each image: covered, finite, with the smallest sigma."""

@@ -42,13 +42,16 @@ class PoseConfig:
     refine_radius: float = 3.0  # times inlier_px: largest reprojection error in the refinement
     robust_sigmas: float = 0.5  # scale of the Cauchy weight, in expected errors of a match
     blocks: float = 5.0  # image blocks across the width; a block is one jackknife observation
+    # expected errors of the transforms between several cameras, per axis
+    rig_sigma_m: float = 0.005
+    rig_sigma_deg: float = 0.3
 
 
 class RigView(NamedTuple):
     """One of several rigid cameras, and how many of the matches are its own."""
 
     T_first_cam: np.ndarray  # (4, 4), pose in the frame of the first camera
-    matches: int
+    match_count: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class PoseSolution:
 
     T_map_cam: np.ndarray  # (4, 4)
     covariance_66: np.ndarray  # x y z rotX rotY rotZ, map frame: m^2, m rad, rad^2
+    rig_covariance_66: np.ndarray  # by errors of the transforms between cameras; not in the above
     inliers_n: np.ndarray  # bool, per match
     reprojection_px: float  # median reprojection error of the inliers
 
@@ -131,8 +135,8 @@ class _Matches(NamedTuple):
         """Return T_first_cam (4, 4) of each camera, and which matches are its own."""
         first = 0
         for view in self.rig:
-            yield view.T_first_cam, slice(first, first + view.matches)
-            first += view.matches
+            yield view.T_first_cam, slice(first, first + view.match_count)
+            first += view.match_count
 
     def some(self, count: int) -> "_Matches":
         """Return at most so many matches, evenly spaced."""
@@ -283,9 +287,11 @@ def _solution(
         return None
     count = len(terms_k6)
     map_terms_k6 = (terms_k6.reshape(-1, 3) @ T[:3, :3].T).reshape(count, 6)
+    to_map_66 = np.kron(np.eye(2), T[:3, :3])
     return PoseSolution(
         T,
         (count - 1) / count * map_terms_k6.T @ map_terms_k6,
+        to_map_66 @ _rig_covariance(cost, matches, config) @ to_map_66.T,
         inliers_n,
         float(np.median(cost.errors_px_n[inliers_n])),
     )
@@ -410,6 +416,25 @@ def _by_first(T_first_cam: np.ndarray) -> np.ndarray:
     R_33, p_3 = T_first_cam[:3, :3], T_first_cam[:3, 3]
     lever_33 = np.cross(np.eye(3), p_3) @ R_33  # w x p . R column, for w along each axis
     return np.block([[R_33, np.zeros((3, 3))], [lever_33, R_33]])
+
+
+def _rig_covariance(cost: _Cost, matches: _Matches, config: PoseConfig) -> np.ndarray:
+    """Return the covariance (6, 6) of the pose by errors of the transforms between the cameras.
+
+    An error of a camera's pose in the first one moves the pose by the share of the information that
+    its matches contribute. Along the axes of the first camera.
+    """
+    sigma_6 = np.repeat([config.rig_sigma_m, np.radians(config.rig_sigma_deg)], 3)
+    covariance_66 = np.zeros((6, 6))
+    for T_first_cam, part in matches.of_cameras():
+        if np.array_equal(T_first_cam, np.eye(4)):
+            continue
+        J_u_6n, J_v_6n = cost.J_u_6n[:, part], cost.J_v_6n[:, part]
+        share_66 = np.linalg.solve(cost.hessian_66, J_u_6n @ J_u_6n.T + J_v_6n @ J_v_6n.T)
+        # a motion of the camera, as a motion of the first one
+        error_66 = share_66 @ np.linalg.inv(_by_first(T_first_cam)).T * sigma_6
+        covariance_66 += error_66 @ error_66.T
+    return covariance_66
 
 
 def _blocks(matches: _Matches, block_px: float) -> np.ndarray:

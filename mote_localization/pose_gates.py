@@ -53,7 +53,13 @@ class LocalizerConfig:
         own = {f.name: values[f.name] for f in fields(self) if f.name in values}
         names = {f.name: f"keyframe_{f.name}" for f in fields(self.keyframes)}
         changed = {name: values[key] for name, key in names.items() if key in values}
-        return replace(self, **{**own, "keyframes": replace(self.keyframes, **changed)})
+        solver = {f.name: values[f.name] for f in fields(self.pose) if f.name in values}
+        return replace(
+            self,
+            **own,
+            keyframes=replace(self.keyframes, **changed),
+            pose=replace(self.pose, **solver),
+        )
 
     def least_ratio(self, by_keyframes: bool) -> float:
         """Return the fraction of the matches that must agree with a pose.

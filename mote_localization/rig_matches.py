@@ -17,6 +17,7 @@ class CanonicalImage(NamedTuple):
     grey_hw: np.ndarray  # uint8
     covered_hw: np.ndarray  # bool: the live camera sees this cell
     T_first_cam: np.ndarray  # (4, 4), pose of its camera in the first one
+    name: str  # of its camera
 
 
 class Matches(NamedTuple):
@@ -57,7 +58,7 @@ class Matches(NamedTuple):
         """Yield the matches of each camera."""
         first = 0
         for view in self.rig:
-            part = slice(first, first + view.matches)
+            part = slice(first, first + view.match_count)
             arrays = self.points_n3[part], self.pixels_n2[part], self.sigma_n[part]
             yield Matches.joined([arrays], [view.T_first_cam])
             first = part.stop
@@ -68,12 +69,12 @@ class Matches(NamedTuple):
         if not self.rig:
             return slice(None)
         is_first = bool((self.rig[0].T_first_cam == np.eye(4)).all())
-        return slice(self.rig[0].matches if is_first else 0)
+        return slice(self.rig[0].match_count if is_first else 0)
 
     @property
     def image_n(self) -> np.ndarray:
         """Index of the image of each match."""
-        counts = [view.matches for view in self.rig] or [len(self.points_n3)]
+        counts = [view.match_count for view in self.rig] or [len(self.points_n3)]
         return np.repeat(np.arange(len(counts)), counts)
 
 

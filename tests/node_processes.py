@@ -39,3 +39,8 @@ def wait_for(condition, seconds=TIMEOUT_S) -> bool:
             return False
         time.sleep(0.002)
     return True
+
+
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process in 10^6 bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6

@@ -97,7 +97,13 @@ class SimulatedRobot:
         publisher.publish(TFMessage(transforms=[transform]))
 
     def send_image(
-        self, stamp_ns, colour, compressed=False, info_offset_ns=0, frame="camera_optical"
+        self,
+        stamp_ns,
+        colour,
+        compressed=False,
+        info_offset_ns=0,
+        frame="camera_optical",
+        encoding="rgb8",
     ):
         pixels = np.broadcast_to(np.uint8(colour), (CAMERA.height, CAMERA.width, 3))
         header = Header(frame_id=frame)
@@ -110,7 +116,7 @@ class SimulatedRobot:
         else:
             self.images.publish(
                 Image(
-                    header=header, encoding="rgb8", height=CAMERA.height, width=CAMERA.width,
+                    header=header, encoding=encoding, height=CAMERA.height, width=CAMERA.width,
                     step=3 * CAMERA.width, data=array("B", pixels.tobytes()),
                 )
             )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 import traceback
@@ -21,18 +20,17 @@ from std_msgs.msg import Header
 from std_srvs.srv import Empty, SetBool
 
 from mote_localization.backends import Chosen
-from mote_localization.camera import Camera
-from mote_localization.camera_infos import camera_of_info
 from mote_localization.debug_image import debug_image
-from mote_localization.errors import ConfigError, MoteError, RosError
+from mote_localization.errors import ConfigError, MoteError
 from mote_localization.geometry import pose_from
 from mote_localization.localization_statistics import Answered, LocalizationStatistics, Outcome
-from mote_localization.localizer import Localization, Localizer, RigImage, Tracking
+from mote_localization.localizer import Localization, Localizer, Tracking
 from mote_localization.map_cloud import map_cloud
 from mote_localization.nodes import conversions
 from mote_localization.nodes.entities import Entities
-from mote_localization.nodes.fix_requests import FixRequests
+from mote_localization.nodes.frame_reader import FrameReader
 from mote_localization.nodes.node_diagnostics import NodeDiagnostics, clock_fault
+from mote_localization.nodes.pose_requests import PoseRequests
 from mote_localization.nodes.rig_input import Frame, RigInput
 from mote_localization.nodes.robot_poses import LocalizedImage, RobotPoses
 from mote_localization.nodes.warning_log import WarningLog, without_numbers
@@ -50,11 +48,18 @@ _MAX_PATH = 1000  # poses
 _MAX_FAULT_LENGTH = 200  # characters of an unexpected exception in the status
 
 
-class Last(NamedTuple):
+class LastPose(NamedTuple):
     """The last published pose."""
 
     stamp_ns: int
     camera: int  # index of the camera whose pose it is
+    tracking: Tracking
+
+
+class _Initial(NamedTuple):
+    """A pose given by a user."""
+
+    frame: str  # of the camera whose pose it is
     tracking: Tracking
 
 
@@ -68,7 +73,7 @@ class ActiveLocalizer:
         chosen: Chosen,
         frames: FrameConfig,
         values: dict[str, Any],
-        requests: FixRequests,
+        requests: PoseRequests,
         enabled: bool = True,
     ) -> None:
         """Advertise, subscribe, and start the worker.
@@ -93,15 +98,12 @@ class ActiveLocalizer:
         self._backend_faults = [f"backend rejected: {refusal}" for refusal in chosen.refusals]
         self._map_frame = frames.map_frame
         self._camera_frame = values["camera_frame"]
-        self._last: Last | None = None  # of the last published pose
+        self._last: LastPose | None = None  # of the last published pose
         self._resets = 0  # poses of images from before a reset are discarded
         self._searched_ns = 0  # stamp of the last image that was localized without the last
-        self._initial: Tracking | None = None  # from a given pose, for the next image
+        self._initial: _Initial | None = None  # for the next image
         self.enabled = enabled
         self._path: deque[PoseStamped] = deque(maxlen=_MAX_PATH)
-        self._rectified = values["rectified"]
-        self._rectified_faults: dict[str, str] = {}  # why images look rectified, by topic
-        self._rig_fault = ""  # why the image of another camera is not used
         self._min_period_s = 1 / values["max_rate_hz"] if values["max_rate_hz"] else 0.0
         self._taken_s = _NEVER_S  # monotonic time of the last image that was not dropped
         self._frame_fault = ""  # why no transform is published
@@ -153,6 +155,11 @@ class ActiveLocalizer:
         cameras = [name for name in values["cameras"] if name]
         if cameras and self._camera_frame:
             raise ConfigError("camera_frame: several cameras have the frames of their images")
+        if cameras and not frames.base_frame:
+            raise ConfigError(
+                "cameras: base_frame is empty; set it, as base_link: poses of several cameras are "
+                "those of the robot"
+            )
         self._input = RigInput(
             self._node,
             entities,
@@ -161,6 +168,14 @@ class ActiveLocalizer:
             values["info_tolerance_s"],
             values["rig_tolerance_s"],
             self._give_to_worker,
+        )
+        self._reader = FrameReader(
+            self._node,
+            self._warnings,
+            self._input.cameras,
+            values["rectified"],
+            self._localizer.check_image,
+            self._robot_poses.between,
         )
         entities.subscription(PoseWithCovarianceStamped, "initialpose", self._on_initial_pose, 10)
         entities.service(SetBool, "~/enable", self._on_enable)
@@ -213,7 +228,8 @@ class ActiveLocalizer:
             )
             self._forget_pose()
             return
-        initial = self._localizer.tracking_at(T_map_cam)
+        frame = self._robot_poses.camera_frame
+        initial = _Initial(frame, self._localizer.tracking_at(T_map_cam))
         with self._wake:
             self._initial = initial  # if the next image does not confirm it, the last pose remains
         self._robot_poses.reset()
@@ -246,8 +262,7 @@ class ActiveLocalizer:
             clock_fault(self._node),
             self._input_warning,
             self._frame_fault,
-            *self._rectified_faults.values(),
-            self._rig_fault,
+            *self._reader.faults(),
         ]
         if not self.enabled:
             faults = ["disabled by the service ~/enable"]
@@ -302,24 +317,25 @@ class ActiveLocalizer:
 
     def _localize_and_publish(self, frames: list[Frame], received_s: float) -> None:
         """Localize the images of one moment; results have the first one's stamp."""
-        first = frames[0]
-        stamp = first.image.header.stamp
+        stamp = frames[0].image.header.stamp
         try:
-            image_hw3, camera = self._image_of(first)
-            frame = self._camera_frame or first.image.header.frame_id
+            first, *others = self._reader.read(frames)
+            stamp = first.header.stamp
+            frame = self._camera_frame or first.header.frame_id
             self._robot_poses.camera_frame = frame
-            others = self._others(frames)
             with self._wake:
                 initial, self._initial, resets = self._initial, None, self._resets
-            tracking = initial or self._tracking(nanoseconds(stamp), first.camera)
-            found = self._localized(image_hw3, camera, tracking, others)
+            tracking = self._tracking(nanoseconds(stamp), first.camera_index)
+            if initial and initial.frame == frame:
+                tracking = initial.tracking
+            found = self._localizer.localize(
+                first.image_hw3, first.camera, tracking, self._reader.placed(first, others)
+            )
         except MoteError as error:
             self._warnings.warn(str(error), str(error))
             self._publish_status(stamp, received_s, None, str(error))
             return
-        if self._debug_image.get_subscription_count():
-            header = Header(stamp=stamp, frame_id=frame)
-            self._debug_image.publish(conversions.image_message(header, debug_image(found)))
+        self._publish_debug_image(Header(stamp=stamp, frame_id=frame), found)
         T_map_cam, covariance_66 = found.T_map_cam, found.covariance_66
         if T_map_cam is None or covariance_66 is None:
             self._warnings.warn("lost", f"lost: {found.reason}")
@@ -333,58 +349,14 @@ class ActiveLocalizer:
             )
             return
         self._robot_poses.add(
-            LocalizedImage(stamp, frame, T_map_cam, covariance_66, found, received_s, first.camera)
+            LocalizedImage(
+                stamp, frame, T_map_cam, covariance_66, found, received_s, first.camera_index
+            )
         )
 
-    def _localized(
-        self,
-        image_hw3: np.ndarray,
-        camera: Camera,
-        tracking: Tracking | None,
-        others: list[RigImage],
-    ) -> Localization:
-        try:
-            return self._localizer.localize(image_hw3, camera, tracking, others)
-        except MoteError as error:
-            raise MoteError(f"{self._input.image_topics}: {error}") from error
-
-    def _image_of(self, frame: Frame) -> tuple[np.ndarray, Camera]:
-        """Return an image (RGB uint8) and its camera.
-
-        Raises:
-            MoteError: One of them cannot be used; the message names the topic.
-        """
-        source = self._input.cameras[frame.camera]
-        topic = source.image_topic
-        try:
-            image_hw3 = conversions.image_from_message(frame.image)
-            topic = source.info_topic
-            size = image_hw3.shape[1], image_hw3.shape[0]
-            camera = camera_of_info(frame.info, size, self._rectified)
-        except MoteError as error:
-            raise MoteError(f"{topic}: {error}") from error
-        self._check_rectified(source.image_topic, camera)
-        return image_hw3, camera
-
-    def _others(self, frames: list[Frame]) -> list[RigImage]:
-        """Return the images of the other cameras, without those that cannot be used."""
-        first, others, fault = frames[0].image.header, [], ""
-        for frame in frames[1:]:
-            header = frame.image.header
-            try:
-                if header.frame_id == first.frame_id:
-                    raise RosError(f"its frame_id is another camera's, '{first.frame_id[:60]}'")
-                T_first_cam = self._robot_poses.between(
-                    first.frame_id, header.frame_id, header.stamp
-                )
-                others.append(RigImage(*self._image_of(frame), T_first_cam))
-            except MoteError as error:
-                fault = (
-                    f"localized without {self._input.cameras[frame.camera].image_topic}: {error}"
-                )
-                self._warnings.warn("rig", fault)
-        self._rig_fault = fault
-        return others
+    def _publish_debug_image(self, header: Header, found: Localization) -> None:
+        if self._debug_image.get_subscription_count():
+            self._debug_image.publish(conversions.image_message(header, debug_image(found)))
 
     def _publish_pose(self, image: LocalizedImage, pose: RobotPose) -> None:
         """Publish the robot's pose at the time of an image, unless it is held back."""
@@ -397,7 +369,7 @@ class ActiveLocalizer:
             return
         tracking = image.found.tracking
         stamp_ns = nanoseconds(image.stamp)
-        self._last = Last(stamp_ns, image.camera, tracking) if tracking else None
+        self._last = LastPose(stamp_ns, image.camera, tracking) if tracking else None
         header = Header(stamp=image.stamp, frame_id=self._map_frame)
         message = conversions.pose_message(header, pose.T_map_frame, pose.covariance_66)
         self._pose.publish(message)
@@ -407,19 +379,6 @@ class ActiveLocalizer:
         if self._points.get_subscription_count():
             self._points.publish(conversions.cloud_message(header, image.found))
         self._publish_status(image.stamp, image.received_s, image.found)
-
-    def _check_rectified(self, topic: str, camera: Camera) -> None:
-        """Warn if images are rectified by the name of their topic, and are not treated so."""
-        name = topic.removesuffix("/compressed").rsplit("/", 1)[-1]
-        fault = ""
-        if re.search("(^|_)rect(_|$)", name) and any(camera.distortion):
-            fault = (
-                f"{topic} is rectified by its name, but its CameraInfo has a distortion, which is "
-                "removed again; set the parameter rectified"
-            )
-        if fault and not self._rectified_faults.get(topic):
-            self._node.get_logger().warning(fault)
-        self._rectified_faults[topic] = fault
 
     def _on_missing_transform(self, image: LocalizedImage, error: MoteError) -> None:
         """Report a pose that cannot be that of the robot."""

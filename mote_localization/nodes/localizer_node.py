@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,9 @@ from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.map_to_odom import OdometryConfig
 from mote_localization.nodes.active_localizer import ActiveLocalizer
-from mote_localization.nodes.fix_requests import FixRequests
 from mote_localization.nodes.node_parameters import PARAMETERS
+from mote_localization.nodes.pose_requests import PoseRequests
+from mote_localization.nodes.process import free_memory
 from mote_localization.pose_gates import LocalizerConfig
 from mote_localization.robot_frames import FrameConfig
 
@@ -72,7 +72,7 @@ class LocalizerNode(LifecycleNode):
         self._error: MoteError | None = None  # of the last transition
         self._logs_errors = True  # of transitions; at the start, they are raised
         super().__init__(node_name, **options)
-        self._requests = FixRequests(self)
+        self._requests = PoseRequests(self)
         for p in PARAMETERS:
             self.declare_parameter(p.name, p.default, p.descriptor())
         self.add_on_set_parameters_callback(self._on_parameters)
@@ -127,7 +127,7 @@ class LocalizerNode(LifecycleNode):
         if self._loaded:
             self._loaded.localizer.close()
         self._loaded = None
-        gc.collect()  # subscriptions and their callbacks are reference cycles
+        free_memory()
 
     def destroy_node(self) -> None:
         """Close and destroy the node."""
@@ -194,22 +194,25 @@ class LocalizerNode(LifecycleNode):
             return
         if self._swapping:
             self.destroy_timer(self._swapping)
-        if not self._next or not self._loaded:  # cleaned up meanwhile
-            return
-        path, loading, before = self._next.path, self._next.loading, self._loaded
-        self._next = None
-        error = loading.exception()
-        if error is not None:
-            kept = before.values["map"]
+        if self._next and self._loaded:  # not cleaned up meanwhile
+            path, loading = self._next.path, self._next.loading
+            self._next = None
+            error = loading.exception()
+            if error is None:
+                self._swap(self._loaded.localizer, loading.result())
+                free_memory()
+                return
+            kept = self._loaded.values["map"]
             self.get_logger().error(f"{path}: cannot be used, {kept} stays in use: {error}")
             self.set_parameters([RosParameter("map", value=kept)])
-            return
+
+    def _swap(self, before: Localizer, loaded: _Loaded) -> None:
         active = self._active
         self._deactivate()
-        self._loaded = loading.result()
-        self._loaded.localizer.config = before.localizer.config
-        before.localizer.close()
-        self._loaded.localizer.prepare_search()
+        self._loaded = loaded
+        loaded.localizer.config = before.config
+        before.close()
+        loaded.localizer.prepare_search()
         if active:
             self._activate(active.enabled)
 

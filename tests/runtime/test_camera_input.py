@@ -14,9 +14,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from mote_localization.camera import Camera
 from mote_localization.localizer import Tracking
 from mote_localization.nodes import process
-from mote_localization.nodes.active_localizer import ActiveLocalizer, Last
+from mote_localization.nodes.active_localizer import ActiveLocalizer, LastPose
 from mote_localization.nodes.camera_input import CameraInput
 from mote_localization.nodes.entities import Entities
+from mote_localization.nodes.frame_reader import FrameReader
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
 UHD, VGA = CameraInfo(width=3840, height=2160), CameraInfo(width=640, height=480)
@@ -96,7 +97,7 @@ def test_a_rectified_topic_with_a_distortion_is_named():
         _rectified_faults={},
     )
     topic = "/camera/image_rect_color/compressed"
-    check = partial(ActiveLocalizer._check_rectified, node, topic)
+    check = partial(FrameReader._check_rectified, node, topic)
     for _ in range(2):
         check(Camera(640, 480, 500.0, 500.0, 320.0, 240.0, "plumb_bob", (0.1,) * 5))
     assert (
@@ -110,7 +111,7 @@ def test_a_rectified_topic_with_a_distortion_is_named():
 
 def test_images_without_stamps_are_localized_without_the_last_pose():
     last, requests = Tracking(None, None), SimpleNamespace(waiting=False)
-    node = SimpleNamespace(_last=Last(0, 0, last), _searched_ns=0, _requests=requests)
+    node = SimpleNamespace(_last=LastPose(0, 0, last), _searched_ns=0, _requests=requests)
     tracking = partial(ActiveLocalizer._tracking, node, camera=0)
     assert tracking(0) is None and tracking(0) is None
     assert tracking(10**8) is last

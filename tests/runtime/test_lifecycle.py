@@ -12,7 +12,7 @@ import rclpy
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from make_map import write_constant_map
-from node_processes import wait_for
+from node_processes import memory_mb, wait_for
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -72,10 +72,6 @@ def manager(ros_env):
 
 def threads_and_files(pid):
     return tuple(len(list(Path(f"/proc/{pid}/{kind}").iterdir())) for kind in ("task", "fd"))
-
-
-def memory_mb(pid):
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
 
 
 def test_a_bad_map_fails_configure_and_the_node_lives(child, manager, room_map, tmp_path):

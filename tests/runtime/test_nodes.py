@@ -31,7 +31,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from mote_localization.geometry import pose_from
 from mote_localization.localizer import Tracking
 from mote_localization.nodes import process
-from mote_localization.nodes.active_localizer import ActiveLocalizer, Last
+from mote_localization.nodes.active_localizer import ActiveLocalizer, LastPose
 from mote_localization.nodes.node_parameters import PARAMETERS
 from mote_localization.scenes.bags import BagWriter
 from mote_localization.stamps import nanoseconds
@@ -166,11 +166,11 @@ def expected_position(colour):
 def test_the_last_pose_is_tracked_for_a_second_then_one_image_without_it():
     last = Tracking(T_MAP_CAM, np.zeros((30, 40, 3)))
     requests = SimpleNamespace(waiting=False)
-    node = SimpleNamespace(_last=Last(10**9, 0, last), _searched_ns=10**9, _requests=requests)
+    node = SimpleNamespace(_last=LastPose(10**9, 0, last), _searched_ns=10**9, _requests=requests)
     tracking = partial(ActiveLocalizer._tracking, node, camera=0)
     assert tracking(int(1.5e9)) is last
     assert tracking(int(1.5e9), camera=1) is None
-    node._last = Last(int(1.9e9), 0, last)
+    node._last = LastPose(int(1.9e9), 0, last)
     assert tracking(int(2.1e9)) is None and tracking(int(2.2e9)) is last
     node._last = None
     assert tracking(int(2.3e9)) is None

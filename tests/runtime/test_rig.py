@@ -71,7 +71,7 @@ def test_without_the_place_in_any_image_the_rig_is_lost(plain, with_keyframes):
         assert found.status is Status.LOST and found.T_map_cam is None
 
 
-def test_two_cameras_halve_what_one_does_not_see(plain):
+def test_two_cameras_together_have_enough_inliers(plain):
     config = LocalizerConfig(max_sigma_m=0.06, min_inliers=1000, max_cells=1000)
     localizer = Localizer(plain, Student(), config)
     assert "expected at least 1000" not in localizer.localize(FRONT, CAMERA).reason
@@ -128,6 +128,22 @@ def test_cameras_that_contradict_each_other_give_no_pose(with_keyframes):
         assert found.contradicted and "alone has a pose" in found.reason, found.reason
         tracked = localizer.localize(FRONT, CAMERA, right.tracking, others)
         assert tracked.status is Status.LOST or error_m(tracked) < 5e-3
+
+
+@pytest.mark.parametrize("image", [FRONT, BLACK], ids=["both", "left"])
+def test_the_covariance_contains_the_errors_of_the_transforms(with_keyframes, image):
+    localizer, nees = Localizer(with_keyframes, Student()), []
+    config, random = localizer.config.pose, np.random.default_rng(0)
+    sigma_6 = np.repeat([config.rig_sigma_m, np.radians(config.rig_sigma_deg)], 3)
+    for _ in range(12):
+        error_6 = sigma_6 * random.normal(size=6)
+        error = rigid(exp_rotation(error_6[3:]), error_6[:3])
+        others = [left(T_first_cam=T_FRONT_LEFT @ error)]
+        found = localizer.localize(image, CAMERA, None, others)
+        assert found.status is Status.LOCALIZED, found.reason
+        motion_6 = local_coordinates(T_MAP_CAM, found.T_map_cam)
+        nees.append(motion_6 @ np.linalg.solve(found.covariance_66, motion_6) / 6)
+    assert 0.2 < np.median(nees) < 2.5, nees
 
 
 def test_calibrated_transforms_between_cameras_need_not_be_exact(with_keyframes):

@@ -11,7 +11,7 @@ pytest.importorskip("tf2_msgs", reason="needs tf2_msgs")
 
 import rclpy
 from make_map import T_MAP_CAM, write_constant_map
-from node_processes import wait_for
+from node_processes import memory_mb, wait_for
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters
@@ -22,10 +22,10 @@ from simulated_robot import FRAMES, T_BASE_CAM, true_pose, write_room_map
 from std_srvs.srv import SetBool, Trigger
 
 from mote_localization.geometry import invert, rigid
-from mote_localization.nodes import fix_requests, process
-from mote_localization.nodes.fix_requests import FixRequests
+from mote_localization.nodes import pose_requests, process
 from mote_localization.nodes.localizer_node import LocalizerNode
 from mote_localization.nodes.matching import MomentMatcher
+from mote_localization.nodes.pose_requests import PoseRequests
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
 
@@ -82,8 +82,11 @@ class Cameras:
         }
         robot.send_transform(robot.tf_static, 0, "camera_optical", "left_optical", T_FRONT_LEFT)
 
-    def send(self, front, left, count=10):
-        """Send images of two colours; None: that camera is silent. Return their stamps."""
+    def send(self, front, left, count=10, encoding="rgb8"):
+        """Send images of two colours; None: that camera is silent. Return their stamps.
+
+        `encoding` is that of the front camera.
+        """
         stamps = []
         for _ in range(count):
             stamp_ns = self.robot.node.get_clock().now().nanoseconds
@@ -91,7 +94,8 @@ class Cameras:
             for name, colour, frame in frames:
                 if colour is not None:
                     self.robot.images, self.robot.infos = self.topics[name]
-                    self.robot.send_image(stamp_ns, colour, frame=frame)
+                    kind = encoding if name == "front" else "rgb8"
+                    self.robot.send_image(stamp_ns, colour, frame=frame, encoding=kind)
             stamps.append(stamp_ns)
             time.sleep(1 / 15)
         time.sleep(0.3)
@@ -117,6 +121,10 @@ def test_two_cameras_give_one_pose_of_the_robot(robot, child, room_map):
         assert max(np.linalg.norm((T - true_pose(GREY))[:3, 3]) for T in known) < 2e-3
     both = cameras.send(BLACK, BLACK)
     assert not set(both) & set(robot.poses)
+    unusable = cameras.send(GREY, ahead, encoding="theora")  # the front one's
+    known = [robot.poses[ns] for ns in unusable if ns in robot.poses]
+    assert len(known) >= 7 and "/front/image: " in node.text(), node.text()
+    assert max(np.linalg.norm((T - true_pose(GREY))[:3, 3]) for T in known) < 2e-3
     cameras.send(GREY, None, 80)
     assert "/left/image" in node.text(), node.text()  # it is named as missing
     contradicting = cameras.send(GREY, GREY)[2:]  # by 0.2 m; the left one was not waited for
@@ -131,13 +139,15 @@ def test_two_cameras_give_one_pose_of_the_robot(robot, child, room_map):
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [
+        (["cameras:=[a, b]", "base_frame:=''"], "cameras: base_frame is empty; set it"),
         (["cameras:=[front, front]"], "cameras: expected at most 8 different names"),
         (["cameras:=['fr ont']"], "cameras: found 'fr ont', expected names such as front"),
         (["cameras:=[a, b]", "camera_frame:=c"], "several cameras have the frames of their images"),
     ],
 )
 def test_wrong_names_of_cameras_are_refused(child, room_map, parameters, reason):
-    words = [word for text in [f"map:={room_map}", *parameters] for word in ("-p", text)]
+    given = [f"map:={room_map}", "base_frame:=base_link", *parameters]
+    words = [word for text in given for word in ("-p", text)]
     node = child("localizer_main", "--ros-args", *words)
     assert node.code() == 1 and reason in node.text() and "Traceback" not in node.text()
 
@@ -177,10 +187,10 @@ def test_one_pose_on_request_also_of_a_disabled_node(robot, localizer):
 
 def test_an_image_from_before_a_request_does_not_answer_it(monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr(fix_requests.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(pose_requests.time, "monotonic", lambda: next(clock))
     with process.ros_context():
         node = rclpy.create_node("asked")
-        requests = FixRequests(node)
+        requests = PoseRequests(node)
         requests.open()
         asked = requests._on_request(Trigger.Request(), Trigger.Response())
         next(clock)
@@ -249,7 +259,13 @@ def test_another_map_is_loaded_beside_and_used_when_valid(robot, localizer, room
         if ns in robot.poses
     ]
     assert np.allclose(shifts, [0.0, 0.5, 0.0], atol=5e-3)
-    assert map_parameter() == str(other) and node.end() == 0
+    assert map_parameter() == str(other)
+    before_mb, pid = memory_mb(node.process.pid), node.process.pid
+    for path in 3 * [room_map, other]:
+        swaps = node.text().count("localizing ")
+        assert set_map(path).successful
+        assert wait_for(lambda count=swaps: node.text().count("localizing ") == count + 1)
+    assert memory_mb(pid) < 1.1 * before_mb and node.end() == 0
 
 
 def test_while_a_map_is_loaded_no_other_one_is_accepted(room_map, tmp_path):

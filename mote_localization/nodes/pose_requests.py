@@ -16,7 +16,7 @@ _TIMEOUT_S = 3.0  # without an image
 _CHECK_S = 0.2
 
 
-class FixRequests:
+class PoseRequests:
     """Answers requests with what becomes of the next image that is localized after them.
 
     The service lives as long as its node, because a request may wait when the node is deactivated.
