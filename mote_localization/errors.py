@@ -1,8 +1,19 @@
 """The exceptions of Mote: one class per kind of fault, one base class."""
 
+import re
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the end of a line
+
 
 class MoteError(Exception):
-    """Base class of all errors that Mote raises on purpose; the text is written for users."""
+    """Base class of all errors that Mote raises on purpose; the text is written for users.
+
+    Names from files may contain control characters, which a terminal would obey: they are escaped.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        """Create an error with its text."""
+        super().__init__(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(message)))
 
 
 class MapFileError(MoteError):

@@ -63,6 +63,8 @@ def read_metadata(model: onnx.ModelProto) -> MapInfo:
             damaged; or the format is newer than this code.
     """
     entries = {entry.key: entry.value for entry in model.metadata_props}
+    if any(isinstance(text, bytes) for text in (*entries, *entries.values())):
+        raise MapFileError("its description is no UTF-8 text; copy the map again, or make it again")
     named = {
         key.removeprefix(PREFIX): text for key, text in entries.items() if key.startswith(PREFIX)
     }

@@ -105,7 +105,7 @@ def open_bag(path: Path) -> Iterator[BagReader]:
     except MoteError:
         raise
     except Exception as error:  # of struct, zstd, apsw, yaml and assert: no common base
-        detail = str(error) or type(error).__name__
+        detail = " ".join(str(error).split()) or type(error).__name__
         raise BagError(f"{path}: damaged or no rosbag2 recording ({detail[:160]})") from error
 
 
@@ -234,7 +234,7 @@ class MessageCursor:
                 raise
             except Exception as error:  # StopIteration too
                 self._next = -1
-                detail = str(error) or type(error).__name__
+                detail = " ".join(str(error).split()) or type(error).__name__
                 raise BagError(
                     f"{self.path}: message {index} of {self.topic[:60]} cannot be read "
                     f"({detail[:120]}); the recording is damaged"
