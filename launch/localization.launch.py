@@ -21,6 +21,12 @@ ARGUMENTS = (
     ("map", None, "map file (.onnx), made by `mote-distill map`"),
     ("image", "camera/image_raw", "topic of the images"),
     ("camera_info", "camera/camera_info", "topic of the CameraInfo"),
+    (
+        "cameras",
+        "",
+        "names of several cameras, as front,left, with the topics NAME/image_raw and "
+        "NAME/camera_info; empty: as in params_file",
+    ),
     ("namespace", "", "namespace of the node"),
     ("params_file", str(PARAMS_FILE), "YAML file with parameters"),
     ("map_frame", "", "frame of poses and clouds; empty: as in params_file"),
@@ -112,18 +118,23 @@ def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     with_rviz = given["rviz"].lower() in ("true", "1")
     if with_rviz:
         get_package_prefix("rviz2")  # fails before anything is started
-    overrides = {
+    overrides: dict[str, Any] = {
         name: ParameterValue(LaunchConfiguration(name), value_type=kind)
         for name, kind in OVERRIDES.items()
         if given[name]
     }
+    remappings = [(name, given[name]) for name in ("image", "camera_info")]
+    cameras = [name.strip() for name in given["cameras"].split(",") if name.strip()]
+    if cameras:
+        overrides["cameras"] = cameras
+        remappings = [(f"{name}/image", f"{name}/image_raw") for name in cameras]
     localizer = Node(
         package="mote_localization",
         executable="localizer",
         name="localizer",
         namespace=given["namespace"],
         parameters=[given["params_file"], overrides],
-        remappings=[(name, given[name]) for name in ("image", "camera_info")],
+        remappings=remappings,
         arguments=["--ros-args", "--log-level", given["log_level"]],
         output="screen",
         respawn=given["respawn"].lower() in ("true", "1"),
