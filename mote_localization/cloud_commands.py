@@ -58,9 +58,10 @@ class GridCommand:
         """Write the files."""
         if not self.output.name:
             raise MoteError(f"--output {self.output}: expected the name of files, without ending")
-        paths = {
-            ending: self.output.with_name(f"{self.output.name}.{ending}") for ending in _ENDINGS
-        }
+        name = self.output.name
+        if self.output.suffix[1:] in _ENDINGS:
+            name = self.output.stem
+        paths = {ending: self.output.with_name(f"{name}.{ending}") for ending in _ENDINGS}
         for path in paths.values():
             check_output(path, "--output")
         info = read_map(self.map).info

@@ -45,6 +45,11 @@ class FrameConfig:
             raise FrameError("publish_tf map_to_base: base_frame is empty; set it, as base_link")
         if self.broadcast == "map_to_odom" and not self.odom_frame:
             raise FrameError("publish_tf map_to_odom: odom_frame is empty; set it, as odom")
+        for name in (self.map_frame, self.odom_frame, self.base_frame):
+            if name.startswith("/") or name != "".join(name.split()):
+                raise FrameError(
+                    f"found the frame '{name[:40]}', expected a name such as base_link"
+                )
         odom_frame = self.odom_frame if self.broadcast == "map_to_odom" else ""
         names = [name for name in (self.map_frame, odom_frame, self.base_frame) if name]
         if not self.map_frame or len(set(names)) < len(names):

@@ -31,7 +31,7 @@ from mote_localization.nodes.entities import Entities
 from mote_localization.nodes.frame_reader import FrameReader
 from mote_localization.nodes.node_diagnostics import NodeDiagnostics, clock_fault
 from mote_localization.nodes.pose_requests import PoseRequests
-from mote_localization.nodes.rig_input import Frame, RigInput
+from mote_localization.nodes.rig_input import Frame, RigInput, cameras_of
 from mote_localization.nodes.robot_poses import LocalizedImage, RobotPoses
 from mote_localization.nodes.warning_log import WarningLog, without_numbers
 from mote_localization.robot_frames import FrameConfig, RobotPose
@@ -152,7 +152,7 @@ class ActiveLocalizer:
             self._publish_pose,
             self._on_missing_transform,
         )
-        cameras = [name for name in values["cameras"] if name]
+        cameras = cameras_of(values)
         if cameras and self._camera_frame:
             raise ConfigError("camera_frame: several cameras have the frames of their images")
         if cameras and not frames.base_frame:

@@ -9,7 +9,6 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from mote_localization.errors import RosError
 from mote_localization.nodes.conversions import calibration_of
 from mote_localization.nodes.entities import Entities
 from mote_localization.nodes.matching import InfoMatcher
@@ -17,10 +16,10 @@ from mote_localization.stamps import nanoseconds
 
 AnyImage: TypeAlias = Image | CompressedImage
 
-_TYPES = {"raw": Image, "compressed": CompressedImage}  # by the name of the image transport
+TRANSPORTS = {"raw": Image, "compressed": CompressedImage}  # by the name of the image transport
 _LATCHED_PERIOD_S = 1.0  # between two checks for publishers that keep their last CameraInfo
 _SHARED_MEMORY_BYTES = 16 << 20  # segment_size in config/fastdds.xml
-_MIN_ARRIVED = 0.95  # fraction of large images; others are reported as lost
+_MIN_ARRIVED = 0.95  # fraction of the images that arrive with a CameraInfo; fewer are reported
 _ENDING = "/compressed"  # of the topics of image_transport's plug-in
 
 
@@ -46,14 +45,9 @@ class CameraInput:
             tolerance_s: How much later than its image a CameraInfo may be stamped, s.
             on_frame: Is called with each image and its CameraInfo.
             prefix: Of the names of the topics, such as `front/`.
-
-        Raises:
-            RosError: The transport is unknown.
         """
-        if transport not in _TYPES:
-            raise RosError(f"image_transport: found '{transport[:40]}', expected raw or compressed")
         self._node, self._on_frame = node, on_frame
-        self._type = _TYPES[transport]
+        self._type = TRANSPORTS[transport]
         topic = node.resolve_topic_name(f"{prefix}image")
         if transport == "compressed" and not topic.endswith(_ENDING):
             topic += _ENDING
@@ -98,7 +92,7 @@ class CameraInput:
                 f"images on {self.image_topic}, but no camera_info on {self.info_topic} for "
                 f"{period_s:g} s (remap it: -r {self._prefix}camera_info:=/camera/camera_info)"
             )
-        if unmatched:
+        if unmatched > (1 - _MIN_ARRIVED) * images:
             return (
                 f"{unmatched} of {images} images on {self.image_topic} dropped: no message on "
                 f"{self.info_topic} is valid at their stamp; the driver stamps them differently"
@@ -114,7 +108,9 @@ class CameraInput:
         expected = f"sensor_msgs/msg/{self._type.__name__}"
         others = sorted({publisher.topic_type for publisher in publishers} - {expected})
         if others:
-            fitting = {f"sensor_msgs/msg/{kind.__name__}": name for name, kind in _TYPES.items()}
+            fitting = {
+                f"sensor_msgs/msg/{kind.__name__}": name for name, kind in TRANSPORTS.items()
+            }
             hint = f"its publisher has the type {', '.join(others)[:100]}, expected {expected}"
             names = [fitting[other] for other in others if other in fitting]
             return f"{hint}; set image_transport to {names[0]}" if names else hint

@@ -24,6 +24,7 @@ from mote_localization.nodes.active_localizer import ActiveLocalizer
 from mote_localization.nodes.node_parameters import PARAMETERS
 from mote_localization.nodes.pose_requests import PoseRequests
 from mote_localization.nodes.process import free_memory
+from mote_localization.nodes.rig_input import cameras_of, check_inputs
 from mote_localization.pose_gates import LocalizerConfig
 from mote_localization.robot_frames import FrameConfig
 
@@ -85,7 +86,7 @@ class LocalizerNode(LifecycleNode):
             MoteError: The map, the backend or a parameter cannot be used.
         """
         node = cls()
-        if node.get_parameter("autostart").value:
+        if node._values()["autostart"]:
             node._logs_errors = False
             for transition in (node.trigger_configure, node.trigger_activate):
                 done = transition()
@@ -156,13 +157,16 @@ class LocalizerNode(LifecycleNode):
         self._loaded.localizer.prepare_search()
 
     def _values(self) -> dict[str, Any]:
-        return {p.name: self.get_parameter(p.name).value for p in PARAMETERS}
+        """Return all parameters; those that ROS takes as not set, as [], have their defaults."""
+        defaults = {p.name: RosParameter(p.name, value=p.default) for p in PARAMETERS}
+        return {name: self.get_parameter_or(name, one).value for name, one in defaults.items()}
 
     def _loaded_from(self, values: dict[str, Any]) -> _Loaded:
         if not values["map"]:
             raise MapFileError("parameter `map` is empty; give it a map file: -p map:=kitchen.onnx")
         config = LocalizerConfig().with_parameters(values)
         frames = _frame_config(values)
+        check_inputs(cameras_of(values), values["image_transport"])
         map_file = read_map(Path(values["map"]).expanduser())
         chosen = choose_backend(map_file, values["backend"], values["threads"])
         localizer = Localizer(map_file, chosen.backend, config)
@@ -268,6 +272,6 @@ def _frame_config(values: dict[str, Any]) -> FrameConfig:
         odom_frame=values["odom_frame"],
         base_frame=values["base_frame"],
         broadcast="off" if broadcast is False else broadcast,  # YAML reads off as false
-        several_cameras=any(values["cameras"]),
+        several_cameras=bool(cameras_of(values)),
         odometry=OdometryConfig(confirmations=values["confirmations"]),
     )

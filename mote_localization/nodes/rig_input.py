@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 
 from mote_localization.errors import RosError
-from mote_localization.nodes.camera_input import AnyImage, CameraInput
+from mote_localization.nodes.camera_input import TRANSPORTS, AnyImage, CameraInput
 from mote_localization.nodes.entities import Entities
 from mote_localization.nodes.matching import MomentMatcher
 from mote_localization.stamps import nanoseconds
 
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 _MAX_CAMERAS = 8
+
+
+def cameras_of(values: Mapping[str, Any]) -> list[str]:
+    """Return the names of several cameras in the parameters; empty: there is one."""
+    return [name for name in values["cameras"] if name]
+
+
+def check_inputs(cameras: Sequence[str], transport: str) -> None:
+    """Check the parameters of the images.
+
+    Raises:
+        RosError: A name of a camera or the transport cannot be used.
+    """
+    for name in cameras:
+        if not _NAME.fullmatch(name):
+            raise RosError(f"cameras: found '{name[:40]}', expected names such as front")
+        if cameras.count(name) > 1:
+            raise RosError(f"cameras: found '{name[:40]}' twice, expected different names")
+    if len(cameras) > _MAX_CAMERAS:
+        raise RosError(f"cameras: found {len(cameras)}, expected at most {_MAX_CAMERAS}")
+    if transport not in TRANSPORTS:
+        raise RosError(f"image_transport: found '{transport[:40]}', expected raw or compressed")
 
 
 class Frame(NamedTuple):
@@ -55,11 +77,7 @@ class RigInput:
         Raises:
             RosError: A name or the transport cannot be used.
         """
-        for name in cameras:
-            if not _NAME.fullmatch(name):
-                raise RosError(f"cameras: found '{name[:40]}', expected names such as front")
-        if len(set(cameras)) < len(cameras) or len(cameras) > _MAX_CAMERAS:
-            raise RosError(f"cameras: expected at most {_MAX_CAMERAS} different names")
+        check_inputs(cameras, transport)
         self._names, self._on_frames = cameras, on_frames
         prefixes = [f"{name}/" for name in cameras] or [""]
         self._moments: MomentMatcher[Frame] | None = None
@@ -87,8 +105,9 @@ class RigInput:
         missing = [camera.missing(period_s) for camera in self.cameras]
         if self._moments and not any(missing):
             missing = [
-                f"images of {self._names[i]} are not used: the others are stamped over "
-                f"{self._tolerance_s:g} s apart; synchronize the cameras, or raise rig_tolerance_s"
+                f"images of {self._names[i]} are not used: they have stopped, or are stamped over "
+                f"{self._tolerance_s:g} s from the others (synchronize the cameras, or raise "
+                "rig_tolerance_s)"
                 for i in sorted(self._moments.missing)
             ]
         return "; ".join(filter(None, missing))

@@ -140,7 +140,9 @@ def test_two_cameras_give_one_pose_of_the_robot(robot, child, room_map):
     ("parameters", "reason"),
     [
         (["cameras:=[a, b]", "base_frame:=''"], "cameras: base_frame is empty; set it"),
-        (["cameras:=[front, front]"], "cameras: expected at most 8 different names"),
+        (["cameras:=[front, front]"], "cameras: found 'front' twice"),
+        (["cameras:=[]", "image_transport:=theora"], "image_transport: found 'theora'"),
+        (["base_frame:=/base_link"], "found the frame '/base_link', expected a name such as"),
         (["cameras:=['fr ont']"], "cameras: found 'fr ont', expected names such as front"),
         (["cameras:=[a, b]", "camera_frame:=c"], "several cameras have the frames of their images"),
     ],
