@@ -7,7 +7,7 @@ import numpy as np
 
 from mote_localization.errors import SceneError
 
-CHI2_6 = 22.46  # 99.9 % of chi-squared with the six degrees of freedom of a pose
+_CHI2_6 = 22.46  # 99.9 % of chi-squared with the six degrees of freedom of a pose
 # Largest error of R R^T: text files have few digits, and trackers accumulate rounding errors.
 _ORTHONORMAL_TOLERANCE = 1e-2
 _ROUNDING = 1e-12  # error of R R^T in double precision
@@ -110,6 +110,11 @@ def local_coordinates(T_map_from: np.ndarray, T_map_to: np.ndarray) -> np.ndarra
     """
     rotation_3 = log_rotation(T_map_to[:3, :3] @ T_map_from[:3, :3].T)
     return np.concatenate([T_map_to[:3, 3] - T_map_from[:3, 3], rotation_3])
+
+
+def is_explained(motion_6: np.ndarray, covariance_66: np.ndarray) -> bool:
+    """Return whether a motion, see `local_coordinates`, is within 99.9 % of its covariance."""
+    return bool(motion_6 @ np.linalg.solve(covariance_66, motion_6) < _CHI2_6)
 
 
 def retract(T_map_cam: np.ndarray, motion_6: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 from mote_localization.backends import Backend, create_backend
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
 from mote_localization.drift import Kriging
-from mote_localization.geometry import CHI2_6, invert, local_coordinates, transform
+from mote_localization.geometry import invert, is_explained, local_coordinates, transform
 from mote_localization.keyframe_poses import KeyframePoses, Query
 from mote_localization.keyframe_search import SearchCancelled, forget_searches, search_of
 from mote_localization.map_file import MapFile, read_map
@@ -102,6 +102,7 @@ class _Checked(NamedTuple):
     found: Found
     given: PoseSolution | None
     reason: str  # empty if it passes all gates
+    keyframe_distance: float  # m, see `Localization`
     contradicted: bool = False  # by one of several cameras
 
 
@@ -266,7 +267,7 @@ class Localizer:
         ]
         queries, tracked = pending.result() if pending else ([], None)
         checked = tracked or self._find_pose(prepared, queries, tracking)
-        found, given, reason, contradicted = checked
+        found, given, reason = checked.found, checked.given, checked.reason
         solution, accepted = found.solution, given if not reason else None
         points_hw3, sigma_hw = predictions[0]
         if self._drift and solution and accepted:
@@ -279,7 +280,6 @@ class Localizer:
                 for one in prepared
             )
             following = Tracking(solution.T_map_cam, surface.points_hw3, tuple(others_surfaces))
-        distance = self._keyframe_distance(solution, found.matches) if solution else 0.0
         first = found.matches.of_first
         pixels_n2 = found.matches.pixels_n2[first]
         solved = time.perf_counter()
@@ -289,11 +289,11 @@ class Localizer:
             T_map_cam=accepted.T_map_cam if accepted else None,
             covariance_66=accepted.covariance_66 if accepted else None,
             tracking=following,
-            contradicted=contradicted,
+            contradicted=checked.contradicted,
             inliers=int(given.inliers_n.sum()) if given else 0,
             cells=len(found.matches.points_n3),
             reprojection_px=given.reprojection_px if given else float("nan"),
-            keyframe_distance=distance,
+            keyframe_distance=checked.keyframe_distance,
             points_hw3=points_hw3,
             sigma_hw=sigma_hw,
             covered_hw=views[0].covered_hw,
@@ -436,7 +436,7 @@ class Localizer:
                 continue
             error_6 = local_coordinates(_pose_of(checked), _pose_of(other))
             covariance_66 = other.given.covariance_66 + checked.given.covariance_66
-            if error_6 @ np.linalg.solve(covariance_66, error_6) > CHI2_6:
+            if not is_explained(error_6, covariance_66):
                 return (
                     f"{name} alone has a pose {np.linalg.norm(error_6[:3]):.2f} "
                     f"{self.info.unit} and {np.degrees(np.linalg.norm(error_6[3:])):.1f} deg from "
@@ -445,14 +445,15 @@ class Localizer:
         return ""
 
     def _checked(self, found: Found) -> _Checked:
-        matches, given = found.matches, None
+        matches, given, distance = found.matches, None, 0.0
         if found.solution:
-            given = self._in_given_frame(found.solution, matches)
+            distance = self._keyframe_distance(found.solution, matches)
+            given = self._in_given_frame(found.solution, distance)
         by_keyframes = self._keyframes is not None
         reason = self.config.rejection_reason(
             given, matches.pixels_n2, matches.image_n, self.info, by_keyframes
         )
-        return _Checked(found, given, reason)
+        return _Checked(found, given, reason, distance)
 
     def _first_pose(self, images: Sequence[_Prepared], queries: Sequence[Query]) -> Found:
         """Return the pose of the student's points, refined with the keyframes if there are any."""
@@ -490,14 +491,13 @@ class Localizer:
                 return checked
         return None
 
-    def _in_given_frame(self, solution: PoseSolution, matches: Matches) -> PoseSolution:
+    def _in_given_frame(self, solution: PoseSolution, keyframe_distance: float) -> PoseSolution:
         """Return a pose in the frame of the given poses, with its calibrated covariance."""
         T_map_cam, covariance_66 = solution.T_map_cam, solution.covariance_66
         if self._drift:
             T_map_cam, drift_66 = self._drift.predict(T_map_cam)
             covariance_66 = covariance_66 + drift_66
-        distance = self._keyframe_distance(solution, matches)
-        covariance_66 = self.info.pose_calibration.calibrated(covariance_66, distance)
+        covariance_66 = self.info.pose_calibration.calibrated(covariance_66, keyframe_distance)
         covariance_66 = covariance_66 + solution.rig_covariance_66
         return replace(solution, T_map_cam=T_map_cam, covariance_66=covariance_66)
 

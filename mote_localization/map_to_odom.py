@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mote_localization.geometry import (
-    CHI2_6,
     covariance_at,
     invert,
+    is_explained,
     local_coordinates,
     rotation_angle,
 )
@@ -142,5 +142,4 @@ class MapToOdom:
         lever_3 = expected[:3, 3] - before.T_map_base[:3, 3]
         covariance_66 = covariance_at(before.covariance_66, lever_3)
         covariance_66 += after.covariance_66 + odometry_66
-        error_6 = local_coordinates(expected, after.T_map_base)
-        return bool(error_6 @ np.linalg.solve(covariance_66, error_6) < CHI2_6)
+        return is_explained(local_coordinates(expected, after.T_map_base), covariance_66)

@@ -53,6 +53,19 @@ class RigView(NamedTuple):
     T_first_cam: np.ndarray  # (4, 4), pose in the frame of the first camera
     match_count: int
 
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first camera, whose pose is found."""
+        return np.array_equal(self.T_first_cam, np.eye(4))
+
+
+def parts_of(rig: Sequence[RigView]) -> Iterator[tuple[RigView, slice]]:
+    """Yield the cameras of a rig, and which of all matches are each one's own."""
+    first = 0
+    for view in rig:
+        yield view, slice(first, first + view.match_count)
+        first += view.match_count
+
 
 @dataclass(frozen=True)
 class PoseSolution:
@@ -131,20 +144,15 @@ class _Matches(NamedTuple):
     sigma_n: np.ndarray  # metres
     rig: Sequence[RigView]  # empty: one camera
 
-    def of_cameras(self) -> Iterator[tuple[np.ndarray, slice]]:
-        """Return T_first_cam (4, 4) of each camera, and which matches are its own."""
-        first = 0
-        for view in self.rig:
-            yield view.T_first_cam, slice(first, first + view.match_count)
-            first += view.match_count
-
     def some(self, count: int) -> "_Matches":
         """Return at most so many matches, evenly spaced."""
         last = len(self.points_n3) - 1
         chosen = np.linspace(0, last, min(count, last + 1)).round().astype(int)
         rig = [
-            RigView(T, int(np.count_nonzero((part.start <= chosen) & (chosen < part.stop))))
-            for T, part in self.of_cameras()
+            view._replace(
+                match_count=int(np.count_nonzero((part.start <= chosen) & (chosen < part.stop)))
+            )
+            for view, part in parts_of(self.rig)
         ]
         return _Matches(self.points_n3[chosen], self.pixels_n2[chosen], self.sigma_n[chosen], rig)
 
@@ -224,11 +232,11 @@ def _ransac_poselib(matches: _Matches, camera: Camera, config: PoseConfig) -> li
     refinement = {"max_iterations": 0}
     points, pixels = matches.points_n3, matches.pixels_n2
     if matches.rig:
-        poses, parts = zip(*matches.of_cameras(), strict=True)
+        views, parts = zip(*parts_of(matches.rig), strict=True)
         pose, info = poselib.estimate_generalized_absolute_pose(
             [pixels[part] for part in parts],
             [points[part] for part in parts],
-            [_poselib_pose(invert(T_first_cam)) for T_first_cam in poses],
+            [_poselib_pose(invert(view.T_first_cam)) for view in views],
             [pinhole] * len(parts),
             ransac,
             refinement,
@@ -253,7 +261,8 @@ def _ransac_opencv(matches: _Matches, camera: Camera, config: PoseConfig) -> lis
     usac.score = cv2.SCORE_METHOD_MAGSAC
     usac.randomGeneratorState = 0
     poses = []
-    for T_first_cam, part in matches.of_cameras() if matches.rig else [(np.eye(4), slice(None))]:
+    one_camera = [RigView(np.eye(4), len(matches.points_n3))]
+    for view, part in parts_of(matches.rig or one_camera):
         points, pixels = matches.points_n3[part], matches.pixels_n2[part]
         if len(points) < _MIN_MATCHES:
             continue
@@ -262,7 +271,7 @@ def _ransac_opencv(matches: _Matches, camera: Camera, config: PoseConfig) -> lis
         )
         if found and inliers is not None and len(inliers) >= _MIN_MATCHES:
             T_cam_map = rigid(cv2.Rodrigues(rotation)[0], translation[:, 0])
-            poses.append(invert(T_first_cam @ T_cam_map))
+            poses.append(invert(view.T_first_cam @ T_cam_map))
     return poses
 
 
@@ -287,11 +296,10 @@ def _solution(
         return None
     count = len(terms_k6)
     map_terms_k6 = (terms_k6.reshape(-1, 3) @ T[:3, :3].T).reshape(count, 6)
-    to_map_66 = np.kron(np.eye(2), T[:3, :3])
     return PoseSolution(
         T,
         (count - 1) / count * map_terms_k6.T @ map_terms_k6,
-        to_map_66 @ _rig_covariance(cost, matches, config) @ to_map_66.T,
+        _rig_covariance(cost, matches, T[:3, :3], config),
         inliers_n,
         float(np.median(cost.errors_px_n[inliers_n])),
     )
@@ -379,7 +387,7 @@ def _linearize(
     """
     pixels, sigma = matches.pixels_n2, matches.sigma_n
     local_3n = T_map_cam[:3, :3].T @ (matches.points_n3 - T_map_cam[:3, 3]).T
-    for T, part in matches.of_cameras():
+    for (T, _), part in parts_of(matches.rig):
         local_3n[:, part] = T[:3, :3].T @ (local_3n[:, part] - T[:3, 3:])
     x, y, z = local_3n
     ahead = z > 0
@@ -399,8 +407,8 @@ def _linearize(
     # After a camera motion by d and a rotation by w, a point q has coordinates q - d - w x q.
     J_u_6n = (camera.fx * root) * np.array([-per_z, none, a * per_z, ab, -1 - a * a, b])
     J_v_6n = (camera.fy * root) * np.array([none, -per_z, b * per_z, 1 + b * b, -ab, -a])
-    for T, part in matches.of_cameras():
-        by_first_66 = _by_first(T)
+    for view, part in parts_of(matches.rig):
+        by_first_66 = _by_first(view.T_first_cam)
         J_u_6n[:, part] = by_first_66 @ J_u_6n[:, part]
         J_v_6n[:, part] = by_first_66 @ J_v_6n[:, part]
     scores_6n = (root * du) * J_u_6n + (root * dv) * J_v_6n
@@ -418,21 +426,25 @@ def _by_first(T_first_cam: np.ndarray) -> np.ndarray:
     return np.block([[R_33, np.zeros((3, 3))], [lever_33, R_33]])
 
 
-def _rig_covariance(cost: _Cost, matches: _Matches, config: PoseConfig) -> np.ndarray:
+def _rig_covariance(
+    cost: _Cost, matches: _Matches, R_map_cam: np.ndarray, config: PoseConfig
+) -> np.ndarray:
     """Return the covariance (6, 6) of the pose by errors of the transforms between the cameras.
 
     An error of a camera's pose in the first one moves the pose by the share of the information that
-    its matches contribute. Along the axes of the first camera.
+    its matches contribute. Along the axes of the map.
     """
+    to_map_66 = np.kron(np.eye(2), R_map_cam)
     sigma_6 = np.repeat([config.rig_sigma_m, np.radians(config.rig_sigma_deg)], 3)
     covariance_66 = np.zeros((6, 6))
-    for T_first_cam, part in matches.of_cameras():
-        if np.array_equal(T_first_cam, np.eye(4)):
+    for view, part in parts_of(matches.rig):
+        if view.is_first:
             continue
         J_u_6n, J_v_6n = cost.J_u_6n[:, part], cost.J_v_6n[:, part]
         share_66 = np.linalg.solve(cost.hessian_66, J_u_6n @ J_u_6n.T + J_v_6n @ J_v_6n.T)
         # a motion of the camera, as a motion of the first one
-        error_66 = share_66 @ np.linalg.inv(_by_first(T_first_cam)).T * sigma_6
+        error_66 = share_66 @ np.linalg.inv(_by_first(view.T_first_cam)).T * sigma_6
+        error_66 = to_map_66 @ error_66
         covariance_66 += error_66 @ error_66.T
     return covariance_66
 
@@ -440,7 +452,7 @@ def _rig_covariance(cost: _Cost, matches: _Matches, config: PoseConfig) -> np.nd
 def _blocks(matches: _Matches, block_px: float) -> np.ndarray:
     """Return the image block of each match (n,), a whole number."""
     block_n = np.floor(matches.pixels_n2 / block_px) @ (1, 1 << 16)
-    for i, (_, part) in enumerate(matches.of_cameras()):
+    for i, (_, part) in enumerate(parts_of(matches.rig)):
         block_n[part] += i * (1 << 32)
     return block_n
 

@@ -6,7 +6,14 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from mote_localization.camera import Camera
-from mote_localization.pose import PoseConfig, PoseSolution, RigView, find_pose, solve_pose
+from mote_localization.pose import (
+    PoseConfig,
+    PoseSolution,
+    RigView,
+    find_pose,
+    parts_of,
+    solve_pose,
+)
 
 MatchArrays: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # points, pixels, sigmas
 
@@ -31,10 +38,10 @@ class Matches(NamedTuple):
     @classmethod
     def joined(cls, found: Sequence[MatchArrays], T_first_cams: Sequence[np.ndarray]) -> "Matches":
         """Return the matches of all images from points, pixels and sigmas of each."""
-        if len(found) == 1 and (T_first_cams[0] == np.eye(4)).all():
-            return cls(*found[0], ())
         pairs = zip(T_first_cams, found, strict=True)
         rig = tuple(RigView(T, len(points_n3)) for T, (points_n3, _, _) in pairs)
+        if len(rig) == 1 and rig[0].is_first:
+            return cls(*found[0], ())
         points_n3, pixels_n2, sigma_n = map(np.concatenate, zip(*found, strict=True))
         return cls(points_n3, pixels_n2, sigma_n, rig)
 
@@ -56,20 +63,16 @@ class Matches(NamedTuple):
 
     def of_each_camera(self) -> Iterator["Matches"]:
         """Yield the matches of each camera."""
-        first = 0
-        for view in self.rig:
-            part = slice(first, first + view.match_count)
+        for view, part in parts_of(self.rig):
             arrays = self.points_n3[part], self.pixels_n2[part], self.sigma_n[part]
             yield Matches.joined([arrays], [view.T_first_cam])
-            first = part.stop
 
     @property
     def of_first(self) -> slice:
         """Which matches are of the first camera."""
         if not self.rig:
             return slice(None)
-        is_first = bool((self.rig[0].T_first_cam == np.eye(4)).all())
-        return slice(self.rig[0].match_count if is_first else 0)
+        return slice(self.rig[0].match_count if self.rig[0].is_first else 0)
 
     @property
     def image_n(self) -> np.ndarray:

@@ -31,7 +31,7 @@ class FrameConfig:
     odom_frame: str = "odom"
     base_frame: str = ""  # frame whose pose is published; empty: the camera
     broadcast: Broadcast = "off"
-    several_cameras: bool = False  # their transforms are looked up
+    several_cameras: bool = False
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
 
     def __post_init__(self) -> None:
@@ -45,6 +45,11 @@ class FrameConfig:
             raise FrameError("publish_tf map_to_base: base_frame is empty; set it, as base_link")
         if self.broadcast == "map_to_odom" and not self.odom_frame:
             raise FrameError("publish_tf map_to_odom: odom_frame is empty; set it, as odom")
+        if self.several_cameras and not self.base_frame:
+            raise FrameError(
+                "cameras: base_frame is empty; set it, as base_link: poses of several cameras are "
+                "those of the robot"
+            )
         for name in (self.map_frame, self.odom_frame, self.base_frame):
             if name.startswith("/") or name != "".join(name.split()):
                 raise FrameError(
@@ -61,7 +66,7 @@ class FrameConfig:
     @property
     def uses_transforms(self) -> bool:
         """Whether transforms of other nodes are needed."""
-        return bool(self.base_frame) or self.broadcast != "off" or self.several_cameras
+        return bool(self.base_frame) or self.broadcast != "off"
 
 
 class RobotPose(NamedTuple):

@@ -21,7 +21,7 @@ from std_srvs.srv import Empty, SetBool
 
 from mote_localization.backends import Chosen
 from mote_localization.debug_image import debug_image
-from mote_localization.errors import ConfigError, MoteError
+from mote_localization.errors import MoteError
 from mote_localization.geometry import pose_from
 from mote_localization.localization_statistics import Answered, LocalizationStatistics, Outcome
 from mote_localization.localizer import Localization, Localizer, Tracking
@@ -152,18 +152,10 @@ class ActiveLocalizer:
             self._publish_pose,
             self._on_missing_transform,
         )
-        cameras = cameras_of(values)
-        if cameras and self._camera_frame:
-            raise ConfigError("camera_frame: several cameras have the frames of their images")
-        if cameras and not frames.base_frame:
-            raise ConfigError(
-                "cameras: base_frame is empty; set it, as base_link: poses of several cameras are "
-                "those of the robot"
-            )
         self._input = RigInput(
             self._node,
             entities,
-            cameras,
+            cameras_of(values),
             values["image_transport"],
             values["info_tolerance_s"],
             values["rig_tolerance_s"],

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
-from rclpy.timer import Timer
 
 from mote_localization.backends import Chosen, choose_backend
 from mote_localization.errors import ConfigError, MapFileError, MoteError, first_line
@@ -21,6 +19,7 @@ from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.map_to_odom import OdometryConfig
 from mote_localization.nodes.active_localizer import ActiveLocalizer
+from mote_localization.nodes.entities import Entities
 from mote_localization.nodes.node_parameters import PARAMETERS
 from mote_localization.nodes.pose_requests import PoseRequests
 from mote_localization.nodes.process import free_memory
@@ -46,9 +45,9 @@ class _NextMap:
 
     def __init__(self, path: str, load: Callable[[], _Loaded]) -> None:
         self.path = path
-        self._thread = ThreadPoolExecutor(1, "mote_map")
-        self.loading = self._thread.submit(load)
-        self._thread.shutdown(wait=False)  # the thread ends with the loading
+        thread = ThreadPoolExecutor(1, "mote_map")
+        self.loading = thread.submit(load)
+        thread.shutdown(wait=False)  # the thread ends with the loading
 
     def discard(self) -> None:
         """Wait until the map is loaded, and free it."""
@@ -69,10 +68,10 @@ class LocalizerNode(LifecycleNode):
         self._loaded: _Loaded | None = None  # from configure to cleanup
         self._active: ActiveLocalizer | None = None  # from activate to deactivate
         self._next: _NextMap | None = None  # a map that is loaded beside the present one
-        self._swapping: Timer | None = None  # while it is loaded
         self._error: MoteError | None = None  # of the last transition
         self._logs_errors = True  # of transitions; at the start, they are raised
         super().__init__(node_name, **options)
+        self._swapping = Entities(self)  # a timer, while another map is loaded
         self._requests = PoseRequests(self)
         for p in PARAMETERS:
             self.declare_parameter(p.name, p.default, p.descriptor())
@@ -166,7 +165,7 @@ class LocalizerNode(LifecycleNode):
             raise MapFileError("parameter `map` is empty; give it a map file: -p map:=kitchen.onnx")
         config = LocalizerConfig().with_parameters(values)
         frames = _frame_config(values)
-        check_inputs(cameras_of(values), values["image_transport"])
+        check_inputs(values)
         map_file = read_map(Path(values["map"]).expanduser())
         chosen = choose_backend(map_file, values["backend"], values["threads"])
         localizer = Localizer(map_file, chosen.backend, config)
@@ -188,16 +187,14 @@ class LocalizerNode(LifecycleNode):
             return f"map: {path[:200]} is not a file"
         values = {**self._values(), "map": path}
         self._next = _NextMap(path, lambda: self._loaded_from(values))
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._swapping = self.create_timer(_SWAP_PERIOD_S, self._swap_if_loaded, clock=steady)
+        self._swapping.timer(_SWAP_PERIOD_S, self._swap_if_loaded)
         return ""
 
     def _swap_if_loaded(self) -> None:
         """Localize in the next map as soon as it is loaded."""
         if self._next and not self._next.loading.done():
             return
-        if self._swapping:
-            self.destroy_timer(self._swapping)
+        self._swapping.close()
         if self._next and self._loaded:  # not cleaned up meanwhile
             path, loading = self._next.path, self._next.loading
             self._next = None

@@ -25,12 +25,16 @@ def cameras_of(values: Mapping[str, Any]) -> list[str]:
     return [name for name in values["cameras"] if name]
 
 
-def check_inputs(cameras: Sequence[str], transport: str) -> None:
+def check_inputs(values: Mapping[str, Any]) -> None:
     """Check the parameters of the images.
 
     Raises:
-        RosError: A name of a camera or the transport cannot be used.
+        RosError: A name of a camera or the transport cannot be used, or the frame of one camera is
+            given for several.
     """
+    cameras, transport = cameras_of(values), values["image_transport"]
+    if cameras and values["camera_frame"]:
+        raise RosError("camera_frame: several cameras have the frames of their images")
     for name in cameras:
         if not _NAME.fullmatch(name):
             raise RosError(f"cameras: found '{name[:40]}', expected names such as front")
@@ -73,11 +77,7 @@ class RigInput:
             info_tolerance_s: See `CameraInput`.
             rig_tolerance_s: Largest difference between the stamps of images of one moment, s.
             on_frames: Is called with the images of each moment, in the order of their cameras.
-
-        Raises:
-            RosError: A name or the transport cannot be used.
         """
-        check_inputs(cameras, transport)
         self._names, self._on_frames = cameras, on_frames
         prefixes = [f"{name}/" for name in cameras] or [""]
         self._moments: MomentMatcher[Frame] | None = None

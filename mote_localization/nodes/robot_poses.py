@@ -92,8 +92,7 @@ class RobotPoses:
             return
         if TFMessage is None:
             raise RosError(
-                "publish_tf, base_frame or cameras: tf2_msgs is not installed; install "
-                "ros-<distro>-tf2-msgs"
+                "publish_tf or base_frame: tf2_msgs is not installed; install ros-<distro>-tf2-msgs"
             )
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         entities.subscription(TFMessage, "/tf", self._on_tf, QoSProfile(depth=100))
