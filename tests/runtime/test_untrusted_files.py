@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 import yaml
+from make_bag import an_image, an_info, record
 from make_map import write_constant_map
 
 from mote_localization.backends import create_backend
@@ -148,3 +149,16 @@ def test_outputs_never_replace_what_is_no_file(tmp_path, kind):
         file.write(b"x")
     assert os.lstat(path).st_mode == before and os.stat("/dev/full").st_mode & 0o020000
     assert sorted(Path(tmp_path).iterdir()) == [path]
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_pipe_in_the_folder_of_a_recording_is_refused_at_once(tmp_path, storage):
+    path = record(tmp_path / "drive", an_info(), an_image(), storage=storage)
+    (file,) = (one for one in path.iterdir() if one.suffix in (".mcap", ".db3"))
+    file.unlink()
+    os.mkfifo(file)
+    started = time.monotonic()
+    with pytest.raises(MoteError, match=f"{file.name}: cannot be read .is no regular file"):
+        with open_bag(path):
+            pass
+    assert time.monotonic() - started < 2

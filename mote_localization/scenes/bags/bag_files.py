@@ -18,7 +18,7 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
 
 from mote_localization.errors import BagError, MoteError, first_line
-from mote_localization.input_files import check_input, check_yaml, open_input, read_input
+from mote_localization.input_files import check_yaml, open_input, read_input
 
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}  # by the suffix of a file
 _MCAP_MAGIC = b"\x89MCAP0\r\n"  # at the begin and at the end of a file
@@ -96,12 +96,10 @@ def open_bag(path: Path) -> Iterator[BagReader]:
     Raises:
         BagError: The recording is missing, incomplete, damaged, or of another format.
     """
-    files = _storage_files(path)
+    files, storage = _storage_files(path)
     try:
         with ExitStack() as stack:
-            yield BagReader(
-                [stack.enter_context(Reader(file)) for file in files], _storage(files[0])
-            )
+            yield BagReader([stack.enter_context(Reader(file)) for file in files], storage)
     except MoteError:
         raise
     except Exception as error:  # of struct, zstd, apsw, yaml and assert: no common base
@@ -109,14 +107,15 @@ def open_bag(path: Path) -> Iterator[BagReader]:
         raise BagError(f"{path}: damaged or no rosbag2 recording ({detail[:160]})") from error
 
 
-def _storage_files(path: Path) -> list[Path]:
-    """Return what rosbags opens: a folder with complete metadata, or the storage files."""
+def _storage_files(path: Path) -> tuple[list[Path], str]:
+    """Return what rosbags opens, a folder with metadata or the storage files, and the storage."""
     if not path.exists():
         raise BagError(f"{path}: no such recording; check the path")
-    if path.is_dir() and _storage(path):
-        for file in path.glob("*.mcap"):
-            _check_end(file)
-        return [path]
+    if path.is_dir() and (storage := _storage_of_folder(path)):
+        for file in path.iterdir():
+            if file.suffix in STORAGES:
+                _check_file(file)
+        return [path], storage
     files = natsorted(path.iterdir(), key=str) if path.is_dir() else [path]
     found = [file for file in files if file.suffix in STORAGES]
     for file in found or files:
@@ -136,19 +135,12 @@ def _storage_files(path: Path) -> list[Path]:
             "recording"
         )
     for file in found:
-        try:
-            check_input(file)
-        except OSError as error:
-            raise BagError(f"{file}: cannot be read ({error.strerror})") from error
-        if file.suffix == ".mcap":
-            _check_end(file)
-    return found
+        _check_file(file)
+    return found, STORAGES[found[0].suffix]
 
 
-def _storage(path: Path) -> str:
-    """Return the storage that a file's suffix or a folder's metadata.yaml states; empty: none."""
-    if path.is_file():
-        return STORAGES[path.suffix]
+def _storage_of_folder(path: Path) -> str:
+    """Return the storage that a folder's metadata.yaml states, after checking it; empty: none."""
     metadata = path / "metadata.yaml"
     try:
         if not metadata.exists():
@@ -168,21 +160,25 @@ def _storage(path: Path) -> str:
 def _check_metadata(text: str) -> None:
     """Check YAML that rosbags will load, also that in its texts, as profiles of QoS are."""
     check_yaml(text)
-    for event in yaml.parse(text, yaml.SafeLoader):
+    for event in yaml.parse(text, yaml.SafeLoader) if "*" in text else ():
         if isinstance(event, yaml.ScalarEvent) and "*" in event.value:
             check_yaml(event.value)
 
 
-def _check_end(file: Path) -> None:
-    """Raise `BagError` if an mcap file has no end."""
-    with open_input(file) as content:
-        begin = content.read(len(_MCAP_MAGIC))
-        content.seek(max(0, file.stat().st_size - len(_MCAP_MAGIC)))
-        if begin == _MCAP_MAGIC and content.read() != _MCAP_MAGIC:
-            raise BagError(
-                f"{file}: damaged, the file has no end: the recorder was killed, or the copy is "
-                "incomplete; repair it: mcap recover FILE -o REPAIRED.mcap (tool of mcap.dev)"
-            )
+def _check_file(file: Path) -> None:
+    """Raise `BagError` if a storage file is no regular file, or an mcap file has no end."""
+    try:
+        with open_input(file) as content:
+            begin = content.read(len(_MCAP_MAGIC))
+            content.seek(max(0, file.stat().st_size - len(_MCAP_MAGIC)))
+            end = content.read()
+    except OSError as error:
+        raise BagError(f"{file}: cannot be read ({error.strerror})") from error
+    if file.suffix == ".mcap" and begin == _MCAP_MAGIC and end != _MCAP_MAGIC:
+        raise BagError(
+            f"{file}: damaged, the file has no end: the recorder was killed, or the copy is "
+            "incomplete; repair it: mcap recover FILE -o REPAIRED.mcap (tool of mcap.dev)"
+        )
 
 
 def join_names(names: Iterable[str], max_length: int = 120) -> str:
