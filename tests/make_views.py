@@ -15,7 +15,9 @@ from distill_training.training.training_views import ViewMaker, Views
 from distill_training.training.view_parameters import Draws
 
 CPU = torch.device("cpu")
-NO_CHANGE = AugmentConfig(0, 1, 0, 0, 0, 0, 0, 0)
+NO_CHANGE = AugmentConfig(
+    **{field.name: field.name in ("zoom", "stretch", "gamma") for field in fields(AugmentConfig)}
+)
 VIEWS = 20
 
 

@@ -56,6 +56,12 @@ class ViewMaker:
         camera = bank.camera
         cells_hw2 = cell_pixels(camera.width, camera.height, bank.stride)
         self._cells_hw2 = torch.from_numpy(cells_hw2).float().to(bank.device)
+        x_w, y_h = (
+            torch.linspace(-1, 1, size, device=bank.device)
+            for size in (camera.width, camera.height)
+        )
+        self._squared_radius_hw = (x_w**2 + y_h[:, None] ** 2) / 2  # 1 in the corners
+        self._row_h = (y_h + 1) / 2
         size = 3 * camera.height * camera.width
         drawn = np.random.default_rng(0).standard_normal(size + NOISE_OFFSETS, np.float32)
         noise = torch.from_numpy(drawn.clip(-_MAX_NOISE, _MAX_NOISE)).to(bank.device)
@@ -101,22 +107,47 @@ class ViewMaker:
         warped_b3hw = F.grid_sample(image_b3hw.sub_(fill_b311), grid_bhw2, align_corners=False)
         if self._config.cutout:
             hidden_b1hw = _covered(parameters, x_w, y_h[:, None])[:, None]
-            colour_b311 = parameters.cutout_b3[..., None, None] - fill_b311
-            warped_b3hw = torch.where(hidden_b1hw, colour_b311, warped_b3hw)
-        # Blur and change of colour in one convolution: new colour = gain * (blurred + fill) +
-        # offset. Each channel of each view has its own kernel. 0.5 rounds to the nearest level.
-        gain_b3 = parameters.gain_b3
-        kernel_b3kk = gain_b3[..., None, None] * parameters.kernel_bkk[:, None]
-        offset_b3 = gain_b3 * parameters.fill_b3 + parameters.offset_b3 + 0.5
+            cover_b3hw = parameters.cutout_b3[..., None, None] - fill_b311
+            textured_b111 = parameters.textured_b[:, None, None, None] > 0
+            cover_b3hw = torch.where(textured_b111, warped_b3hw.flip(2, 3), cover_b3hw)
+            warped_b3hw = torch.where(hidden_b1hw, cover_b3hw, warped_b3hw)
+        # Blur in one convolution: each channel of each view has its own kernel.
         image_b3hw = F.conv2d(
             warped_b3hw.flatten(0, 1)[None],
-            kernel_b3kk.flatten(0, 1)[:, None],
-            offset_b3.flatten(),
+            parameters.kernel_bkk.repeat_interleave(3, 0)[:, None],
+            parameters.fill_b3.flatten(),
             groups=3 * batch,
         ).view(batch, 3, height, width)
+        self._change_light(image_b3hw, parameters)
+        image_b3hw = self._change_colour(image_b3hw, parameters)
         noise_b3hw = self._noise_on[parameters.noise_start_b.long()].view_as(image_b3hw)
-        image_b3hw.clamp_(0.5, 255.5).addcmul_(noise_b3hw, parameters.noise_b[:, None, None, None])
-        return image_b3hw.clamp_(0.5, 255.5).to(torch.uint8).permute(0, 2, 3, 1)
+        image_b3hw.addcmul_(noise_b3hw, parameters.noise_b[:, None, None, None])
+        # 0.5 rounds to the nearest level
+        return image_b3hw.add_(0.5).clamp_(0.5, 255.5).to(torch.uint8).permute(0, 2, 3, 1)
+
+    def _change_light(self, image_b3hw: Tensor, parameters: ViewParameters) -> None:
+        """Darken the corners and add bands, in place."""
+        if not (self._config.vignette or self._config.bands):
+            return
+        amplitude_b1, frequency_b1, phase_b1 = parameters.bands_b3.split(1, dim=-1)
+        bands_bh = 1 + amplitude_b1 * torch.sin(frequency_b1 * self._row_h + phase_b1)
+        light_bhw = 1 - parameters.vignette_b[:, None, None] * self._squared_radius_hw
+        image_b3hw *= (light_bhw * bands_bh[..., None])[:, None]
+
+    def _change_colour(self, image_b3hw: Tensor, parameters: ViewParameters) -> Tensor:
+        """Return images with other colours, exposure and gamma, from 0 to 255."""
+        scale = 1 / 255 if self._config.gamma > 1 else 1.0
+        changed_b3n = torch.baddbmm(
+            parameters.offset_b3[..., None],
+            parameters.colour_b33,
+            image_b3hw.flatten(2),
+            beta=scale,
+            alpha=scale,
+        )
+        changed_b3n.clamp_(0, 255 * scale)
+        if self._config.gamma > 1:
+            changed_b3n.pow_(parameters.gamma_b[:, None, None]).mul_(255)
+        return changed_b3n.view_as(image_b3hw)
 
     def _with_points(
         self, image_bhw3: Tensor, depth_bhw: Tensor, sigma_bhw: Tensor, parameters: ViewParameters

@@ -20,6 +20,9 @@ from mote_localization.camera import Camera
 NOISE_OFFSETS = 1 << 16  # start positions of a view's noise in the stored noise
 _SHARP_PX = 0.2  # a blur of a smaller standard deviation is not visible
 _COLOURS = 256
+_LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
+_TEXTURED = 0.5  # fraction of the rectangles that show a part of the view upside down
+_MAX_BANDS = 8.0  # bands in an image
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,14 @@ class ViewParameters(DeviceArrays):
     low_b2: Tensor
     high_b2: Tensor
     cutout_b3: Tensor  # colour of the rectangle
+    textured_b: Tensor  # 1 where the rectangle shows a part of the view upside down, else 0
     kernel_bkk: Tensor  # blur, of sum 1
-    gain_b3: Tensor  # new colour = gain * colour + offset
+    vignette_b: Tensor  # fraction by which the corners are darker
+    # factor of the brightness: 1 + amplitude * sin(frequency * row / height + phase)
+    bands_b3: Tensor  # amplitude; frequency and phase, rad
+    colour_b33: Tensor  # new colour = (colour_b33 @ colour + offset)^gamma, of the full range
     offset_b3: Tensor
+    gamma_b: Tensor
     noise_b: Tensor  # standard deviation, of 255
     noise_start_b: Tensor  # start position in the stored noise
 
@@ -93,7 +101,12 @@ def draw_parameters(
     fill_b3, cutout_b3, novel_fill_b3 = (draws.integers(_COLOURS, 3) for _ in range(3))
     low_b2, high_b2 = _rectangles(draws, config.cutout, camera)
     kernel_bkk = _blur_kernels(draws, config.blur)
-    gain_b3, offset_b3 = _colour_changes(draws, config)
+    colour_b33, offset_b3 = _colour_changes(draws, config)
+    textured_b = draws.uniform(0, 1) < _TEXTURED
+    gamma_b = config.gamma ** draws.uniform(-1, 1)
+    vignette_b = draws.uniform(0, config.vignette)
+    amplitude_b = draws.uniform(0, config.bands)
+    frequency_b, phase_b = 2 * np.pi * draws.uniform(0, _MAX_BANDS), draws.uniform(0, 2 * np.pi)
     noise_b = 255 * draws.uniform(0, config.noise)
     noise_start_b = draws.integers(NOISE_OFFSETS)
     neighbour_b = (draws.uniform(0, 1) * source_b["neighbours"]).astype(int)
@@ -130,9 +143,13 @@ def draw_parameters(
         low_b2=low_b2,
         high_b2=high_b2,
         cutout_b3=cutout_b3,
+        textured_b=textured_b,
         kernel_bkk=kernel_bkk,
-        gain_b3=gain_b3,
+        vignette_b=vignette_b,
+        bands_b3=np.stack([amplitude_b, frequency_b, phase_b], axis=-1),
+        colour_b33=colour_b33,
         offset_b3=offset_b3,
+        gamma_b=gamma_b,
         noise_b=noise_b,
         noise_start_b=noise_start_b,
     ), poses
@@ -204,8 +221,19 @@ def _blur_kernels(draws: Draws, max_px: float) -> np.ndarray:
 
 
 def _colour_changes(draws: Draws, config: AugmentConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return random gains and offsets (b, 3) of colours: brightness, contrast, colour balance."""
+    """Return random linear changes of colours: matrices (b, 3, 3) and offsets (b, 3).
+
+    Exposure, saturation, order of the channels, colour balance, contrast and brightness.
+    """
+    gain_b3 = 1 + draws.uniform(-config.colour, config.colour, 3)
     contrast_b = 1 + draws.uniform(-config.contrast, config.contrast)
-    gain_b3 = contrast_b[:, None] * (1 + draws.uniform(-config.colour, config.colour, 3))
     brightness_b = 255 * draws.uniform(-config.brightness, config.brightness)
-    return gain_b3, 127.5 * (1 - gain_b3) + brightness_b[:, None]
+    saturation_b = 1 + draws.uniform(-config.saturation, config.saturation)
+    saturation_b[draws.uniform(0, 1) < config.grey] = 0
+    exposure_b = 2.0 ** draws.uniform(-config.exposure, config.exposure)
+    order_b3 = np.argsort(draws.uniform(0, 1, 3))
+    order_b3[draws.uniform(0, 1) >= config.swapped] = np.arange(3)
+    saturation_b11 = saturation_b[:, None, None]
+    mixed_b33 = saturation_b11 * np.eye(3)[order_b3] + (1 - saturation_b11) * _LUMA
+    colour_b33 = (exposure_b * contrast_b)[:, None, None] * gain_b3[..., None] * mixed_b33
+    return colour_b33, (127.5 * (1 - contrast_b) + brightness_b)[:, None] * np.ones(3)

@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from make_views import NO_CHANGE  # noqa: E402
 from make_wall import CAMERA, POSE, wall_frame  # noqa: E402
 
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction  # noqa: E402
@@ -295,7 +296,7 @@ def test_views_hold_the_pose_of_a_training_frame_as_neighbour(tmp_path):
         points = wall(0.2 * i).astype(np.float32)
         made.write_frame(name, ReconstructedFrame(image, points, sigma))
     bank = FrameBank(FrameStore(made, ["f0", "f3"]).read, CAMERA, 8, torch.device("cpu"), 4)
-    batch = ViewMaker(bank, AugmentConfig(0, 1, 0, 0, 0, 0, 0, 0)).make(["f0"] * 2, Draws((0,), 2))
+    batch = ViewMaker(bank, NO_CHANGE).make(["f0"] * 2, Draws((0,), 2))
     for T_near_map, sigma_hw in zip(batch.T_near_map_b44, batch.sigma_bhw, strict=True):
         np.testing.assert_allclose(T_near_map, invert(poses["f3"]), atol=1e-6)
         assert (sigma_hw.numpy()[0] == sigma[0]).all() and (sigma_hw[1:] == 0).all()

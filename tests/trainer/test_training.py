@@ -16,12 +16,12 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch  # noqa: E402
 from conftest import ROOT  # noqa: E402
 from make_scene import write_plane_scene  # noqa: E402
+from make_views import NO_CHANGE  # noqa: E402
 from make_wall import CAMERA, QUICK, SMALL  # noqa: E402
 from torch.optim.swa_utils import AveragedModel  # noqa: E402
 
 from distill_training.pipeline import train_student  # noqa: E402
 from distill_training.reconstruction import Reconstruction  # noqa: E402
-from distill_training.training.augment_config import AugmentConfig  # noqa: E402
 from distill_training.training.batches import random_batches  # noqa: E402
 from distill_training.training.frame_bank import FrameBank, slots_for  # noqa: E402
 from distill_training.training.frame_split import split_frames  # noqa: E402
@@ -89,8 +89,7 @@ def test_training_lowers_the_loss(reconstruction: Reconstruction, tmp_path: Path
     frame = FrameStore(reconstruction).frame("f0")
 
     def error(steps: int) -> float:
-        still = AugmentConfig(0, 1, 0, 0, 0, 0, 0, 0)
-        config = replace(QUICK, steps=steps, freeze_batch_norm=0, augment=still)
+        config = replace(QUICK, steps=steps, freeze_batch_norm=0, augment=NO_CHANGE)
         student, _ = train_student(reconstruction, tmp_path / str(steps), "cnn", SMALL, config)
         points, _ = student(torch.from_numpy(frame.image_hw3)[None])
         return float(np.linalg.norm(points[0].detach().numpy() - frame.points_hw3, axis=-1).mean())

@@ -69,7 +69,7 @@ def test_a_view_shows_at_each_cell_what_the_image_shows_at_its_pixel():
     frame = wall_frame()
     ramp_hw = np.add.outer(2.0 * np.arange(48), 2.0 * np.arange(64)).astype(np.uint8)
     frame.image_hw3[:] = ramp_hw[..., None]
-    config = replace(STRONG, brightness=0, contrast=0, colour=0, noise=0, blur=0, cutout=0)
+    config = replace(NO_CHANGE, rotation_deg=30, zoom=1.5, shift=0.1, stretch=2, tilt_deg=20)
     shown = 0
     for view in views(config, frame):
         # A cell's centre is the common corner of four pixels.
@@ -86,7 +86,7 @@ def test_pixels_hw2_gives_the_position_in_the_unaugmented_image():
     frame = wall_frame()
     frame.image_hw3[:] = 0
     frame.image_hw3[20:26, 30:36] = 255
-    config = AugmentConfig(brightness=0, contrast=0, colour=0, noise=0, blur=0)
+    config = replace(NO_CHANGE, rotation_deg=30, zoom=1.5, shift=0.1)
     for view in views(config, frame):
         rows, columns = np.nonzero((view.image_hw3 == 255).all(axis=-1))
         source = np.c_[columns, rows, np.ones(len(rows))] @ affine(view).T
@@ -158,6 +158,68 @@ def test_blur_has_the_configured_width_and_does_not_shift_the_image():
     assert 4 < gaussian < 16  # the others are motion blur
 
 
+def colour_views(**changes: float) -> list[np.ndarray]:
+    """Images (h, w, 3) of views of a coloured frame, float, from 0 to 255."""
+    frame = wall_frame()
+    frame.image_hw3[:] = np.random.default_rng(0).integers(40, 200, frame.image_hw3.shape)
+    return [v.image_hw3.astype(float) for v in views(replace(NO_CHANGE, **changes), frame)]
+
+
+def test_grey_views_have_the_luma_of_the_colours():
+    for image in colour_views(grey=1.0):
+        plain = colour_views()[0] @ (0.299, 0.587, 0.114)
+        assert np.abs(image - plain[..., None]).max() <= 0.51
+
+
+def test_swapped_views_have_the_same_channels_in_another_order():
+    plain, orders = colour_views()[0], set()
+    for image in colour_views(swapped=1.0):
+        order = tuple(
+            min(range(3), key=lambda k: np.abs(image[..., i] - plain[..., k]).sum())
+            for i in range(3)
+        )
+        np.testing.assert_array_equal(image, plain[..., order])
+        orders.add(order)
+    assert len(orders) > 3 and all(sorted(order) == [0, 1, 2] for order in orders)
+
+
+def test_saturation_keeps_the_luma_and_changes_the_distance_to_it():
+    plain, ratios = colour_views()[0], []
+    luma = (plain @ (0.299, 0.587, 0.114))[..., None]
+    for image in colour_views(saturation=0.2):
+        ratios.append(np.std(image - luma) / np.std(plain - luma))
+        np.testing.assert_allclose(image, luma + ratios[-1] * (plain - luma), atol=1)
+    assert 0.79 < min(ratios) < 0.9 and 1.1 < max(ratios) < 1.21
+
+
+def test_exposure_multiplies_and_gamma_is_a_power():
+    plain = colour_views()[0]
+    stops = [np.log2(np.median(image / plain)) for image in colour_views(exposure=0.3)]
+    assert -0.31 < min(stops) < -0.15 and 0.15 < max(stops) < 0.31
+    exponents = []
+    for image in colour_views(gamma=2.0):
+        exponents.append(np.median(np.log(image / 255) / np.log(plain / 255)))
+        np.testing.assert_allclose(image, 255 * (plain / 255) ** exponents[-1], atol=1.5)
+    assert 0.49 < min(exponents) < 0.7 and 1.4 < max(exponents) < 2.01
+
+
+def test_a_vignette_darkens_the_corners_and_bands_change_rows_alike():
+    plain = colour_views()[0]
+    corners, rows = (0, 0, -1, -1), (0, -1, 0, -1)
+    darker = [
+        1 - image[corners, rows] / plain[corners, rows] for image in colour_views(vignette=0.5)
+    ]
+    assert 0.3 < np.max(darker) < 0.51 and np.median(np.ptp(darker, axis=(1, 2))) < 0.03
+    for image in colour_views(vignette=0.5):
+        np.testing.assert_allclose(image[24, 32], plain[24, 32], atol=1)
+    amplitudes = []
+    for image in colour_views(bands=0.2):
+        factor_h = np.median(image / plain, axis=(1, 2))
+        np.testing.assert_allclose(image, plain * factor_h[:, None, None], atol=2.5)
+        amplitudes.append(np.abs(factor_h - 1).max())
+    assert 0.12 < max(amplitudes) < 0.21 and min(amplitudes) < 0.05
+
+
 def frames_and_poses(count: int) -> tuple[list, list[np.ndarray]]:
     """Frames of several poses."""
     poses = [pose_from(np.array([0.1 * i, 0, 0]), np.array([0, 0, 0, 1.0])) for i in range(count)]
@@ -209,10 +271,20 @@ def test_each_view_of_a_batch_is_that_of_a_batch_of_one():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"zoom": 0.5}, {"stretch": 0.0}, {"noise": -1}, {"blur": np.nan}, {"shift": np.inf}]
+    "wrong",
+    [
+        {"zoom": 0.5},
+        {"stretch": 0},
+        {"gamma": 0.5},
+        {"noise": -1},
+        {"blur": np.nan},
+        {"shift": np.inf},
+    ],
 )
 def test_augmentation_options_out_of_range_are_refused(wrong: dict):
     with pytest.raises(MoteError, match="expected [01] or more"):
         AugmentConfig(**wrong)
     with pytest.raises(MoteError, match="expected 0 to 45"):
         AugmentConfig(tilt_deg=50.0)
+    with pytest.raises(MoteError, match="expected 0 to 1"):
+        AugmentConfig(grey=1.5)
