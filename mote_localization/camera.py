@@ -25,6 +25,8 @@ _CALIBRATE = (
     "calibration"
 )
 _MAX_SKEW = 5e-3  # relative to fx: half a degree between the axes of the pixels is 9e-3
+_MAX_CANONICAL_PIXELS = 1 << 22  # as 2048x2048; maps have 320x240 by default
+_MAX_CELLS = 1 << 17
 _FOLD_STEPS, _FOLD_DIRECTIONS = 512, 8
 
 
@@ -360,13 +362,28 @@ def _fold_angle(camera: Camera, rays: np.ndarray) -> float:
     return float(angles[folded.argmax()]) if folded.any() else np.pi / 2
 
 
+def check_canonical_size(width: int, height: int, stride: int) -> None:
+    """Check the size of a canonical camera: a map can state any, and buffers have that size.
+
+    Raises:
+        CameraError: It has too many pixels or cells.
+    """
+    cells = width * height // stride**2
+    if width * height > _MAX_CANONICAL_PIXELS or cells > _MAX_CELLS:
+        raise CameraError(
+            f"found a canonical camera of {width}x{height} px and {cells} cells, expected at most "
+            f"{_MAX_CANONICAL_PIXELS / 1e6:.1f} million px and {_MAX_CELLS} cells"
+        )
+
+
 def canonical_camera(live: Camera, width: int, stride: int) -> Camera:
     """Return the undistorted camera, `width` px wide, of the maps made with a live camera.
 
     Both axes have the same scale. The height is cropped to whole cells, evenly at top and bottom.
 
     Raises:
-        CameraError: The width is not a multiple of the stride, or the height is below one cell.
+        CameraError: The width is not a multiple of the stride, the height is below one cell, or
+            there are too many pixels or cells.
     """
     if width % stride:
         raise CameraError(
@@ -375,6 +392,7 @@ def canonical_camera(live: Camera, width: int, stride: int) -> Camera:
     scale = width / live.width
     scaled_height = live.height * scale
     height = int(scaled_height // stride) * stride
+    check_canonical_size(width, height, stride)
     return Camera(
         width,
         height,

@@ -2,6 +2,7 @@
 
 import re
 
+_MAX_CHARS = 1000  # of an error's text; names from files may be of any length
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the end of a line
 
 
@@ -9,11 +10,18 @@ class MoteError(Exception):
     """Base class of all errors that Mote raises on purpose; the text is written for users.
 
     Names from files may contain control characters, which a terminal would obey: they are escaped.
+    A long text, which names from files make, is cut in its middle.
     """
 
     def __init__(self, message: object = "") -> None:
         """Create an error with its text."""
-        super().__init__(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(message)))
+        shown = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], _clipped(str(message)))
+        super().__init__(_clipped(shown))
+
+
+def _clipped(text: str) -> str:
+    half = _MAX_CHARS // 2
+    return text if len(text) <= _MAX_CHARS else f"{text[: half - 5]} ... {text[-half:]}"
 
 
 class MapFileError(MoteError):

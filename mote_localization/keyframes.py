@@ -1,6 +1,7 @@
 """Keyframes: training images that a map stores, each with its pose and the depth of its cells."""
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import cv2
 import numpy as np
@@ -13,19 +14,22 @@ from mote_localization.image_headers import image_format
 MAX_KEYFRAMES = 512
 ATLAS_COLUMNS = 16  # of the atlas, one image that holds all keyframes side by side
 _MAX_SIDE_PX = 32767  # of the atlas: largest image size of OpenCV's remap
-_MAX_PIXELS = 1 << 28  # of all keyframes together
+_MAX_PIXELS = 160_000_000  # of all keyframes together; 512 of 640x480 have as many
+_MAX_CELLS = 1 << 22  # of all keyframes together
 _MAX_ABS_M = 1e6  # distance from the origin: larger ones lose too many digits
 _FORMATS = ("WebP", "JPEG", "PNG")  # of images; maps of format version 3 contain JPEG
 _WEBP_QUALITY = 60
 _LOG_STEP = 0.0025  # of the natural logarithm of a stored depth, so steps of 0.25 %
 _ONE_METRE = 1 << 15  # the stored value of 1 m; smaller values are nearer, and 0 is unknown
+_Row = tuple[float, float, float, float]
+Rows = tuple[_Row, _Row, _Row, _Row]  # of a matrix
 
 
 @dataclass(frozen=True)
 class Keyframe:
     """One canonical image with its pose and the depth of its cells."""
 
-    T_map_cam: tuple[tuple[float, ...], ...]  # (4, 4), adjusted pose
+    T_map_cam: Rows  # adjusted pose
     image: bytes  # WebP, grey, of the canonical camera; in old maps JPEG
     # of the cells, along the optical axis: PNG of 16 bits, the logarithm in steps of 0.25 %; in old
     # maps float16, little-endian, (rows, columns), m
@@ -41,7 +45,7 @@ class Keyframe:
         """
         grey_hw = cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY)
         return cls(
-            tuple(map(tuple, T_map_cam.tolist())),
+            rows_of(T_map_cam),
             encode_webp(grey_hw, _WEBP_QUALITY),
             _encode_depth(depth_in_camera(points_hw3, T_map_cam)),
         )
@@ -90,6 +94,11 @@ class Keyframe:
         return transform(self.pose_44, rays_n3 * self.depth_m()[:, None])
 
 
+def rows_of(T_44: np.ndarray) -> Rows:
+    """Return a pose (4, 4) as tuples."""
+    return cast(Rows, tuple(map(tuple, T_44.tolist())))
+
+
 def _encode_depth(depth_hw: np.ndarray) -> bytes:
     """Return the stored form of depths, m; unknown are those that are not above 0 or infinite."""
     known_hw = (depth_hw > 0) & np.isfinite(depth_hw)
@@ -127,13 +136,15 @@ def check_keyframes(
     if (
         count > MAX_KEYFRAMES
         or count * width * height > _MAX_PIXELS
+        or count * columns * rows > _MAX_CELLS
         or max(min(count, ATLAS_COLUMNS) * width, atlas_rows * height) > _MAX_SIDE_PX
         or (count and min(rows, columns) < 2)
     ):
         raise MapFileError(
             f"found {count} keyframes of {width}x{height} px and {columns}x{rows} cells, expected "
-            f"at most {MAX_KEYFRAMES} of 2x2 cells or more, at most {_MAX_PIXELS >> 20} million "
-            f"pixels in total, and an atlas of at most {_MAX_SIDE_PX} px per side"
+            f"at most {MAX_KEYFRAMES} of 2x2 cells or more, at most {_MAX_PIXELS // 10**6} "
+            f"million px and {_MAX_CELLS >> 20} million cells in total, and an atlas of at most "
+            f"{_MAX_SIDE_PX} px per side"
         )
     for keyframe in keyframes:
         T_map_cam = check_pose(keyframe.pose_44, "keyframe")

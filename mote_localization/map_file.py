@@ -21,6 +21,7 @@ from mote_localization.input_files import read_input
 from mote_localization.map_graph import check_graph
 from mote_localization.map_info import UNKNOWN_SCALE, MapInfo
 from mote_localization.map_metadata import FORMAT_VERSION, read_metadata, write_metadata
+from mote_localization.onnx_bytes import check_structure
 
 __all__ = ["FORMAT_VERSION", "UNKNOWN_SCALE", "MapFile", "MapInfo", "read_map", "write_map"]
 
@@ -71,7 +72,10 @@ def read_map(path: Path | str) -> MapFile:
     if not content:
         raise MapFileError(f"{path}: is empty, expected a map made by `mote-distill map`")
     try:
+        check_structure(content)
         model = onnx.load_model_from_string(content)
+    except MapFileError as error:
+        raise MapFileError(f"{path}: {error}") from error
     except Exception as error:  # protobuf's DecodeError has no stable import path
         raise MapFileError(
             f"{path}: is no ONNX file or is truncated ({len(content)} bytes); copy it again, or "

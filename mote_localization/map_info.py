@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mote_localization.camera import Camera
+from mote_localization.camera import Camera, check_canonical_size
 from mote_localization.drift import Drift
 from mote_localization.errors import MapFileError
 from mote_localization.keyframes import Keyframe, check_keyframes
@@ -44,6 +44,7 @@ class MapInfo:
 
         Raises:
             MapFileError: A value is impossible, or keyframes or self-test do not fit the camera.
+            CameraError: The canonical camera has too many pixels or cells.
             SceneError: The pose of a keyframe is not a rigid transform.
         """
         size = (self.camera.width, self.camera.height)
@@ -56,6 +57,7 @@ class MapInfo:
             raise MapFileError(
                 "found a distorted canonical camera, expected an undistorted pinhole"
             )
+        check_canonical_size(*size, self.stride)
         bounds = np.array([self.bounds_min, self.bounds_max], np.float64)
         if bounds.shape != (2, 3) or not np.isfinite(bounds).all() or (bounds[0] > bounds[1]).any():
             raise MapFileError(

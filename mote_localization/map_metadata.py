@@ -123,6 +123,8 @@ def _decode(name: str, text: str) -> Any:
     try:
         if name == "training":  # its figures may be NaN, which Python writes but msgspec refuses
             return msgspec.convert(json.loads(text), expected)
+        if name == "keyframes" and text.count("{") > MAX_KEYFRAMES:  # counted before they are made
+            raise ValueError(f"found over {MAX_KEYFRAMES} objects")
         return msgspec.json.decode(text, type=expected)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise MapFileError(

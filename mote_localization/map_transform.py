@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from mote_localization.drift import Drift, drift_sample
 from mote_localization.errors import MapFileError
 from mote_localization.geometry import pose_from, transform
-from mote_localization.keyframes import Keyframe
+from mote_localization.keyframes import Keyframe, rows_of
 from mote_localization.map_file import MapFile, MapInfo
 from mote_localization.self_test import SelfTest
 from mote_localization.validated_poses import ValidatedPose
@@ -109,7 +109,7 @@ def _moved_keyframe(keyframe: Keyframe, change: FrameChange, cells_hw: tuple[int
     T = change.pose(keyframe.pose_44)
     if change.scale != 1:  # storing the depth again rounds it again
         keyframe = keyframe.with_depth(change.scale * keyframe.depth_m().reshape(cells_hw))
-    return replace(keyframe, T_map_cam=tuple(map(tuple, T.tolist())))
+    return replace(keyframe, T_map_cam=rows_of(T))
 
 
 def _moved_validated(validated: ValidatedPose, change: FrameChange) -> ValidatedPose:

@@ -178,8 +178,8 @@ def test_canonical_camera_is_cropped_to_whole_cells_evenly():
     assert canonical.fx / canonical.fy == pytest.approx(495.6 / 495.5)
 
 
-@pytest.mark.parametrize("size", [(322, 8), (320, 640)])
-def test_canonical_camera_without_whole_cells_is_refused(size):
+@pytest.mark.parametrize("size", [(322, 8), (320, 640), (4000, 8), (1600, 1)])
+def test_canonical_camera_without_whole_cells_or_with_too_many_is_refused(size):
     with pytest.raises(CameraError):
         canonical_camera(CANONICAL, *size)
 
