@@ -27,7 +27,10 @@ HEIC_SUFFIXES = (".heic", ".heif")
 INSTALL_HEIC = "pip install pi-heif"
 _COMPRESSED_FORMATS = ("jpeg", "jpg", "png")  # named by a sensor_msgs/CompressedImage
 _JPEG_OR_PNG = ("JPEG", "PNG")  # of compressed images of ROS, and of depth images
-_MAX_IMAGE_BYTES = 256 << 20
+_MAX_IMAGE_BYTES = 64 << 20
+_SCAN = b"\xff\xda"  # marker of a scan of JPEG: one or three, in progressive ones about ten
+_MAX_SCANNED_PIXELS = 500_000_000  # of all scans, each of which decodes all pixels
+_MIN_SCANNED_PIXELS = 1 << 16  # time of a scan of a small image, in pixels
 
 
 def read_image(path: Path | str, upright: bool = False) -> np.ndarray:
@@ -163,12 +166,19 @@ def _decode(content: bytes, header: ImageHeader | None, flags: int) -> np.ndarra
                 f"is {header.width}x{header.height} px, expected at most {MAX_SIDE_PX} px per side "
                 f"and {MAX_PIXELS / 1e6:g} million px in total"
             )
+        scans = content.count(_SCAN) if header.format == "JPEG" else 1
+        if scans * max(header.width * header.height, _MIN_SCANNED_PIXELS) > _MAX_SCANNED_PIXELS:
+            raise ImageError(
+                f"is a progressive JPEG of {header.width}x{header.height} px with {scans} scans, "
+                "which takes too long; save it as an ordinary JPEG"
+            )
         if header.format == "HEIC":
             image = _decode_heic(content)
         else:
             with suppress(cv2.error):
                 image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    if image is None:
+    # the decoder reads the size again, perhaps elsewhere in the file
+    if image is None or header is None or sorted(image.shape[:2]) != sorted(header.size(False)):
         raise ImageError(f"is damaged or no image ({len(content)} bytes)")
     return image
 

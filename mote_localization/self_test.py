@@ -72,6 +72,7 @@ class SelfTest:
             MapFileError: It cannot be decoded.
         """
         try:
-            return cv2.cvtColor(decode_image(self.image, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            return cv2.cvtColor(decode_image(self.image, flags), cv2.COLOR_BGR2RGB)
         except ImageError as error:
             raise MapFileError(f"the map's self-test image {error}; make the map again") from error
