@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 import yaml
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where it is installed
 _MAX_VALUES = 1_000_000
 _MAX_DEPTH = 20  # levels of lists and mappings; deep ones take very long to parse
 
@@ -61,7 +62,7 @@ def check_yaml(text: str | bytes) -> None:
     """
     sizes: dict[str, int] = {}  # values of what has an anchor (&name), expanded
     levels: list[tuple[str | None, int]] = [(None, 0)]  # anchor and size of the open collections
-    for event in yaml.parse(text, yaml.SafeLoader):
+    for event in yaml.parse(text, _LOADER):
         anchor, size = getattr(event, "anchor", None), 1
         if isinstance(event, yaml.CollectionStartEvent):
             levels.append((anchor, size))

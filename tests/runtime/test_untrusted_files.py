@@ -1,9 +1,11 @@
 """Nothing from a file or the current folder is executed, and nothing is sent anywhere."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,18 +121,27 @@ def test_inputs_that_are_no_regular_files_are_refused_at_once(tmp_path, name, ki
     assert time.monotonic() - started < 2
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_aliases_in_the_metadata_of_a_recording_do_not_expand(tmp_path, nested):
+@pytest.mark.parametrize("place", ["metadata", "profiles of QoS", "storage file"])
+def test_aliases_in_the_metadata_of_a_recording_do_not_expand(tmp_path, place):
     lines = ["a0: &a0 {b: 1}"]
     lines += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 12)]
-    text = "\n".join(lines)
-    if nested:  # as the profiles of QoS
-        text = yaml.safe_dump({"rosbag2_bagfile_information": {"offered_qos_profiles": text}})
-    (tmp_path / "drive").mkdir()
-    (tmp_path / "drive" / "metadata.yaml").write_text(text)
+    bomb = "\n".join(lines)
+    path = record(tmp_path / "drive", an_info(), an_image(), storage="sqlite3")
+    metadata = path / "metadata.yaml"
+    if place == "metadata":
+        metadata.write_text(bomb)
+    elif place == "profiles of QoS":
+        values = yaml.safe_load(metadata.read_text())
+        (topic, *_) = values["rosbag2_bagfile_information"]["topics_with_message_count"]
+        topic["topic_metadata"]["offered_qos_profiles"] = bomb
+        metadata.write_text(yaml.safe_dump(values))
+    else:
+        metadata.unlink()
+        with closing(sqlite3.connect(path / "drive.db3")) as database, database:
+            database.execute("UPDATE topics SET offered_qos_profiles = ?", [bomb])
     started = time.monotonic()
-    with pytest.raises(MoteError, match="metadata.yaml: damaged .its aliases expand to over"):
-        with open_bag(tmp_path / "drive"):
+    with pytest.raises(MoteError, match="drive.*: damaged.*its aliases expand to over"):
+        with open_bag(path):
             pass
     assert time.monotonic() - started < 2
 

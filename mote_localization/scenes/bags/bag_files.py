@@ -19,11 +19,11 @@ from rosbags.rosbag2 import Reader
 
 from mote_localization.errors import BagError, MoteError, first_line
 from mote_localization.input_files import check_yaml, open_input, read_input
+from mote_localization.scenes.bags.bag_limits import MAX_YAML_BYTES, check_chunks
 
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}  # by the suffix of a file
 _MCAP_MAGIC = b"\x89MCAP0\r\n"  # at the begin and at the end of a file
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_MAX_METADATA_BYTES = 64 << 20
 _MAX_SKIPPED = 8  # messages that a cursor skips to the next one, rather than starting again
 
 
@@ -99,7 +99,10 @@ def open_bag(path: Path) -> Iterator[BagReader]:
     files, storage = _storage_files(path)
     try:
         with ExitStack() as stack:
-            yield BagReader([stack.enter_context(Reader(file)) for file in files], storage)
+            readers = [stack.enter_context(Reader(file)) for file in files]
+            for reader in readers:
+                check_chunks(reader)
+            yield BagReader(readers, storage)
     except MoteError:
         raise
     except Exception as error:  # of struct, zstd, apsw, yaml and assert: no common base
@@ -145,8 +148,8 @@ def _storage_of_folder(path: Path) -> str:
     try:
         if not metadata.exists():
             return ""
-        text = read_input(metadata, _MAX_METADATA_BYTES).decode(errors="replace")
-        _check_metadata(text)
+        text = read_input(metadata, MAX_YAML_BYTES).decode(errors="replace")
+        check_yaml(text)
     except OSError as error:
         raise BagError(f"{metadata}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -155,14 +158,6 @@ def _storage_of_folder(path: Path) -> str:
     if named is None and "relative_file_paths" not in text:
         return "damaged"  # rosbags states what is missing
     return named[1] if named else ""
-
-
-def _check_metadata(text: str) -> None:
-    """Check YAML that rosbags will load, also that in its texts, as profiles of QoS are."""
-    check_yaml(text)
-    for event in yaml.parse(text, yaml.SafeLoader) if "*" in text else ():
-        if isinstance(event, yaml.ScalarEvent) and "*" in event.value:
-            check_yaml(event.value)
 
 
 def _check_file(file: Path) -> None:

@@ -1,0 +1,112 @@
+"""Limits of what the recordings' libraries decompress and read, which have none of their own.
+
+A recording of some KB can state or contain gigabytes: as a compressed file, a chunk, a message or
+a row of a database. Importing this module bounds them all, in rosbags and apsw.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from io import BytesIO
+from types import SimpleNamespace
+from typing import Any
+
+from rosbags.rosbag2 import Reader, metadata, reader, storage_mcap, storage_sqlite3
+
+from mote_localization.errors import BagError
+from mote_localization.input_files import check_yaml
+
+_MAX_BYTES = 64 << 20  # of a message, and of a chunk of messages
+_MAX_OVERLAPPING_BYTES = 256 << 20  # of chunks of the same time, which are read together
+_MAX_RATIO = 100  # of the size of a file to its compressed size, beyond `_MAX_BYTES`
+_MIN_FREE_BYTES = 1 << 30  # that a decompressed file leaves on the disk
+MAX_YAML_BYTES = 512 << 10  # which takes rosbags some seconds
+_Yaml: Any = reader.YAML
+_zstd: Any = reader.zstd
+_lz4: Any = sys.modules["lz4.frame"]
+_apsw: Any = storage_sqlite3.apsw
+
+
+class _LimitedYaml(_Yaml):
+    """A parser of metadata.yaml, and of the profiles of QoS in it and in storage files."""
+
+    def load(self, stream: str) -> Any:
+        """Return the values; raise `ValueError` if there are too many."""
+        if len(stream) > MAX_YAML_BYTES:
+            raise ValueError(f"its YAML is larger than {MAX_YAML_BYTES >> 10} KiB")
+        check_yaml(stream)
+        return super().load(stream)
+
+
+class _LimitedFile(_zstd.ZstdFile):
+    """A compressed file that ends with an error where it becomes too large for the disk."""
+
+    def __init__(self, file: Any, mode: str) -> None:
+        super().__init__(file, mode)
+        most = _MAX_BYTES + _MAX_RATIO * os.fstat(file.fileno()).st_size
+        free = shutil.disk_usage(tempfile.gettempdir()).free - _MIN_FREE_BYTES
+        self._left, self._name = min(most, free), file.name
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes, decompressed."""
+        content: bytes = super().read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise BagError(
+                f"{self._name}: is too large when decompressed; if you trust it, decompress it: "
+                "unzstd, on a disk with enough space, and `ros2 bag reindex` on its folder"
+            )
+        return content
+
+
+def _all_of(file: Any) -> bytes:
+    """Return the decompressed content of a chunk or a message."""
+    with file:
+        content: bytes = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"a message or chunk has over {_MAX_BYTES >> 20} MiB, expected less")
+    return content
+
+
+def _decompress_zstd(content: bytes) -> bytes:
+    return _all_of(_zstd.ZstdFile(BytesIO(content)))
+
+
+def _decompress_lz4(content: bytes) -> bytes:
+    return _all_of(_lz4.open(BytesIO(content)))
+
+
+def check_chunks(opened: Reader) -> None:
+    """Check the chunks of an open recording: those of the same time are in memory together.
+
+    Raises:
+        BagError: They are too large.
+    """
+    for storage in getattr(opened.storage, "storages", [opened.storage]):
+        events = []
+        for chunk in getattr(storage, "chunks", ()):
+            size = max(chunk.uncompressed_size, chunk.compressed_size)
+            events.append((chunk.message_start_time, 1, size))
+            events.append((chunk.message_end_time, 2, -size))
+        live = 0
+        for _, _, size in sorted(events):
+            live += size
+            if size > _MAX_BYTES or live > _MAX_OVERLAPPING_BYTES:
+                raise BagError(
+                    f"{storage.path}: found chunks of {live >> 20} MiB for the same time, expected "
+                    f"at most {_MAX_OVERLAPPING_BYTES >> 20} MiB, and {_MAX_BYTES >> 20} MiB each"
+                )
+
+
+def _limit_values(connection: Any) -> None:
+    connection.limit(_apsw.SQLITE_LIMIT_LENGTH, _MAX_BYTES)
+
+
+_limited: Any = SimpleNamespace(
+    **{**vars(_zstd), "open": _LimitedFile, "decompress": _decompress_zstd}
+)  # the rest is for the writer
+reader.YAML = metadata.YAML = _LimitedYaml  # type: ignore[misc]
+reader.zstd = storage_mcap.zstd = _limited
+storage_mcap.lz4_decompress = _decompress_lz4
+_apsw.connection_hooks.append(_limit_values)
