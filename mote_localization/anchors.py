@@ -18,7 +18,7 @@ from mote_localization.map_transform import FrameChange
 from mote_localization.similarity import similarity
 
 _log = logging.getLogger(__name__)
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 256 << 10
 _MIN_POINTS = 3
 _MIN_SPREAD = 0.05  # of the points across a line, relative to their spread along it
 _FORM = (

@@ -17,7 +17,7 @@ from mote_localization.errors import CameraError, first_line
 from mote_localization.input_files import read_input
 
 _log = logging.getLogger(__name__)
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 256 << 10
 _MAX_NUMBERS = max(map(max, DISTORTION_MODELS.values()))  # of a list
 _EXPECTED = (
     "a camera_calibration YAML or ost.txt, a CameraInfo as ros2 topic echo --once prints it, an "

@@ -14,7 +14,7 @@ from mote_localization.errors import ReconstructionError
 from mote_localization.files import atomic_write
 from mote_localization.input_files import check_input, read_input
 
-_MAX_INDEX_BYTES = 256 << 20
+_MAX_INDEX_BYTES = 16 << 20  # parsed, it may take 20 times as much memory
 _MAX_ARRAY_BYTES = 256 << 20  # of an array of any shape
 _MAX_HEADER_BYTES = 4096  # of an array's file
 _SHOWN = 80  # characters of a library's error, or of a shape, that a message quotes

@@ -10,7 +10,7 @@ from mote_localization.errors import CameraError, SceneError
 from mote_localization.geometry import check_pose
 from mote_localization.input_files import read_input
 
-MAX_TEXT_BYTES = 64 << 20
+MAX_TEXT_BYTES = 16 << 20  # 200,000 poses; as lines, it may take 20 times as much memory
 _MAX_MATRIX_BYTES = 64 << 10
 
 

@@ -10,7 +10,7 @@ from distill_training.common.typed_values import shown
 from mote_localization.errors import MoteError
 from mote_localization.input_files import check_yaml, read_input
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 256 << 10
 _MAX_TEXT = 4096
 _MAX_INT_BITS = 63
 BUDGETS = ("epochs", "steps", "minutes")  # keys of which a layer of settings has one at most

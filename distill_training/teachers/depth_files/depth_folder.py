@@ -32,7 +32,7 @@ from mote_localization.input_files import check_input, read_input
 
 _INDEX = "index.json"
 _MINI_NPZ = ("exports/mini_npz/results.npz", "results.npz")
-_MAX_INDEX_BYTES = 64 << 20
+_MAX_INDEX_BYTES = 16 << 20
 _MAX_SIDE = 8192  # px of a depth map
 _MAX_ARRAY_BYTES = 256 << 20  # of an array of one image
 _MAX_IMAGES = 1 << 20

@@ -34,6 +34,7 @@ from mote_localization.scenes.scene import NOMINAL_RATE_HZ
 _MODEL_FOLDERS = ("sparse/0", "sparse", ".")
 _MAX_LINE = 64 << 20  # characters; a line of images.txt lists the points of an image
 _MAX_NAME = 4096  # bytes
+_MAX_IMAGES = 100_000  # of a model
 
 
 class _Model(NamedTuple):
@@ -208,9 +209,16 @@ class _Bytes:
             raise ValueError(f"is cut off: {count} bytes are missing, {left} are left")
 
 
+def _check_count(found: dict[Any, Any]) -> None:
+    if len(found) >= _MAX_IMAGES:
+        raise ValueError(f"holds more than {_MAX_IMAGES} images or cameras")
+
+
 def _binary_cameras(file: BinaryIO) -> dict[int, _ColmapCamera]:
-    values, cameras = _Bytes(file), {}
+    values = _Bytes(file)
+    cameras: dict[int, _ColmapCamera] = {}
     for _ in range(*values.take("Q")):
+        _check_count(cameras)
         camera_id, model_id, width, height = values.take("IiQQ")
         if not 0 <= model_id < len(_MODELS):
             raise ValueError(f"found camera model {model_id}, which is not known")
@@ -221,8 +229,10 @@ def _binary_cameras(file: BinaryIO) -> dict[int, _ColmapCamera]:
 
 
 def _binary_images(file: BinaryIO) -> dict[str, _Image]:
-    values, images = _Bytes(file), {}
+    values = _Bytes(file)
+    images: dict[str, _Image] = {}
     for _ in range(*values.take("Q")):
+        _check_count(images)
         _, *pose, camera_id = values.take("I7dI")
         name = values.name()
         images[name] = _Image(tuple(pose[:4]), tuple(pose[4:]), camera_id)
@@ -238,24 +248,28 @@ def _lines(file: BinaryIO) -> Iterator[str]:
 
 
 def _text_cameras(file: BinaryIO) -> dict[int, _ColmapCamera]:
-    models, cameras = {model.name: model for model in _MODELS}, {}
+    models = {model.name: model for model in _MODELS}
+    cameras: dict[int, _ColmapCamera] = {}
     for line in filter(None, _lines(file)):
         camera_id, name, width, height, *parameters = [*line.split(), "", "", "", ""][: 4 + 16]
         model = models.get(name)
         numbers = tuple(float(x) for x in parameters if x)
         if model is None or len(numbers) != model.parameters:
             raise ValueError(f"found {line[:60]!r}, which is no camera with its parameters")
+        _check_count(cameras)
         cameras[int(camera_id)] = _ColmapCamera(model, int(width), int(height), numbers)
     return cameras
 
 
 def _text_images(file: BinaryIO) -> dict[str, _Image]:
-    images, lines = {}, _lines(file)
+    images: dict[str, _Image] = {}
+    lines = _lines(file)
     for line in lines:
         if not line:
             continue
         _, *numbers, camera_id, name = [*line.split(maxsplit=9), *[""] * 9][:10]
         try:
+            _check_count(images)
             pose = tuple(map(float, numbers))
             images[name] = _Image(pose[:4], pose[4:], int(camera_id))
         except ValueError as error:

@@ -49,7 +49,7 @@ SPLIT_FILES = {  # whether it holds test frames
 _log = logging.getLogger(__name__)
 
 _SUFFIXES = ("", *IMAGE_SUFFIXES)  # file_path may have none
-_MAX_BYTES = 256 << 20
+_MAX_BYTES = 32 << 20
 _MAX_FRAMES = 1_000_000
 _FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes: y and z point the other way
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
