@@ -187,7 +187,7 @@ def _map_in_order(function: Callable, jobs: Iterable, workers: int) -> Iterator:
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; rename it to `folder` when the block succeeds."""
-    if folder.exists():
+    if os.path.lexists(folder):
         raise SceneError(f"{folder}: exists already; give another folder, or remove it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

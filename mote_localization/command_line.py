@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,16 +40,38 @@ def run_command(commands: dict[str, Any], program: str, description: str) -> Non
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Exit with 1 and one line on stderr after a `MoteError`; with 130 when interrupted."""
+    """Exit with 1 and one line on stderr after a `MoteError` or an error of a file.
+
+    Exit with 130 when interrupted, and with 141 when nobody reads stdout any more, as of `| head`.
+    """
     try:
-        yield
+        try:
+            yield
+        finally:
+            if sys.stdout:  # None: closed by the shell
+                sys.stdout.flush()  # at the end of the interpreter, its error would be a traceback
     except MoteError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
-    except BrokenPipeError:  # as with `| head`; nothing more can be printed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _discard_stdout()
         sys.exit(_BROKEN_PIPE)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # of rich, which exits with 1
+            sys.exit(_BROKEN_PIPE)
+        raise
+    except OSError as error:  # such as of names that are too long, and of a full disk
+        _discard_stdout()
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {MoteError(f'{where}{error.strerror or error}')}")
+
+
+def _discard_stdout() -> None:
+    """Send what is not yet printed nowhere, so that it causes no further error."""
+    if sys.stdout:
+        with suppress(OSError, ValueError):  # a stdout that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:

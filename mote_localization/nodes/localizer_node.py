@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,7 +166,7 @@ class LocalizerNode(LifecycleNode):
         config = LocalizerConfig().with_parameters(values)
         frames = _frame_config(values)
         check_inputs(values)
-        map_file = read_map(Path(values["map"]).expanduser())
+        map_file = read_map(os.path.expanduser(values["map"]))
         chosen = choose_backend(map_file, values["backend"], values["threads"])
         localizer = Localizer(map_file, chosen.backend, config)
         camera = localizer.info.camera
@@ -183,7 +183,7 @@ class LocalizerNode(LifecycleNode):
         """Start to load another map; return why it cannot be loaded."""
         if self._next:
             return f"map: {self._next.path} is being loaded; try again later"
-        if not Path(path).expanduser().is_file():
+        if not os.path.isfile(os.path.expanduser(path)):
             return f"map: {path[:200]} is not a file"
         values = {**self._values(), "map": path}
         self._next = _NextMap(path, lambda: self._loaded_from(values))

@@ -1,5 +1,6 @@
 """The scenes of a benchmark: subfolders of one folder, and the files of their true poses."""
 
+import os
 from pathlib import Path
 
 from natsort import natsorted
@@ -22,7 +23,7 @@ def find_scenes(folder: Path, output: Path) -> dict[str, Path]:
     Raises:
         SceneError: The folder holds no scene, cannot be read, or two scenes have the same name.
     """
-    if folder.resolve() == output.resolve():
+    if os.path.realpath(folder) == os.path.realpath(output):
         raise SceneError(f"{folder}: found the scenes in the folder of --output, expected another")
     if layout_of(folder):
         raise SceneError(f"{folder}: is a scene, expected a folder of scenes; give the one above")
@@ -30,7 +31,7 @@ def find_scenes(folder: Path, output: Path) -> dict[str, Path]:
     for path in _subfolders(folder):
         if layout_of(path):
             found.append((path.name, path))
-        elif path.resolve() != output.resolve():
+        elif os.path.realpath(path) != os.path.realpath(output):
             nested = [inner for inner in _subfolders(path) if layout_of(inner)]
             found += [(f"{path.name}_{inner.name}", inner) for inner in nested]
     scenes = dict(found)
