@@ -1,5 +1,6 @@
 """Files to write: checked before the work, replaced completely or not at all."""
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def atomic_write(
     """Open a temporary file in the folder of `path`; rename it to `path` when the block succeeds.
 
     After an error inside the block, such as a full disk or an interruption, `path` is unchanged and
-    the temporary file is removed.
+    the temporary file is removed. That of a killed process is overwritten by the next one.
 
     Args:
         path: The file to write.
@@ -63,17 +64,31 @@ def atomic_write(
         raise error(f"{path}: {_SPECIAL}{advice}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
+        temporary = path.with_name(f".{path.name}.part")
+        with _open_alone(temporary) as file:
+            try:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            mask = os.umask(0)  # reading it requires setting it
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)  # exists after an error only
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
     except OSError as cause:
         raise error(f"{path}: cannot be written ({cause.strerror or cause}){advice}") from cause
+
+
+def _open_alone(path: Path) -> BinaryIO:
+    """Open a file to write; wait while another process, which will rename it, writes it."""
+    while True:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        file = os.fdopen(os.open(path, flags, 0o666), "wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate()
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()

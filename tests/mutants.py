@@ -58,9 +58,28 @@ def read_whole_map(path: Path) -> None:
     create_backend(read_map(path), threads=1)
 
 
+def read_reconstruction(path: Path) -> None:
+    """Open a reconstruction and read all its frames."""
+    from distill_training.reconstruction import open_reconstruction
+
+    reconstruction = open_reconstruction(path)
+    for name in reconstruction.poses:
+        reconstruction.read_frame(name)
+
+
+def read_checkpoint(path: Path) -> None:
+    """Resume the training of `test_trainer_mutants`."""
+    from test_trainer_mutants import IDENTITY, train_state
+
+    from distill_training.training.checkpoint import load_checkpoint
+
+    load_checkpoint(path, IDENTITY, train_state())
+
+
 READERS = {
     "map": read_whole_map, "camera": read_calibration, "anchors": check_anchors,
     "image": read_image, "poses": read_poses, "scene": read_scene,
+    "reconstruction": read_reconstruction, "checkpoint": read_checkpoint,
 }  # fmt: skip
 
 
@@ -92,7 +111,10 @@ def main() -> None:
     """Damage one file at a time."""
     seed, count, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     faulthandler.enable()
-    originals = [(kind, path) for kind in READERS for path in sorted((folder / kind).iterdir())]
+    kinds = [kind for kind in READERS if (folder / kind).is_dir()]
+    originals = [(kind, path) for kind in kinds for path in sorted((folder / kind).iterdir())]
+    for kind, original in originals:
+        READERS[kind](original)  # imports what it needs, which takes time and memory
     answers = {"read": 0, "refused": 0}
     for number in range(count):
         chance = random.Random(seed * 1_000_003 + number)

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -31,6 +32,8 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
+# Raised by numpy for headers of arrays that it cannot parse, besides ValueError.
+BAD_HEADER = (TypeError, LookupError, SyntaxError, TokenError)
 
 Shape = tuple[int, ...]
 
@@ -114,7 +117,7 @@ def read_arrays(
                     )
         with np.load(path, allow_pickle=False) as arrays:
             values = {key: arrays[key] for key in expected}
-    except DAMAGED as error:
+    except (*DAMAGED, *BAD_HEADER) as error:
         raise ReconstructionError(
             f"{path}: missing or damaged ({reason_of(error)}); delete it where it exists and run "
             "`mote-distill reconstruct` again to complete it"

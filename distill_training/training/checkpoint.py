@@ -1,5 +1,6 @@
 """Checkpoints: the state of a training on disk, identified by all that determines it."""
 
+import math
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mote_localization.errors import CheckpointError
 from mote_localization.files import atomic_write
+from mote_localization.input_files import check_input
 
 _NAME = "checkpoint.pt"
 
@@ -83,6 +85,7 @@ def load_checkpoint(folder: Path, identity: str, state: TrainState) -> None:
         return
     advice = f"delete {folder} to train from the beginning, or choose another folder"
     try:
+        check_input(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = content["identity"]
     except Exception as error:  # a damaged pickle may raise anything
@@ -97,6 +100,8 @@ def load_checkpoint(folder: Path, identity: str, state: TrainState) -> None:
         if state.averaged:
             state.averaged.load_state_dict(content["averaged"])
         state.step, state.elapsed_s = int(content["step"]), float(content["elapsed_s"])
+        if state.step < 0 or not 0 <= state.elapsed_s < math.inf:
+            raise ValueError(f"found step {state.step} after {state.elapsed_s:g} s")
         state.history = [
             {str(name): float(value) for name, value in row.items()} for row in content["history"]
         ]

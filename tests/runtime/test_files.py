@@ -2,6 +2,8 @@
 
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,23 @@ def test_output_below_a_folder_without_permission_is_refused(tmp_path, monkeypat
     monkeypatch.setattr(Path, "exists", denied)  # root may look into every folder
     with pytest.raises(MoteError, match="cannot be written .Permission denied"):
         check_output(tmp_path / "closed/a.json", "--json")
+
+
+def test_two_writers_of_a_file_write_one_after_the_other(tmp_path):
+    path, order = tmp_path / "a.bin", []
+    begun = threading.Event()
+
+    def write(content: bytes, wait_s: float) -> None:
+        with atomic_write(path) as file:
+            begun.set()
+            time.sleep(wait_s)
+            file.write(content)
+            order.append(content)
+
+    first = threading.Thread(target=write, args=(b"long first content", 0.2))
+    first.start()
+    begun.wait()
+    write(b"second", 0)
+    first.join()
+    assert order == [b"long first content", b"second"] and path.read_bytes() == b"second"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]

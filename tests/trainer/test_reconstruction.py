@@ -1,6 +1,7 @@
 """Reconstruction folders and the RGB-D teacher."""
 
 import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -349,6 +350,19 @@ def test_a_truncated_frame_is_refused(small: Reconstruction):
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ReconstructionError, match="missing or damaged"):
         small.read_frame("a")
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr': '<f4', 'shape': (((((((,\n", b"{[]: 2}\n", b"{1: 2}\n", b"'\n", b"\0\n"]
+)
+def test_a_damaged_header_of_an_array_is_refused(small: Reconstruction, header: bytes):
+    with zipfile.ZipFile(small.folder / "frames/a.npz", "w") as archive:
+        for name in ("image_hw3", "points_hw3", "sigma_hw"):
+            length = len(header).to_bytes(2, "little")
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + length + header)
+    with pytest.raises(ReconstructionError, match="missing or damaged") as caught:
+        small.read_frame("a")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_frame_larger_than_expected_is_refused_before_it_is_read(small: Reconstruction):

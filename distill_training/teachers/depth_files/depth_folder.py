@@ -19,13 +19,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import IO, Annotated, Literal
 
 import msgspec
 import numpy as np
 
-from distill_training.common.array_folder import DAMAGED, reason_of
+from distill_training.common.array_folder import BAD_HEADER, DAMAGED, reason_of
 from mote_localization.errors import ReconstructionError, SceneError
 from mote_localization.geometry import check_pose, invert, rigid
 from mote_localization.input_files import check_input, read_input
@@ -36,8 +35,6 @@ _MAX_INDEX_BYTES = 16 << 20
 _MAX_SIDE = 8192  # px of a depth map
 _MAX_ARRAY_BYTES = 256 << 20  # of an array of one image
 _MAX_IMAGES = 1 << 20
-# Raised by numpy for headers that it cannot parse, besides ValueError.
-_BAD_HEADER = (TypeError, LookupError, SyntaxError, TokenError)
 # Sides of an array; those with a letter may have any length, the same in all arrays of a file.
 _Shape = tuple[int | str, ...]
 _SHAPES: dict[str, _Shape] = {  # of the arrays of an image's file
@@ -317,7 +314,7 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise ValueError(f"found format version {version}, expected (1, 0)")
     try:
         return np.lib.format.read_array_header_1_0(stream)
-    except _BAD_HEADER as error:
+    except BAD_HEADER as error:
         raise ValueError(f"header of an array: {reason_of(error)}") from error
 
 
