@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from mote_localization.errors import CheckpointError
+from mote_localization.errors import CheckpointError, first_line
 from mote_localization.files import atomic_write
 from mote_localization.input_files import check_input
 
@@ -70,7 +70,7 @@ def save_checkpoint(folder: Path, identity: str, state: TrainState) -> None:
             torch.save(content, file)
     except RuntimeError as error:  # of torch, where the disk is full
         raise CheckpointError(
-            f"{folder / _NAME}: cannot be written ({f'{error}'[:100]}){advice}"
+            f"{folder / _NAME}: cannot be written ({first_line(error, 100)}){advice}"
         ) from error
 
 
@@ -89,7 +89,7 @@ def load_checkpoint(folder: Path, identity: str, state: TrainState) -> None:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = content["identity"]
     except Exception as error:  # a damaged pickle may raise anything
-        raise CheckpointError(f"{path}: is damaged ({f'{error}'[:100]}); {advice}") from error
+        raise CheckpointError(f"{path}: is damaged ({first_line(error, 100)}); {advice}") from error
     if found != identity:
         raise CheckpointError(
             f"{path}: belongs to a training with other settings or another reconstruction; {advice}"
@@ -106,4 +106,4 @@ def load_checkpoint(folder: Path, identity: str, state: TrainState) -> None:
             {str(name): float(value) for name, value in row.items()} for row in content["history"]
         ]
     except Exception as error:
-        raise CheckpointError(f"{path}: is damaged ({f'{error}'[:100]}); {advice}") from error
+        raise CheckpointError(f"{path}: is damaged ({first_line(error, 100)}); {advice}") from error

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from mote_localization.errors import CheckpointError
+from mote_localization.errors import CheckpointError, first_line
 from mote_localization.files import atomic_write
 
 _NAME = "history.csv"
@@ -44,6 +44,6 @@ def read_history(folder: Path) -> list[Row]:
         return [dict(zip(header, map(float, row), strict=True)) for row in rows]
     except (OSError, ValueError, csv.Error) as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({f'{error}'[:100]}), expected the history of a training; "
-            "train again, into another folder"
+            f"{path}: cannot be read ({first_line(error, 100)}), expected the history of a training"
+            "; train again, into another folder"
         ) from error

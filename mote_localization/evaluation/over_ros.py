@@ -94,7 +94,7 @@ def replay(
         published = folder / "published.jsonl"
         answered = folder / "answered.jsonl"
         parameters = {"map": str(map_path.resolve()), "backend": backend, "threads": threads}
-        with _system_exit_on_sigterm(), ExitStack() as stack:
+        with _system_exit_on_signals(), ExitStack() as stack:
             environment = _process_environment()
 
             def start(name: str, arguments: Sequence[str]) -> _ChildProcess:
@@ -127,8 +127,8 @@ def replay(
 
 
 @contextmanager
-def _system_exit_on_sigterm() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM, so that the child processes are ended before this one."""
+def _system_exit_on_signals() -> Iterator[None]:
+    """Raise SystemExit on SIGTERM and SIGHUP, to end the child processes before this one."""
 
     def raise_system_exit(number: int, _: object) -> None:
         raise SystemExit(128 + number)
@@ -136,11 +136,15 @@ def _system_exit_on_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, raise_system_exit)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as of nohup
+            signal.signal(number, raise_system_exit)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _Recording:
@@ -167,6 +171,7 @@ def _make_recording(scene: Scene, split: Split, repeat: int, folder: Path) -> _R
 # `python -m` would import from the current folder first, which may be anybody's
 _RUN_MODULE = (
     "import sys; sys.path[:] = filter(None, sys.path); import runpy; "
+    "from mote_localization.nodes.process import end_with_parent; end_with_parent({}); "
     "runpy.run_module('{}', run_name='__main__', alter_sys=True)"
 )
 
@@ -178,7 +183,7 @@ class _ChildProcess:
         self, name: str, arguments: Sequence[str], env: dict[str, str], folder: Path
     ) -> None:
         self.name, self.log = name.removesuffix("_main"), folder / f"{name}.log"
-        code = _RUN_MODULE.format(f"mote_localization.nodes.{name}")
+        code = _RUN_MODULE.format(os.getpid(), f"mote_localization.nodes.{name}")
         command = [sys.executable, "-c", code, *arguments]
         with self.log.open("wb") as output:
             self._child = subprocess.Popen(

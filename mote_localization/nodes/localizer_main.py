@@ -8,9 +8,9 @@ from mote_localization.nodes import process
 def main() -> int:
     """Run the localizer node until SIGINT or SIGTERM; return the exit code."""
     process.block_signals()
-    # This import takes a second, so signals are blocked before it.
     try:
-        from mote_localization.nodes.localizer_node import LocalizerNode
+        with process.exit_on_signal():  # the import takes a second
+            from mote_localization.nodes.localizer_node import LocalizerNode
     except ImportError as error:
         process.print_error(process.import_error(error))
         return 1

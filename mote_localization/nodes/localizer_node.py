@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from mote_localization.nodes.active_localizer import ActiveLocalizer
 from mote_localization.nodes.entities import Entities
 from mote_localization.nodes.node_parameters import PARAMETERS
 from mote_localization.nodes.pose_requests import PoseRequests
-from mote_localization.nodes.process import free_memory
+from mote_localization.nodes.process import free_memory, in_thread, stop_pending, unless_stopped
 from mote_localization.nodes.rig_input import cameras_of, check_inputs
 from mote_localization.pose_gates import LocalizerConfig
 from mote_localization.robot_frames import FrameConfig
@@ -45,13 +45,11 @@ class _NextMap:
 
     def __init__(self, path: str, load: Callable[[], _Loaded]) -> None:
         self.path = path
-        thread = ThreadPoolExecutor(1, "mote_map")
-        self.loading = thread.submit(load)
-        thread.shutdown(wait=False)  # the thread ends with the loading
+        self.loading = in_thread(load)
 
     def discard(self) -> None:
-        """Wait until the map is loaded, and free it."""
-        if self.loading.exception() is None:
+        """Wait until the map is loaded, and free it, unless the process ends."""
+        if not stop_pending() and self.loading.exception() is None:
             self.loading.result().localizer.close()
 
 
@@ -152,7 +150,10 @@ class LocalizerNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _load(self) -> None:
-        self._loaded = self._loaded_from(self._values())
+        values = self._values()
+        # The thread must not hold the node, which is destroyed before the thread ends.
+        self._loaded = unless_stopped(partial(_loaded_from, values))
+        self._warn_of_unknown_scale(self._loaded)
         self._loaded.localizer.prepare_search()
 
     def _values(self) -> dict[str, Any]:
@@ -160,24 +161,13 @@ class LocalizerNode(LifecycleNode):
         defaults = {p.name: RosParameter(p.name, value=p.default) for p in PARAMETERS}
         return {name: self.get_parameter_or(name, one).value for name, one in defaults.items()}
 
-    def _loaded_from(self, values: dict[str, Any]) -> _Loaded:
-        if not values["map"]:
-            raise MapFileError("parameter `map` is empty; give it a map file: -p map:=kitchen.onnx")
-        config = LocalizerConfig().with_parameters(values)
-        frames = _frame_config(values)
-        check_inputs(values)
-        map_file = read_map(os.path.expanduser(values["map"]))
-        chosen = choose_backend(map_file, values["backend"], values["threads"])
-        localizer = Localizer(map_file, chosen.backend, config)
-        camera = localizer.info.camera
-        # The first inference is slow, so it runs before the first image of the robot arrives.
-        localizer.localize(np.zeros((camera.height, camera.width, 3), np.uint8), camera)
-        if not localizer.info.metric:
+    def _warn_of_unknown_scale(self, loaded: _Loaded) -> None:
+        if not loaded.localizer.info.metric:
             self.get_logger().warning(
-                f"{values['map']}: the map's scale is {UNKNOWN_SCALE}; poses, clouds and the "
-                "parameters that end in _m are not in metres: do not fuse the poses with odometry"
+                f"{loaded.values['map']}: the map's scale is {UNKNOWN_SCALE}; poses, clouds and "
+                "the parameters that end in _m are not in metres: do not fuse the poses with "
+                "odometry"
             )
-        return _Loaded(localizer, chosen, frames, values)
 
     def _load_beside(self, path: str) -> str:
         """Start to load another map; return why it cannot be loaded."""
@@ -186,7 +176,7 @@ class LocalizerNode(LifecycleNode):
         if not os.path.isfile(os.path.expanduser(path)):
             return f"map: {path[:200]} is not a file"
         values = {**self._values(), "map": path}
-        self._next = _NextMap(path, lambda: self._loaded_from(values))
+        self._next = _NextMap(path, partial(_loaded_from, values))
         self._swapping.timer(_SWAP_PERIOD_S, self._swap_if_loaded)
         return ""
 
@@ -211,6 +201,7 @@ class LocalizerNode(LifecycleNode):
         active = self._active
         self._deactivate()
         self._loaded = loaded
+        self._warn_of_unknown_scale(loaded)
         loaded.localizer.config = before.config
         before.close()
         loaded.localizer.prepare_search()
@@ -255,6 +246,26 @@ class LocalizerNode(LifecycleNode):
         if not reason:
             localizer.config = config
         return SetParametersResult(successful=not reason, reason=reason)
+
+
+def _loaded_from(values: dict[str, Any]) -> _Loaded:
+    """Return the map that the parameters name, loaded.
+
+    Raises:
+        MoteError: The map, the backend or a parameter cannot be used.
+    """
+    if not values["map"]:
+        raise MapFileError("parameter `map` is empty; give it a map file: -p map:=kitchen.onnx")
+    config = LocalizerConfig().with_parameters(values)
+    frames = _frame_config(values)
+    check_inputs(values)
+    map_file = read_map(os.path.expanduser(values["map"]))
+    chosen = choose_backend(map_file, values["backend"], values["threads"])
+    localizer = Localizer(map_file, chosen.backend, config)
+    camera = localizer.info.camera
+    # The first inference is slow, so it runs before the first image of the robot arrives.
+    localizer.localize(np.zeros((camera.height, camera.width, 3), np.uint8), camera)
+    return _Loaded(localizer, chosen, frames, values)
 
 
 def _frame_config(values: dict[str, Any]) -> FrameConfig:

@@ -14,17 +14,24 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from mote_localization.errors import MoteError, RosError, first_line
 
 if TYPE_CHECKING:
     from rclpy.node import Node
 
+T = TypeVar("T")
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_POLL_S = 0.05
+_stopping = threading.Event()  # SIGINT or SIGTERM has arrived
+_work: WeakSet[Future[Any]] = WeakSet()  # of `in_thread`
 _MAX_LINE = 280  # characters of a message of rclpy
 _ROS_PACKAGE = re.compile(
     r"rclpy|rpyutils|ament_index_python|rosidl_\w+|\w+_(msgs|srvs|interfaces)"
@@ -59,12 +66,72 @@ def _pass_to_main_thread(number: int, _: object) -> None:
 
 def stop_requested(wait_s: float = 0.0) -> bool:
     """Wait at most `wait_s` seconds; return whether SIGINT or SIGTERM arrived."""
-    return signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0)) is not None
+    if signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0)) is None:
+        return False
+    _stopping.set()
+    return True
 
 
 def stop_pending() -> bool:
-    """Return whether SIGINT or SIGTERM waits for `stop_requested`."""
-    return bool(signal.sigpending() & set(_SIGNALS))
+    """Return whether SIGINT or SIGTERM has arrived, or waits for `stop_requested`."""
+    return _stopping.is_set() or bool(signal.sigpending() & set(_SIGNALS))
+
+
+@contextmanager
+def exit_on_signal() -> Iterator[None]:
+    """Exit with 0 when SIGINT or SIGTERM arrives in the block, such as during slow imports."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if stop_requested(_POLL_S):
+                os._exit(0)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class StoppedError(MoteError):
+    """SIGINT or SIGTERM arrived before some work was done."""
+
+
+def in_thread(work: Callable[[], T]) -> Future[T]:
+    """Start work that cannot be interrupted; after a signal, `run_node` does not wait for it."""
+    pool = ThreadPoolExecutor(1, "mote_work")
+    future = pool.submit(work)
+    pool.shutdown(wait=False)  # the thread ends with the work
+    _work.add(future)
+    return future
+
+
+def unless_stopped(work: Callable[[], T]) -> T:
+    """Return what a function returns, or raise what it raises.
+
+    Raises:
+        StoppedError: SIGINT or SIGTERM arrived; the function still runs.
+    """
+    future = in_thread(work)
+    while not wait([future], _POLL_S).done:
+        if stop_pending():
+            raise StoppedError("stopped by a signal")
+    return future.result()
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the system send SIGTERM to this process when its parent ends, also if it is killed.
+
+    Args:
+        parent: The process that started this one; it may have ended already.
+    """
+    with suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def import_error(error: ImportError) -> MoteError:
@@ -162,6 +229,14 @@ def run_node(create_node: Callable[[], Node], arguments: Sequence[str]) -> int:
     Returns:
         The exit code: 0 after a signal, 1 if the node cannot start.
     """
+    code = _run_node(create_node, arguments)
+    if not all(work.done() for work in _work):
+        gc.collect()  # destroys what is left of the node, which holds shared memory
+        os._exit(code)  # else the interpreter would wait for the work
+    return code
+
+
+def _run_node(create_node: Callable[[], Node], arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] [%(name)s]: %(message)s")
     try:
         with ros_context(arguments):
@@ -181,6 +256,8 @@ def run_node(create_node: Callable[[], Node], arguments: Sequence[str]) -> int:
                 return 0
             finally:
                 node.destroy_node()
+    except StoppedError:
+        return 0
     except MoteError as error:
         print_error(error)
         return 1

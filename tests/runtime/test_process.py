@@ -3,8 +3,11 @@
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from node_processes import wait_for
 
 PROGRAM = """
 import os, signal, threading, time
@@ -26,3 +29,55 @@ def test_a_signal_that_an_earlier_thread_receives_is_not_lost(number):
     program = PROGRAM.format(name=number.name)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+
+
+WAITS = """
+import sys, time
+from mote_localization.nodes import process
+
+process.block_signals()
+def create_node():
+    print("begins", flush=True)
+    return process.unless_stopped(lambda: time.sleep(60))
+{run}
+"""
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "with process.exit_on_signal(): create_node()",
+        pytest.param("sys.exit(process.run_node(create_node, []))", marks=pytest.mark.ros),
+    ],
+)
+def test_a_signal_during_the_start_acts_at_once(run, ros_env):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS.format(run=run)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "begins\n"
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert time.monotonic() - started < 1
+
+
+ORPHAN = """
+import os, subprocess, sys, time
+from mote_localization.evaluation import over_ros
+code = over_ros._RUN_MODULE.format(os.getpid(), "mote_localization.nodes.recorder")
+child = subprocess.Popen([sys.executable, "-c", code, "answers.jsonl"])
+print(child.pid, flush=True)
+time.sleep({lifetime_s})
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("lifetime_s", [0, 0.7, 2])
+def test_processes_end_with_a_parent_that_is_killed(tmp_path, ros_env, lifetime_s):
+    program = ORPHAN.format(lifetime_s=lifetime_s)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    child = Path(f"/proc/{int(done.stdout)}/status")
+    assert wait_for(lambda: not child.exists() or "State:\tZ" in child.read_text(), 5)

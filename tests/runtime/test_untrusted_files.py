@@ -33,7 +33,7 @@ def run(code, folder, **env):
 def test_child_processes_do_not_import_from_the_current_folder(tmp_path):
     """As of `mote evaluate --ros`, in a folder with a file of the name of a library."""
     (tmp_path / "cv2.py").write_text("import pathlib; pathlib.Path('executed').touch()")
-    code = over_ros._RUN_MODULE.format("mote_localization.nodes.player")
+    code = over_ros._RUN_MODULE.format(os.getpid(), "mote_localization.nodes.player")
     done = run(code + " ", tmp_path)
     assert "folder of the recording" in done.stdout + done.stderr, done.stderr
     assert not (tmp_path / "executed").exists()
