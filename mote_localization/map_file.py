@@ -20,7 +20,12 @@ from mote_localization.files import atomic_write
 from mote_localization.input_files import read_input
 from mote_localization.map_graph import check_graph
 from mote_localization.map_info import UNKNOWN_SCALE, MapInfo
-from mote_localization.map_metadata import FORMAT_VERSION, read_metadata, write_metadata
+from mote_localization.map_metadata import (
+    FORMAT_VERSION,
+    check_checksum,
+    read_metadata,
+    write_metadata,
+)
 from mote_localization.onnx_bytes import check_structure
 
 __all__ = ["FORMAT_VERSION", "UNKNOWN_SCALE", "MapFile", "MapInfo", "read_map", "write_map"]
@@ -84,6 +89,7 @@ def read_map(path: Path | str) -> MapFile:
     try:
         info = read_metadata(model)
         check_graph(model, info)
+        check_checksum(model)
     except MapFileError as error:
         raise MapFileError(f"{path}: {str(error)[:300]}") from error
     return MapFile(path, info, content)

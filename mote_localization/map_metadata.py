@@ -4,6 +4,7 @@ Keyframes are binary: as text, which metadata entries are, they would take a thi
 tensor of uint8 in `training_info`, a part of ONNX files that no backend reads: their MessagePack.
 """
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Annotated, Any, get_type_hints
@@ -21,6 +22,7 @@ FORMAT_VERSION = 4
 PREFIX = "mote."  # of the keys of entries, and of the name of the tensor
 _MAX_ENTRY_CHARS = 1 << 20
 _MAX_KEYFRAMES_BYTES = 1 << 25  # of all keyframes; format version 3 has them in an entry
+_CHECKSUM = "checksum"  # name of the entry
 _KEYFRAMES = PREFIX + "keyframes"  # name of the tensor
 # entries that older maps lack
 _OPTIONAL = {"metric", "drift", "keyframes", "self_test", "validation"}
@@ -53,6 +55,35 @@ def write_metadata(model: onnx.ModelProto, info: MapInfo) -> None:
         _check_keyframes_size(packed)
         tensor = onnx.numpy_helper.from_array(np.frombuffer(packed, np.uint8), _KEYFRAMES)
         model.training_info.add().initialization.initializer.append(tensor)
+    model.metadata_props.add(key=PREFIX + _CHECKSUM, value=_checksum(model))
+
+
+def check_checksum(model: onnx.ModelProto) -> None:
+    """Check the checksum of a map; maps of earlier versions have none.
+
+    It finds damage that leaves a valid map, such as another focal length. It is no signature.
+
+    Raises:
+        MapFileError: The map is not as it was written.
+    """
+    stored = {entry.key: entry.value for entry in model.metadata_props}.get(PREFIX + _CHECKSUM)
+    if stored is not None and stored != _checksum(model):
+        raise MapFileError(
+            "is damaged: its content does not match its checksum; copy the map again, or make it "
+            "again"
+        )
+
+
+def _checksum(model: onnx.ModelProto) -> str:
+    """Return the SHA-256 of description, keyframes and graph, as a hexadecimal number."""
+    digest = hashlib.sha256()
+    for entry in sorted(model.metadata_props, key=lambda entry: entry.key):
+        if entry.key.startswith(PREFIX) and entry.key != PREFIX + _CHECKSUM:
+            digest.update(f"{entry.key}\0{entry.value}\0".encode())
+    for tensor in _keyframe_tensors(model):
+        digest.update(tensor.raw_data)
+    digest.update(model.graph.SerializeToString(deterministic=True))
+    return digest.hexdigest()
 
 
 def read_metadata(model: onnx.ModelProto) -> MapInfo:
@@ -135,8 +166,7 @@ def _decode(name: str, text: str) -> Any:
 
 def _packed_keyframes(model: onnx.ModelProto) -> dict[str, tuple[Keyframe, ...]]:
     """Return the keyframes beside the graph as a value of `MapInfo`; empty where there are none."""
-    tensors = [t for part in model.training_info for t in part.initialization.initializer]
-    packed = next((tensor.raw_data for tensor in tensors if tensor.name == _KEYFRAMES), None)
+    packed = next((tensor.raw_data for tensor in _keyframe_tensors(model)), None)
     if packed is None:
         return {}
     _check_keyframes_size(packed)
@@ -146,6 +176,11 @@ def _packed_keyframes(model: onnx.ModelProto) -> dict[str, tuple[Keyframe, ...]]
         raise MapFileError(
             f"its keyframes are damaged ({str(error)[:120]}); copy the map again, or make it again"
         ) from error
+
+
+def _keyframe_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    tensors = [t for part in model.training_info for t in part.initialization.initializer]
+    return [tensor for tensor in tensors if tensor.name == _KEYFRAMES]
 
 
 def _check_keyframes_size(packed: bytes) -> None:

@@ -37,7 +37,7 @@ def write(plain: MapFile, folder: Path, packed: bytes | None = None, **entries: 
     info = replace(plain.info, keyframes=KEYFRAMES)
     write_map(path, onnx.load_model_from_string(plain.model), info)
     model = onnx.load(path)
-    properties = {p.key: p.value for p in model.metadata_props}
+    properties = {p.key: p.value for p in model.metadata_props if p.key != "mote.checksum"}
     if "format_version" in entries:
         del properties["mote.pose_calibration"]
         properties["mote.covariance_scale"] = "1.0"

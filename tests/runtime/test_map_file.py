@@ -37,8 +37,10 @@ def assert_refused(path, complaint):
 
 
 def changed(good, tmp_path, change):
-    """Write the good map after `change` has modified its model."""
+    """Write the good map, without its checksum, after `change` has modified its model."""
     model = onnx.load(good)
+    entries = {p.key: p.value for p in model.metadata_props if p.key != "mote.checksum"}
+    helper.set_model_props(model, entries)
     change(model)
     (tmp_path / "changed.onnx").write_bytes(model.SerializeToString())
     return tmp_path / "changed.onnx"
@@ -445,3 +447,29 @@ def test_full_disk_leaves_the_old_map_unchanged(good, tmp_path):
     assert "MapFileError" in ended.stderr and "unchanged" in ended.stderr
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["room.onnx"]
+
+
+def test_a_bit_that_flips_is_an_error_or_changes_nothing(good, tmp_path):
+    """Such as one of the focal length, which would move each pose by some centimetres."""
+    content, whole = good.read_bytes(), read_map(good)
+    graph = onnx.load_model_from_string(content).graph
+    camera = content.index(b'"fx"')
+    bits = [8 * at + bit for at in range(camera, camera + 60) for bit in (0, 3)]
+    bits += np.random.default_rng(0).integers(0, 8 * len(content), 400).tolist()
+    path, refused = tmp_path / "flipped.onnx", 0
+    for bit in bits:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            found = read_map(path)
+        except MapFileError:
+            refused += 1
+        else:
+            assert found.info == whole.info, bit
+            assert onnx.load_model_from_string(found.model).graph == graph, bit
+    assert refused > 400
+
+
+def test_a_map_without_a_checksum_is_read(good, tmp_path):
+    assert read_map(changed(good, tmp_path, lambda model: None)).info == read_map(good).info
