@@ -68,10 +68,10 @@ def save_checkpoint(folder: Path, identity: str, state: TrainState) -> None:
     try:
         with atomic_write(folder / _NAME, CheckpointError, advice) as file:
             torch.save(content, file)
-    except RuntimeError as error:  # of torch, where the disk is full
-        raise CheckpointError(
-            f"{folder / _NAME}: cannot be written ({first_line(error, 100)}){advice}"
-        ) from error
+    except RuntimeError as error:  # of torch, while it handles that of the full disk
+        cause = error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else first_line(error, 100)
+        raise CheckpointError(f"{folder / _NAME}: cannot be written ({reason}){advice}") from error
 
 
 def load_checkpoint(folder: Path, identity: str, state: TrainState) -> None:

@@ -1,6 +1,7 @@
 """Nothing from a file or the current folder is executed, and nothing is sent anywhere."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -23,9 +24,9 @@ from mote_localization.map_file import read_map
 from mote_localization.scenes.bags import open_bag
 
 
-def run(code, folder, **env):
+def run(code, folder, *before, **env):
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [*before, sys.executable, "-c", code],
         cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
@@ -39,15 +40,28 @@ def test_child_processes_do_not_import_from_the_current_folder(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_onnx_runtime_sends_no_telemetry(tmp_path):
+def test_localizing_looks_nothing_up_and_writes_nothing_at_home(tmp_path):
     write_constant_map(tmp_path / "room.onnx")
+    (tmp_path / "home").mkdir()
     code = (
+        "import os, sys\n"
+        "sys.addaudithook(lambda event, _: event.startswith('socket.') and print(event))\n"
         "from mote_localization.localizer import Localizer\n"
-        "import os; Localizer.open('room.onnx'); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+        "import numpy as np\n"
+        "localizer = Localizer.open('room.onnx')\n"
+        "camera = localizer.info.camera\n"
+        "localizer.localize(np.zeros((camera.height, camera.width, 3), np.uint8), camera)\n"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'])"
     )
-    done = run(code, tmp_path, HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / ".cache"))
+    home = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": ""}
+    trace = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", "calls"]
+    traced = (
+        not subprocess.call([*trace, "true"], cwd=tmp_path) if shutil.which("strace") else False
+    )
+    done = run(code, tmp_path, *(trace if traced else []), **home)
     assert done.stdout.strip() == "1", done.stderr
-    assert not list(tmp_path.rglob("*icrosoft*"))
+    assert not list((tmp_path / "home").iterdir())
+    assert not traced or "AF_INET" not in (tmp_path / "calls").read_text()
 
 
 def test_a_recording_does_not_choose_what_python_imports(tmp_path, monkeypatch):
