@@ -83,6 +83,8 @@ class Localization:
     covered_hw: np.ndarray  # bool: the live camera sees this cell
     image_hw3: np.ndarray  # RGB uint8, canonical camera
     pixels_n2: np.ndarray  # of its matches
+    match_points_n3: np.ndarray  # m, map frame, before the correction for drift: of its matches
+    match_sigma_n: np.ndarray  # m
     agree_n: np.ndarray  # bool: which of them agree with the best pose
     # remap; network, with the tracking that runs beside it; pose: the rest
     seconds: dict[str, float]
@@ -299,6 +301,8 @@ class Localizer:
             covered_hw=views[0].covered_hw,
             image_hw3=canonical[0],
             pixels_n2=pixels_n2,
+            match_points_n3=found.matches.points_n3[first],
+            match_sigma_n=found.matches.sigma_n[first],
             agree_n=given.inliers_n[first] if given else np.zeros(len(pixels_n2), bool),
             seconds={
                 "remap": remapped - started,

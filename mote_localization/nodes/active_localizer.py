@@ -23,6 +23,7 @@ from mote_localization.backends import Chosen
 from mote_localization.debug_image import debug_image
 from mote_localization.errors import MoteError
 from mote_localization.geometry import pose_from
+from mote_localization.intrinsics_check import CalibrationChecks
 from mote_localization.localization_statistics import Answered, LocalizationStatistics, Outcome
 from mote_localization.localizer import Localization, Localizer, Tracking
 from mote_localization.map_cloud import map_cloud
@@ -95,6 +96,9 @@ class ActiveLocalizer:
         self._backend_status = conversions.backend_status(
             f"{node.get_fully_qualified_name()}: backend", localizer.info.scene, chosen
         )
+        checked = values["calibration_check"] and localizer.info.keyframes
+        self._checks = CalibrationChecks(localizer.info.camera) if checked else None
+        self._calibration_fault = ""  # why poses are withheld
         self._backend_faults = [f"backend rejected: {refusal}" for refusal in chosen.refusals]
         self._map_frame = frames.map_frame
         self._camera_frame = values["camera_frame"]
@@ -254,6 +258,7 @@ class ActiveLocalizer:
             clock_fault(self._node),
             self._input_warning,
             self._frame_fault,
+            self._calibration_fault,
             *self._reader.faults(),
         ]
         if not self.enabled:
@@ -328,12 +333,21 @@ class ActiveLocalizer:
             self._publish_status(stamp, received_s, None, str(error))
             return
         self._publish_debug_image(Header(stamp=stamp, frame_id=frame), found)
+        if self._checks:
+            fault = self._checks.fault(first.camera_index, first.camera, found)
+            topic = self._input.cameras[first.camera_index].info_topic
+            self._calibration_fault = f"{topic}: {fault}" if fault else ""
         T_map_cam, covariance_66 = found.T_map_cam, found.covariance_66
         if T_map_cam is None or covariance_66 is None:
             self._warnings.warn("lost", f"lost: {found.reason}")
             if found.contradicted:
                 self._last = None
             self._publish_status(stamp, received_s, found)
+            return
+        if self._calibration_fault:
+            self._last = None  # it may be wrong, too
+            self._warnings.warn("calibration", f"no pose: {self._calibration_fault}")
+            self._publish_status(stamp, received_s, found, fault=self._calibration_fault)
             return
         if resets != self._resets:
             self._publish_status(

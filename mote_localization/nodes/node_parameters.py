@@ -66,6 +66,8 @@ PARAMETERS = (
               (0.0, 1000.0)),
     Parameter("info_tolerance_s", 0.05,
               "s, how much later than its image a CameraInfo may be stamped", (0.0, 10.0)),
+    Parameter("calibration_check", True,
+              "withhold poses while the images contradict the calibration; needs keyframes"),
     Parameter("backend", "onnxruntime", BACKEND_HELP),
     Parameter("threads", 0, "CPU threads of the network; 0: one per core", (0, 256)),
     # The others belong to LocalizerConfig and may change while the node runs.

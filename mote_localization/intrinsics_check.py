@@ -1,0 +1,308 @@
+"""Checks the intrinsics of live cameras against the map; no ROS.
+
+A wrong calibration moves the canonical pixels of a live image. The pose absorbs a part of it, the
+depth of the scene shows the rest. Each view estimates the errors of the intrinsics together with
+its pose; the views are averaged by generalized least squares, because near views share the errors
+of the map. Only the scatter of views from different places makes an error significant.
+
+It needs the points of keyframes: those of a student move with the image that it sees.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mote_localization.camera import Camera
+from mote_localization.geometry import exp_rotation, invert, rotation_angle, transform
+from mote_localization.localizer import Localization
+
+_NAMES = ("focal length", "principal point x", "principal point y", "distortion")
+_FOCAL, _DISTORTION = 0, 3  # their indices
+_MIN_ERROR_PX = 0.5  # expected error of a match is at least the resolution of the image
+_LAST_STEP = 1e-3  # m, rad and fractions; a smaller step is the last one
+_HYPOTHESIS_TOLERANCE = 0.4  # relative, of the distortion that a hypothesis predicts
+
+
+@dataclass(frozen=True)
+class IntrinsicsConfig:
+    """When a calibration disagrees.
+
+    The four parameters are the relative error of the focal length, those of the principal point
+    (fractions of the focal length), and the first radial coefficient.
+    """
+
+    least_4: tuple[float, ...] = (0.0075, 0.025, 0.025, 0.04)  # smaller errors are the map's own
+    # expected deviation of a view's estimate, before its views show it, and the number of views
+    # that this expectation counts for
+    deviation_4: tuple[float, ...] = (0.02, 0.02, 0.025, 0.03)
+    prior_views: float = 4.0
+    # An alarm is raised at alarm_sigmas (1 + few_views / views) standard errors beyond the least
+    # error: the standard error of few views is not well known.
+    alarm_sigmas: float = 3.0
+    few_views: float = 5.0
+    clear_sigmas: float = 1.0  # and below so many it is cleared
+    min_views: int = 3
+    max_views: int = 60  # the newest ones count
+    # A motion is the rotation, plus the distance over the median depth of the scene, in rad.
+    min_motion: float = 0.015  # views nearer to another one are not counted
+    correlated_motion: float = 0.09  # at which the correlation of two views falls to 1/e
+    correlation: float = 0.7  # of two views of one place
+    jackknife_scale: float = 2.0  # of a view's own deviation, as the jackknife estimates it
+    robust_sigmas: float = 1.0  # scale of the Cauchy weight, in expected errors of a match
+    max_error_px: float = 9.0  # matches with larger reprojection errors are not used
+    min_matches: int = 40
+    steps: int = 6  # largest number of Gauss-Newton steps of one view
+
+
+class Disagreement(NamedTuple):
+    """The errors of the intrinsics as estimated from several views, see `IntrinsicsConfig`."""
+
+    errors_4: np.ndarray  # of the true ones to those given
+    sigmas_4: np.ndarray
+
+
+class _View(NamedTuple):
+    T_map_cam: np.ndarray  # (4, 4)
+    depth: float  # median, m
+    errors_4: np.ndarray
+    variances_4: np.ndarray
+
+
+class IntrinsicsCheck:
+    """Estimates the errors of one camera's intrinsics from its newest views."""
+
+    def __init__(
+        self,
+        canonical: Camera,
+        config: IntrinsicsConfig = IntrinsicsConfig(),  # noqa: B008 (frozen)
+    ) -> None:
+        """Start without views."""
+        self._canonical, self._config = canonical, config
+        self._views: list[_View] = []
+        self._estimate: Disagreement | None = None
+        self._is_alarmed = False
+
+    @property
+    def disagreement(self) -> Disagreement | None:
+        """The errors of the intrinsics while they are significant."""
+        return self._estimate if self._is_alarmed else None
+
+    @property
+    def excess_4(self) -> np.ndarray:
+        """Standard errors by which each error exceeds the least one that counts."""
+        if self._estimate is None:
+            return np.full(4, -np.inf)
+        errors_4, sigmas_4 = self._estimate
+        return (np.abs(errors_4) - self._config.least_4) / sigmas_4
+
+    def add(
+        self,
+        points_n3: np.ndarray,
+        pixels_n2: np.ndarray,
+        sigma_n: np.ndarray,
+        T_map_cam: np.ndarray,
+    ) -> None:
+        """Add the matches of a localized image, unless it is near to one of the views.
+
+        Args:
+            points_n3: Points of keyframes, map frame.
+            pixels_n2: Their pixels in the canonical image.
+            sigma_n: Expected error of each point, in units of the map.
+            T_map_cam: The pose (4, 4) that they give.
+        """
+        config = self._config
+        if len(points_n3) < config.min_matches:
+            return
+        depth = float(np.median(transform(invert(T_map_cam), points_n3)[:, 2]))
+        if not depth > 0:
+            return
+        nearest = min((_motion(v.T_map_cam, T_map_cam, depth) for v in self._views), default=np.inf)
+        if nearest < config.min_motion:
+            return
+        found = _errors_of(points_n3, pixels_n2, sigma_n, T_map_cam, self._canonical, config)
+        if found is None:
+            return
+        self._views = [*self._views, _View(T_map_cam, depth, *found)][-config.max_views :]
+        if len(self._views) < config.min_views:
+            return
+        self._estimate = _mean_of(self._views, config)
+        limit = config.clear_sigmas
+        if not self._is_alarmed:
+            limit = config.alarm_sigmas * (1 + config.few_views / len(self._views))
+        self._is_alarmed = bool(self.excess_4.max() > limit)
+
+
+class CalibrationChecks:
+    """Checks the calibration of each camera of a localizer."""
+
+    def __init__(self, canonical: Camera) -> None:
+        """Start without images."""
+        self._canonical = canonical
+        self._checks: dict[int, tuple[Camera, IntrinsicsCheck]] = {}  # by the camera's index
+
+    def fault(self, index: int, camera: Camera, found: Localization) -> str:
+        """Return how a camera's calibration disagrees with its images; empty: it does not.
+
+        Another calibration of the camera starts again.
+
+        Args:
+            index: Of the camera.
+            camera: As it is calibrated.
+            found: What the image shows, localized with the map's keyframes.
+        """
+        if index not in self._checks or self._checks[index][0] != camera:
+            self._checks[index] = camera, IntrinsicsCheck(self._canonical)
+        check = self._checks[index][1]
+        if found.tracking is not None:
+            check.add(
+                found.match_points_n3,
+                found.pixels_n2,
+                found.match_sigma_n,
+                found.tracking.T_map_cam,
+            )
+        if check.disagreement is None:
+            return ""
+        return _description(camera, check.disagreement, int(check.excess_4.argmax()))
+
+
+def _description(camera: Camera, found: Disagreement, worst: int) -> str:
+    """Return what disagrees, and what to do."""
+    error = float(found.errors_4[worst])
+    given, fitting = camera.fx, camera.fx * (1 + error)
+    if worst == _DISTORTION:
+        expected = _distortion_if_rectified(camera)
+        if expected and abs(error - expected) < _HYPOTHESIS_TOLERANCE * abs(expected):
+            advice = (
+                "the images look rectified, and its distortion is removed again: set the "
+                "parameter rectified, or use the raw images"
+            )
+        elif not any(camera.distortion) and error < 0:
+            advice = (
+                "the images look distorted, but are used as rectified: use rectified images, or "
+                "the distortion of the raw ones"
+            )
+        else:
+            advice = "calibrate the camera again"
+        return f"calibration disagrees by {error:+.2f} in the radial distortion (k1): {advice}"
+    if worst != _FOCAL:
+        given = (camera.cx, camera.cy)[worst - 1]
+        fitting = given + error * (camera.fx, camera.fy)[worst - 1]
+    return (
+        f"calibration disagrees by {100 * abs(error):.1f} % of focal length: the images fit a "
+        f"{_NAMES[worst]} of {fitting:.0f} px, its camera_info has {given:.0f} px; calibrate the "
+        "camera again"
+    )
+
+
+def _distortion_if_rectified(camera: Camera) -> float:
+    """Return the error of k1 if the images of a distorted camera are rectified already; 0: none."""
+    if not any(camera.distortion):
+        return 0.0
+    corners = camera.corner_rays()
+    rays = np.concatenate([corners * (s, s, 1.0) for s in np.linspace(0.2, 0.9, 8)])
+    seen = (camera.project(rays) - (camera.cx, camera.cy)) / (camera.fx, camera.fy)
+    basis = seen * (seen**2).sum(axis=1, keepdims=True)
+    return float(((rays[:, :2] - seen) * basis).sum() / (basis**2).sum())
+
+
+def _motion(T_map_first: np.ndarray, T_map_second: np.ndarray, depth: float) -> float:
+    """Return the motion between two views, rad, see `IntrinsicsConfig`."""
+    moved = float(np.linalg.norm(T_map_first[:3, 3] - T_map_second[:3, 3]))
+    return moved / depth + rotation_angle(T_map_first[:3, :3].T @ T_map_second[:3, :3])
+
+
+def _errors_of(
+    points_n3: np.ndarray,
+    pixels_n2: np.ndarray,
+    sigma_n: np.ndarray,
+    T_map_cam: np.ndarray,
+    camera: Camera,
+    config: IntrinsicsConfig,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the errors of the intrinsics (4,) of one view and their variances (4,).
+
+    Gauss-Newton on the pose and the errors. The variances are those of a jackknife over 5 image
+    blocks a row, linearized.
+    """
+    points = points_n3.astype(np.float64)
+    pixels = pixels_n2.astype(np.float64)
+    R_33, position_3, errors_4 = T_map_cam[:3, :3].copy(), T_map_cam[:3, 3].copy(), np.zeros(4)
+    focal = camera.fx
+    for _ in range(config.steps):
+        x, y, z = ((points - position_3) @ R_33).T
+        per_z = np.divide(1, z, out=np.zeros_like(z), where=z > 0)
+        a, b = x * per_z, y * per_z
+        radius = a * a + b * b
+        scale = 1 + errors_4[0] + errors_4[3] * radius
+        du = focal * (a * scale + errors_4[1]) + camera.cx - pixels[:, 0]
+        dv = camera.fy * (b * scale + errors_4[2]) + camera.cy - pixels[:, 1]
+        squared = du * du + dv * dv
+        used_n = (z > 0) & (squared < config.max_error_px**2)
+        if np.count_nonzero(used_n) < config.min_matches:
+            return None
+        deviation = focal * sigma_n * per_z
+        variance = deviation**2 + squared / config.robust_sigmas**2 + _MIN_ERROR_PX**2
+        root = np.sqrt(used_n / variance)
+        ab, none, one = a * b, np.zeros_like(a), np.ones_like(a)
+        # the pose as in `pose.py`, then the errors
+        J_u = focal * root * (-per_z, none, a * per_z, ab, -1 - a * a, b, a, one, none, a * radius)
+        J_v = (
+            camera.fy
+            * root
+            * (none, -per_z, b * per_z, 1 + b * b, -ab, -a, b, none, one, b * radius)
+        )
+        scores = root * du * J_u + root * dv * J_v
+        try:
+            inverse = np.linalg.inv(J_u @ J_u.T + J_v @ J_v.T)
+        except np.linalg.LinAlgError:
+            return None
+        step = -inverse @ scores.sum(axis=1)
+        position_3 += R_33 @ step[:3]
+        R_33 = R_33 @ exp_rotation(step[3:6])
+        errors_4 += step[6:]
+        if not np.isfinite(step).all():
+            return None
+        if np.abs(step).max() < _LAST_STEP:
+            break
+    block_n = np.floor(pixels[used_n] / (camera.width / 5)) @ (1, 64)
+    _, block_n = np.unique(block_n, return_inverse=True)
+    changes = (inverse[6:] @ scores)[:, used_n]
+    of_blocks = np.array([np.bincount(block_n, one) for one in changes])
+    count = of_blocks.shape[1]
+    if count < 2:
+        return None
+    return errors_4, count / (count - 1) * (of_blocks**2).sum(axis=1)
+
+
+def _mean_of(views: list[_View], config: IntrinsicsConfig) -> Disagreement:
+    """Return the mean over views by generalized least squares, and its standard error.
+
+    The scatter of the views scales the expected deviations, from which it is known in advance for
+    a few views.
+    """
+    count = len(views)
+    eye_n3 = np.array([v.T_map_cam[:3, 3] for v in views])
+    R_n33 = np.array([v.T_map_cam[:3, :3] for v in views])
+    depth_n = np.array([v.depth for v in views])
+    moved_nn = np.linalg.norm(eye_n3[:, None] - eye_n3, axis=-1) / np.sqrt(
+        np.outer(depth_n, depth_n)
+    )
+    flat_n9 = R_n33.reshape(count, 9)
+    turned_nn = np.arccos(((flat_n9 @ flat_n9.T - 1) / 2).clip(-1, 1))
+    shared_nn = np.exp(-(moved_nn + turned_nn) / config.correlated_motion)
+    correlation_nn = config.correlation * shared_nn + (1 - config.correlation) * np.eye(count)
+    inverse_nn = np.linalg.inv(correlation_nn)
+    means, sigmas = np.zeros(4), np.zeros(4)
+    for k in range(4):
+        own_n = np.array([v.variances_4[k] for v in views]) * config.jackknife_scale**2
+        weight_n = 1 / np.sqrt(config.deviation_4[k] ** 2 + own_n)
+        error_n = weight_n * [v.errors_4[k] for v in views]
+        row_n = inverse_nn @ weight_n
+        information = row_n @ weight_n
+        means[k] = row_n @ error_n / information
+        rest_n = error_n - means[k] * weight_n
+        scatter = rest_n @ inverse_nn @ rest_n
+        scale = (config.prior_views + scatter) / (config.prior_views + count - 1)
+        sigmas[k] = np.sqrt(scale / information)
+    return Disagreement(means, sigmas)
