@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from mote_localization.camera import Camera
-from mote_localization.geometry import exp_rotation, invert, rotation_angle, transform
+from mote_localization.geometry import exp_rotation
 from mote_localization.localizer import Localization
 
 _NAMES = ("focal length", "principal point x", "principal point y", "distortion")
 _FOCAL, _DISTORTION = 0, 3  # their indices
 _MIN_ERROR_PX = 0.5  # expected error of a match is at least the resolution of the image
-_LAST_STEP = 1e-3  # m, rad and fractions; a smaller step is the last one
+_LAST_STEP = 5e-3  # m, rad and fractions; a smaller step is the last one; what is left is a tenth
 _HYPOTHESIS_TOLERANCE = 0.4  # relative, of the distortion that a hypothesis predicts
 
 
@@ -52,6 +52,7 @@ class IntrinsicsConfig:
     robust_sigmas: float = 1.0  # scale of the Cauchy weight, in expected errors of a match
     max_error_px: float = 9.0  # matches with larger reprojection errors are not used
     min_matches: int = 40
+    max_matches: int = 400  # at least half as many are used where there are more
     steps: int = 6  # largest number of Gauss-Newton steps of one view
 
 
@@ -62,11 +63,21 @@ class Disagreement(NamedTuple):
     sigmas_4: np.ndarray
 
 
-class _View(NamedTuple):
-    T_map_cam: np.ndarray  # (4, 4)
-    depth: float  # median, m
-    errors_4: np.ndarray
-    variances_4: np.ndarray
+class _Views(NamedTuple):
+    """Views and what each estimates."""
+
+    position_n3: np.ndarray  # of the camera, map frame
+    R_n33: np.ndarray  # of the camera in the map frame
+    depth_n: np.ndarray  # median
+    errors_n4: np.ndarray
+    variances_n4: np.ndarray
+
+    def motions(self, others: "_Views") -> np.ndarray:
+        """Return the motion (n, m) between these views and others, see `IntrinsicsConfig`."""
+        moved_nm = np.linalg.norm(self.position_n3[:, None] - others.position_n3, axis=-1)
+        cosine_nm = (self.R_n33.reshape(-1, 9) @ others.R_n33.reshape(-1, 9).T - 1) / 2
+        depth_nm = np.sqrt(np.outer(self.depth_n, others.depth_n))
+        return moved_nm / depth_nm + np.arccos(cosine_nm.clip(-1, 1))
 
 
 class IntrinsicsCheck:
@@ -79,7 +90,7 @@ class IntrinsicsCheck:
     ) -> None:
         """Start without views."""
         self._canonical, self._config = canonical, config
-        self._views: list[_View] = []
+        self._views: _Views | None = None
         self._estimate: Disagreement | None = None
         self._is_alarmed = False
 
@@ -114,22 +125,33 @@ class IntrinsicsCheck:
         config = self._config
         if len(points_n3) < config.min_matches:
             return
-        depth = float(np.median(transform(invert(T_map_cam), points_n3)[:, 2]))
+        points_n3, pixels_n2, sigma_n = (
+            one[:: len(one) // config.max_matches + 1] for one in (points_n3, pixels_n2, sigma_n)
+        )
+        depth = float(np.median((points_n3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]))
         if not depth > 0:
             return
-        nearest = min((_motion(v.T_map_cam, T_map_cam, depth) for v in self._views), default=np.inf)
-        if nearest < config.min_motion:
+        unknown = np.zeros((1, 4))
+        view = _Views(
+            T_map_cam[None, :3, 3], T_map_cam[None, :3, :3], np.array([depth]), unknown, unknown
+        )
+        if self._views and self._views.motions(view).min() < config.min_motion:
             return
         found = _errors_of(points_n3, pixels_n2, sigma_n, T_map_cam, self._canonical, config)
         if found is None:
             return
-        self._views = [*self._views, _View(T_map_cam, depth, *found)][-config.max_views :]
-        if len(self._views) < config.min_views:
+        view = view._replace(errors_n4=found[0][None], variances_n4=found[1][None])
+        if self._views:
+            both = zip(self._views, view, strict=True)
+            view = _Views(*(np.concatenate(pair)[-config.max_views :] for pair in both))
+        self._views = view
+        count = len(view.depth_n)
+        if count < config.min_views:
             return
-        self._estimate = _mean_of(self._views, config)
+        self._estimate = _mean_of(view, config)
         limit = config.clear_sigmas
         if not self._is_alarmed:
-            limit = config.alarm_sigmas * (1 + config.few_views / len(self._views))
+            limit = config.alarm_sigmas * (1 + config.few_views / count)
         self._is_alarmed = bool(self.excess_4.max() > limit)
 
 
@@ -206,12 +228,6 @@ def _distortion_if_rectified(camera: Camera) -> float:
     return float(((rays[:, :2] - seen) * basis).sum() / (basis**2).sum())
 
 
-def _motion(T_map_first: np.ndarray, T_map_second: np.ndarray, depth: float) -> float:
-    """Return the motion between two views, rad, see `IntrinsicsConfig`."""
-    moved = float(np.linalg.norm(T_map_first[:3, 3] - T_map_second[:3, 3]))
-    return moved / depth + rotation_angle(T_map_first[:3, :3].T @ T_map_second[:3, :3])
-
-
 def _errors_of(
     points_n3: np.ndarray,
     pixels_n2: np.ndarray,
@@ -275,34 +291,21 @@ def _errors_of(
     return errors_4, count / (count - 1) * (of_blocks**2).sum(axis=1)
 
 
-def _mean_of(views: list[_View], config: IntrinsicsConfig) -> Disagreement:
+def _mean_of(views: _Views, config: IntrinsicsConfig) -> Disagreement:
     """Return the mean over views by generalized least squares, and its standard error.
 
-    The scatter of the views scales the expected deviations, from which it is known in advance for
-    a few views.
+    The scatter of the views scales the expected deviations.
     """
-    count = len(views)
-    eye_n3 = np.array([v.T_map_cam[:3, 3] for v in views])
-    R_n33 = np.array([v.T_map_cam[:3, :3] for v in views])
-    depth_n = np.array([v.depth for v in views])
-    moved_nn = np.linalg.norm(eye_n3[:, None] - eye_n3, axis=-1) / np.sqrt(
-        np.outer(depth_n, depth_n)
-    )
-    flat_n9 = R_n33.reshape(count, 9)
-    turned_nn = np.arccos(((flat_n9 @ flat_n9.T - 1) / 2).clip(-1, 1))
-    shared_nn = np.exp(-(moved_nn + turned_nn) / config.correlated_motion)
+    count = len(views.depth_n)
+    shared_nn = np.exp(-views.motions(views) / config.correlated_motion)
     correlation_nn = config.correlation * shared_nn + (1 - config.correlation) * np.eye(count)
     inverse_nn = np.linalg.inv(correlation_nn)
-    means, sigmas = np.zeros(4), np.zeros(4)
-    for k in range(4):
-        own_n = np.array([v.variances_4[k] for v in views]) * config.jackknife_scale**2
-        weight_n = 1 / np.sqrt(config.deviation_4[k] ** 2 + own_n)
-        error_n = weight_n * [v.errors_4[k] for v in views]
-        row_n = inverse_nn @ weight_n
-        information = row_n @ weight_n
-        means[k] = row_n @ error_n / information
-        rest_n = error_n - means[k] * weight_n
-        scatter = rest_n @ inverse_nn @ rest_n
-        scale = (config.prior_views + scatter) / (config.prior_views + count - 1)
-        sigmas[k] = np.sqrt(scale / information)
-    return Disagreement(means, sigmas)
+    own_n4 = config.jackknife_scale**2 * views.variances_n4
+    weight_n4 = 1 / np.sqrt(np.square(config.deviation_4) + own_n4)
+    row_n4 = inverse_nn @ weight_n4
+    information_4 = (row_n4 * weight_n4).sum(axis=0)
+    mean_4 = (row_n4 * weight_n4 * views.errors_n4).sum(axis=0) / information_4
+    rest_n4 = (views.errors_n4 - mean_4) * weight_n4
+    scatter_4 = (rest_n4 * (inverse_nn @ rest_n4)).sum(axis=0)
+    scale_4 = (config.prior_views + scatter_4) / (config.prior_views + count - 1)
+    return Disagreement(mean_4, np.sqrt(scale_4 / information_4))
