@@ -4,27 +4,42 @@ import re
 import time
 from array import array
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("tf2_msgs", reason="needs tf2_msgs")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from make_map import CAMERA, write_constant_map
+from make_painted_room import keyframe, photograph, shifted
 from node_processes import wait_for
 from sensor_msgs.msg import CameraInfo, Image
 from simulated_robot import start_localizer
 from std_msgs.msg import Header
 
-from mote_localization.map_file import read_map
+from mote_localization.map_file import read_map, write_map
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
 
-MAP = Path(__file__).resolve().parents[2] / "maps/demo_room.onnx"
-INFO = read_map(MAP).info
-CAMERA = INFO.camera
+
+def write_painted_map(folder):
+    """Write a map with three keyframes of the painted room, whose network always predicts one."""
+    plain = read_map(write_constant_map(folder / "plain.onnx"))
+    keyframes = tuple(keyframe(shifted(x, 0, 0)) for x in (-0.4, 0, 0.4))
+    path = folder / "painted.onnx"
+    write_map(
+        path, onnx.load_model_from_string(plain.model), replace(plain.info, keyframes=keyframes)
+    )
+    return path
+
+
+def view(step):
+    """Return the pose of a camera that moves in the painted room."""
+    turn = 0.06 * np.sin(step), 0.06 * np.sin(1.7 * step), 0.02
+    return shifted(0.15 * np.sin(0.6 * step), 0.05, 0.1 * np.sin(step), omega=turn)
 
 
 def send(robot, image_hw3, camera):
@@ -42,13 +57,13 @@ def send(robot, image_hw3, camera):
     return stamp_ns, robot.statuses[stamp_ns]
 
 
-def test_a_wrong_focal_length_is_reported_until_the_calibration_changes(robot, child):
+def test_a_wrong_focal_length_is_reported_until_the_calibration_changes(robot, child, tmp_path):
     states = []
     robot.node.create_subscription(
         DiagnosticArray, "/diagnostics", lambda m: states.extend(m.status), 10
     )
-    images = [np.repeat(one.grey_hw()[..., None], 3, axis=-1) for one in INFO.keyframes[::5][:8]]
-    node = start_localizer(child, MAP, robot)
+    images = [photograph(view(step)) for step in range(7)]
+    node = start_localizer(child, write_painted_map(tmp_path), robot)
     wrong = replace(CAMERA, fx=1.1 * CAMERA.fx, fy=1.1 * CAMERA.fy)
     answers = [send(robot, image, wrong) for image in images]
     reasons = [status.message for _, status in answers]
