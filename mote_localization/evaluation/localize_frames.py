@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from mote_localization.errors import CameraError, ImageError, SceneError
 from mote_localization.evaluation.metrics import Answer
+from mote_localization.intrinsics_check import CalibrationChecks
 from mote_localization.localizer import Localizer
 from mote_localization.scenes import Frame
 
@@ -16,7 +17,8 @@ def localize_frames(
 ) -> Iterator[Answer]:
     """Localize frames one after the other, without their poses and their depth.
 
-    A frame whose image cannot be read is lost, with a warning.
+    A frame whose image cannot be read is lost, with a warning. Another warning names a calibration
+    with which the frames disagree; it changes no result.
 
     Args:
         localizer: Localizer of the map.
@@ -26,7 +28,8 @@ def localize_frames(
     Raises:
         MoteError: A camera is not known, or does not fit the image; the message names the frame.
     """
-    last = None
+    last, fault = None, ""
+    checks = CalibrationChecks(localizer.info.camera) if localizer.info.keyframes else None
     for frame in frames:
         camera = frame.known_camera()
         try:
@@ -41,6 +44,10 @@ def localize_frames(
         except (CameraError, ImageError) as error:
             raise type(error)(f"frame {frame.name[:60]}: {error}") from error
         last = found.tracking if tracking else None
+        if checks and not fault:
+            fault = checks.fault(0, camera, found)
+            if fault:
+                _log.warning("frame %s: %s", frame.name[:60], fault)
         yield Answer(
             name=frame.name,
             stamp_s=frame.stamp_s,
