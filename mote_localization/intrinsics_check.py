@@ -32,7 +32,7 @@ class IntrinsicsConfig:
     (fractions of the focal length), and the first radial coefficient.
     """
 
-    least_4: tuple[float, ...] = (0.0075, 0.025, 0.025, 0.04)  # smaller errors are the map's own
+    least_4: tuple[float, ...] = (0.0075, 0.02, 0.02, 0.04)  # smaller errors are the map's own
     # expected deviation of a view's estimate, before its views show it, and the number of views
     # that this expectation counts for
     deviation_4: tuple[float, ...] = (0.02, 0.02, 0.025, 0.03)
@@ -71,13 +71,13 @@ class _Views(NamedTuple):
     depth_n: np.ndarray  # median
     errors_n4: np.ndarray
     variances_n4: np.ndarray
+    motion_nn: np.ndarray  # between them, see `IntrinsicsConfig`
 
-    def motions(self, others: "_Views") -> np.ndarray:
-        """Return the motion (n, m) between these views and others, see `IntrinsicsConfig`."""
-        moved_nm = np.linalg.norm(self.position_n3[:, None] - others.position_n3, axis=-1)
-        cosine_nm = (self.R_n33.reshape(-1, 9) @ others.R_n33.reshape(-1, 9).T - 1) / 2
-        depth_nm = np.sqrt(np.outer(self.depth_n, others.depth_n))
-        return moved_nm / depth_nm + np.arccos(cosine_nm.clip(-1, 1))
+    def motions_to(self, T_map_cam: np.ndarray, depth: float) -> np.ndarray:
+        """Return the motion (n,) from each view to another one."""
+        moved_n = np.linalg.norm(self.position_n3 - T_map_cam[:3, 3], axis=1)
+        cosine_n = (self.R_n33.reshape(-1, 9) @ T_map_cam[:3, :3].reshape(9) - 1) / 2
+        return moved_n / np.sqrt(depth * self.depth_n) + np.arccos(cosine_n.clip(-1, 1))
 
 
 class IntrinsicsCheck:
@@ -90,7 +90,10 @@ class IntrinsicsCheck:
     ) -> None:
         """Start without views."""
         self._canonical, self._config = canonical, config
-        self._views: _Views | None = None
+        none_n4 = np.zeros((0, 4))
+        self._views = _Views(
+            np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros(0), none_n4, none_n4, np.zeros((0, 0))
+        )
         self._estimate: Disagreement | None = None
         self._is_alarmed = False
 
@@ -131,24 +134,29 @@ class IntrinsicsCheck:
         depth = float(np.median((points_n3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]))
         if not depth > 0:
             return
-        unknown = np.zeros((1, 4))
-        view = _Views(
-            T_map_cam[None, :3, 3], T_map_cam[None, :3, :3], np.array([depth]), unknown, unknown
-        )
-        if self._views and self._views.motions(view).min() < config.min_motion:
+        motion_n = self._views.motions_to(T_map_cam, depth)
+        if (motion_n < config.min_motion).any():
             return
         found = _errors_of(points_n3, pixels_n2, sigma_n, T_map_cam, self._canonical, config)
         if found is None:
             return
-        view = view._replace(errors_n4=found[0][None], variances_n4=found[1][None])
-        if self._views:
-            both = zip(self._views, view, strict=True)
-            view = _Views(*(np.concatenate(pair)[-config.max_views :] for pair in both))
-        self._views = view
-        count = len(view.depth_n)
+        position_3, R_33 = T_map_cam[:3, 3], T_map_cam[:3, :3]
+        motion_nn = np.pad(self._views.motion_nn, (0, 1))
+        motion_nn[-1, :-1] = motion_nn[:-1, -1] = motion_n
+        newest = slice(-config.max_views, None)
+        before = self._views
+        self._views = _Views(
+            np.concatenate([before.position_n3, [position_3]])[newest],
+            np.concatenate([before.R_n33, [R_33]])[newest],
+            np.append(before.depth_n, depth)[newest],
+            np.concatenate([before.errors_n4, [found[0]]])[newest],
+            np.concatenate([before.variances_n4, [found[1]]])[newest],
+            motion_nn[newest, newest],
+        )
+        count = len(self._views.depth_n)
         if count < config.min_views:
             return
-        self._estimate = _mean_of(view, config)
+        self._estimate = _mean_of(self._views, config)
         limit = config.clear_sigmas
         if not self._is_alarmed:
             limit = config.alarm_sigmas * (1 + config.few_views / count)
@@ -297,15 +305,15 @@ def _mean_of(views: _Views, config: IntrinsicsConfig) -> Disagreement:
     The scatter of the views scales the expected deviations.
     """
     count = len(views.depth_n)
-    shared_nn = np.exp(-views.motions(views) / config.correlated_motion)
+    shared_nn = np.exp(-views.motion_nn / config.correlated_motion)
     correlation_nn = config.correlation * shared_nn + (1 - config.correlation) * np.eye(count)
-    inverse_nn = np.linalg.inv(correlation_nn)
     own_n4 = config.jackknife_scale**2 * views.variances_n4
     weight_n4 = 1 / np.sqrt(np.square(config.deviation_4) + own_n4)
-    row_n4 = inverse_nn @ weight_n4
-    information_4 = (row_n4 * weight_n4).sum(axis=0)
-    mean_4 = (row_n4 * weight_n4 * views.errors_n4).sum(axis=0) / information_4
-    rest_n4 = (views.errors_n4 - mean_4) * weight_n4
-    scatter_4 = (rest_n4 * (inverse_nn @ rest_n4)).sum(axis=0)
+    error_n4 = weight_n4 * views.errors_n4
+    both_n8 = np.concatenate([weight_n4, error_n4], axis=1)
+    solved_n4, solved_error_n4 = np.split(np.linalg.solve(correlation_nn, both_n8), 2, axis=1)
+    information_4 = (weight_n4 * solved_n4).sum(axis=0)
+    mean_4 = (error_n4 * solved_n4).sum(axis=0) / information_4
+    scatter_4 = (error_n4 * solved_error_n4).sum(axis=0) - mean_4**2 * information_4
     scale_4 = (config.prior_views + scatter_4) / (config.prior_views + count - 1)
     return Disagreement(mean_4, np.sqrt(scale_4 / information_4))
