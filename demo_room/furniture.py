@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.random import Generator
 
+from demo_room.days import Day
 from demo_room.objects import hob, label, oven, pinned, screen, spine
 from demo_room.palette import (
     BLACK,
@@ -77,7 +78,7 @@ def books(place: Builder, rng: Generator, width: float, shelf_m: float) -> None:
         x += thick
 
 
-def bookcase(place: Builder, rng: Generator, width: float) -> None:
+def bookcase(place: Builder, rng: Generator, day: Day, width: float) -> None:
     """Add a bookcase: five shelves of books and jars on a low plinth."""
     deep, height = 0.32, 2.12
     board = wood(OAK)
@@ -97,8 +98,10 @@ def bookcase(place: Builder, rng: Generator, width: float) -> None:
     jar(place.at(0.75, -0.17, 1.24), (92, 132, 148), 0.07, 0.2)
     jar(place.at(1.5, -0.17, 0.5), (196, 146, 62), 0.09, 0.26)
     jar(place.at(1.75, -0.16, 0.5), (164, 72, 56), 0.08, 0.17)
-    plant(place.at(0.45, -0.16, height + 0.03), rng, leaves=12, tall=0.3, pot=RUST)
-    place.box((1.1, -0.3, height + 0.03), (0.42, 0.28, 0.2), cloth((196, 174, 136)), skip="back")
+    tree = day.at(place, "bookcase plant", 0.45, -0.16, height + 0.03)
+    plant(tree, rng, leaves=12, tall=0.3, pot=RUST)
+    basket = day.at(place, "bookcase box", 0.0, 0.0)
+    basket.box((1.1, -0.3, height + 0.03), (0.42, 0.28, 0.2), cloth((196, 174, 136)), skip="back")
     place.box((1.56, -0.28, height + 0.03), (0.3, 0.24, 0.13), label((120, 150, 168)), skip="back")
 
 
@@ -143,12 +146,12 @@ def sofa(place: Builder, width: float) -> None:
     place.box((width - 0.21, -0.8, 0.58), (0.22, 0.5, 0.012), cloth(CREAM, (RUST, NAVY)))
 
 
-def floor_lamp(place: Builder) -> None:
+def floor_lamp(place: Builder, brightness: float) -> None:
     """Add a brass lamp with a linen shade."""
     place.round((0, 0, 0), 0.15, 0.03, plain(BLACK), top=plain(BLACK))
     place.round((0, 0, 0.03), 0.014, 1.5, plain(BRASS), facets=5)
     shade = curtain((244, 222, 176), ((230, 200, 148), (250, 236, 202)))
-    place.round((0, 0, 1.45), 0.22, 0.3, shade, glow=1.4, top=plain(CREAM))
+    place.round((0, 0, 1.45), 0.22, 0.3, shade, glow=1.4 * brightness, top=plain(CREAM))
 
 
 def cabinet(place: Builder, rng: Generator) -> None:
@@ -169,7 +172,7 @@ def cabinet(place: Builder, rng: Generator) -> None:
     )
 
 
-def fridge(place: Builder) -> None:
+def fridge(place: Builder, day: Day) -> None:
     """Add a mint-coloured fridge with notes on its doors."""
     mint = plain((164, 196, 180), 0.02)
     front, left = pinned(mint, 5), pinned(mint, 2)
@@ -178,7 +181,8 @@ def fridge(place: Builder) -> None:
     place.box((0.02, -0.6, 0), (0.62, 0.58, 0.04), plain(BLACK), skip="back bottom top")
     for z, tall in ((0.7, 0.38), (1.2, 0.3)):
         place.box((0.06, -0.69, z), (0.03, 0.05, tall), plain(STEEL), skip="back")
-    place.box((0.1, -0.5, 1.705), (0.4, 0.34, 0.22), cloth((172, 132, 84)), skip="bottom")
+    basket = day.at(place, "fridge box", 0.0, 0.0)
+    basket.box((0.1, -0.5, 1.705), (0.4, 0.34, 0.22), cloth((172, 132, 84)), skip="bottom")
 
 
 def kitchen(place: Builder, rng: Generator) -> None:
@@ -231,7 +235,7 @@ def kitchen(place: Builder, rng: Generator) -> None:
             jar(place.at(x + rng.normal(0.0, 0.012), -0.15, z), shade, radius, tall)
 
 
-def sideboard(place: Builder, rng: Generator) -> None:
+def sideboard(place: Builder, rng: Generator, lamp: float) -> None:
     """Add a walnut sideboard with a lamp, records and a vase."""
     doors = panelled(TEAK, 1, 3, 0.05)
     place.box((-0.1, -0.42, 0.16), (1.5, 0.42, 0.56), wood(WALNUT), skip="back", front=doors)
@@ -239,7 +243,7 @@ def sideboard(place: Builder, rng: Generator) -> None:
         place.box((x, -0.4, 0), (0.05, 0.05, 0.16), plain(BRASS), skip="top bottom")
     place.round((0.1, -0.22, 0.72), 0.07, 0.26, label(NAVY))
     shade = curtain((226, 196, 150), ((206, 160, 104), (240, 220, 180)))
-    place.round((0.1, -0.22, 0.98), 0.17, 0.2, shade, top=plain(CREAM), glow=1.1)
+    place.round((0.1, -0.22, 0.98), 0.17, 0.2, shade, top=plain(CREAM), glow=1.1 * lamp)
     books(place.at(0.42, -0.32, 0.72), rng, 0.48, 0.3)
     jar(place.at(1.05, -0.2, 0.72), (70, 120, 116), 0.09, 0.32)
     jar(place.at(1.26, -0.24, 0.72), (214, 140, 70), 0.06, 0.14)
@@ -281,7 +285,7 @@ def chair(place: Builder, colour: Colour) -> None:
         place.box((-0.16, 0.175, z), (0.32, 0.025, 0.075), wood(TEAK))
 
 
-def low_table(place: Builder, rng: Generator) -> None:
+def low_table(place: Builder, rng: Generator, day: Day) -> None:
     """Add a low table with a shelf, books, a tray and a plant."""
     place.box((-0.5, -0.28, 0.37), (1.0, 0.56, 0.035), wood(WALNUT, 0.15))
     place.box((-0.46, -0.24, 0.12), (0.92, 0.48, 0.025), wood(OAK))
@@ -297,7 +301,8 @@ def low_table(place: Builder, rng: Generator) -> None:
     place.box((0.02, -0.14, 0.405), (0.36, 0.26, 0.02), tiles(((62, 110, 118), CREAM), 0.06, 0.7))
     jar(place.at(0.11, 0.0, 0.425), (226, 214, 190), 0.035, 0.09)
     jar(place.at(0.24, -0.05, 0.425), (66, 88, 120), 0.035, 0.09)
-    plant(place.at(0.02, 0.2, 0.405), rng, leaves=14, tall=0.3, pot=(84, 124, 120))
+    pot = day.at(place, "low table plant", 0.02, 0.2, 0.405)
+    plant(pot, rng, leaves=14, tall=0.3, pot=(84, 124, 120))
     books(place.at(-0.4, -0.2, 0.145), rng, 0.5, 0.2)
 
 

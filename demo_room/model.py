@@ -14,11 +14,12 @@ t |                         n | t        south wall in the east, of the west wal
   0         south             6
 """
 
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
 from demo_room import furniture
+from demo_room.days import RECORDED, Day
 from demo_room.furniture import frame, plant
 from demo_room.light import Lamp, Lighting, Sun, compute_light, expose
 from demo_room.objects import clock, pinned
@@ -40,6 +41,7 @@ from demo_room.palette import (
     WHITE,
     Colour,
 )
+from demo_room.person import person
 from demo_room.pictures import abstract, bouquet, city, landscape, poster, view
 from demo_room.shapes import Block, Builder
 from demo_room.textures import (
@@ -63,9 +65,12 @@ SEED = 20
 PANES = ((1.22, 0.98, 1.98, 2.22), (2.06, 0.98, 2.82, 2.22))
 
 
-@cache
-def build() -> Builder:
-    """Return the room: all rectangles, and the blocks that light and robots cannot pass."""
+@lru_cache(maxsize=4)
+def build(day: Day = RECORDED) -> Builder:
+    """Return the room: all rectangles, and the blocks that light and robots cannot pass.
+
+    A rectangle's texture depends on its number, so what only some days have comes last.
+    """
     room = Builder()
     rng = np.random.default_rng(SEED)
     length, depth, height = SIZE_M
@@ -73,6 +78,7 @@ def build() -> Builder:
     east = room.at(length, depth, degrees=-90)
     south = room.at(length, 0.0, degrees=180)
     west = room.at(0.0, 0.0, degrees=90)
+    ceiling_lamp, table_lamp, floor_lamp = day.lamps
 
     floor_and_ceiling(room)
     wall(north, length, plaster((222, 206, 176)), skirting=WHITE)
@@ -80,50 +86,65 @@ def build() -> Builder:
     wall(south, length, plaster((226, 216, 200)), skirting=WHITE)
     wall(west, depth, bricks(((168, 92, 66), (150, 78, 58), (186, 116, 84), (120, 70, 58))), OAK)
 
-    furniture.bookcase(north.at(0.35, 0.0), rng, width=2.0)
-    paintings(north)
+    furniture.bookcase(north.at(0.35, 0.0), rng, day, width=2.0)
+    paintings(north, day)
     furniture.sofa(north.at(2.75, -0.06), width=2.05)
-    furniture.floor_lamp(room.at(5.1, 4.62))
-    plant(room.at(5.62, 4.6), rng, leaves=22, tall=1.05)
+    furniture.floor_lamp(room.at(5.1, 4.62), floor_lamp)
+    plant(day.at(room, "floor plant", 5.62, 4.6), rng, leaves=22, tall=1.05)
 
-    window(east)
+    window(east, day)
     furniture.cabinet(east.at(0.75, 0.0), rng)
 
     door(south.at(0.55, 0.0))
     coats(south.at(1.62, 0.0))
-    furniture.fridge(south.at(2.62, 0.0))
+    furniture.fridge(south.at(2.62, 0.0), day)
     furniture.kitchen(south.at(3.4, 0.0), rng)
 
-    furniture.sideboard(west.at(3.35, 0.0), rng)
+    furniture.sideboard(west.at(3.35, 0.0), rng, floor_lamp)
     west_wall(west)
 
     furniture.dining_table(room.at(0.95, 2.2, degrees=84))
-    furniture.chair(room.at(1.62, 2.52, degrees=-82), RUST)
-    furniture.chair(room.at(1.66, 1.86, degrees=-104), NAVY)
-    furniture.chair(room.at(0.95, 1.28, degrees=172), SAGE)
-    furniture.low_table(room.at(3.72, 2.72, degrees=-7), rng)
+    furniture.chair(day.at(room, "rust chair", 1.62, 2.52, degrees=-82), RUST)
+    furniture.chair(day.at(room, "navy chair", 1.66, 1.86, degrees=-104), NAVY)
+    furniture.chair(day.at(room, "sage chair", 0.95, 1.28, degrees=172), SAGE)
+    furniture.low_table(room.at(3.72, 2.72, degrees=-7), rng, day)
     rugs(room)
-    furniture.armchair(room.at(4.62, 1.12, degrees=152))
-    furniture.pouf(room.at(5.35, 1.85, degrees=25))
-    ceiling_lights(room)
+    furniture.armchair(day.at(room, "armchair", 4.62, 1.12, degrees=152))
+    furniture.pouf(day.at(room, "pouf", 5.35, 1.85, degrees=25))
+    ceiling_lights(room, ceiling_lamp, table_lamp)
+    if day.blind_m:
+        blind(east, day.blind_m)
+    if day.person:
+        x, y, degrees = day.person
+        person(room.at(x, y, degrees=degrees))
     return room
 
 
-def lighting() -> Lighting:
+def lighting(day: Day = RECORDED) -> Lighting:
     """Return the lights: sky and sun through the window, three lamps."""
+    sky, (ceiling, table, floor) = day.daylight, day.lamps
+    # Walls reflect the light of the sky and of the ceiling lamp.
+    reflected = 0.625 * sky + 0.375 * (0.75 * ceiling + 0.125 * table + 0.125 * floor)
     y, z = np.meshgrid((1.3, 1.75, 2.3, 2.75), (1.15, 2.0))
     window_points = np.stack([np.full(y.size, 5.88), y.ravel(), z.ravel()], axis=1)
-    sun_3 = np.array([0.80, -0.16, 0.58])
+    sun_3 = np.array(day.sun_3)
     return Lighting(
-        ambient_3=(0.74, 0.71, 0.68),
+        ambient_3=_scaled((0.74, 0.71, 0.68), reflected),
         lamps=(
-            Lamp(window_points, (3.3, 3.5, 3.8), facing_3=(-1.0, 0.0, 0.0)),
-            Lamp(np.array([[3.3, 2.5, 2.45], [2.9, 2.7, 2.45]]), (1.9, 1.75, 1.5)),
-            Lamp(np.array([[0.95, 2.2, 1.5]]), (0.55, 0.44, 0.28)),
-            Lamp(np.array([[5.1, 4.62, 1.75]]), (0.42, 0.32, 0.2)),
+            Lamp(window_points, _scaled((3.3, 3.5, 3.8), sky), facing_3=(-1.0, 0.0, 0.0)),
+            Lamp(
+                np.array([[3.3, 2.5, 2.45], [2.9, 2.7, 2.45]]), _scaled((1.9, 1.75, 1.5), ceiling)
+            ),
+            Lamp(np.array([[0.95, 2.2, 1.5]]), _scaled((0.55, 0.44, 0.28), table)),
+            Lamp(np.array([[5.1, 4.62, 1.75]]), _scaled((0.42, 0.32, 0.2), floor)),
         ),
-        sun=Sun(sun_3 / np.linalg.norm(sun_3), 5.86, PANES, (7.0, 6.1, 4.7)),
+        sun=Sun(sun_3 / np.linalg.norm(sun_3), 5.86, PANES, _scaled((7.0, 6.1, 4.7), sky)),
     )
+
+
+def _scaled(power_3: Colour, factor: float) -> Colour:
+    r, g, b = power_3
+    return r * factor, g * factor, b * factor
 
 
 def floor_and_ceiling(room: Builder) -> None:
@@ -153,23 +174,27 @@ def wall(place: Builder, length: float, material: Material, skirting: Colour) ->
     place.box((0, -0.018, 0), (length, 0.018, 0.1), wood(skirting, 0.03), skip="back bottom")
 
 
-def paintings(north: Builder) -> None:
+def paintings(north: Builder, day: Day) -> None:
     """Add five pictures between bookcase and lamp."""
     hills = ((146, 164, 186), (104, 136, 136), (92, 124, 82), (58, 88, 54))
     mote = poster(CREAM, NAVY, RUST, ("MOTE", "finds itself", "museum of small things"))
     frame(north, 2.72, 1.35, 0.55, 0.75, mote, BLACK)
-    frame(north, 3.5, 1.28, 0.95, 0.66, landscape(SKY, hills, (252, 240, 190)), BRASS)
+    seen = landscape(SKY, hills, (252, 240, 190))
+    frame(day.at(north, "landscape", 0.0, 0.0), 3.5, 1.28, 0.95, 0.66, seen, BRASS)
     frame(north, 4.66, 1.42, 0.4, 0.5, bouquet(((70, 92, 98), (128, 132, 112)), VIVID, RUST), OAK)
     frame(north, 4.66, 2.03, 0.42, 0.3, abstract((226, 214, 190), VIVID, 16), WHITE)
-    frame(north, 5.35, 1.5, 0.42, 0.62, city(DUSK, ((52, 54, 74), (94, 70, 78))), BLACK)
+    seen = city(DUSK, ((52, 54, 74), (94, 70, 78)))
+    frame(day.at(north, "city", 0.0, 0.0), 5.35, 1.5, 0.42, 0.62, seen, BLACK)
 
 
-def window(east: Builder) -> None:
+def window(east: Builder, day: Day) -> None:
     """Add a window with two panes, a sill, curtains, and a radiator under it."""
     x0, x1 = 5.0 - PANES[1][2], 5.0 - PANES[0][0]  # along the wall, from the north
     z0, z1 = PANES[0][1], PANES[0][3]
-    outer = wood(WHITE, 0.03)
-    east.rectangle((x0, -0.01, z1), (x1 - x0, 0, 0), (0, 0, z0 - z1), view(), glow=1.25)
+    outer, outside = wood(WHITE, 0.03), view() if day.daylight else plain(BLACK)
+    east.rectangle(
+        (x0, -0.01, z1), (x1 - x0, 0, 0), (0, 0, z0 - z1), outside, glow=1.25 * day.daylight
+    )
     for x, wide in ((x0 - 0.07, 0.07), (5.0 - PANES[1][0], 0.08), (x1, 0.07)):
         east.box((x, -0.06, z0 - 0.07), (wide, 0.06, z1 - z0 + 0.14), outer, skip="back")
     for z in (z0 - 0.07, z1):
@@ -185,8 +210,23 @@ def window(east: Builder) -> None:
     for fin in range(13):
         corner = (x0 + 0.12 + fin * 0.105, -0.13, 0.17)
         east.box(corner, (0.075, 0.1, 0.56), plain(WHITE, 0.02), skip="back bottom")
-    for x, colour in ((x0 + 0.1, RUST), (x0 + 0.6, (66, 96, 122)), (x1 - 0.2, (206, 180, 90))):
-        plant(east.at(x, -0.11, z0 - 0.07), np.random.default_rng(int(1e3 * x)), 10, 0.22, colour)
+    for side, x, colour in (
+        ("left", x0 + 0.1, RUST),
+        ("middle", x0 + 0.6, (66, 96, 122)),
+        ("right", x1 - 0.2, (206, 180, 90)),
+    ):
+        place = day.at(east, f"{side} sill plant", x, -0.11, z0 - 0.07)
+        plant(place, np.random.default_rng(int(1e3 * x)), 10, 0.22, colour)
+
+
+def blind(east: Builder, length_m: float) -> None:
+    """Add a blind that hangs in front of the window and the sill."""
+    x0, x1 = 5.0 - PANES[1][2], 5.0 - PANES[0][0]
+    top = PANES[0][3] + 0.12
+    slats = curtain(CREAM, ((206, 192, 164), (238, 232, 216)))
+    east.box((x0 - 0.1, -0.18, top - length_m), (x1 - x0 + 0.2, 0.015, length_m), slats)
+    rail = (x0 - 0.1, -0.19, top - length_m - 0.03)
+    east.box(rail, (x1 - x0 + 0.2, 0.035, 0.03), wood(TEAK))
 
 
 def door(place: Builder) -> None:
@@ -244,18 +284,20 @@ def rugs(room: Builder) -> None:
         place.box((-w / 2, -d / 2, 0), (w, d, 0.008), cloth(edge[0]), top=carpet, skip="bottom")
 
 
-def ceiling_lights(room: Builder) -> None:
+def ceiling_lights(room: Builder, ceiling: float, table: float) -> None:
     """Add a pendant lamp over the dining table and a paper lamp in the middle of the room."""
     room.round((0.95, 2.2, 1.9), 0.008, 0.8, plain(BLACK), facets=4)
-    room.round((0.95, 2.2, 1.62), 0.2, 0.28, plain(RUST, 0.06), top=plain(RUST), glow=0.5)
-    room.round((3.15, 2.6, 2.45), 0.24, 0.14, curtain(CREAM, ((236, 226, 200),)), glow=1.6)
+    room.round((0.95, 2.2, 1.62), 0.2, 0.28, plain(RUST, 0.06), top=plain(RUST), glow=0.5 * table)
+    room.round(
+        (3.15, 2.6, 2.45), 0.24, 0.14, curtain(CREAM, ((236, 226, 200),)), glow=1.6 * ceiling
+    )
     square = ((3.15 - 0.2, 2.6 - 0.2, 2.455), (0.4, 0, 0), (0, 0.4, 0))
-    room.rectangle(*square, plain((250, 244, 226)), glow=1.8)
+    room.rectangle(*square, plain((250, 244, 226)), glow=1.8 * ceiling)
 
 
-def lit_textures() -> list[np.ndarray]:
+def lit_textures(day: Day = RECORDED) -> list[np.ndarray]:
     """Return the texture of each rectangle with its light, uint8 RGB; takes some seconds."""
-    room, lights = build(), lighting()
+    room, lights = build(day), lighting(day)
     light = compute_light(room.rectangles, room.blocks, lights)
     textures = []
     for index, (rectangle, (soft, sun)) in enumerate(zip(room.rectangles, light, strict=True)):

@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 import yaml
 
+from demo_room.days import RECORDED, Day
 from demo_room.room_camera import CAMERA, render
 from demo_room.views import drive, training_views
 from mote_localization.camera import Camera
@@ -126,6 +127,7 @@ def write_bag(
     poses: Sequence[np.ndarray],
     camera: Camera = CAMERA,
     workers: int = 1,
+    day: Day = RECORDED,
 ) -> None:
     """Write a drive as a rosbag2 recording (mcap): images, camera_info and ground truth poses.
 
@@ -135,19 +137,20 @@ def write_bag(
         poses: Camera pose (T_map_cam) of each frame.
         camera: Pinhole camera of all frames.
         workers: Processes that render.
+        day: State of the room, and colours and noise of the camera.
 
     Raises:
         BagError: The folder exists already or cannot be written.
     """
     with BagWriter(path) as bag:
-        images = _map_in_order(partial(_render_image, camera), poses, workers)
+        images = _map_in_order(partial(_render_image, camera, day), poses, workers)
         frames = zip(stamps_s, images, poses, strict=True)
         for stamp_s, image_hw3, T_map_cam in track(frames, f"rendering {path}", len(poses)):
             bag.write(round(stamp_s * 1e9), image_hw3, camera, T_map_cam)
 
 
-def _render_image(camera: Camera, T_map_cam: np.ndarray) -> np.ndarray:
-    return render(T_map_cam, camera)[0]
+def _render_image(camera: Camera, day: Day, T_map_cam: np.ndarray) -> np.ndarray:
+    return render(T_map_cam, camera, day)[0]
 
 
 def _numbers(T: np.ndarray) -> list[float]:

@@ -5,6 +5,7 @@ from functools import cache
 import cv2
 import numpy as np
 
+from demo_room.days import RECORDED, Day
 from demo_room.light import first_hit
 from demo_room.model import SIZE_M, build
 
@@ -55,14 +56,14 @@ def _poses(*values: np.ndarray) -> list[np.ndarray]:
 
 
 @cache
-def _clearance_map() -> np.ndarray:
+def _clearance_map(day: Day) -> np.ndarray:
     """Return the distance (m) of each floor cell (rows y, columns x) to the nearest obstacle.
 
     Cells that a robot on the loop cannot get to have distance 0.
     """
     columns, rows = (round(side / _CELL_M) for side in SIZE_M[:2])
     free = np.ones((rows, columns), np.uint8)
-    for block in build().blocks:
+    for block in build(day).blocks:
         low, high = block.centre_3[2] + block.half_3[2] * np.array([-1.0, 1.0])
         if low > _BODY_M[1] or high < _BODY_M[0]:
             continue
@@ -78,9 +79,9 @@ def _clearance_map() -> np.ndarray:
     return distances
 
 
-def clearance(positions_n2: np.ndarray) -> np.ndarray:
+def clearance(positions_n2: np.ndarray, day: Day = RECORDED) -> np.ndarray:
     """Return the distance (n,), m, of floor positions to the nearest obstacle; 0 if unreachable."""
-    distances = _clearance_map()
+    distances = _clearance_map(day)
     cells = np.floor(np.asarray(positions_n2)[:, :2] / _CELL_M).astype(int)
     inside = np.all((cells >= 0) & (cells < distances.shape[::-1]), axis=1)
     column, row = np.where(inside[:, None], cells, 0).T
