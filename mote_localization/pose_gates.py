@@ -26,6 +26,8 @@ class LocalizerConfig:
     min_spread: float = 0.25  # gate: fraction of a 4 x 3 grid over the image that contains inliers
     max_reprojection_px: float = 7.0  # gate: median error of the inliers, canonical pixels
     max_deviation_m: float = 0.5  # m, gate: standard deviation of the position
+    # m, gate: the same where no keyframe confirms the pose; half of an error that is called wrong
+    max_student_deviation_m: float = 0.125
     bounds_margin_m: float = 1.0  # m, gate: largest distance outside the mapped volume
     pose: PoseConfig = field(default_factory=PoseConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
@@ -119,10 +121,13 @@ class LocalizerConfig:
                 f"expected at most {self.max_reprojection_px:g}"
             )
         deviation_m = float(np.sqrt(np.trace(solution.covariance_66[:3, :3])))
-        if not deviation_m <= self.max_deviation_m:  # true for NaN
+        most_m = self.max_deviation_m
+        if info.metric and not by_keyframes:
+            most_m = min(most_m, self.max_student_deviation_m)
+        if not deviation_m <= most_m:  # true for NaN
             return (
                 f"standard deviation of the position {deviation_m:.2f} {unit}, "
-                f"expected at most {self.max_deviation_m:g}"
+                f"expected at most {most_m:g}"
             )
         position = solution.T_map_cam[:3, 3]
         margin = self.bounds_margin_m

@@ -175,11 +175,24 @@ def test_uncertain_position_is_lost(map_file):
     )
 
 
+def test_a_position_that_no_keyframe_confirms_must_be_more_certain(map_file):
+    """But not where the scale is unknown."""
+    points = POINTS + 0.05 * np.random.default_rng(0).normal(size=POINTS.shape)
+    assert_lost(
+        localize(map_file, points, max_student_deviation_m=0.001),
+        "standard deviation of the position 0.0",
+    )
+    unknown = replace(map_file, info=replace(map_file.info, metric=False))
+    assert localize(unknown, points, max_student_deviation_m=0.001).reason == ""
+
+
 def test_pose_calibration_of_the_map_is_applied(map_file):
     points = POINTS + 0.05 * np.random.default_rng(0).normal(size=POINTS.shape)
     calibration = PoseCalibration(ErrorModel(3.0, floor=0.002), ErrorModel(2.0, floor=0.01))
     scaled = replace(map_file, info=replace(map_file.info, pose_calibration=calibration))
-    plain, calibrated = localize(map_file, points), localize(scaled, points)
+    plain, calibrated = (
+        localize(one, points, max_student_deviation_m=1) for one in (map_file, scaled)
+    )
     expected_66 = plain.covariance_66 * np.kron([[9, 6], [6, 4]], np.ones((3, 3)))
     expected_66 += np.diag([4e-6] * 3 + [1e-4] * 3)
     np.testing.assert_allclose(calibrated.covariance_66, expected_66)
