@@ -1,6 +1,6 @@
 """Measure what a map answers where images are changed: light, colours, dirt, wrong calibration.
 
-Usage: `python benchmarks/bench_perturbed.py SCENE MAP [--frames N] [--rows NAME ...]`
+Usage: `python benchmarks/bench_perturbed.py SCENE MAP [--rows NAME ...] [--foreign SCENE ...]`
 
 Prints Markdown.
 
@@ -9,6 +9,7 @@ student alone. A pose is wrong where it is off by more than 25 cm or 10 degrees,
 explains the image.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Bench:
     map: tyro.conf.Positional[Path]  # map file of that scene
     frames: int = 100  # largest number of test frames, evenly spaced
     rows: tuple[str, ...] = tuple(PERTURBATIONS)  # perturbations, after the clean images
+    # other places: all their images are localized in the map, and none of them has a pose there
+    foreign: tuple[Path, ...] = ()
     processes: int = 2  # rows that are measured at once
 
     def run(self) -> None:
@@ -74,6 +77,11 @@ class Bench:
             for mode, alone in {**modes, "student alone": True}.items():
                 rows = pool.map(partial(_measure, self, alone), names)
                 self._print(mode, dict(zip(names, track(rows, mode, len(names)), strict=True)))
+                places = [(place, part) for place in self.foreign for part in range(self.processes)]
+                found = list(pool.map(partial(_foreign, self, alone), *zip(*places, strict=True)))
+                images, published = np.sum(found, axis=0) if found else (0, 0)
+                if images:
+                    print(f"\n{mode}: {published} of {images} images of other places published")
 
     def _print(self, mode: str, rows: Mapping[str, Frames]) -> None:
         """Print the table of a mode."""
@@ -127,6 +135,17 @@ def _measure(bench: Bench, alone: bool, name: str) -> Frames:
     off = (errors_m > _WRONG_M) | (errors_deg > _WRONG_DEG)
     wrong = published & (off if PERTURBATIONS[name].has_pose else True)
     return Frames(answers, published & ~wrong, wrong, (errors_m < 0.05) & (errors_deg < 5))
+
+
+def _foreign(bench: Bench, alone: bool, place: Path, part: int) -> tuple[int, int]:
+    """Localize a part of the images of another place; return how many, and how many published."""
+    localizer = Localizer.open(bench.map, threads=1)
+    localizer = localizer.student_alone() if alone else localizer
+    images = published = 0
+    for frame in itertools.islice(open_scene(place).frames("all"), part, None, bench.processes):
+        found = localizer.localize(frame.image(), frame.known_camera())
+        images, published = images + 1, published + (found.T_map_cam is not None)
+    return images, published
 
 
 def _localized(localizer: Localizer, name: str, seed: int, frame: Frame) -> Answer:
