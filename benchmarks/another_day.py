@@ -4,7 +4,7 @@ Usage: `python benchmarks/another_day.py maps/demo_room.onnx`. Prints a Markdown
 
 The frames have the poses of the drive that `mote-distill room --bag` records. They are rendered
 once, as a recording for each day, which `mote evaluate` opens too. Each frame is localized alone,
-with the day's true calibration.
+with the day's true calibration. Remove build/another_day after a change of the room.
 """
 
 import os
