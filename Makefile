@@ -54,7 +54,7 @@ demo-photographs: $(DEV)  ## make a map of the demo room from rendered photograp
 		--anchor build/demo/photographs/anchors.yaml --minutes 15
 	$(BIN)/mote evaluate build/demo/photographs --map build/demo/photographs.onnx --report build/demo/photographs.html
 
-demo-map: $(DEV)  ## train the map of the demo room again: maps/demo_room.onnx (ten minutes)
+demo-map: $(DEV)  ## train the map of the demo room again: maps/demo_room.onnx (ten minutes; the one here was trained on a GPU)
 	rm -rf build/demo/room build/demo/training
 	$(BIN)/mote-distill room --scene build/demo/room
 	$(BIN)/mote-distill map build/demo/room -o maps/demo_room.onnx --work build/demo/training
