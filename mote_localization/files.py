@@ -3,6 +3,7 @@
 import fcntl
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,8 +65,8 @@ def atomic_write(
         raise error(f"{path}: {_SPECIAL}{advice}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        with _open_alone(temporary) as file:
+        opened, temporary = _open_alone(path)
+        with opened as file:
             try:
                 yield file
                 file.flush()
@@ -78,17 +79,28 @@ def atomic_write(
         raise error(f"{path}: cannot be written ({cause.strerror or cause}){advice}") from cause
 
 
-def _open_alone(path: Path) -> BinaryIO:
-    """Open a file to write; wait while another process, which will rename it, writes it."""
+def _open_alone(path: Path) -> tuple[BinaryIO, Path]:
+    """Open the temporary file of a path, which no other process writes; return it and its path."""
+    temporary = path.with_name(f".{path.name}.part")
     while True:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        file = os.fdopen(os.open(path, flags, 0o666), "wb")
+        file = _open(temporary)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if temporary.exists() and os.path.samestat(os.fstat(file.fileno()), temporary.stat()):
                 file.truncate()
-                return file
-        except BaseException:
+                return file, temporary
+        except BlockingIOError:  # another process writes it
             file.close()
-            raise
-        file.close()
+            break
+        except OSError:  # the file system has no locks
+            file.close()
+            temporary.unlink(missing_ok=True)
+            break
+        file.close()  # another process has renamed it
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    return _open(temporary), temporary
+
+
+def _open(path: Path) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
