@@ -16,7 +16,6 @@ from mote_localization.camera import Camera
 from mote_localization.image_files import encode_jpeg
 
 _WIDTH = 640  # px
-_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 Change: TypeAlias = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 

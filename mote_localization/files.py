@@ -1,16 +1,18 @@
 """Files to write: checked before the work, replaced completely or not at all."""
 
+import errno
 import fcntl
 import os
+import stat
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from mote_localization.errors import MoteError
 
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems without locks
 _SPECIAL = "is no regular file, expected a file or a new name"
 
 
@@ -80,27 +82,34 @@ def atomic_write(
 
 
 def _open_alone(path: Path) -> tuple[BinaryIO, Path]:
-    """Open the temporary file of a path, which no other process writes; return it and its path."""
+    """Open a temporary file of a path that no other process writes; return it and its path.
+
+    Its name is always the same, so that the next process overwrites what a killed one has left. It
+    has another one where the file of that name is locked, is not this user's own, or cannot be.
+    """
     temporary = path.with_name(f".{path.name}.part")
-    while True:
-        file = _open(temporary)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if temporary.exists() and os.path.samestat(os.fstat(file.fileno()), temporary.stat()):
-                file.truncate()
-                return file, temporary
-        except BlockingIOError:  # another process writes it
-            file.close()
-            break
-        except OSError:  # the file system has no locks
-            file.close()
-            temporary.unlink(missing_ok=True)
-            break
-        file.close()  # another process has renamed it
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    return _open(temporary), temporary
-
-
-def _open(path: Path) -> BinaryIO:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with suppress(OSError):
+        while True:
+            file = os.fdopen(os.open(temporary, flags, 0o666), "wb")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found = os.fstat(file.fileno())
+                is_own = found.st_uid == os.geteuid() and found.st_nlink <= 1
+                if not (stat.S_ISREG(found.st_mode) and is_own):
+                    raise PermissionError
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(found, os.stat(temporary, follow_symlinks=False)):
+                        file.truncate()
+                        return file, temporary
+            except OSError as error:
+                file.close()
+                if error.errno in _NO_LOCKS:
+                    temporary.unlink(missing_ok=True)
+                raise
+            file.close()  # another process has renamed it
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    mask = os.umask(0)  # reading it requires setting it
+    os.umask(mask)
+    os.fchmod(handle, 0o666 & ~mask)
+    return os.fdopen(handle, "wb"), Path(name)

@@ -1,5 +1,6 @@
 """Decoding of image files to arrays; each fault is one clear error."""
 
+import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from io import BytesIO
@@ -28,8 +29,13 @@ INSTALL_HEIC = "pip install pi-heif"
 _COMPRESSED_FORMATS = ("jpeg", "jpg", "png")  # named by a sensor_msgs/CompressedImage
 _JPEG_OR_PNG = ("JPEG", "PNG")  # of compressed images of ROS, and of depth images
 _MAX_IMAGE_BYTES = 64 << 20
-_SCAN = b"\xff\xda"  # marker of a scan of JPEG: one or three, in progressive ones about ten
-_MAX_SCANNED_PIXELS = 500_000_000  # of all scans, each of which decodes all pixels
+# A marker of a JPEG file begins a segment, which states its length. In the data of a scan there are
+# only the others: zero, fill bytes, restarts.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
+_START_OF_SCAN = b"\xda"  # one or three, in progressive images about ten
+_END_OF_IMAGE = b"\xd9"
+_MAX_SEGMENTS = 10_000
+_MAX_SCANNED_PIXELS = 510_000_000  # of all scans, each of which decodes all pixels
 _MIN_SCANNED_PIXELS = 1 << 16  # time of a scan of a small image, in pixels
 
 
@@ -166,7 +172,7 @@ def _decode(content: bytes, header: ImageHeader | None, flags: int) -> np.ndarra
                 f"is {header.width}x{header.height} px, expected at most {MAX_SIDE_PX} px per side "
                 f"and {MAX_PIXELS / 1e6:g} million px in total"
             )
-        scans = content.count(_SCAN) if header.format == "JPEG" else 1
+        scans = _scans(content) if header.format == "JPEG" else 1
         if scans * max(header.width * header.height, _MIN_SCANNED_PIXELS) > _MAX_SCANNED_PIXELS:
             raise ImageError(
                 f"is a progressive JPEG of {header.width}x{header.height} px with {scans} scans, "
@@ -181,6 +187,18 @@ def _decode(content: bytes, header: ImageHeader | None, flags: int) -> np.ndarra
     if image is None or header is None or sorted(image.shape[:2]) != sorted(header.size(False)):
         raise ImageError(f"is damaged or no image ({len(content)} bytes)")
     return image
+
+
+def _scans(content: bytes) -> int:
+    """Return the number of scans of the first image in a JPEG file; others may follow it."""
+    at, scans = 2, 0
+    for _ in range(_MAX_SEGMENTS):
+        found = _MARKER.search(content, at)
+        if found is None or found[1] == _END_OF_IMAGE:
+            return scans
+        scans += found[1] == _START_OF_SCAN
+        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    return _MAX_SEGMENTS
 
 
 def _decode_heic(content: bytes) -> np.ndarray | None:

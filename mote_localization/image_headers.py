@@ -24,7 +24,7 @@ FORMATS = {
     "HEIC": rb"....ftyp(hei|hev|mif1|msf1)",
 }
 _HEAD_BYTES = 32  # that a format is recognized by, and that the size of WebP is in
-MAX_PIXELS = 50_000_000  # decoding takes 6 bytes each; most phones have 12 or 48 million
+MAX_PIXELS = 51_000_000  # decoding takes 6 bytes each; most phones have 12 or 48 million
 _MAX_EXIF_BYTES = 64 << 10
 _MAX_CHUNKS = 10_000  # of a WebP file; each frame of an animation has one
 _MAX_NAME = 80  # characters of a camera's make and of its model

@@ -152,7 +152,7 @@ def _inferred_sizes(model: onnx.ModelProto) -> _Sizes:
     sizes: _Sizes = {"": ((), 0)}  # an optional input or output that is left out
     for name, kind in types.items():
         dims = kind.shape.dim
-        if kind.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+        if kind.elem_type and kind.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
             if dtype.kind != "O":  # a text, of any length
                 sizes[name] = tuple(d.dim_value for d in dims), dtype.itemsize

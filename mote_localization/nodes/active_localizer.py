@@ -345,7 +345,9 @@ class ActiveLocalizer:
             self._publish_status(stamp, received_s, found)
             return
         if self._calibration_fault:
-            self._last = None  # it may be wrong, too
+            with self._wake:
+                self._last = None  # it may be wrong, and so may be the poses that wait or are on TF
+            self._robot_poses.reset()
             self._warnings.warn("calibration", f"no pose: {self._calibration_fault}")
             self._publish_status(stamp, received_s, found, fault=self._calibration_fault)
             return

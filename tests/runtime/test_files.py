@@ -73,6 +73,20 @@ def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch):
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"new"]
 
 
+def test_what_has_the_name_of_the_temporary_file_is_not_written_to(tmp_path):
+    other = tmp_path / "other"
+    other.write_bytes(b"precious")
+    for make in (os.link, os.symlink, lambda _, name: os.mkfifo(name)):
+        temporary = tmp_path / ".a.bin.part"
+        make(other, temporary)
+        with atomic_write(tmp_path / "a.bin") as file:
+            file.write(b"new")
+        assert other.read_bytes() == b"precious"
+        assert (tmp_path / "a.bin").read_bytes() == b"new"
+        assert stat.S_ISREG(os.lstat(tmp_path / "a.bin").st_mode)
+        temporary.unlink()
+
+
 def test_folder_at_the_path_is_the_given_error_with_the_given_advice(tmp_path):
     (tmp_path / "a.bin").mkdir()
     message = r"a\.bin: cannot be written \(.*\); choose another"

@@ -176,6 +176,7 @@ UNKNOWN = {
         node("Shape", "image", output="from"), node("Shape", "image", output="to"),
         shape=[1, 2],
     ),
+    "no type": computing(node("Cast", "sigma_clear", to=0)),
     "a text": computing(node("Expand", "word", "shape"), word=np.array(["a" * 999], object),
                         shape=[1000]),
 }  # fmt: skip
@@ -213,6 +214,14 @@ def test_progressive_jpeg_with_many_scans_is_refused():
     many = content[:last] + content[last:-2] * 1000 + content[-2:]
     with pytest.raises(ImageError, match="progressive JPEG of 4000x3000 px with 1009 scans"):
         decode_image(many, cv2.IMREAD_COLOR)
+
+
+def test_what_follows_a_jpeg_in_its_file_counts_no_scans():
+    """Phones append videos and further images."""
+    file = BytesIO()
+    Image.new("RGB", (4000, 3000), (90, 80, 70)).save(file, "JPEG")
+    appended = file.getvalue() + b"\xff\xda" * 1000
+    assert decode_image(appended, cv2.IMREAD_COLOR).shape == (3000, 4000, 3)
 
 
 def of_zeros(megabytes, **fields):

@@ -268,8 +268,8 @@ def _text_images(file: BinaryIO) -> dict[str, _Image]:
         if not line:
             continue
         _, *numbers, camera_id, name = [*line.split(maxsplit=9), *[""] * 9][:10]
+        _check_count(images)
         try:
-            _check_count(images)
             pose = tuple(map(float, numbers))
             images[name] = _Image(pose[:4], pose[4:], int(camera_id))
         except ValueError as error:
