@@ -296,7 +296,8 @@ def _errors_of(
     count = of_blocks.shape[1]
     if count < 2:
         return None
-    return errors_4, count / (count - 1) * (of_blocks**2).sum(axis=1)
+    variances_4 = count / (count - 1) * (of_blocks**2).sum(axis=1)
+    return (errors_4, variances_4) if np.isfinite(variances_4).all() else None
 
 
 def _mean_of(views: _Views, config: IntrinsicsConfig) -> Disagreement:

@@ -45,7 +45,8 @@ class _LimitedFile(_zstd.ZstdFile):
     def __init__(self, file: Any, mode: str) -> None:
         super().__init__(file, mode)
         most = _MAX_BYTES + _MAX_RATIO * os.fstat(file.fileno()).st_size
-        free = shutil.disk_usage(tempfile.gettempdir()).free - _MIN_FREE_BYTES
+        disk = shutil.disk_usage(tempfile.gettempdir())
+        free = disk.free - min(_MIN_FREE_BYTES, disk.total // 10)
         self._left, self._name = min(most, free), file.name
 
     def read(self, size: int | None = -1) -> bytes:
