@@ -26,14 +26,13 @@ from demo_room.views import drive
 from mote_localization.camera import Camera
 from mote_localization.command_line import one_line_errors
 from mote_localization.evaluation.localize_frames import localize_frames
-from mote_localization.evaluation.metrics import centimetres, evaluate_answers, percent
+from mote_localization.evaluation.metrics import are_wrong, centimetres, evaluate_answers, percent
 from mote_localization.files import atomic_write
 from mote_localization.localizer import Localizer
 from mote_localization.progress import track
 from mote_localization.scenes import open_scene
 
 FOLDER = Path("build/another_day")
-_WRONG_M, _WRONG_DEG = 0.25, 10.0
 _COLUMNS = (
     "day", "frames", "published", "within 5 cm, 5°", "wrong", "pose in its 95 % ellipsoid",
     "median error",
@@ -121,8 +120,7 @@ def _row(localizer: Localizer, name: str, recording: Path) -> str:
         [*localize_frames(localizer, open_scene(recording).frames("all"))]
     )
     found = evaluation.summary
-    metres, degrees = evaluation.errors_m, evaluation.errors_deg
-    wrong = np.isfinite(metres) & ((metres > _WRONG_M) | (degrees > _WRONG_DEG))
+    wrong = are_wrong(evaluation.errors_m, evaluation.errors_deg)
     cells = (
         name,
         found.frames,

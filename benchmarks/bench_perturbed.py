@@ -25,13 +25,12 @@ from scipy.stats import binom
 
 from mote_localization.command_line import one_line_errors
 from mote_localization.errors import MoteError
-from mote_localization.evaluation.metrics import Answer, evaluate_answers, pose_errors
+from mote_localization.evaluation.metrics import Answer, are_wrong, evaluate_answers, pose_errors
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import read_map
 from mote_localization.progress import track
 from mote_localization.scenes import Frame, open_scene
 
-_WRONG_M, _WRONG_DEG = 0.25, 10.0
 _COVERED = 0.95  # fraction of the true poses that their ellipsoids should hold
 
 
@@ -125,22 +124,25 @@ def _cells(row: Frames, clean: Frames) -> list[str]:
 
 def _measure(bench: Bench, alone: bool, name: str) -> Frames:
     """Localize the frames after a perturbation."""
-    localizer = Localizer.open(bench.map, threads=1)
-    localizer = localizer.student_alone() if alone else localizer
+    localizer = _opened(bench, alone)
     every = list(open_scene(bench.scene).frames("test"))
     chosen = np.linspace(0, len(every) - 1, min(bench.frames, len(every))).round().astype(int)
     answers = [_localized(localizer, name, i, every[k]) for i, k in enumerate(chosen)]
     errors_m, errors_deg = pose_errors(answers)
     published = np.array([answer.T_map_cam is not None for answer in answers])
-    off = (errors_m > _WRONG_M) | (errors_deg > _WRONG_DEG)
-    wrong = published & (off if PERTURBATIONS[name].has_pose else True)
+    has_pose = PERTURBATIONS[name].has_pose
+    wrong = are_wrong(errors_m, errors_deg) if has_pose else published
     return Frames(answers, published & ~wrong, wrong, (errors_m < 0.05) & (errors_deg < 5))
+
+
+def _opened(bench: Bench, alone: bool) -> Localizer:
+    localizer = Localizer.open(bench.map, threads=1)
+    return localizer.student_alone() if alone else localizer
 
 
 def _foreign(bench: Bench, alone: bool, place: Path, part: int) -> tuple[int, int]:
     """Localize a part of the images of another place; return how many, and how many published."""
-    localizer = Localizer.open(bench.map, threads=1)
-    localizer = localizer.student_alone() if alone else localizer
+    localizer = _opened(bench, alone)
     images = published = 0
     for frame in itertools.islice(open_scene(place).frames("all"), part, None, bench.processes):
         found = localizer.localize(frame.image(), frame.known_camera())

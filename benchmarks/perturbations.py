@@ -1,6 +1,6 @@
 """Changes of images that a robot's camera may see: light, colours, dirt, motion, wrong calibration.
 
-A perturbation changes an image, RGB uint8, and may change the camera that is believed to have taken
+A perturbation changes an image, RGB uint8, and may change the calibration that is given with
 it. The random numbers of an image are always the same. Lengths in pixels are those of an image that
 is 640 px wide.
 """

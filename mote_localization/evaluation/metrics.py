@@ -20,6 +20,7 @@ from mote_localization.pose_calibration import CHI2_95, nees
 
 BOUNDS = ((10, 5), (5, 5), (2, 2), (1, 1))  # cm, degrees
 PERCENTILES = (50, 95, 99)
+WRONG_M, WRONG_DEG = 0.25, 10.0  # a pose with a larger error of either is wrong
 STAGES = ("remap", "network", "pose")
 
 
@@ -132,6 +133,11 @@ def pose_errors(answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
             metres[i] = np.linalg.norm(T_estimated[:3, 3] - T_true[:3, 3])
             degrees[i] = np.degrees(rotation_angle(T_true[:3, :3].T @ T_estimated[:3, :3]))
     return metres, degrees
+
+
+def are_wrong(errors_m: np.ndarray, errors_deg: np.ndarray) -> np.ndarray:
+    """Return which frames (n,) have a wrong pose, from their errors; a lost frame has none."""
+    return np.isfinite(errors_m) & ((errors_m > WRONG_M) | (errors_deg > WRONG_DEG))
 
 
 def _trajectory_errors(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
