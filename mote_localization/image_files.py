@@ -1,11 +1,12 @@
 """Decoding of image files to arrays; each fault is one clear error."""
 
+import errno
 import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -28,7 +29,8 @@ HEIC_SUFFIXES = (".heic", ".heif")
 INSTALL_HEIC = "pip install pi-heif"
 _COMPRESSED_FORMATS = ("jpeg", "jpg", "png")  # named by a sensor_msgs/CompressedImage
 _JPEG_OR_PNG = ("JPEG", "PNG")  # of compressed images of ROS, and of depth images
-_MAX_IMAGE_BYTES = 64 << 20
+_MAX_IMAGE_BYTES = 144 << 20  # 25 million px of 48 bits
+_MAX_DECODING_BYTES = 430_000_000  # of a TIFF's file, block and image
 # A marker of a JPEG file begins a segment, which states its length. In the data of a scan there are
 # only the others: zero, fill bytes, restarts.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
@@ -37,6 +39,8 @@ _END_OF_IMAGE = b"\xd9"
 _MAX_SEGMENTS = 10_000
 _MAX_SCANNED_PIXELS = 510_000_000  # of all scans, each of which decodes all pixels
 _MIN_SCANNED_PIXELS = 1 << 16  # time of a scan of a small image, in pixels
+
+_Decoded = TypeVar("_Decoded")
 
 
 def read_image(path: Path | str, upright: bool = False) -> np.ndarray:
@@ -53,7 +57,10 @@ def read_image(path: Path | str, upright: bool = False) -> np.ndarray:
         SceneError: The file is missing, damaged, not an image, or too large; or it is HEIC and
             pi-heif is not installed.
     """
-    return _decode_file(path, lambda content: _decode_photo(content, upright))
+    bgr_hw3, orientation = _decode_file(path, _decode_photo)  # without the file: up to 100s of MB
+    if upright:  # versions of OpenCV differ in which formats they rotate
+        bgr_hw3 = _rotated(bgr_hw3, orientation)
+    return cv2.cvtColor(bgr_hw3, cv2.COLOR_BGR2RGB)
 
 
 def image_size(path: Path | str, upright: bool = False) -> tuple[int, int] | None:
@@ -139,28 +146,27 @@ def _header_of(path: Path | str) -> ImageHeader | None:
         return None
 
 
-def _decode_file(path: Path | str, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
+def _decode_file(path: Path | str, decode: Callable[[bytes], _Decoded]) -> _Decoded:
     """Return the decoded content of a file; an error names the file."""
     path = Path(path)
     try:
         content = read_input(path, _MAX_IMAGE_BYTES)
     except OSError as error:
-        raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
+        advice = "; save it as JPEG or PNG" if error.errno == errno.EFBIG else ""
+        raise SceneError(f"{path}: cannot be read ({error.strerror}){advice}") from error
     try:
         return decode(content)
     except ImageError as error:
         raise SceneError(f"{path}: {error}") from error
 
 
-def _decode_photo(content: bytes, upright: bool) -> np.ndarray:
-    """Return image_hw3, RGB uint8, of a file's content."""
+def _decode_photo(content: bytes) -> tuple[np.ndarray, int]:
+    """Return the image of a file's content, BGR uint8 (H, W, 3), and its EXIF orientation."""
     if image_format(content) == "HEIC" and not heic_is_readable():
         raise ImageError(f"is HEIC, which needs another package: {INSTALL_HEIC}")
     header = read_header(BytesIO(content))
     bgr_hw3 = _decode(content, header, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if upright and header is not None:  # versions of OpenCV differ in which formats they rotate
-        bgr_hw3 = _rotated(bgr_hw3, header.orientation)
-    return cv2.cvtColor(bgr_hw3, cv2.COLOR_BGR2RGB)
+    return bgr_hw3, header.orientation if header else 1
 
 
 def _decode(content: bytes, header: ImageHeader | None, flags: int) -> np.ndarray:
@@ -172,8 +178,15 @@ def _decode(content: bytes, header: ImageHeader | None, flags: int) -> np.ndarra
                 f"is {header.width}x{header.height} px, expected at most {MAX_SIDE_PX} px per side "
                 f"and {MAX_PIXELS / 1e6:g} million px in total"
             )
+        pixels = header.width * header.height
+        block_bytes = header.block_bytes + 2 * min(header.block_bytes, len(content))
+        if block_bytes + 3 * pixels > _MAX_DECODING_BYTES:  # libtiff also copies the file's block
+            raise ImageError(
+                f"is {header.width}x{header.height} px in strips of {header.block_bytes >> 20} "
+                "MiB, which take too much memory; save it with smaller strips, or as PNG"
+            )
         scans = _scans(content) if header.format == "JPEG" else 1
-        if scans * max(header.width * header.height, _MIN_SCANNED_PIXELS) > _MAX_SCANNED_PIXELS:
+        if scans * max(pixels, _MIN_SCANNED_PIXELS) > _MAX_SCANNED_PIXELS:
             raise ImageError(
                 f"is a progressive JPEG of {header.width}x{header.height} px with {scans} scans, "
                 "which takes too long; save it as an ordinary JPEG"

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -30,6 +30,7 @@ _MAX_CHUNKS = 10_000  # of a WebP file; each frame of an animation has one
 _MAX_NAME = 80  # characters of a camera's make and of its model
 
 # tags of TIFF and EXIF
+_BITS, _CHANNELS, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_HEIGHT = 0x102, 0x115, 0x116, 0x142, 0x143
 _WIDTH, _HEIGHT, _MAKE, _MODEL, _ORIENTATION, _EXIF = 0x100, 0x101, 0x10F, 0x110, 0x112, 0x8769
 _FOCAL_LENGTH, _FOCAL_LENGTH_35MM = 0x920A, 0xA405
 TRANSPOSED = 5  # orientation from which on width and height are swapped
@@ -62,6 +63,7 @@ class ImageHeader:
     height: int  # px
     orientation: int = 1  # of EXIF, 1 to 8, as far as the decoder has not applied it
     lens: Lens | None = None
+    block_bytes: int = 0  # of a TIFF: bytes that are decompressed at once, a strip or a tile
 
     def size(self, upright: bool) -> tuple[int, int]:
         """Return width and height of the image, rotated by its orientation or not."""
@@ -96,30 +98,40 @@ def read_header(file: BinaryIO, formats: Collection[str] = tuple(FORMATS)) -> Im
     try:
         if name is None or name not in formats:
             return None
-        (width, height), exif = _size_and_exif(name, head, file)
-        header = ImageHeader(name, width, height, *_exif_entries(exif))
+        (width, height), exif, block_bytes = _size_exif_and_block(name, head, file)
+        header = ImageHeader(name, width, height, *_exif_entries(exif), block_bytes)
     except Exception:  # the errors of Pillow and pi-heif have no common base class
         return None
     if name in ("TIFF", "HEIC"):  # their decoders rotate them
         width, height = header.size(upright=True)
-        return ImageHeader(name, width, height, 1, header.lens)
+        return ImageHeader(name, width, height, 1, header.lens, block_bytes)
     return header
 
 
-def _size_and_exif(name: str, head: bytes, file: BinaryIO) -> tuple[tuple[int, int], Exif]:
-    """Return the size of the stored image and the EXIF data; the image is not decoded."""
+def _size_exif_and_block(
+    name: str, head: bytes, file: BinaryIO
+) -> tuple[tuple[int, int], Exif, int]:
+    """Return size, EXIF data and `block_bytes` of the stored image; it is not decoded."""
     if name == "WebP":  # Pillow would allocate the whole image
-        return _webp_size(head), _webp_exif(file)
+        return _webp_size(head), _webp_exif(file), 0
     if name == "TIFF":
         tiff = TiffImageFile(file)  # versions of Pillow differ in whether its `size` is rotated
-        return (int(tiff.tag_v2[_WIDTH]), int(tiff.tag_v2[_HEIGHT])), tiff.getexif()
+        size = int(tiff.tag_v2[_WIDTH]), int(tiff.tag_v2[_HEIGHT])
+        return size, tiff.getexif(), _block_bytes(tiff.tag_v2, *size)
     if name == "HEIC":
         from pi_heif.as_plugin import HeifImageFile
 
         heic = HeifImageFile(file)  # its size is rotated, and its EXIF orientation is 1
-        return heic.size, heic.getexif()
+        return heic.size, heic.getexif(), 0
     image = JpegImageFile(file) if name == "JPEG" else PngImageFile(file)
-    return image.size, Image.getexif(image)  # PngImageFile.getexif would decode the image
+    return image.size, Image.getexif(image), 0  # PngImageFile.getexif would decode the image
+
+
+def _block_bytes(tags: Mapping[int, Any], width: int, height: int) -> int:
+    """Return the decompressed size of a strip or a tile of a TIFF image, by its tags (TIFF 6.0)."""
+    rows = min(int(tags.get(_ROWS_PER_STRIP, 0)) or height, height)
+    pixels = int(tags.get(_TILE_WIDTH, width)) * int(tags.get(_TILE_HEIGHT, rows))
+    return pixels * int(tags.get(_CHANNELS, 1)) * max(tags.get(_BITS, (1,))) // 8
 
 
 def _exif_entries(exif: Exif) -> tuple[int, Lens | None]:

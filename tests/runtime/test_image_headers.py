@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mote_localization import image_headers
 from mote_localization.errors import ImageError, SceneError
 from mote_localization.image_files import decode_image, encoded_size, read_image
 from mote_localization.image_headers import Lens, read_header
@@ -105,3 +106,14 @@ def test_compressed_images_of_ros_are_jpeg_or_png(format):
     assert encoded_size(file.getvalue()) is None
     with pytest.raises(ImageError, match="is damaged or no image"):
         decode_image(file.getvalue(), 1)
+
+
+@pytest.mark.parametrize(("rows_per_strip", "rows"), [(8, 8), (1 << 30, 40)])
+def test_bytes_of_a_strip_of_a_tiff(rows_per_strip, rows):
+    content = encoded("TIFF", tiffinfo={0x116: rows_per_strip})
+    assert read_header(BytesIO(content)).block_bytes == 60 * rows * 3
+
+
+def test_bytes_of_a_tile_of_a_tiff():
+    tags = {0x102: (16, 16, 16), 0x115: 3, 0x142: 32, 0x143: 16}
+    assert image_headers._block_bytes(tags, 60, 40) == 32 * 16 * 3 * 2

@@ -18,8 +18,9 @@ from PIL import Image
 from rosbags.rosbag2 import storage_mcap
 from test_colmap_model import write_model
 
+from mote_localization import image_files
 from mote_localization.errors import ImageError, MapFileError, MoteError
-from mote_localization.image_files import decode_image
+from mote_localization.image_files import decode_image, read_image
 from mote_localization.map_file import read_map
 from mote_localization.scenes import open_scene
 from mote_localization.scenes.bags import bag_limits, open_bag
@@ -222,6 +223,27 @@ def test_what_follows_a_jpeg_in_its_file_counts_no_scans():
     Image.new("RGB", (4000, 3000), (90, 80, 70)).save(file, "JPEG")
     appended = file.getvalue() + b"\xff\xda" * 1000
     assert decode_image(appended, cv2.IMREAD_COLOR).shape == (3000, 4000, 3)
+
+
+def tiff(height, width, rows_per_strip):
+    """Return an uncompressed TIFF of 16 bits."""
+    options = cv2.IMWRITE_TIFF_COMPRESSION, 1, cv2.IMWRITE_TIFF_ROWSPERSTRIP, rows_per_strip
+    return cv2.imencode(".tiff", np.zeros((height, width), np.uint16), options)[1].tobytes()
+
+
+def test_tiff_of_a_large_camera_is_read(tmp_path):
+    path = tmp_path / "large.tiff"
+    path.write_bytes(tiff(5700, 6000, 16))
+    assert path.stat().st_size > 64 << 20
+    assert read_image(path).shape == (5700, 6000, 3)
+
+
+def test_tiff_whose_strips_take_much_memory_is_refused(monkeypatch):
+    in_one, in_many = tiff(600, 600, 600), tiff(600, 600, 16)
+    monkeypatch.setattr(image_files, "_MAX_DECODING_BYTES", 4 * 600 * 600)
+    assert decode_image(in_many, cv2.IMREAD_COLOR, ["TIFF"]).shape == (600, 600, 3)
+    with pytest.raises(ImageError, match="600x600 px in strips of 0 MiB, .*smaller strips"):
+        decode_image(in_one, cv2.IMREAD_COLOR, ["TIFF"])
 
 
 def of_zeros(megabytes, **fields):
