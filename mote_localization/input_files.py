@@ -9,7 +9,7 @@ from typing import BinaryIO
 import yaml
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where it is installed
-_MAX_VALUES = 1_000_000
+_MAX_VALUES = 1_000_000  # of YAML
 _MAX_DEPTH = 20  # levels of lists and mappings; deep ones take very long to parse
 
 
@@ -53,8 +53,12 @@ def read_input(path: Path | str, max_bytes: int) -> bytes:
     return content
 
 
-def check_yaml(text: str | bytes) -> None:
+def check_yaml(text: str | bytes, max_values: int = _MAX_VALUES) -> None:
     """Check that YAML stays small when its aliases (*name) are expanded, and has no deep levels.
+
+    Args:
+        text: The YAML.
+        max_values: Largest number of values, keys, lists and mappings.
 
     Raises:
         ValueError: It has.
@@ -79,5 +83,5 @@ def check_yaml(text: str | bytes) -> None:
             sizes[anchor] = size
         outer, before = levels[-1]
         levels[-1] = outer, before + size
-        if before + size > _MAX_VALUES:
-            raise ValueError(f"its aliases expand to over {_MAX_VALUES} values, expected fewer")
+        if before + size > max_values:
+            raise ValueError(f"has over {max_values} values with its aliases, expected fewer")

@@ -1,5 +1,6 @@
 """Small files that state, or expand to, something large: refused before it is in memory."""
 
+import os
 import re
 import resource
 import shutil
@@ -295,6 +296,50 @@ def test_recording_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(MoteError, match="is too large when decompressed"), open_bag(path):
         pass
+
+
+FILE = """
+    - path: drive_{0}.mcap
+      starting_time: {{nanoseconds_since_epoch: {1}}}
+      duration: {{nanoseconds: 9999999999}}
+      message_count: 300"""
+
+
+def test_metadata_of_thousands_of_files_is_read(tmp_path):
+    path = record(tmp_path / "b", an_info(), an_image(), storage="sqlite3")
+    files = "".join(FILE.format(i, 1_690_000_000_000_000_000 + i) for i in range(4000))
+    metadata = path / "metadata.yaml"
+    text, count = re.subn(
+        r"(?m)^  files:\n(    .*\n|  - .*\n)*", f"  files:{files}\n", metadata.read_text()
+    )
+    assert count == 1 and len(text) > 512 << 10
+    metadata.write_text(text)
+    with open_bag(path) as bag:
+        assert bag.message_count == 2
+    metadata.write_text(text * 6)
+    with pytest.raises(MoteError, match="larger than 3 MiB.*; move .* `ros2 bag reindex`"):
+        open_bag(path).__enter__()
+
+
+def test_more_storage_files_than_may_be_open_are_one_error(tmp_path):
+    path = record(tmp_path / "b", an_info(), an_image())
+    (path / "metadata.yaml").unlink()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(map(int, os.listdir("/proc/self/fd"))) + 10
+    for i in range(most):
+        (path / f"b_{i}.mcap").symlink_to("b.mcap")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+    try:
+        with pytest.raises(MoteError, match="more storage files than may be open; .*ulimit -n"):
+            open_bag(path).__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_another_version_of_rosbags_is_an_error_where_a_limited_name_is_missing():
+    with pytest.raises(ImportError, match="storage_mcap .* has no other, which .*'rosbags>="):
+        bag_limits._replace("other", None, storage_mcap)
+    assert not hasattr(storage_mcap, "other")
 
 
 def test_texts_of_errors_are_short():

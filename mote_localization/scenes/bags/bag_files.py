@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import threading
 import weakref
@@ -19,11 +21,15 @@ from rosbags.rosbag2 import Reader
 
 from mote_localization.errors import BagError, MoteError, first_line
 from mote_localization.input_files import check_yaml, open_input, read_input
-from mote_localization.scenes.bags.bag_limits import MAX_YAML_BYTES, check_chunks
+from mote_localization.scenes.bags.bag_limits import MAX_YAML_BYTES, MAX_YAML_VALUES, check_chunks
 
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}  # by the suffix of a file
 _MCAP_MAGIC = b"\x89MCAP0\r\n"  # at the begin and at the end of a file
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ADVICE_ON_SIZE = (
+    "; move a part of the storage files to another folder and run `ros2 bag reindex` in both, or "
+    "rename metadata.yaml: storage files that are not compressed are read without it"
+)
 _MAX_SKIPPED = 8  # messages that a cursor skips to the next one, rather than starting again
 
 
@@ -107,6 +113,10 @@ def open_bag(path: Path) -> Iterator[BagReader]:
         raise
     except Exception as error:  # of struct, zstd, apsw, yaml and assert: no common base
         detail = " ".join(str(error).split()) or type(error).__name__
+        if os.strerror(errno.EMFILE) in detail:
+            raise BagError(
+                f"{path}: has more storage files than may be open; raise the limit: ulimit -n 20000"
+            ) from error
         raise BagError(f"{path}: damaged or no rosbag2 recording ({detail[:160]})") from error
 
 
@@ -149,9 +159,10 @@ def _storage_of_folder(path: Path) -> str:
         if not metadata.exists():
             return ""
         text = read_input(metadata, MAX_YAML_BYTES).decode(errors="replace")
-        check_yaml(text)
+        check_yaml(text, MAX_YAML_VALUES)
     except OSError as error:
-        raise BagError(f"{metadata}: cannot be read ({error.strerror})") from error
+        advice = _ADVICE_ON_SIZE if error.errno == errno.EFBIG else ""
+        raise BagError(f"{metadata}: cannot be read ({error.strerror}){advice}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BagError(f"{metadata}: damaged ({first_line(error, 100)})") from error
     named = re.search(r"^\s*storage_identifier:[ \t]*[\"']?(\w*)", text, re.MULTILINE)

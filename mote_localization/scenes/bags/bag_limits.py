@@ -1,17 +1,21 @@
-"""Limits of what the recordings' libraries decompress and read, which have none of their own.
+"""Limits for rosbags and apsw, which read recordings and have no limits of their own.
 
 A recording of some KB can state or contain gigabytes: as a compressed file, a chunk, a message or
-a row of a database. Importing this module bounds them all, in rosbags and apsw.
+a row of a database. Importing this module replaces functions and classes of rosbags by ones with
+limits. Their names are not public, so `pyproject.toml` pins the versions of rosbags.
 """
 
 import os
+import re
 import shutil
-import sys
 import tempfile
+from importlib import import_module
+from importlib.metadata import version
 from io import BytesIO
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import yaml
 from rosbags.rosbag2 import Reader, metadata, reader, storage_mcap, storage_sqlite3
 
 from mote_localization.errors import BagError
@@ -21,22 +25,58 @@ _MAX_BYTES = 64 << 20  # of a message, and of a chunk of messages
 _MAX_OVERLAPPING_BYTES = 256 << 20  # of chunks of the same time, which are read together
 _MAX_RATIO = 100  # of the size of a file to its compressed size, beyond `_MAX_BYTES`
 _MIN_FREE_BYTES = 1 << 30  # that a decompressed file leaves on the disk
-MAX_YAML_BYTES = 512 << 10  # which takes rosbags some seconds
-_Yaml: Any = reader.YAML
-_zstd: Any = reader.zstd
-_lz4: Any = sys.modules["lz4.frame"]
-_apsw: Any = storage_sqlite3.apsw
+MAX_YAML_BYTES = 3 << 20  # of metadata.yaml
+MAX_YAML_VALUES = 150_000  # of 10,000 storage files; they take some seconds
 
 
-class _LimitedYaml(_Yaml):
+def _private(module: ModuleType, name: str) -> Any:
+    """Return a name of a module of rosbags that is not public.
+
+    Raises:
+        ImportError: The module has no such name; without the limits, no recording is opened.
+    """
+    if not hasattr(module, name):
+        raise ImportError(
+            f"{module.__name__} of rosbags {version('rosbags')} has no {name}, which Mote limits; "
+            "install another version: pip install 'rosbags>=0.11,<0.12'"
+        )
+    return getattr(module, name)
+
+
+def _replace(name: str, limited: Any, *modules: ModuleType) -> None:
+    """Replace a name of modules of rosbags; raise `ImportError` where there is none."""
+    for module in modules:
+        _private(module, name)
+        setattr(module, name, limited)
+
+
+_zstd: Any = _private(reader, "zstd")
+_lz4: Any = import_module("lz4.frame")
+_apsw: Any = _private(storage_sqlite3, "apsw")
+
+
+class _MetadataLoader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]
+    """A loader of texts, integers and booleans, much faster than the parser of rosbags."""
+
+
+_MetadataLoader.add_implicit_resolver("int", re.compile(r"[-+]?\d{1,20}\Z"), [*"-+0123456789"])
+_MetadataLoader.add_implicit_resolver("bool", re.compile(r"(true|false)\Z"), ["t", "f"])
+_MetadataLoader.add_constructor("int", lambda _, node: int(node.value))
+_MetadataLoader.add_constructor("bool", lambda _, node: node.value == "true")
+
+
+class _LimitedYaml:
     """A parser of metadata.yaml, and of the profiles of QoS in it and in storage files."""
 
-    def load(self, stream: str) -> Any:
+    def __init__(self, typ: str) -> None:
+        """Create a parser; rosbags asks for the type "safe"."""
+
+    def load(self, text: str) -> Any:
         """Return the values; raise `ValueError` if there are too many."""
-        if len(stream) > MAX_YAML_BYTES:
-            raise ValueError(f"its YAML is larger than {MAX_YAML_BYTES >> 10} KiB")
-        check_yaml(stream)
-        return super().load(stream)
+        if len(text) > MAX_YAML_BYTES:
+            raise ValueError(f"its YAML is larger than {MAX_YAML_BYTES >> 20} MiB")
+        check_yaml(text, MAX_YAML_VALUES)
+        return yaml.load(text, _MetadataLoader)
 
 
 class _LimitedFile(_zstd.ZstdFile):
@@ -61,7 +101,7 @@ class _LimitedFile(_zstd.ZstdFile):
         return content
 
 
-def _all_of(file: Any) -> bytes:
+def _read_all(file: Any) -> bytes:
     """Return the decompressed content of a chunk or a message."""
     with file:
         content: bytes = file.read(_MAX_BYTES + 1)
@@ -71,11 +111,11 @@ def _all_of(file: Any) -> bytes:
 
 
 def _decompress_zstd(content: bytes) -> bytes:
-    return _all_of(_zstd.ZstdFile(BytesIO(content)))
+    return _read_all(_zstd.ZstdFile(BytesIO(content)))
 
 
 def _decompress_lz4(content: bytes) -> bytes:
-    return _all_of(_lz4.open(BytesIO(content)))
+    return _read_all(_lz4.open(BytesIO(content)))
 
 
 def check_chunks(opened: Reader) -> None:
@@ -104,10 +144,10 @@ def _limit_values(connection: Any) -> None:
     connection.limit(_apsw.SQLITE_LIMIT_LENGTH, _MAX_BYTES)
 
 
-_limited: Any = SimpleNamespace(
+_replace("YAML", _LimitedYaml, reader, metadata)
+_limited_zstd = SimpleNamespace(
     **{**vars(_zstd), "open": _LimitedFile, "decompress": _decompress_zstd}
 )  # the rest is for the writer
-reader.YAML = metadata.YAML = _LimitedYaml  # type: ignore[misc]
-reader.zstd = storage_mcap.zstd = _limited
-storage_mcap.lz4_decompress = _decompress_lz4
+_replace("zstd", _limited_zstd, reader, storage_mcap)
+_replace("lz4_decompress", _decompress_lz4, storage_mcap)
 _apsw.connection_hooks.append(_limit_values)
