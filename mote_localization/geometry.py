@@ -70,14 +70,16 @@ def quaternion_xyzw(R_33: np.ndarray) -> np.ndarray:
 
 def rotation_matrix(q_xyzw: np.ndarray) -> np.ndarray:
     """Return the rotation (3, 3) of a quaternion (x, y, z, w), normalized or not."""
-    x, y, z, w = (q_xyzw / np.linalg.norm(q_xyzw)).tolist()  # faster than NumPy scalars
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    return np.array(_rotation_rows(*(q_xyzw / np.linalg.norm(q_xyzw)).tolist()))  # fast as floats
+
+
+def _rotation_rows(x: Any, y: Any, z: Any, w: Any) -> list[list[Any]]:
+    """Return the rows of the rotation of a unit quaternion, or of an array of each component."""
+    return [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
 
 
 def mean_rotation(R_n33: np.ndarray, weights_n: np.ndarray | None = None) -> np.ndarray:
@@ -159,6 +161,15 @@ def on_same_surface(depth: Any, reference: Any, tolerance: float) -> Any:
 def pose_from(position_3: np.ndarray, q_xyzw: np.ndarray) -> np.ndarray:
     """Return the transform (4, 4) of a position in metres and a quaternion (x, y, z, w)."""
     return rigid(rotation_matrix(q_xyzw), position_3)
+
+
+def poses_from(positions_n3: np.ndarray, q_n4: np.ndarray) -> np.ndarray:
+    """Return the transforms (n, 4, 4) of positions in metres and quaternions (x, y, z, w)."""
+    T_n44 = np.tile(np.eye(4), (len(q_n4), 1, 1))
+    rows = _rotation_rows(*(q_n4 / np.linalg.norm(q_n4, axis=1, keepdims=True)).T)
+    T_n44[:, :3, :3] = np.moveaxis(np.array(rows), 2, 0)
+    T_n44[:, :3, 3] = positions_n3
+    return T_n44
 
 
 def check_pose(T_44: np.ndarray, where: str) -> np.ndarray:

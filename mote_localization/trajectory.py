@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mote_localization.geometry import pose_from
+from mote_localization.geometry import poses_from
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class Trajectory:
         quaternions_m4 = _slerp(
             self.quaternions_n4[before_m], self.quaternions_n4[after_m], ratio_m1
         )
-        for index in np.flatnonzero(known_m):
-            T_m44[index] = pose_from(positions_m3[index], quaternions_m4[index])
+        T_m44[known_m] = poses_from(positions_m3[known_m], quaternions_m4[known_m])
         return T_m44, known_m
 
 

@@ -9,7 +9,8 @@ ICCV 2021). One line a frame, metres. Lines that begin with # are comments.
 
 import math
 import re
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +19,16 @@ import numpy as np
 
 from mote_localization.errors import SceneError
 from mote_localization.files import atomic_write
-from mote_localization.geometry import invert, pose_from, quaternion_xyzw
+from mote_localization.geometry import invert, poses_from, quaternion_xyzw
 from mote_localization.scenes import Frame, Scene, Split
-from mote_localization.scenes.text_files import read_text
+from mote_localization.scenes.text_files import read_lines, read_table
 
 _FORMATS = "`stamp tx ty tz qx qy qz qw` (TUM) or `name qw qx qy qz tx ty tz [f]`"
+_EXPECTED = f"{_FORMATS}, the same on each line"
 _TUM_COLUMNS = 8
 _NAMED_COLUMNS = range(8, 11)  # some published estimates have two columns of errors in place of f
 _MAX_NAME = 255  # characters
+_MAX_NAMED = 100_000  # poses; sorting their names takes some seconds
 _QUATERNION_TOLERANCE = 0.01  # of its length: files have few digits
 
 
@@ -82,28 +85,40 @@ def read_poses(path: Path) -> PoseList:
         SceneError: The file cannot be read, has no poses, or a line that is no pose: NaN, a
             quaternion whose length is not 1, a name or stamp that is there twice.
     """
-    numbered = enumerate(read_text(path).splitlines(), 1)
-    lines = [(number, words) for number, line in numbered if (words := line.split("#")[0].split())]
-    if not lines:
+    contents = (line.split("#")[0].split() for _, line in read_lines(path))
+    first = next(filter(None, contents), None)
+    if first is None:
         raise SceneError(f"{path}: holds no poses, expected lines of {_FORMATS}")
-    first = lines[0][1]
-    is_tum = len(first) == _TUM_COLUMNS and _is_number(first[0])
-    rows = [_tum_row(words) if is_tum else _named_row(words) for _, words in lines]
-    for (number, words), row in zip(lines, rows, strict=True):
+    if len(first) == _TUM_COLUMNS and _is_number(first[0]):
+        table_n8, numbers = read_table(path, _TUM_COLUMNS, _EXPECTED)
+        _check(path, numbers, table_n8[:, 0].tolist(), table_n8[:, 1:])
+        table_n8 = table_n8[table_n8[:, 0].argsort()]
+        poses_n44 = poses_from(table_n8[:, 1:4], table_n8[:, 4:])
+        return PoseList(FrameKeys(str(path), None, table_n8[:, 0]), poses_n44)
+    return _named_poses(path)
+
+
+def _named_poses(path: Path) -> PoseList:
+    """Return named poses in the natural order of their names."""
+    names: list[str] = []
+    values, numbers = array("d"), array("q")
+    for number, line in read_lines(path):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        row = _named_row(words)
         if row is None:
             raise SceneError(
-                f"{path}: line {number}: found {' '.join(words)[:60]!r}, expected {_FORMATS}, the "
-                "same on each line"
+                f"{path}: line {number}: found {' '.join(words)[:60]!r}, expected {_EXPECTED}"
             )
-    keys = [row[0] for row in rows if row]
-    values_n7 = np.array([row[1] for row in rows if row])
-    _check(path, [number for number, _ in lines], keys, values_n7)
-    poses_n44 = np.array([pose_from(row[:3], row[3:]) for row in values_n7])
-    if is_tum:
-        stamps_n = np.array(keys, float)
-        order_n = np.argsort(stamps_n)
-        return PoseList(FrameKeys(str(path), None, stamps_n[order_n]), poses_n44[order_n])
-    names = [str(key) for key in keys]
+        if len(names) == _MAX_NAMED:
+            raise SceneError(f"{path}: has over {_MAX_NAMED} named poses, expected fewer")
+        names.append(row[0])
+        values.extend(row[1])
+        numbers.append(number)
+    values_n7 = np.array(values).reshape(-1, 7)
+    _check(path, numbers, names, values_n7)
+    poses_n44 = poses_from(values_n7[:, :3], values_n7[:, 3:])
     order = natsort.index_natsorted(names)
     in_order = tuple(names[i] for i in order)
     T_map_cam_n44 = np.array([invert(poses_n44[i]) for i in order])
@@ -153,17 +168,8 @@ def _is_number(word: str) -> bool:
     return True
 
 
-_Row = tuple[str | float, list[float]] | None  # stamp or name, tx ty tz qx qy qz qw; None: no pose
-
-
-def _tum_row(words: list[str]) -> _Row:
-    if len(words) != _TUM_COLUMNS or not all(map(_is_number, words)):
-        return None
-    stamp, *values = map(float, words)
-    return stamp, values
-
-
-def _named_row(words: list[str]) -> _Row:
+def _named_row(words: list[str]) -> tuple[str, list[float]] | None:
+    """Return name and tx ty tz qx qy qz qw of a line, map to camera; None: it is no pose."""
     name, *numbers = words
     if len(words) not in _NAMED_COLUMNS or not all(map(_is_number, numbers)):
         return None
@@ -173,13 +179,16 @@ def _named_row(words: list[str]) -> _Row:
     return name, [*position, x, y, z, w]
 
 
-def _check(path: Path, numbers: list[int], keys: list[str | float], values_n7: np.ndarray) -> None:
+def _check(
+    path: Path, numbers: Sequence[int], keys: Sequence[str | float], values_n7: np.ndarray
+) -> None:
     """Raise `SceneError` for the first line that is no pose or comes twice."""
-    lengths_n = np.linalg.norm(values_n7[:, 3:], axis=1)
+    finite_n = np.isfinite(values_n7).all(axis=1).tolist()
+    lengths_n = np.linalg.norm(values_n7[:, 3:], axis=1).tolist()
     seen: dict[str | float, int] = {}
-    for number, key, row_7, length in zip(numbers, keys, values_n7, lengths_n, strict=True):
+    for number, key, finite, length in zip(numbers, keys, finite_n, lengths_n, strict=True):
         where = f"{path}: line {number}"
-        if not np.isfinite(row_7).all() or not (isinstance(key, str) or math.isfinite(key)):
+        if not finite or not (isinstance(key, str) or math.isfinite(key)):
             raise SceneError(
                 f"{where}: holds NaN or infinity; remove the lines of lost frames: a frame without "
                 "a line counts as lost"

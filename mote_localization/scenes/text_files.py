@@ -1,6 +1,10 @@
 """Text files of scenes: names, matrices, poses and intrinsics."""
 
+import io
 import re
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +12,11 @@ import numpy as np
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, SceneError
 from mote_localization.geometry import check_pose
-from mote_localization.input_files import read_input
+from mote_localization.input_files import open_input, read_input
 
-MAX_TEXT_BYTES = 16 << 20  # 200,000 poses; as lines, it may take 20 times as much memory
+MAX_TEXT_BYTES = 16 << 20  # of a text that is in memory; as words, it may take 20 times as much
+_MAX_LINES = 750_000  # of a text that is read line by line: an hour of poses at 200 Hz
+_MAX_LINE = 1000  # characters
 _MAX_MATRIX_BYTES = 64 << 10
 
 
@@ -25,6 +31,69 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
         return text.replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SceneError(f"{path}: cannot be read as text ({str(error)[:100]})") from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and text of the lines of a file, UTF-8, without keeping them in memory.
+
+    Raises:
+        SceneError: The file cannot be read, is no text, or has too many or too long lines.
+    """
+    try:
+        with open_input(path) as file, io.TextIOWrapper(file, "utf-8-sig") as text:
+            for number in range(1, _MAX_LINES + 2):
+                line = text.readline(_MAX_LINE)
+                if not line:
+                    return
+                if number > _MAX_LINES:
+                    raise SceneError(
+                        f"{path}: has over {_MAX_LINES} lines, expected fewer; keep every tenth: "
+                        f"awk 'NR % 10 == 1' {path.name[:40]}"
+                    )
+                if len(line) == _MAX_LINE:
+                    raise SceneError(f"{path}: line {number} has over {_MAX_LINE} characters")
+                yield number, line
+    except (OSError, UnicodeDecodeError) as error:
+        raise SceneError(f"{path}: cannot be read as text ({str(error)[:100]})") from error
+
+
+def read_table(
+    path: Path, columns: int, expected: str, header: str | None = None
+) -> tuple[np.ndarray, Sequence[int]]:
+    """Return the numbers (n, columns) of a file, and the numbers of their lines.
+
+    Empty lines, and what follows #, are left out. Further columns are not read.
+
+    Args:
+        path: The file.
+        columns: How many numbers a line has.
+        expected: What a line holds, for messages.
+        header: First word of lines that are left out.
+
+    Raises:
+        SceneError: The file cannot be read, or a line holds something else.
+    """
+    numbers, last = array("q"), ""
+
+    def rows() -> Iterator[str]:
+        nonlocal last
+        for number, line in read_lines(path):
+            last = line.partition("#")[0].strip()
+            if last and not (header and last.startswith(header)):
+                numbers.append(number)
+                yield last
+
+    lines = rows()
+    first = next(lines, None)
+    if first is None:
+        return np.empty((0, columns)), numbers
+    try:
+        chosen = range(columns)
+        return np.loadtxt(chain([first], lines), comments=None, usecols=chosen, ndmin=2), numbers
+    except ValueError as error:  # it reads no line after one that it cannot use
+        raise SceneError(
+            f"{path}: line {numbers[-1]}: found {last[:60]!r}, expected {expected}"
+        ) from error
 
 
 def read_matrix(path: Path, *shapes: tuple[int, int]) -> np.ndarray:

@@ -260,7 +260,8 @@ FAULTS = [
     ("tum", damage("rgb.txt", "1.0 /etc/a.png\n"), "found the path '/etc/a.png'"),
     ("tum", damage("depth.txt", "1305031102.17 ../a.png\n"), r"found the path '\.\./a.png'"),
     ("tum", damage("groundtruth.txt", "1 2 3\n"), "expected 'stamp tx ty tz qx qy qz qw'"),
-    ("tum", damage("groundtruth.txt", "1 0 0 0 0 0 0 0"), "quaternion 0 0 0 0, expected length 1"),
+    ("tum", damage("groundtruth.txt", "1 0 0 0 0 0 0 0"), "line 1: .*a quaternion of length 1"),
+    ("tum", damage("groundtruth.txt", "timestamp\n1 0 0 nan 0 0 0 1"), "line 2: .*finite numbers"),
     ("tum", damage("camera.yaml", "fx: 1"), "camera.yaml: holds no camera matrix"),
 ]
 

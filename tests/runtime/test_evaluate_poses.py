@@ -26,7 +26,7 @@ from mote_localization.evaluation.pose_files import (
 )
 from mote_localization.evaluation.pose_matching import match_frames
 from mote_localization.geometry import exp_rotation
-from mote_localization.scenes import RecordingOptions
+from mote_localization.scenes import RecordingOptions, text_files
 from mote_localization.scenes.bags import BagWriter
 
 BIN = str(Path(sys.executable).parent)  # where programs of this environment are
@@ -212,6 +212,25 @@ def test_lines_that_are_no_poses_are_an_error(tmp_path, content, message):
         read_poses(path)
     assert message in str(caught.value) and str(caught.value).startswith(str(path))
     assert len(str(caught.value).removeprefix(str(path))) < 300
+
+
+@pytest.mark.parametrize("line", ["{} 0 0 0 0 0 0 1\n", "{}.png 1 0 0 0 0 0 0\n"])
+def test_files_of_too_many_poses_are_an_error_with_a_remedy(tmp_path, monkeypatch, line):
+    path = tmp_path / "poses.txt"
+    path.write_text("".join(map(line.format, range(11))))
+    monkeypatch.setattr(text_files, "_MAX_LINES", 11)
+    assert len(read_poses(path).T_map_cam_n44) == 11
+    monkeypatch.setattr(text_files, "_MAX_LINES", 10)
+    with pytest.raises(SceneError, match="over 10 lines, .* keep every tenth: awk .* poses.txt"):
+        read_poses(path)
+
+
+def test_a_trajectory_of_tens_of_megabytes_is_read(tmp_path):
+    path = tmp_path / "long.tum"
+    line = f"{{}}.5 {'1.000000000 ' * 3}{'0.500000000 ' * 4}#{'-' * 70}\n"
+    path.write_text("".join(line.format(1_690_000_000 + i) for i in range(110_000)))
+    assert path.stat().st_size > 16 << 20
+    assert len(read_poses(path).T_map_cam_n44) == 110_000
 
 
 def test_truth_that_does_not_overlap_is_an_error(tmp_path):

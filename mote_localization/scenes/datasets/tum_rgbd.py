@@ -13,7 +13,7 @@ freiburg2 or freiburg3 (cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats).
 intrinsics are not known: other recordings in this layout are of other cameras.
 """
 
-from collections.abc import Iterator
+import math
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from mote_localization.scenes.frame_files import (
     make_frames,
     size_of_image,
 )
-from mote_localization.scenes.text_files import read_intrinsics, read_text
+from mote_localization.scenes.text_files import read_intrinsics, read_lines, read_table, read_text
 from mote_localization.stamps import nearest
 from mote_localization.trajectory import Trajectory
 
@@ -44,6 +44,7 @@ _PUBLISHED = {
     "freiburg3": Camera(*_SIZE, 535.4, 539.2, 320.1, 247.6),
 }
 _DEPTH_UNIT_M = 1 / 5000
+_HEADER = "timestamp"  # first word of a line that names the columns
 _MAX_NUMBER = 9e9  # of a line; stamps of that many seconds are the last ones in nanoseconds
 _MAX_DEPTH_OFFSET_S = 0.02  # between an image and its depth image
 _MAX_POSE_GAP_NS = 100_000_000  # between the two true poses around an image
@@ -97,36 +98,27 @@ class TumRgbdScene(FileScene):
         super().__init__(path, make_frames(path, names, frame))
 
 
-def _rows(path: Path, count: int, expected: str) -> Iterator[tuple[list[str], str]]:
-    """Yield the columns of each line, and the line's place for messages.
-
-    Args:
-        path: The file.
-        count: How many of the first columns are numbers.
-        expected: The names of the columns.
+def _read_files(path: Path) -> list[tuple[float, str]]:
+    """Return stamps and relative paths of files in their order; none where the list is missing.
 
     Raises:
-        SceneError: A line has fewer columns, or its numbers are not finite or too large.
+        SceneError: A line is none of a stamp and a path, or the stamp is not finite or too large.
     """
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith(("#", "timestamp")):
+    found = []
+    for number, line in read_lines(path) if path.exists() else ():
+        words = line.split()
+        if not words or words[0].startswith(("#", _HEADER)):
             continue
-        row, where = line.split(), f"{path}, line {number}"
         try:
-            numbers = np.array(row[:count], float)
+            stamp_s = float(words[0])
         except ValueError:
-            numbers = np.array(np.nan)
-        usable = np.all(np.abs(numbers) < _MAX_NUMBER)  # not NaN
-        if len(row) < len(expected.split()) or not usable:
-            raise SceneError(f"{where}: found {line[:60]!r}, expected '{expected}'")
-        yield row, where
-
-
-def _read_files(path: Path) -> list[tuple[float, str]]:
-    """Return stamps and relative paths of files in their order; none where the list is missing."""
-    if not path.exists():
-        return []
-    return sorted((float(row[0]), row[1]) for row, _ in _rows(path, 1, "stamp path"))
+            stamp_s = math.nan
+        if len(words) < 2 or not abs(stamp_s) < _MAX_NUMBER:
+            raise SceneError(
+                f"{path}, line {number}: found {line.strip()[:60]!r}, expected 'stamp path'"
+            )
+        found.append((stamp_s, words[1]))
+    return sorted(found)
 
 
 def _nearest_depths(stamps_n: np.ndarray, depth_stamps_m: np.ndarray) -> list[int]:
@@ -140,19 +132,23 @@ def _nearest_depths(stamps_n: np.ndarray, depth_stamps_m: np.ndarray) -> list[in
 
 def _read_trajectory(path: Path) -> Trajectory:
     """Return the true poses; none where the file is missing."""
-    poses: dict[int, list[float]] = {}
-    rows = _rows(path, 8, "stamp tx ty tz qx qy qz qw") if path.exists() else ()
-    for row, where in rows:
-        stamp_s, *values = map(float, row[:8])
-        if abs(np.linalg.norm(values[3:]) - 1) > 1e-2:
-            raise SceneError(
-                f"{where}: found the quaternion {' '.join(row[4:8])[:60]}, expected length 1"
-            )
-        poses[_nanoseconds(stamp_s)] = values
-    stamps = sorted(poses)
-    values_n7 = np.array([poses[stamp] for stamp in stamps]).reshape(-1, 7)
+    if not path.exists():
+        return Trajectory(np.empty(0, np.int64), np.empty((0, 3)), np.empty((0, 4)))
+    table_n8, numbers = read_table(path, 8, "'stamp tx ty tz qx qy qz qw'", _HEADER)
+    lengths_n = np.linalg.norm(table_n8[:, 4:], axis=1)
+    usable_n = (np.abs(table_n8) < _MAX_NUMBER).all(axis=1) & (np.abs(lengths_n - 1) < 1e-2)
+    if not usable_n.all():  # NaN, too
+        first = usable_n.argmin()
+        raise SceneError(
+            f"{path}: line {numbers[first]}: found the pose {table_n8[first, 1:].round(3).tolist()}"
+            ", expected finite numbers and a quaternion of length 1"
+        )
+    # the last of several poses with the same stamp
+    all_n = np.round(1e9 * table_n8[::-1, 0]).astype(np.int64)
+    stamps_n, from_end_n = np.unique(all_n, return_index=True)
+    values_n7 = table_n8[::-1][from_end_n, 1:]
     q_n4 = values_n7[:, 3:] / np.linalg.norm(values_n7[:, 3:], axis=1, keepdims=True)
-    return Trajectory(np.array(stamps, np.int64), values_n7[:, :3], q_n4)
+    return Trajectory(stamps_n, values_n7[:, :3], q_n4)
 
 
 def _nanoseconds(stamp_s: float) -> int:
