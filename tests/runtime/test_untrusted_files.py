@@ -154,7 +154,7 @@ def test_aliases_in_the_metadata_of_a_recording_do_not_expand(tmp_path, place):
         with closing(sqlite3.connect(path / "drive.db3")) as database, database:
             database.execute("UPDATE topics SET offered_qos_profiles = ?", [bomb])
     started = time.monotonic()
-    with pytest.raises(MoteError, match="drive.*: damaged.*its aliases expand to over"):
+    with pytest.raises(MoteError, match="drive.*: damaged.*over .* values with its aliases"):
         with open_bag(path):
             pass
     assert time.monotonic() - started < 2
