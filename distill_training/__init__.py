@@ -1,10 +1,8 @@
 """Mote's trainer: distills a teacher's reconstruction of a place into a map of a few megabytes."""
 
-from mote_localization.quiet_imports import quiet_imports
+from mote_localization.quiet_imports import import_and_run
 
 
 def main() -> None:
     """Run the `mote-distill` command."""
-    with quiet_imports():
-        from distill_training.cli import main as run
-    run()
+    import_and_run("distill_training.cli")

@@ -1,13 +1,11 @@
 """Entry point of `mote`, also as `python -m mote_localization`."""
 
-from mote_localization.quiet_imports import quiet_imports
+from mote_localization.quiet_imports import import_and_run
 
 
 def main() -> None:
     """Run the `mote` command."""
-    with quiet_imports():
-        from mote_localization.cli import main as run
-    run()
+    import_and_run("mote_localization.cli")
 
 
 if __name__ == "__main__":

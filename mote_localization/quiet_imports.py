@@ -1,8 +1,16 @@
-"""Imports of a command line, which take a second: SIGINT ends them without a traceback."""
+"""Start of a command line whose imports take a second: SIGINT ends them without a traceback."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+
+
+def import_and_run(name: str) -> None:
+    """Import the module of a command line, and run its `main`."""
+    with quiet_imports():
+        module = import_module(name)
+    module.main()
 
 
 @contextmanager
@@ -13,5 +21,7 @@ def quiet_imports() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
