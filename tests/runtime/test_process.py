@@ -73,11 +73,17 @@ os.kill(os.getpid(), 9)
 
 
 @pytest.mark.ros
-@pytest.mark.parametrize("lifetime_s", [0, 0.7, 2])
-def test_processes_end_with_a_parent_that_is_killed(tmp_path, ros_env, lifetime_s):
-    program = ORPHAN.format(lifetime_s=lifetime_s)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    child = Path(f"/proc/{int(done.stdout)}/status")
-    assert wait_for(lambda: not child.exists() or "State:\tZ" in child.read_text(), 5)
+def test_processes_end_with_a_parent_that_is_killed(tmp_path, ros_env):
+    parents = [
+        subprocess.Popen(
+            [sys.executable, "-c", ORPHAN.format(lifetime_s=lifetime_s)],
+            cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        )
+        for lifetime_s in (0, 0.7, 2)
+    ]  # fmt: skip
+    children = [Path(f"/proc/{int(parent.communicate()[0])}/status") for parent in parents]
+
+    def have_ended() -> bool:
+        return all(not one.exists() or "State:\tZ" in one.read_text() for one in children)
+
+    assert wait_for(have_ended, 5)
