@@ -25,6 +25,7 @@ from scipy.stats import binom
 
 from mote_localization.command_line import one_line_errors
 from mote_localization.errors import MoteError
+from mote_localization.evaluation.localize_frames import localize_frames
 from mote_localization.evaluation.metrics import Answer, are_wrong, evaluate_answers, pose_errors
 from mote_localization.localizer import Localizer
 from mote_localization.map_file import read_map
@@ -127,7 +128,8 @@ def _measure(bench: Bench, alone: bool, name: str) -> Frames:
     localizer = _opened(bench, alone)
     every = list(open_scene(bench.scene).frames("test"))
     chosen = np.linspace(0, len(every) - 1, min(bench.frames, len(every))).round().astype(int)
-    answers = [_localized(localizer, name, i, every[k]) for i, k in enumerate(chosen)]
+    frames = [_ChangedFrame(every[k], name, seed) for seed, k in enumerate(chosen)]
+    answers = list(localize_frames(localizer, frames))
     errors_m, errors_deg = pose_errors(answers)
     published = np.array([answer.T_map_cam is not None for answer in answers])
     has_pose = PERTURBATIONS[name].has_pose
@@ -150,19 +152,18 @@ def _foreign(bench: Bench, alone: bool, place: Path, part: int) -> tuple[int, in
     return images, published
 
 
-def _localized(localizer: Localizer, name: str, seed: int, frame: Frame) -> Answer:
-    image, camera = perturbed(name, frame.image(), frame.known_camera(), seed)
-    found = localizer.localize(image, camera)
-    return Answer(
-        frame.name,
-        frame.stamp_s,
-        frame.T_map_cam,
-        found.T_map_cam,
-        found.reason,
-        found.inliers,
-        found.seconds,
-        covariance_66=found.covariance_66,
-    )
+class _ChangedFrame(Frame):
+    """A frame after a perturbation of its image or of its camera."""
+
+    def __init__(self, frame: Frame, name: str, seed: int) -> None:
+        self.name, self.stamp_s, self.T_map_cam = frame.name, frame.stamp_s, frame.T_map_cam
+        self.camera = PERTURBATIONS[name].camera(frame.known_camera())
+        self._frame, self._change, self._seed = frame, name, seed
+
+    def image(self) -> np.ndarray:
+        """Return image_hw3, RGB uint8."""
+        frame = self._frame
+        return perturbed(self._change, frame.image(), frame.known_camera(), self._seed)[0]
 
 
 if __name__ == "__main__":
