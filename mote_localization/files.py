@@ -12,8 +12,9 @@ from typing import BinaryIO
 
 from mote_localization.errors import MoteError
 
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems without locks
-_SPECIAL = "is no regular file, expected a file or a new name"
+# errors of file systems without locks
+_LOCKS_UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_NOT_REGULAR = "is no regular file, expected a file or a new name"
 
 
 def check_output(path: Path | None, option: str) -> None:
@@ -32,7 +33,7 @@ def check_output(path: Path | None, option: str) -> None:
         if path.is_dir():
             raise MoteError(f"{option} {path}: is a folder, expected the name of a file")
         if _is_special(path):
-            raise MoteError(f"{option} {path}: {_SPECIAL}")
+            raise MoteError(f"{option} {path}: {_NOT_REGULAR}")
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         with tempfile.TemporaryFile(prefix=path.name, dir=existing):
             pass
@@ -64,10 +65,10 @@ def atomic_write(
     """
     path = Path(path)
     if _is_special(path):
-        raise error(f"{path}: {_SPECIAL}{advice}")
+        raise error(f"{path}: {_NOT_REGULAR}{advice}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        opened, temporary = _open_alone(path)
+        opened, temporary = _open_locked(path)
         with opened as file:
             try:
                 yield file
@@ -81,11 +82,12 @@ def atomic_write(
         raise error(f"{path}: cannot be written ({cause.strerror or cause}){advice}") from cause
 
 
-def _open_alone(path: Path) -> tuple[BinaryIO, Path]:
-    """Open a temporary file of a path that no other process writes; return it and its path.
+def _open_locked(path: Path) -> tuple[BinaryIO, Path]:
+    """Open and lock a temporary file in the folder of a path; return the file and its own path.
 
-    Its name is always the same, so that the next process overwrites what a killed one has left. It
-    has another one where the file of that name is locked, is not this user's own, or cannot be.
+    Its name is the same each time, so that the next process overwrites what a killed one has left.
+    It has a random name instead if the file of that name is locked by another process, is a link,
+    belongs to another user, or cannot be opened or locked.
     """
     temporary = path.with_name(f".{path.name}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -94,22 +96,22 @@ def _open_alone(path: Path) -> tuple[BinaryIO, Path]:
             file = os.fdopen(os.open(temporary, flags, 0o666), "wb")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                found = os.fstat(file.fileno())
-                is_own = found.st_uid == os.geteuid() and found.st_nlink <= 1
-                if not (stat.S_ISREG(found.st_mode) and is_own):
+                status = os.fstat(file.fileno())
+                is_own = status.st_uid == os.geteuid() and status.st_nlink <= 1
+                if not (stat.S_ISREG(status.st_mode) and is_own):
                     raise PermissionError
                 with suppress(FileNotFoundError):
-                    if os.path.samestat(found, os.stat(temporary, follow_symlinks=False)):
+                    if os.path.samestat(status, os.stat(temporary, follow_symlinks=False)):
                         file.truncate()
                         return file, temporary
             except OSError as error:
                 file.close()
-                if error.errno in _NO_LOCKS:
+                if error.errno in _LOCKS_UNSUPPORTED:
                     temporary.unlink(missing_ok=True)
                 raise
-            file.close()  # another process has renamed it
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            file.close()  # another process has renamed the file before it was locked
+    handle, random_name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     mask = os.umask(0)  # reading it requires setting it
     os.umask(mask)
     os.fchmod(handle, 0o666 & ~mask)
-    return os.fdopen(handle, "wb"), Path(name)
+    return os.fdopen(handle, "wb"), Path(random_name)

@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from mote_localization.images import MAX_SIDE_PX
 
-# Formats and their first bytes. Image.open would read other formats too, and warn about sizes.
+# Formats and their first bytes. Pillow's Image.open would also read others, and warn about sizes.
 FORMATS = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -23,7 +23,7 @@ FORMATS = {
     "TIFF": rb"II[*+]\0|MM\0[*+]",
     "HEIC": rb"....ftyp(hei|hev|mif1|msf1)",
 }
-_HEAD_BYTES = 32  # that a format is recognized by, and that the size of WebP is in
+_HEAD_BYTES = 32  # hold what identifies a format, and the size of a WebP image
 MAX_PIXELS = 51_000_000  # decoding takes 6 bytes each; most phones have 12 or 48 million
 _MAX_EXIF_BYTES = 64 << 10
 _MAX_CHUNKS = 10_000  # of a WebP file; each frame of an animation has one
@@ -159,11 +159,11 @@ def _length(stated: Any) -> float:
 def _webp_size(head: bytes) -> tuple[int, int]:
     """Return width and height from the first chunk of a WebP file (RFC 9649)."""
     if head[12:16] == b"VP8X":
-        return _number(head[24:27]) + 1, _number(head[27:30]) + 1
+        return _little_endian(head[24:27]) + 1, _little_endian(head[27:30]) + 1
     if head[12:16] == b"VP8L":
-        bits = _number(head[21:25])
+        bits = _little_endian(head[21:25])
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return _number(head[26:28]) & 0x3FFF, _number(head[28:30]) & 0x3FFF
+    return _little_endian(head[26:28]) & 0x3FFF, _little_endian(head[28:30]) & 0x3FFF
 
 
 def _webp_exif(file: BinaryIO) -> Exif:
@@ -174,7 +174,7 @@ def _webp_exif(file: BinaryIO) -> Exif:
         head = file.read(8)
         if len(head) < 8:
             break
-        size = _number(head[4:])
+        size = _little_endian(head[4:])
         if head[:4] == b"EXIF":
             with suppress(Exception):  # damaged; Pillow's errors have no common base class
                 exif.load(file.read(min(size, _MAX_EXIF_BYTES)))
@@ -183,5 +183,6 @@ def _webp_exif(file: BinaryIO) -> Exif:
     return exif
 
 
-def _number(data: bytes) -> int:
+def _little_endian(data: bytes) -> int:
+    """Return an unsigned integer, the least significant byte first."""
     return int.from_bytes(data, "little")

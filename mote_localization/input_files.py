@@ -1,4 +1,4 @@
-"""Files from outside: only regular files are read, up to a limit, and YAML cannot expand."""
+"""Reading of files that may come from anybody: regular files, up to a size; limits of YAML."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import yaml
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where it is installed
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # faster, where it is installed
 _MAX_VALUES = 1_000_000  # of YAML
 _MAX_DEPTH = 20  # levels of lists and mappings; deep ones take very long to parse
 
@@ -19,7 +19,8 @@ def open_input(path: Path | str) -> BinaryIO:
     Raises:
         OSError: It cannot be opened, or is a folder, a device or a pipe, also behind a link.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would block
+    # without O_NONBLOCK, opening a pipe would wait for its writer
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)

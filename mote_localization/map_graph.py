@@ -1,4 +1,4 @@
-"""Checks of a map's ONNX graph: inputs and outputs, standard operators, no other files; its cost.
+"""Checks of a map's ONNX graph: inputs, outputs, operators and weights; its memory and its time.
 
 A few bytes can describe a tensor of gigabytes, as by Expand, Range, Tile or Resize. So the shapes
 of all tensors are inferred before a backend gets the graph, and memory and time are bounded.
@@ -27,7 +27,7 @@ _SLOW = ("Attention", "DFT", "Det", "Einsum", "GRU", "LRN", "LSTM", "MaxRoiPool"
          "STFT")  # fmt: skip
 
 _Shape = tuple[int | str, ...]
-_Sizes = dict[str, tuple[tuple[int, ...], int]]  # shape, and bytes of a value
+_Sizes = dict[str, tuple[tuple[int, ...], int]]  # name of a tensor -> shape, bytes of a value
 
 
 def check_graph(model: onnx.ModelProto, info: MapInfo) -> None:
@@ -71,14 +71,14 @@ def check_graph(model: onnx.ModelProto, info: MapInfo) -> None:
         _check_tensor(tensor)
     sizes = _inferred_sizes(model)
     computed: dict[str, _Shape] = {
-        value.name: _size_of(value.name, sizes)[0] for value in graph.output
+        value.name: _shape_and_item_bytes(value.name, sizes)[0] for value in graph.output
     }
     _check_shapes({"image": info.tensors["image"], **computed}, info)
     _check_cost(graph, sizes)
 
 
 def _check_shapes(found: dict[str, _Shape], info: MapInfo) -> None:
-    """Check the shapes of inputs and outputs."""
+    """Check that inputs and outputs have the names and shapes of a map."""
     if found != info.tensors:
         raise MapFileError(
             f"found inputs and outputs {str(found)[:120]}, expected {info.tensors}; make the map "
@@ -107,7 +107,7 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
         )
     try:
         fits = onnx.numpy_helper.to_array(tensor).shape == tuple(tensor.dims)  # dims may be -1
-    except Exception:  # of NumPy and onnx, no common base class
+    except Exception:  # the errors of NumPy and onnx have no common base class
         fits = False
     if not fits:
         raise MapFileError(
@@ -122,23 +122,23 @@ def _inferred_sizes(model: onnx.ModelProto) -> _Sizes:
     The shapes that the graph declares are not used: nothing checks them before it runs. Neither are
     values of shapes that the graph computes: they may grow without limit.
     """
-    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    bare.graph.name, weights = model.graph.name, set()
+    unshaped = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    unshaped.graph.name, weights = model.graph.name, set()
     for tensor in model.graph.initializer:
         weights.add(tensor.name)
         if math.prod(tensor.dims) <= _MAX_SHAPE_VALUES:
-            bare.graph.initializer.append(tensor)
+            unshaped.graph.initializer.append(tensor)
         else:
             kind = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
-            bare.graph.input.add(name=tensor.name, type=kind)
-    bare.graph.input.extend(value for value in model.graph.input if value.name not in weights)
-    bare.graph.node.extend(model.graph.node)
+            unshaped.graph.input.add(name=tensor.name, type=kind)
+    unshaped.graph.input.extend(value for value in model.graph.input if value.name not in weights)
+    unshaped.graph.node.extend(model.graph.node)
     for value in model.graph.output:
-        declared = bare.graph.output.add(name=value.name)
+        declared = unshaped.graph.output.add(name=value.name)
         declared.type.tensor_type.elem_type = value.type.tensor_type.elem_type
     try:
-        inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True).graph
-    except Exception as error:  # of onnx, no common base class
+        inferred = onnx.shape_inference.infer_shapes(unshaped, strict_mode=True).graph
+    except Exception as error:  # the errors of onnx have no common base class
         raise MapFileError(
             f"its graph is damaged ({first_line(error, 120)}); copy the map again, or make it again"
         ) from error
@@ -154,12 +154,12 @@ def _inferred_sizes(model: onnx.ModelProto) -> _Sizes:
         dims = kind.shape.dim
         if kind.elem_type and kind.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            if dtype.kind != "O":  # a text, of any length
+            if dtype.kind != "O":  # tensors of texts, which may have any length
                 sizes[name] = tuple(d.dim_value for d in dims), dtype.itemsize
     return sizes
 
 
-def _size_of(name: str, sizes: _Sizes) -> tuple[tuple[int, ...], int]:
+def _shape_and_item_bytes(name: str, sizes: _Sizes) -> tuple[tuple[int, ...], int]:
     """Return shape and bytes per value of a tensor; raise `MapFileError` if they are not fixed."""
     if name not in sizes:
         raise MapFileError(
@@ -176,7 +176,7 @@ def _check_cost(graph: onnx.GraphProto, sizes: _Sizes) -> None:
     computed: dict[str, int] = {}  # bytes of the tensors that are live
     for i, node in enumerate(graph.node):
         for name in node.output:
-            shape, itemsize = _size_of(name, sizes)
+            shape, itemsize = _shape_and_item_bytes(name, sizes)
             computed[name] = math.prod(shape) * itemsize
             live, total = live + computed[name], total + computed[name]
         operations += _operations(node, sizes)
@@ -193,9 +193,9 @@ def _check_cost(graph: onnx.GraphProto, sizes: _Sizes) -> None:
 
 def _operations(node: onnx.NodeProto, sizes: _Sizes) -> int:
     """Return an upper bound of the multiplications of a node."""
-    inputs = [_size_of(name, sizes)[0] for name in node.input]
-    result = sum(math.prod(_size_of(name, sizes)[0]) for name in node.output)
-    # of pooling; other operators have none
+    inputs = [_shape_and_item_bytes(name, sizes)[0] for name in node.input]
+    result = sum(math.prod(_shape_and_item_bytes(name, sizes)[0]) for name in node.output)
+    # values that pooling reads for one result; other operators have no such attribute
     window = math.prod(v for a in node.attribute if a.name == "kernel_shape" for v in a.ints)
     if node.op_type in _CONVOLUTIONS:
         return result * math.prod(inputs[_CONVOLUTIONS[node.op_type]][1:])

@@ -1,6 +1,7 @@
-"""The bytes of an ONNX file before it is parsed: values are many, everything else must be few.
+"""Limit of the structure of an ONNX file: of all its bytes but the values of weights.
 
-Parsed, two bytes of an empty node take 150 bytes of memory. Values of weights stay as they are.
+Structure takes far more memory when it is parsed: an empty node has two bytes in the file and 150
+in memory. Values take the same memory as in the file. So the limit is checked before parsing.
 """
 
 from contextlib import suppress
@@ -8,15 +9,15 @@ from typing import Any
 
 from mote_localization.errors import MapFileError
 
-_MAX_STRUCTURE_BYTES = 1 << 20  # of all but values; maps have up to 60 kB
+_MAX_STRUCTURE_BYTES = 1 << 20  # maps have up to 60 kB
 _VARINT, _BYTES = 0, 2  # wire types of protobuf
-_SIZES = {_VARINT: 0, 1: 8, _BYTES: 0, 5: 4}  # bytes after the tag, and after the length
+_FIXED_BYTES = {_VARINT: 0, 1: 8, _BYTES: 0, 5: 4}  # bytes after the tag, and after the length
 _VALUES: dict[int, Any] = {}
 # Numbers of the fields that lead to values in onnx.proto: raw_data of a TensorProto; node and
 # initializer of a GraphProto; graph, metadata_props and training_info of a ModelProto.
-_TENSOR = {9: _VALUES}
-_GRAPH = {1: {5: {5: _TENSOR}}, 5: _TENSOR}
-_MODEL = {7: _GRAPH, 14: {2: _VALUES}, 20: {1: _GRAPH}}
+_TENSOR_FIELDS = {9: _VALUES}
+_GRAPH_FIELDS = {1: {5: {5: _TENSOR_FIELDS}}, 5: _TENSOR_FIELDS}
+_MODEL_FIELDS = {7: _GRAPH_FIELDS, 14: {2: _VALUES}, 20: {1: _GRAPH_FIELDS}}
 
 
 def check_structure(content: bytes) -> None:
@@ -28,49 +29,49 @@ def check_structure(content: bytes) -> None:
         MapFileError: It takes more, or is no ONNX file.
     """
     with suppress(IndexError):
-        _structure(memoryview(content), _MODEL, _MAX_STRUCTURE_BYTES)
+        _structure_bytes(memoryview(content), _MODEL_FIELDS, _MAX_STRUCTURE_BYTES)
 
 
-def _structure(message: memoryview, fields: dict[int, Any], most: int) -> int:
+def _structure_bytes(message: memoryview, fields: dict[int, Any], max_bytes: int) -> int:
     """Return the bytes of a message of protobuf without its values.
 
     Args:
         message: The encoded message (protobuf.dev/programming-guides/encoding).
         fields: Numbers of the fields that contain values -> the fields in them.
-        most: Largest number of bytes.
+        max_bytes: Largest number of these bytes.
     """
-    at, values = 0, 0
-    while at < len(message):
-        tag, at = _varint(message, at)
+    position, values = 0, 0
+    while position < len(message):
+        tag, position = _varint(message, position)
         number, kind = tag >> 3, tag & 7
-        if kind not in _SIZES:
+        if kind not in _FIXED_BYTES:
             raise MapFileError("is no ONNX file; copy the map again, or make it again")
-        size = _SIZES[kind]
+        size = _FIXED_BYTES[kind]
         if kind == _VARINT:
-            _, at = _varint(message, at)
+            _, position = _varint(message, position)
         elif kind == _BYTES:
-            size, at = _varint(message, at)
+            size, position = _varint(message, position)
             inner = fields.get(number)
             if inner is _VALUES:
                 values += size
             elif inner:
-                part = message[at : at + size]
-                values += len(part) - _structure(part, inner, most + values - at)
-        at += size
-        if at - values > most:
+                part = message[position : position + size]
+                values += len(part) - _structure_bytes(part, inner, max_bytes + values - position)
+        position += size
+        if position - values > max_bytes:
             raise MapFileError(
                 f"has over {_MAX_STRUCTURE_BYTES >> 20} MiB beside the values of its weights, "
                 "expected less; make the map again"
             )
-    return at - values
+    return position - values
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
     """Return an integer of variable length, and the position behind it."""
     value, shift = 0, 0
     while True:
-        byte = message[at]
+        byte = message[position]
         value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+        position, shift = position + 1, shift + 7
         if byte < 0x80 or shift >= 70:
-            return value, at
+            return value, position

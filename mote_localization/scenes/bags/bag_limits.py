@@ -79,15 +79,15 @@ class _LimitedYaml:
         return yaml.load(text, _MetadataLoader)
 
 
-class _LimitedFile(_zstd.ZstdFile):
+class _LimitedZstdFile(_zstd.ZstdFile):
     """A compressed file that ends with an error where it becomes too large for the disk."""
 
     def __init__(self, file: Any, mode: str) -> None:
         super().__init__(file, mode)
-        most = _MAX_BYTES + _MAX_RATIO * os.fstat(file.fileno()).st_size
+        max_bytes = _MAX_BYTES + _MAX_RATIO * os.fstat(file.fileno()).st_size
         disk = shutil.disk_usage(tempfile.gettempdir())
         free = disk.free - min(_MIN_FREE_BYTES, disk.total // 10)
-        self._left, self._name = min(most, free), file.name
+        self._left, self._name = min(max_bytes, free), file.name
 
     def read(self, size: int | None = -1) -> bytes:
         """Return the next bytes, decompressed."""
@@ -146,8 +146,8 @@ def _limit_values(connection: Any) -> None:
 
 _replace("YAML", _LimitedYaml, reader, metadata)
 _limited_zstd = SimpleNamespace(
-    **{**vars(_zstd), "open": _LimitedFile, "decompress": _decompress_zstd}
-)  # the rest is for the writer
+    **{**vars(_zstd), "open": _LimitedZstdFile, "decompress": _decompress_zstd}
+)  # the writer uses the other names of the module
 _replace("zstd", _limited_zstd, reader, storage_mcap)
 _replace("lz4_decompress", _decompress_lz4, storage_mcap)
 _apsw.connection_hooks.append(_limit_values)
