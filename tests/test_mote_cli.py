@@ -1,6 +1,5 @@
 """The `mote` command: output, errors and exit status."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -168,21 +167,15 @@ def replace_by_a_bag_without_images(scene):
         ),
     ],
 )
-def test_evaluating_bad_input_is_one_line_and_exit_status_1(files, damage, message):
+def test_evaluating_bad_input_is_one_line_and_exit_status_1(files, mote, damage, message):
     view = View(np.full((240, 320, 3), 128, np.uint8), T_MAP_CAM)
     write_scene(Path("scene"), CAMERA, {"a": view, "b": view}, test=("a", "b"))
     damage(Path("scene"))
-    script = "from mote_localization.cli import main; main()"
-    ended = subprocess.run(
-        [sys.executable, "-c", script, "evaluate", "scene", "--map", "room.onnx"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert ended.returncode == 1 and ended.stdout == ""
-    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and message in errors[0]
-    assert "Traceback" not in ended.stderr
+    status, output, errors = mote("evaluate scene --map room.onnx")
+    assert status == 1 and output == ""
+    found = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(found) == 1 and message in found[0]
+    assert "Traceback" not in errors
 
 
 def test_inspect_prints_what_a_recording_holds(tmp_path, mote):

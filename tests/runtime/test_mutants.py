@@ -23,7 +23,7 @@ from test_colmap_model import write_model
 from mote_localization.map_file import read_map, write_map
 
 COUNT = int(os.environ.get("MOTE_MUTANTS", 200))
-BATCHES = 4
+BATCHES = 2
 
 
 @pytest.fixture(scope="module")
