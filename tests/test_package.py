@@ -164,6 +164,16 @@ def test_package_xml_lists_every_dependency_that_rosdep_has():
     assert {name for name in listed if name.startswith("python3-")} == {*ROSDEP_KEYS.values()}
 
 
+def test_versions_of_rosbags_agree():
+    """Its private names are used, see `bag_limits`."""
+    (line,) = (d for d in PROJECTS["mote_localization"]["dependencies"] if "rosbags" in d)
+    package = ElementTree.parse(ROOT / "package.xml")
+    (depend,) = (d for d in package.findall("exec_depend") if "rosbags" in (d.text or ""))
+    assert line == f"rosbags>={depend.get('version_gte')},<{depend.get('version_lt')}"
+    limits = ROOT / "mote_localization" / "scenes" / "bags" / "bag_limits.py"
+    assert f"pip install '{line}'" in limits.read_text()
+
+
 def test_maintainers_and_licence_agree():
     package = ElementTree.parse(ROOT / "package.xml")
     maintainers = [

@@ -33,15 +33,17 @@ def pose(index: float) -> np.ndarray:
     return pose_from(np.array([0.1 * index, 0.5, -1.0]), q_xyzw)
 
 
-def record(path, *messages, storage="mcap", compression="NONE") -> Path:
+def record(path, *messages, storage="mcap", compression="NONE", version=9, qos=()) -> Path:
     """Write (topic, type, recording time in ns, message) tuples."""
-    writer = Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()])
+    writer = Writer(path, version=version, storage_plugin=StoragePlugin[storage.upper()])
     writer.set_compression(CompressionMode[compression], CompressionFormat.ZSTD)
     with writer:
         connections = {}
         for topic, kind, recorded_ns, message in messages:
             if topic not in connections:
-                connections[topic] = writer.add_connection(topic, kind, typestore=STORE)
+                connections[topic] = writer.add_connection(
+                    topic, kind, typestore=STORE, offered_qos_profiles=qos
+                )
             serialized = STORE.serialize_cdr(message, kind)
             writer.write(connections[topic], recorded_ns, serialized)
     return path

@@ -15,6 +15,14 @@ from make_bag import (
     pose,
     record,
 )
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag2 import Reader
 
 from mote_localization.camera import Camera
@@ -28,6 +36,7 @@ from mote_localization.scenes.bags import (
     POSE_TOPIC,
     BagScene,
     BagWriter,
+    open_bag,
 )
 from mote_localization.scenes.bags.bag_files import MessageCursor
 from mote_localization.stamps import stamp_seconds
@@ -373,3 +382,17 @@ def test_a_recording_of_compressed_images_can_be_played(tmp_path):
     assert [topic.name for topic in Replay(bag)._topics()] == ["/cam/image/compressed", "/chatter"]
     with pytest.raises(BagError, match="no images.*/chatter"):
         Replay(record(tmp_path / "text", a_text()))._topics()
+
+
+@pytest.mark.parametrize("version", [8, 9])  # with profiles as a text, and as YAML
+def test_profiles_of_qos_are_read(tmp_path, version):
+    second = QosTime(1, 0)
+    qos = Qos(
+        QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL,
+        second, second, QosLiveliness.AUTOMATIC, second, False,
+    )  # fmt: skip
+    path = record(tmp_path / "b", an_info(), version=version, qos=[qos])
+    with open_bag(path) as bag:
+        assert [topic.latched for topic in bag.topics] == [True]
+        (reader,) = bag._readers
+        assert reader.connections[0].ext.offered_qos_profiles == [qos]

@@ -50,6 +50,7 @@ def _replace(name: str, limited: Any, *modules: ModuleType) -> None:
         setattr(module, name, limited)
 
 
+_Yaml: Any = _private(reader, "YAML")
 _zstd: Any = _private(reader, "zstd")
 _lz4: Any = import_module("lz4.frame")
 _apsw: Any = _private(storage_sqlite3, "apsw")
@@ -65,11 +66,8 @@ _MetadataLoader.add_constructor("int", lambda _, node: int(node.value))
 _MetadataLoader.add_constructor("bool", lambda _, node: node.value == "true")
 
 
-class _LimitedYaml:
+class _LimitedYaml(_Yaml):
     """A parser of metadata.yaml, and of the profiles of QoS in it and in storage files."""
-
-    def __init__(self, typ: str) -> None:
-        """Create a parser; rosbags asks for the type "safe"."""
 
     def load(self, text: str) -> Any:
         """Return the values; raise `ValueError` if there are too many."""
