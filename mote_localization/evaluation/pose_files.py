@@ -112,7 +112,7 @@ def _named_poses(path: Path) -> PoseList:
                 f"{path}: line {number}: found {' '.join(words)[:60]!r}, expected {_EXPECTED}"
             )
         if len(names) == _MAX_NAMED:
-            raise SceneError(f"{path}: has over {_MAX_NAMED} named poses, expected fewer")
+            raise SceneError(f"{path}: has over {_MAX_NAMED} named poses; split the file")
         names.append(row[0])
         values.extend(row[1])
         numbers.append(number)

@@ -58,17 +58,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_table(
-    path: Path, columns: int, expected: str, header: str | None = None
+    path: Path, columns: int, expected: str, header: str | None = None, more: bool = False
 ) -> tuple[np.ndarray, Sequence[int]]:
     """Return the numbers (n, columns) of a file, and the numbers of their lines.
 
-    Empty lines, and what follows #, are left out. Further columns are not read.
+    Empty lines, and what follows #, are left out.
 
     Args:
         path: The file.
         columns: How many numbers a line has.
         expected: What a line holds, for messages.
         header: First word of lines that are left out.
+        more: Lines may have further columns, which are not read.
 
     Raises:
         SceneError: The file cannot be read, or a line holds something else.
@@ -88,9 +89,11 @@ def read_table(
     if first is None:
         return np.empty((0, columns)), numbers
     try:
-        chosen = range(columns)
+        if len(first.split()) != columns and not more:
+            raise ValueError("has another number of columns")  # loadtxt compares the other lines
+        chosen = range(columns) if more else None
         return np.loadtxt(chain([first], lines), comments=None, usecols=chosen, ndmin=2), numbers
-    except ValueError as error:  # it reads no line after one that it cannot use
+    except ValueError as error:  # loadtxt reads no line after one that it cannot use
         raise SceneError(
             f"{path}: line {numbers[-1]}: found {last[:60]!r}, expected {expected}"
         ) from error

@@ -201,6 +201,7 @@ def test_ambiguous_names_are_an_error(wanted, given):
         ("a.png 0 0 0 0 1 2 3\n", "line 1: found a quaternion of length 0, expected 1"),
         ("0.1 1 2 3 0 0 0 0\n", "line 1: found a quaternion of length 0, expected 1"),
         ("0.1 1 2 3 0.5 0.5 0.5 0.6\n", "found a quaternion of length 1.05"),
+        ("0 0 0 0 0 0 0 1\n\n# 3\n1 0 0 0 0 0 0 1 9\n2 0 0 0 0 0 0 1\n", "line 4: found '1 0"),
         ("\0\1\2", "line 1: found"),
         (f"{'a' * 300}.png 1 0 0 0 0 0 0\n", "line 1: found 'aaa"),
     ],

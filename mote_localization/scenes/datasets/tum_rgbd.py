@@ -134,7 +134,7 @@ def _read_trajectory(path: Path) -> Trajectory:
     """Return the true poses; none where the file is missing."""
     if not path.exists():
         return Trajectory(np.empty(0, np.int64), np.empty((0, 3)), np.empty((0, 4)))
-    table_n8, numbers = read_table(path, 8, "'stamp tx ty tz qx qy qz qw'", _HEADER)
+    table_n8, numbers = read_table(path, 8, "'stamp tx ty tz qx qy qz qw'", _HEADER, more=True)
     lengths_n = np.linalg.norm(table_n8[:, 4:], axis=1)
     usable_n = (np.abs(table_n8) < _MAX_NUMBER).all(axis=1) & (np.abs(lengths_n - 1) < 1e-2)
     if not usable_n.all():  # NaN, too
