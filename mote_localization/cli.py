@@ -70,6 +70,7 @@ def _map_rows(map_file: MapFile) -> dict[str, str]:
         "scale": "metres" if info.metric else UNKNOWN_SCALE,
         "validation": validation_text(info.validation, info.unit) if info.validation else "none",
         "covariance of the poses": f"{info.pose_calibration}",
+        "wrong poses of the student": f"{info.wrong_poses or 'not measured'}",
         "drift of the given poses": f"{info.drift or 'none known'}",
         "keyframes": f"{len(info.keyframes) or 'none'}",
         "self-test": f"an image of {len(info.self_test.image) / 1000:.0f} kB"

@@ -26,6 +26,7 @@ from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseSolution
 from mote_localization.pose_gates import LocalizerConfig
 from mote_localization.rig_matches import CanonicalImage, Found, Matches
+from mote_localization.wrong_poses import pose_features
 
 _SAMPLED_CELLS = 7  # every 7th cell counts where the student's points are compared with a pose
 _MAX_VIEWS = 16  # cameras whose remap tables are kept
@@ -457,6 +458,11 @@ class Localizer:
         reason = self.config.rejection_reason(
             given, matches.pixels_n2, matches.image_n, self.info, by_keyframes
         )
+        wrong_poses = self.info.wrong_poses
+        if not reason and found.solution and wrong_poses and not by_keyframes:
+            inliers = int(found.solution.inliers_n.sum())
+            features_4 = pose_features(found.solution.covariance_66, matches.sigma_n, inliers)
+            reason = self.config.doubt_reason(wrong_poses, features_4)
         return _Checked(found, given, reason, distance)
 
     def _first_pose(self, images: Sequence[_Prepared], queries: Sequence[Query]) -> Found:

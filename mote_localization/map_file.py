@@ -92,4 +92,8 @@ def read_map(path: Path | str) -> MapFile:
         check_checksum(model)
     except MapFileError as error:
         raise MapFileError(f"{path}: {str(error)[:300]}") from error
+    except UnicodeDecodeError as error:
+        raise MapFileError(
+            f"{path}: a name in its graph is no UTF-8 text; copy the map again, or make it again"
+        ) from error
     return MapFile(path, info, content)

@@ -11,6 +11,7 @@ from mote_localization.keyframes import Keyframe, check_keyframes
 from mote_localization.pose_calibration import PoseCalibration
 from mote_localization.self_test import SelfTest
 from mote_localization.validated_poses import MAX_POSES, ValidatedPose
+from mote_localization.wrong_poses import WrongPoses
 
 UNKNOWN_SCALE = "unknown: lengths are in the map's own unit, not in metres"
 
@@ -31,6 +32,7 @@ class MapInfo:
     teacher_licence: str  # licence that the teacher puts on the map; empty: none
     student: str  # family of the network: cnn, mobilenet, vit
     pose_calibration: PoseCalibration = PoseCalibration()  # corrects the covariance of the poses
+    wrong_poses: WrongPoses | None = None  # of the student alone; None: not measured
     metric: bool = True  # False: the scale is unknown
     drift: Drift | None = None  # from the poses in the map's frame to the given poses
     keyframes: tuple[Keyframe, ...] = field(default=(), repr=False)  # confirm and refine each pose

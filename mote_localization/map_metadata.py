@@ -25,9 +25,9 @@ _MAX_KEYFRAMES_BYTES = 1 << 25  # of all keyframes; format version 3 has them in
 _CHECKSUM = "checksum"  # name of the entry
 _KEYFRAMES = PREFIX + "keyframes"  # name of the tensor
 # entries that older maps lack
-_OPTIONAL = {"metric", "drift", "keyframes", "self_test", "validation"}
+_OPTIONAL = {"metric", "drift", "keyframes", "self_test", "validation", "wrong_poses"}
 _PACKED_SINCE = 4  # format version of the tensor of keyframes
-_SINCE = {"drift": 2, "keyframes": 3, "pose_calibration": 4}  # format versions of later entries
+_SINCE = {"drift": 2, "keyframes": 3, "pose_calibration": 4, "wrong_poses": 4}  # of later entries
 _TYPES = get_type_hints(MapInfo)
 _OLDER_TYPES = {"covariance_scale": float}
 _Keyframes = Annotated[tuple[Keyframe, ...], msgspec.Meta(max_length=MAX_KEYFRAMES)]

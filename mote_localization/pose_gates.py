@@ -11,6 +11,7 @@ from mote_localization.errors import ConfigError
 from mote_localization.keyframe_matcher import KeyframeConfig
 from mote_localization.map_info import MapInfo
 from mote_localization.pose import PoseConfig, PoseSolution
+from mote_localization.wrong_poses import WrongPoses
 
 _SPREAD_GRID = (4, 3)  # columns and rows of the grid in which the spread of inliers is counted
 
@@ -26,7 +27,11 @@ class LocalizerConfig:
     min_spread: float = 0.25  # gate: fraction of a 4 x 3 grid over the image that contains inliers
     max_reprojection_px: float = 7.0  # gate: median error of the inliers, canonical pixels
     max_deviation_m: float = 0.5  # m, gate: standard deviation of the position
-    # m, gate: the same where no keyframe confirms the pose; half of an error that is called wrong
+    # gate where no keyframe confirms the pose: fraction of the accepted poses of usual images that
+    # may be wrong, as the map expects it
+    max_wrong_rate: float = 0.005
+    # m, gate in its place in maps without that measurement: standard deviation of the position;
+    # half of an error that is called wrong
     max_student_deviation_m: float = 0.125
     bounds_margin_m: float = 1.0  # m, gate: largest distance outside the mapped volume
     pose: PoseConfig = field(default_factory=PoseConfig)
@@ -122,7 +127,7 @@ class LocalizerConfig:
             )
         deviation_m = float(np.sqrt(np.trace(solution.covariance_66[:3, :3])))
         most_m = self.max_deviation_m
-        if info.metric and not by_keyframes:
+        if info.metric and not by_keyframes and not info.wrong_poses:
             most_m = min(most_m, self.max_student_deviation_m)
         if not deviation_m <= most_m:  # true for NaN
             return (
@@ -135,3 +140,18 @@ class LocalizerConfig:
         if not ((position >= low) & (position <= high)).all():
             return f"position {position.round(1).tolist()} {unit} is outside the mapped volume"
         return ""
+
+    def doubt_reason(self, wrong_poses: WrongPoses, features_4: np.ndarray) -> str:
+        """Return why a pose of the student alone may be wrong; empty if it is likely enough right.
+
+        Args:
+            wrong_poses: What the map knows of them.
+            features_4: `pose_features` of the pose.
+        """
+        found, most = wrong_poses.probability(features_4), wrong_poses.limit(self.max_wrong_rate)
+        if found <= most:
+            return ""
+        return (
+            f"probability of a wrong pose {100 * found:.2g} %, expected at most {100 * most:.2g} % "
+            f"(max_wrong_rate {self.max_wrong_rate:g})"
+        )

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from torch import nn
 
+from distill_training.calibration.changed_views import HARD, USUAL, changed_views
 from distill_training.calibration.pose_calibration_fit import PoseError
 from distill_training.common.sampling import thinned
 from distill_training.reconstruction import Reconstruction
@@ -17,10 +18,12 @@ from distill_training.students.head import LOG_SIGMA_RANGE
 from distill_training.students.torch_backend import TorchBackend
 from distill_training.training.frame_split import FrameSplit
 from distill_training.training.frame_store import Frame, FrameStore
-from mote_localization.geometry import exp_rotation, local_coordinates
+from mote_localization.geometry import exp_rotation, invert, local_coordinates
 from mote_localization.localizer import Localization, Localizer
 from mote_localization.map_file import MapFile, MapInfo
+from mote_localization.pose_gates import LocalizerConfig
 from mote_localization.progress import track_if_slow
+from mote_localization.wrong_poses import pose_features
 
 _LAPLACE_WITHIN_2 = 1 - math.exp(-2)  # fraction of Laplace errors below twice their expectation
 _TESTED_FRAMES = 100  # training frames, about, whose poses are found without near keyframes
@@ -28,6 +31,7 @@ _KEPT = 3  # keyframes that are not left out, at least; besides those of the tes
 _OWN_M = 1e-4  # distance below which a keyframe is the tested frame itself
 _ROTATED_DEG = 1.0  # standard deviation of the rotation of the student's points about each axis
 _SHIFTED = 0.03  # standard deviation of their shift along each axis, fraction of their extent
+_USUAL_VIEWS, _HARD_VIEWS = 240, 240  # changed views on which a student alone is tested
 _TRAINING_SAMPLE = 16  # training frames, about, on which the points' error is measured too
 
 
@@ -54,6 +58,14 @@ class TestedPose(NamedTuple):
     T_map_cam: np.ndarray  # (4, 4), in the frame of the given poses
     found: PoseError | None  # None: lost
     left_out: int = 0  # number of near keyframes that the map was tested without
+
+
+class ChangedPose(NamedTuple):
+    """The error of a pose that a student alone found for a changed view."""
+
+    found: PoseError
+    features_4: np.ndarray  # `pose_features`
+    is_hard: bool  # the view is one of `HARD`
 
 
 @dataclass(frozen=True)
@@ -207,6 +219,34 @@ class Validation:
                 found = without.localize(image_hw3, self._reconstruction.camera)
                 tested.append(self._tested(name, found)._replace(left_out=count))
         return tested
+
+    def changed_poses(self, network: nn.Module, info: MapInfo) -> list[ChangedPose]:
+        """Return the poses that a student alone finds for changed views of the held-out frames.
+
+        Args:
+            network: The trained student; it is left in evaluation mode.
+            info: The map, without keyframes, not calibrated.
+        """
+        names, place = self._split.held_out, self._reconstruction
+        if not names:
+            return []
+        every_pose = LocalizerConfig(max_student_deviation_m=math.inf)
+        map_file = MapFile(Path("training"), info, b"")
+        localizer = Localizer(map_file, TorchBackend(network), every_pose)
+        poses = []
+        for config, count in ((USUAL, _USUAL_VIEWS), (HARD, _HARD_VIEWS)):
+            views = changed_views(self._frames, names, place.camera, place.stride, config, count)
+            for view in views:
+                found = localizer.localize(view.image_hw3, place.camera)
+                if found.T_map_cam is None or found.covariance_66 is None:
+                    continue
+                drift = place.given_pose(view.frame) @ invert(place.poses[view.frame])
+                error_6 = local_coordinates(drift @ view.T_map_cam, found.T_map_cam)
+                covariance_66 = found.covariance_66
+                features_4 = pose_features(covariance_66, found.match_sigma_n, found.inliers)
+                error = PoseError(error_6, covariance_66, 0.0)
+                poses.append(ChangedPose(error, features_4, config is HARD))
+        return poses
 
     def _localized(
         self, predictions: Sequence[Prediction], info: MapInfo

@@ -86,8 +86,12 @@ PARAMETERS = (
               "lost above: median reprojection error of the inliers, px", (0.0, 100.0), False),
     Parameter("max_deviation_m", _DEFAULTS.max_deviation_m,
               "lost above: standard deviation of the position, m", (0.0, 100.0), False),
+    Parameter("max_wrong_rate", _DEFAULTS.max_wrong_rate,
+              "maps without keyframes: fraction of the published poses of usual images that may be "
+              "wrong, as the map expects it", (0.0, 1.0), False),
     Parameter("max_student_deviation_m", _DEFAULTS.max_student_deviation_m,
-              "lost above: the same in maps without keyframes, where nothing confirms the pose, m",
+              "lost above: standard deviation of the position in maps without keyframes for which "
+              "max_wrong_rate has no effect, m",
               (0.0, 100.0), False),
     Parameter("bounds_margin_m", _DEFAULTS.bounds_margin_m,
               "lost beyond: distance outside the mapped volume, m", (0.0, 1e6), False),

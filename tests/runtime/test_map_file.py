@@ -1,6 +1,7 @@
 """The map file: reading returns what was written; every fault is one short MapFileError."""
 
 import json
+import math
 import os
 import resource
 import signal
@@ -21,6 +22,7 @@ from mote_localization.errors import MapFileError
 from mote_localization.map_file import FORMAT_VERSION, MapInfo, read_map, write_map
 from mote_localization.pose_calibration import ErrorModel, PoseCalibration
 from mote_localization.validated_poses import ValidatedPose
+from mote_localization.wrong_poses import WrongPoses
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,7 @@ def test_reading_returns_what_was_written(good, tmp_path):
         pose_calibration=PoseCalibration(
             ErrorModel(1.5, 0.002, 0.01, 0.3), ErrorModel(2.0), 119, correlation=0.9
         ),
+        wrong_poses=WrongPoses(-3.5, (1.0, 0.5, -1.0, 0.0), (0.001, 0.25)),
         metric=False,
         drift=Drift(((0.1, 2.0, -3.0, 0.0, 0.0, 0.6, 0.8, *[0.01] * 6),) * 2, 0.8, 40.0, 0.03),
         validation=(ValidatedPose((1.0, 2.0, 3.0, 0.0, 0.0, 0.6, 0.8), 0.01, None),),
@@ -213,6 +216,10 @@ DRIFT_JSON = {"stations": [SAMPLE], "reach_m": 1.0, "reach_deg": 30.0, "noise": 
             for wrong in (0, {"scale": 0}, {"scale": "1"}, {"floor": -1}, {"slope": -0.1}, [1, 2])
         ),
         ("pose_calibration", {"rotation": {"growth": -0.1}}),
+        *(
+            ("wrong_poses", {"intercept": 0, "weights": [0] * 4, "probabilities": [0.1]} | wrong)
+            for wrong in ({"weights": [0] * 3}, {"probabilities": [2]}, {"intercept": "0"})
+        ),
         *(("pose_calibration", {"correlation": wrong}) for wrong in (-0.1, 1.1, "1")),
         *(
             (
@@ -447,6 +454,14 @@ def test_full_disk_leaves_the_old_map_unchanged(good, tmp_path):
     assert "MapFileError" in ended.stderr and "unchanged" in ended.stderr
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["room.onnx"]
+
+
+def test_a_name_that_is_no_text_is_an_error(good, tmp_path):
+    name = max(onnx.load(good).graph.initializer, key=lambda tensor: math.prod(tensor.dims)).name
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(good.read_bytes().replace(name.encode(), b"\xe1" * len(name)))
+    with pytest.raises(MapFileError, match="UTF-8"):
+        read_map(path)
 
 
 def test_a_bit_that_flips_is_an_error_or_changes_nothing(good, tmp_path):
