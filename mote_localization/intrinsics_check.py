@@ -9,18 +9,22 @@ It needs the points of keyframes: those of a student move with the image that it
 """
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
 
 from mote_localization.camera import Camera
 from mote_localization.geometry import exp_rotation
-from mote_localization.localizer import Localization
+from mote_localization.localizer import Localization, Localizer
 
 _NAMES = ("focal length", "principal point x", "principal point y", "distortion")
 _FOCAL, _DISTORTION = 0, 3  # their indices
 _MIN_ERROR_PX = 0.5  # expected error of a match is at least the resolution of the image
-_LAST_STEP = 5e-3  # m, rad and fractions; a smaller step is the last one; what is left is a tenth
+# A smaller step is the last one; what is left is a tenth. Rad and fractions; positions in fractions
+# of the median depth.
+_LAST_STEP = 5e-3
+_SAME_CALIBRATION = 0.002  # of fx, or of a coefficient of the distortion: smaller changes go on
 _HYPOTHESIS_TOLERANCE = 0.4  # relative, of the distortion that a hypothesis predicts
 
 
@@ -41,11 +45,15 @@ class IntrinsicsConfig:
     # error: the standard error of few views is not well known.
     alarm_sigmas: float = 3.0
     few_views: float = 5.0
-    clear_sigmas: float = 1.0  # and below so many it is cleared
+    # It is cleared below so many, if the error is less than half of what raised it. Only the views
+    # of the newest images count then: a camera that stands still may have been corrected.
+    clear_sigmas: float = 1.0
+    clear_images: int = 300
     min_views: int = 3
     max_views: int = 60  # the newest ones count
     # A motion is the rotation, plus the distance over the median depth of the scene, in rad.
-    min_motion: float = 0.015  # views nearer to another one are not counted
+    min_motion: float = 0.015  # views nearer to another one are of the same place
+    refresh_images: int = 30  # after so many, an image of a place replaces the one before
     correlated_motion: float = 0.09  # at which the correlation of two views falls to 1/e
     correlation: float = 0.7  # of two views of one place
     jackknife_scale: float = 2.0  # of a view's own deviation, as the jackknife estimates it
@@ -53,7 +61,7 @@ class IntrinsicsConfig:
     max_error_px: float = 9.0  # matches with larger reprojection errors are not used
     min_matches: int = 40
     max_matches: int = 400  # at least half as many are used where there are more
-    steps: int = 6  # largest number of Gauss-Newton steps of one view
+    steps: int = 10  # of Gauss-Newton; a view that needs more is not counted
 
 
 class Disagreement(NamedTuple):
@@ -64,13 +72,14 @@ class Disagreement(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """Views and what each estimates."""
+    """Views of different places, and what each estimates."""
 
     position_n3: np.ndarray  # of the camera, map frame
     R_n33: np.ndarray  # of the camera in the map frame
     depth_n: np.ndarray  # median
     errors_n4: np.ndarray
     variances_n4: np.ndarray
+    image_n: np.ndarray  # number of the newest image of each place
     motion_nn: np.ndarray  # between them, see `IntrinsicsConfig`
 
     def motions_to(self, T_map_cam: np.ndarray, depth: float) -> np.ndarray:
@@ -78,6 +87,26 @@ class _Views(NamedTuple):
         moved_n = np.linalg.norm(self.position_n3 - T_map_cam[:3, 3], axis=1)
         cosine_n = (self.R_n33.reshape(-1, 9) @ T_map_cam[:3, :3].reshape(9) - 1) / 2
         return moved_n / np.sqrt(depth * self.depth_n) + np.arccos(cosine_n.clip(-1, 1))
+
+    def with_another(
+        self,
+        T_map_cam: np.ndarray,
+        depth: float,
+        found: tuple[np.ndarray, np.ndarray],
+        image: int,
+        motion_n: np.ndarray,
+    ) -> "_Views":
+        """Return these views and another one, of which `motions_to` is known."""
+        motion_nn = np.pad(self.motion_nn, (0, 1))
+        motion_nn[-1, :-1] = motion_nn[:-1, -1] = motion_n
+        another = T_map_cam[:3, 3], T_map_cam[:3, :3], depth, *found, image
+        pairs = zip(self[:-1], another, strict=True)
+        return _Views._make([*(np.concatenate([old, [new]]) for old, new in pairs), motion_nn])
+
+    def chosen(self, index_m: np.ndarray) -> "_Views":
+        """Return some of these views."""
+        motion_mm = self.motion_nn[np.ix_(index_m, index_m)]
+        return _Views._make([*(one[index_m] for one in self[:-1]), motion_mm])
 
 
 class IntrinsicsCheck:
@@ -92,15 +121,22 @@ class IntrinsicsCheck:
         self._canonical, self._config = canonical, config
         none_n4 = np.zeros((0, 4))
         self._views = _Views(
-            np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros(0), none_n4, none_n4, np.zeros((0, 0))
+            np.zeros((0, 3)),
+            np.zeros((0, 3, 3)),
+            np.zeros(0),
+            none_n4,
+            none_n4,
+            np.zeros(0, int),
+            np.zeros((0, 0)),
         )
+        self._images = 0
         self._estimate: Disagreement | None = None
-        self._is_alarmed = False
+        self._alarm: np.ndarray | None = None  # the errors (4,) that have raised it
 
     @property
     def disagreement(self) -> Disagreement | None:
         """The errors of the intrinsics while they are significant."""
-        return self._estimate if self._is_alarmed else None
+        return self._estimate if self._alarm is not None else None
 
     @property
     def excess_4(self) -> np.ndarray:
@@ -117,7 +153,7 @@ class IntrinsicsCheck:
         sigma_n: np.ndarray,
         T_map_cam: np.ndarray,
     ) -> None:
-        """Add the matches of a localized image, unless it is near to one of the views.
+        """Add the matches of a localized image; it replaces an old view of the same place.
 
         Args:
             points_n3: Points of keyframes, map frame.
@@ -134,33 +170,39 @@ class IntrinsicsCheck:
         depth = float(np.median((points_n3 - T_map_cam[:3, 3]) @ T_map_cam[:3, 2]))
         if not depth > 0:
             return
-        motion_n = self._views.motions_to(T_map_cam, depth)
-        if (motion_n < config.min_motion).any():
-            return
-        found = _errors_of(points_n3, pixels_n2, sigma_n, T_map_cam, self._canonical, config)
+        self._images += 1
+        views = self._views
+        motion_n = views.motions_to(T_map_cam, depth)
+        place = int(motion_n.argmin()) if (motion_n < config.min_motion).any() else None
+        if place is not None:
+            if self._images - views.image_n[place] < config.refresh_images:
+                return
+            views.image_n[place] = self._images
+        found = _errors_of(points_n3, pixels_n2, sigma_n, T_map_cam, depth, self._canonical, config)
         if found is None:
             return
-        position_3, R_33 = T_map_cam[:3, 3], T_map_cam[:3, :3]
-        motion_nn = np.pad(self._views.motion_nn, (0, 1))
-        motion_nn[-1, :-1] = motion_nn[:-1, -1] = motion_n
-        newest = slice(-config.max_views, None)
-        before = self._views
-        self._views = _Views(
-            np.concatenate([before.position_n3, [position_3]])[newest],
-            np.concatenate([before.R_n33, [R_33]])[newest],
-            np.append(before.depth_n, depth)[newest],
-            np.concatenate([before.errors_n4, [found[0]]])[newest],
-            np.concatenate([before.variances_n4, [found[1]]])[newest],
-            motion_nn[newest, newest],
-        )
-        count = len(self._views.depth_n)
-        if count < config.min_views:
-            return
-        self._estimate = _mean_of(self._views, config)
-        limit = config.clear_sigmas
-        if not self._is_alarmed:
-            limit = config.alarm_sigmas * (1 + config.few_views / count)
-        self._is_alarmed = bool(self.excess_4.max() > limit)
+        if place is not None:  # its pose remains: places do not move with a slow robot
+            views.errors_n4[place], views.variances_n4[place] = found
+        else:
+            self._views = views.with_another(T_map_cam, depth, found, self._images, motion_n)
+        image_n = self._views.image_n
+        newest = np.sort(np.argsort(image_n)[-config.max_views :])
+        if self._alarm is not None:
+            newest = newest[image_n[newest] > self._images - config.clear_images]
+        self._views = self._views.chosen(newest)
+        if self._alarm is not None or len(newest) >= config.min_views:
+            self._estimate = _mean_of(self._views, config)
+            self._alarm = self._next_alarm(self._estimate.errors_4)
+
+    def _next_alarm(self, errors_4: np.ndarray) -> np.ndarray | None:
+        """Return the errors that have raised the alarm; None: it is cleared, or not raised."""
+        config, excess_4 = self._config, self.excess_4
+        if self._alarm is None:
+            limit = config.alarm_sigmas * (1 + config.few_views / len(self._views.depth_n))
+            return errors_4 if excess_4.max() > limit else None
+        worst = int(np.argmax(np.abs(self._alarm) / config.least_4))
+        remains = errors_4[worst] / self._alarm[worst] > 0.5
+        return self._alarm if remains or excess_4.max() > config.clear_sigmas else None
 
 
 class CalibrationChecks:
@@ -171,17 +213,22 @@ class CalibrationChecks:
         self._canonical = canonical
         self._checks: dict[int, tuple[Camera, IntrinsicsCheck]] = {}  # by the camera's index
 
+    @classmethod
+    def of(cls, localizer: Localizer) -> "CalibrationChecks | None":
+        """Return the checks of a localizer; None if it uses no keyframes."""
+        return cls(localizer.info.camera) if localizer.uses_keyframes else None
+
     def fault(self, index: int, camera: Camera, found: Localization) -> str:
         """Return how a camera's calibration disagrees with its images; empty: it does not.
 
-        Another calibration of the camera starts again.
+        Another calibration of the camera starts again; the small changes of an autofocus do not.
 
         Args:
             index: Of the camera.
             camera: As it is calibrated.
             found: What the image shows, localized with the map's keyframes.
         """
-        if index not in self._checks or self._checks[index][0] != camera:
+        if index not in self._checks or _differ(self._checks[index][0], camera):
             self._checks[index] = camera, IntrinsicsCheck(self._canonical)
         check = self._checks[index][1]
         if found.tracking is not None:
@@ -193,7 +240,22 @@ class CalibrationChecks:
             )
         if check.disagreement is None:
             return ""
-        return _description(camera, check.disagreement, int(check.excess_4.argmax()))
+        fault = _description(camera, check.disagreement, int(check.excess_4.argmax()))
+        return f"{fault}, or make the map again if the calibration is right"
+
+
+def _differ(one: Camera, other: Camera) -> bool:
+    """Return whether two calibrations differ so much that their views cannot be averaged."""
+    if (one.width, one.height, one.distortion_model) != (
+        other.width,
+        other.height,
+        other.distortion_model,
+    ):
+        return True
+    pinhole_2_4 = np.array([(c.fx, c.fy, c.cx, c.cy) for c in (one, other)]) / one.fx
+    coefficients = zip_longest(one.distortion, other.distortion, fillvalue=0.0)
+    changes = [*(pinhole_2_4[0] - pinhole_2_4[1]), *(a - b for a, b in coefficients)]
+    return bool(np.abs(changes).max() > _SAME_CALIBRATION)
 
 
 def _description(camera: Camera, found: Disagreement, worst: int) -> str:
@@ -241,18 +303,19 @@ def _errors_of(
     pixels_n2: np.ndarray,
     sigma_n: np.ndarray,
     T_map_cam: np.ndarray,
+    depth: float,
     camera: Camera,
     config: IntrinsicsConfig,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the errors of the intrinsics (4,) of one view and their variances (4,).
 
-    Gauss-Newton on the pose and the errors. The variances are those of a jackknife over 5 image
-    blocks a row, linearized.
+    Gauss-Newton on the pose and the errors; None if it does not converge. The variances are those
+    of a jackknife over 5 image blocks a row, linearized.
     """
     points = points_n3.astype(np.float64)
     pixels = pixels_n2.astype(np.float64)
     R_33, position_3, errors_4 = T_map_cam[:3, :3].copy(), T_map_cam[:3, 3].copy(), np.zeros(4)
-    focal = camera.fx
+    focal, unit_10 = camera.fx, np.array([depth] * 3 + [1] * 7)
     for _ in range(config.steps):
         x, y, z = ((points - position_3) @ R_33).T
         per_z = np.divide(1, z, out=np.zeros_like(z), where=z > 0)
@@ -287,8 +350,10 @@ def _errors_of(
         errors_4 += step[6:]
         if not np.isfinite(step).all():
             return None
-        if np.abs(step).max() < _LAST_STEP:
+        if np.abs(step / unit_10).max() < _LAST_STEP:
             break
+    else:
+        return None
     block_n = np.floor(pixels[used_n] / (camera.width / 5)) @ (1, 64)
     _, block_n = np.unique(block_n, return_inverse=True)
     changes = (inverse[6:] @ scores)[:, used_n]

@@ -176,6 +176,11 @@ class Localizer:
         with suppress(SearchCancelled):
             search_of(info.keyframes, info.camera, info.stride, self._closing.is_set)
 
+    @property
+    def uses_keyframes(self) -> bool:
+        """Whether the points of its matches are those of keyframes."""
+        return self._keyframes is not None
+
     def keyframe_distances(self, T_map_cam: np.ndarray) -> np.ndarray:
         """Return the distance (k,) of a camera from each keyframe, m; empty without keyframes.
 

@@ -18,7 +18,7 @@ def localize_frames(
     """Localize frames one after the other, without their poses and their depth.
 
     A frame whose image cannot be read is lost, with a warning. Another warning names a calibration
-    with which the frames disagree; it changes no result.
+    with which the frames disagree, where keyframes are used; it changes no result.
 
     Args:
         localizer: Localizer of the map.
@@ -29,7 +29,7 @@ def localize_frames(
         MoteError: A camera is not known, or does not fit the image; the message names the frame.
     """
     last, fault = None, ""
-    checks = CalibrationChecks(localizer.info.camera) if localizer.info.keyframes else None
+    checks = CalibrationChecks.of(localizer)
     for frame in frames:
         camera = frame.known_camera()
         try:

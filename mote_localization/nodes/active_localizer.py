@@ -96,8 +96,7 @@ class ActiveLocalizer:
         self._backend_status = conversions.backend_status(
             f"{node.get_fully_qualified_name()}: backend", localizer.info.scene, chosen
         )
-        checked = values["calibration_check"] and localizer.info.keyframes
-        self._checks = CalibrationChecks(localizer.info.camera) if checked else None
+        self._checks = CalibrationChecks.of(localizer) if values["calibration_check"] else None
         self._calibration_fault = ""  # why poses are withheld
         self._backend_faults = [f"backend rejected: {refusal}" for refusal in chosen.refusals]
         self._map_frame = frames.map_frame

@@ -17,9 +17,10 @@ from make_map import CAMERA, write_constant_map
 from make_painted_room import keyframe, photograph, shifted
 from node_processes import wait_for
 from sensor_msgs.msg import CameraInfo, Image
-from simulated_robot import start_localizer
+from simulated_robot import FRAMES, T_BASE_CAM, start_localizer
 from std_msgs.msg import Header
 
+from mote_localization.geometry import invert
 from mote_localization.map_file import read_map, write_map
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
@@ -42,8 +43,8 @@ def view(step):
     return shifted(0.15 * np.sin(0.6 * step), 0.05, 0.1 * np.sin(step), omega=turn)
 
 
-def send(robot, image_hw3, camera):
-    """Send an image with its calibration, and return its status, once it has one."""
+def publish(robot, image_hw3, camera):
+    """Send an image with its calibration, and return its stamp, ns."""
     stamp_ns = robot.node.get_clock().now().nanoseconds
     header = Header(frame_id="camera_optical")
     header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 10**9)
@@ -53,6 +54,12 @@ def send(robot, image_hw3, camera):
         Image(header=header, encoding="rgb8", step=3 * camera.width, data=content, **size)
     )
     robot.infos.publish(CameraInfo(header=header, k=camera.K_33.reshape(9), **size))
+    return stamp_ns
+
+
+def send(robot, image_hw3, camera):
+    """Send an image with its calibration, and return its status, once it has one."""
+    stamp_ns = publish(robot, image_hw3, camera)
     assert wait_for(lambda: stamp_ns in robot.statuses)
     return stamp_ns, robot.statuses[stamp_ns]
 
@@ -84,3 +91,37 @@ def test_a_wrong_focal_length_is_reported_until_the_calibration_changes(robot, c
     assert all(status.message == "localized" for _, status in right), right
     assert wait_for(lambda: right[-1][0] in robot.poses)
     assert "no pose: /camera/camera_info: calibration disagrees" in node.text()
+
+
+def test_an_alarm_discards_poses_that_wait_for_odometry_and_map_to_odom(robot, child, tmp_path):
+    node = start_localizer(
+        child, write_painted_map(tmp_path), robot, **FRAMES, transform_timeout_s=10.0
+    )
+
+    def send_odometry(stamp_ns):
+        robot.send_transform(robot.tf, stamp_ns, "odom", "base_link", T_odom_base)
+
+    T_odom_base = view(0) @ invert(T_BASE_CAM)
+    images = [photograph(view(step)) for step in range(7)]
+    started_ns = robot.node.get_clock().now().nanoseconds
+    send_odometry(started_ns)
+    first_ns = publish(robot, images[0], CAMERA)
+    send_odometry(first_ns + 100_000_000)
+    assert wait_for(lambda: robot.broadcasts and first_ns in robot.poses)
+    wrong = replace(CAMERA, fx=1.1 * CAMERA.fx, fy=1.1 * CAMERA.fy)
+    waiting = []
+    for image in images * 2:  # their odometry does not come: they have no status until the alarm
+        waiting.append(publish(robot, image, wrong))
+        if wait_for(lambda: waiting[-1] in robot.statuses, 0.5):
+            break
+    assert "calibration disagrees" in robot.statuses[waiting[-1]].message
+    assert len(waiting) > 2
+    broadcasts = len(robot.broadcasts)
+    send_odometry(robot.node.get_clock().now().nanoseconds + 100_000_000)
+    time.sleep(0.5)
+    assert not any(ns in robot.poses for ns in waiting)
+    assert len(robot.broadcasts) <= broadcasts + 2  # on their way
+    right_ns = publish(robot, images[0], CAMERA)
+    send_odometry(right_ns + 100_000_000)
+    assert wait_for(lambda: right_ns in robot.poses and len(robot.broadcasts) > broadcasts + 2)
+    assert node.end() == 0

@@ -4,12 +4,22 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
-from make_map import CAMERA, T_MAP_CAM, room_points
+from make_map import CAMERA, T_MAP_CAM, room_points, write_constant_map
+from make_painted_room import keyframe
 
+from mote_localization import intrinsics_check
 from mote_localization.camera import cell_pixels
 from mote_localization.geometry import exp_rotation, rigid
-from mote_localization.intrinsics_check import CalibrationChecks
+from mote_localization.intrinsics_check import (
+    CalibrationChecks,
+    IntrinsicsCheck,
+    IntrinsicsConfig,
+    _differ,
+)
+from mote_localization.localizer import Localizer
+from mote_localization.map_file import read_map, write_map
 from mote_localization.pose import find_pose
 
 STRIDE = 16
@@ -76,6 +86,7 @@ def test_wrong_intrinsics_are_named_with_their_size(change, text):
         assert abs(stated - expected) < 0.4
         assert text.split(":")[1] in last
     assert text.rsplit(":", 1)[-1] in last and "calibrate the camera again" in last
+    assert last.endswith("or make the map again if the calibration is right")
 
 
 def test_rectified_images_with_a_raw_calibration_and_the_reverse_are_named():
@@ -105,3 +116,81 @@ def test_another_calibration_starts_again_and_a_right_one_clears_the_fault():
     # the lens is set back to what it was calibrated for
     cleared = [checks.fault(0, given, image(view(i), given, given, i)) for i in range(20, 110)]
     assert cleared[0] and not cleared[-1]
+
+
+def test_the_alarm_of_a_camera_that_stands_still_ends_once_its_images_fit():
+    given = replace(CAMERA, fx=1.1 * CAMERA.fx, fy=1.1 * CAMERA.fy)
+    checks = CalibrationChecks(CAMERA)
+    assert [checks.fault(0, given, image(view(i), CAMERA, given, i)) for i in range(12)][-1]
+    wrong, right = (image(view(12), true, given, 12) for true in (CAMERA, given))
+    assert all([checks.fault(0, given, wrong) for _ in range(700)])
+    assert not [checks.fault(0, given, right) for _ in range(400)][-1]
+
+
+def test_an_image_of_a_place_replaces_the_one_before():
+    check, estimates = IntrinsicsCheck(CAMERA), []
+    for seed in (1, 2):
+        found = image(view(3), CAMERA, CAMERA, seed)
+        matches = found.match_points_n3, found.pixels_n2, found.match_sigma_n
+        for _ in range(30):
+            check.add(*matches, found.tracking.T_map_cam)
+        assert len(check._views.errors_n4) == 1
+        estimates.append(check._views.errors_n4[0].copy())
+    assert not np.allclose(*estimates)
+
+
+def test_a_place_is_estimated_once_in_30_images_while_the_camera_stands_still(monkeypatch):
+    calls = []
+    real = intrinsics_check._errors_of
+    monkeypatch.setattr(intrinsics_check, "_errors_of", lambda *a: calls.append(1) or real(*a))
+    checks = CalibrationChecks(CAMERA)
+    one = image(view(3), CAMERA, CAMERA, 3)
+    for _ in range(91):
+        checks.fault(0, CAMERA, one)
+    assert len(calls) == 4
+
+
+def test_a_calibration_that_changes_a_little_with_each_image_is_checked():
+    wrong, random = 1.1 * CAMERA.fx, np.random.default_rng(0)
+    checks, found = CalibrationChecks(CAMERA), []
+    for i in range(20):
+        f, x, y, k = random.uniform(-5e-4, 5e-4, 4)
+        given = replace(
+            CAMERA,
+            fx=wrong * (1 + f),
+            fy=wrong * (1 + f),
+            cx=CAMERA.cx + wrong * x,
+            cy=CAMERA.cy + wrong * y,
+            distortion=(k, 0, 0, 0, 0),
+        )
+        found.append(checks.fault(0, given, image(view(i), CAMERA, given, i)))
+    assert found[-1]
+    shifted = replace(given, cx=given.cx + 0.003 * wrong)
+    assert checks.fault(0, shifted, image(view(0), CAMERA, shifted, 0)) == ""  # starts again
+    assert not _differ(CAMERA, replace(CAMERA, distortion=(0.001, 0, 0, 0, 0)))
+    assert _differ(CAMERA, replace(CAMERA, distortion=(0.003, 0, 0, 0, 0)))
+    assert _differ(CAMERA, replace(CAMERA, width=CAMERA.width + 1))
+
+
+def test_a_view_whose_estimate_does_not_converge_is_not_counted():
+    found = image(view(3), CAMERA, CAMERA, 3)
+    matches = found.match_points_n3, found.pixels_n2, found.match_sigma_n
+    pose = found.tracking.T_map_cam
+    moved = pose @ rigid(np.eye(3), np.array([0.02, 0, 0]))
+    for scale, steps, views in ((1, 10, 1), (1, 1, 0), (100, 10, 1)):
+        check = IntrinsicsCheck(CAMERA, IntrinsicsConfig(steps=steps))
+        T_map_cam = moved.copy()
+        T_map_cam[:3, 3] *= scale
+        check.add(scale * matches[0], matches[1], scale * matches[2], T_map_cam)
+        assert len(check._views.depth_n) == views
+
+
+def test_poses_of_the_student_alone_are_not_checked(tmp_path):
+    plain = read_map(write_constant_map(tmp_path / "plain.onnx"))
+    path = tmp_path / "painted.onnx"
+    painted = replace(plain.info, keyframes=(keyframe(T_MAP_CAM),))
+    write_map(path, onnx.load_model_from_string(plain.model), painted)
+    localizer = Localizer.open(path, threads=1)
+    assert localizer.uses_keyframes and CalibrationChecks.of(localizer) is not None
+    assert CalibrationChecks.of(localizer.student_alone()) is None
+    localizer.close()
