@@ -61,7 +61,7 @@ class IntrinsicsConfig:
     max_error_px: float = 9.0  # matches with larger reprojection errors are not used
     min_matches: int = 40
     max_matches: int = 400  # at least half as many are used where there are more
-    steps: int = 10  # of Gauss-Newton; a view that needs more is not counted
+    steps: int = 20  # of Gauss-Newton; a view that needs more is not counted
 
 
 class Disagreement(NamedTuple):

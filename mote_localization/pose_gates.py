@@ -27,8 +27,8 @@ class LocalizerConfig:
     min_spread: float = 0.25  # gate: fraction of a 4 x 3 grid over the image that contains inliers
     max_reprojection_px: float = 7.0  # gate: median error of the inliers, canonical pixels
     max_deviation_m: float = 0.5  # m, gate: standard deviation of the position
-    # gate where no keyframe confirms the pose: fraction of the accepted poses of usual images that
-    # may be wrong, as the map expects it
+    # gate in maps without keyframes: fraction of the accepted poses of usual images that may be
+    # wrong, as the map expects it
     max_wrong_rate: float = 0.005
     # m, gate in its place in maps without that measurement: standard deviation of the position;
     # half of an error that is called wrong

@@ -90,8 +90,8 @@ PARAMETERS = (
               "maps without keyframes: fraction of the published poses of usual images that may be "
               "wrong, as the map expects it", (0.0, 1.0), False),
     Parameter("max_student_deviation_m", _DEFAULTS.max_student_deviation_m,
-              "lost above: standard deviation of the position in maps without keyframes for which "
-              "max_wrong_rate has no effect, m",
+              "lost above: standard deviation of the position in maps of known scale without "
+              "keyframes for which max_wrong_rate has no effect, m",
               (0.0, 100.0), False),
     Parameter("bounds_margin_m", _DEFAULTS.bounds_margin_m,
               "lost beyond: distance outside the mapped volume, m", (0.0, 1e6), False),
