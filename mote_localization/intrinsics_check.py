@@ -8,6 +8,7 @@ of the map. Only the scatter of views from different places makes an error signi
 It needs the points of keyframes: those of a student move with the image that it sees.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
@@ -49,6 +50,7 @@ class IntrinsicsConfig:
     # of the newest images count then: a camera that stands still may have been corrected.
     clear_sigmas: float = 1.0
     clear_images: int = 300
+    suspected_sigmas: float = 1.5  # beyond so many, an error enlarges the covariance of the poses
     min_views: int = 3
     max_views: int = 60  # the newest ones count
     # A motion is the rotation, plus the distance over the median depth of the scene, in rad.
@@ -92,7 +94,7 @@ class _Views(NamedTuple):
         self,
         T_map_cam: np.ndarray,
         depth: float,
-        found: tuple[np.ndarray, np.ndarray],
+        found: Sequence[np.ndarray],
         image: int,
         motion_n: np.ndarray,
     ) -> "_Views":
@@ -131,6 +133,7 @@ class IntrinsicsCheck:
         )
         self._images = 0
         self._estimate: Disagreement | None = None
+        self._moves_34 = np.zeros((3, 4))  # the camera per error of the intrinsics: newest view
         self._alarm: np.ndarray | None = None  # the errors (4,) that have raised it
 
     @property
@@ -145,6 +148,18 @@ class IntrinsicsCheck:
             return np.full(4, -np.inf)
         errors_4, sigmas_4 = self._estimate
         return (np.abs(errors_4) - self._config.least_4) / sigmas_4
+
+    @property
+    def added_variance(self) -> float:
+        """Of the position along each axis, m²: by the error, if it is suspected.
+
+        As large along each: the direction of a linear sensitivity is not that of large errors.
+        """
+        if self._estimate is None or self.excess_4.max() < self._config.suspected_sigmas:
+            return 0.0
+        errors_4, sigmas_4 = self._estimate
+        moved_3 = self._moves_34 @ errors_4
+        return float(moved_3 @ moved_3 + ((self._moves_34 * sigmas_4) ** 2).sum())
 
     def add(
         self,
@@ -181,17 +196,18 @@ class IntrinsicsCheck:
         found = _errors_of(points_n3, pixels_n2, sigma_n, T_map_cam, depth, self._canonical, config)
         if found is None:
             return
+        estimate, self._moves_34 = found[:2], found[2]
         if place is not None:  # its pose remains: places do not move with a slow robot
-            views.errors_n4[place], views.variances_n4[place] = found
+            views.errors_n4[place], views.variances_n4[place] = estimate
         else:
-            self._views = views.with_another(T_map_cam, depth, found, self._images, motion_n)
+            self._views = views.with_another(T_map_cam, depth, estimate, self._images, motion_n)
         image_n = self._views.image_n
         newest = np.sort(np.argsort(image_n)[-config.max_views :])
         if self._alarm is not None:
             newest = newest[image_n[newest] > self._images - config.clear_images]
         self._views = self._views.chosen(newest)
+        self._estimate = _mean_of(self._views, config)
         if self._alarm is not None or len(newest) >= config.min_views:
-            self._estimate = _mean_of(self._views, config)
             self._alarm = self._next_alarm(self._estimate.errors_4)
 
     def _next_alarm(self, errors_4: np.ndarray) -> np.ndarray | None:
@@ -242,6 +258,10 @@ class CalibrationChecks:
             return ""
         fault = _description(camera, check.disagreement, int(check.excess_4.argmax()))
         return f"{fault}, or make the map again if the calibration is right"
+
+    def added_variance(self, index: int) -> float:
+        """Return `IntrinsicsCheck.added_variance` of a camera after its last image."""
+        return self._checks[index][1].added_variance
 
 
 def _differ(one: Camera, other: Camera) -> bool:
@@ -306,8 +326,10 @@ def _errors_of(
     depth: float,
     camera: Camera,
     config: IntrinsicsConfig,
-) -> tuple[np.ndarray, np.ndarray] | None:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Return the errors of the intrinsics (4,) of one view and their variances (4,).
+
+    The third array (3, 4) is by how much each error moves the camera, along its axes.
 
     Gauss-Newton on the pose and the errors; None if it does not converge. The variances are those
     of a jackknife over 5 image blocks a row, linearized.
@@ -341,7 +363,8 @@ def _errors_of(
         )
         scores = root * du * J_u + root * dv * J_v
         try:
-            inverse = np.linalg.inv(J_u @ J_u.T + J_v @ J_v.T)
+            hessian = J_u @ J_u.T + J_v @ J_v.T
+            inverse = np.linalg.inv(hessian)
         except np.linalg.LinAlgError:
             return None
         step = -inverse @ scores.sum(axis=1)
@@ -362,7 +385,9 @@ def _errors_of(
     if count < 2:
         return None
     variances_4 = count / (count - 1) * (of_blocks**2).sum(axis=1)
-    return (errors_4, variances_4) if np.isfinite(variances_4).all() else None
+    if not np.isfinite(variances_4).all():
+        return None
+    return errors_4, variances_4, np.linalg.solve(hessian[:6, :6], hessian[:6, 6:])[:3]
 
 
 def _mean_of(views: _Views, config: IntrinsicsConfig) -> Disagreement:

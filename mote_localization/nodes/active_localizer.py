@@ -7,6 +7,7 @@ import time
 import traceback
 from collections import deque
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,6 +99,7 @@ class ActiveLocalizer:
         )
         self._checks = CalibrationChecks.of(localizer) if values["calibration_check"] else None
         self._calibration_fault = ""  # why poses are withheld
+        self._most_deviation_m = localizer.config.max_deviation_m
         self._backend_faults = [f"backend rejected: {refusal}" for refusal in chosen.refusals]
         self._map_frame = frames.map_frame
         self._camera_frame = values["camera_frame"]
@@ -336,6 +338,7 @@ class ActiveLocalizer:
             fault = self._checks.fault(first.camera_index, first.camera, found)
             topic = self._input.cameras[first.camera_index].info_topic
             self._calibration_fault = f"{topic}: {fault}" if fault else ""
+            found = _less_certain(found, self._checks.added_variance(first.camera_index))
         T_map_cam, covariance_66 = found.T_map_cam, found.covariance_66
         if T_map_cam is None or covariance_66 is None:
             self._warnings.warn("lost", f"lost: {found.reason}")
@@ -349,6 +352,13 @@ class ActiveLocalizer:
             self._robot_poses.reset()
             self._warnings.warn("calibration", f"no pose: {self._calibration_fault}")
             self._publish_status(stamp, received_s, found, fault=self._calibration_fault)
+            return
+        deviation_m, most_m = np.sqrt(covariance_66[:3, :3].trace()), self._most_deviation_m
+        if deviation_m > most_m:
+            reason = (
+                f"calibration in doubt: standard deviation {deviation_m:.2f}, at most {most_m:g}"
+            )
+            self._publish_status(stamp, received_s, found, rejection=reason)
             return
         if resets != self._resets:
             self._publish_status(
@@ -423,6 +433,14 @@ class ActiveLocalizer:
         self._status.publish(message)
         if self._requests.waiting:
             self._requests.answer(*_quality(found, fault or rejection), received_s)
+
+
+def _less_certain(found: Localization, variance: float) -> Localization:
+    """Return a pose whose position has a variance added along each axis."""
+    if found.covariance_66 is None:
+        return found
+    added_66 = np.diag([variance] * 3 + [0.0] * 3)
+    return replace(found, covariance_66=found.covariance_66 + added_66)
 
 
 def _answered(found: Localization | None, fault: str, rejection: str) -> Answered:

@@ -85,7 +85,9 @@ def test_a_wrong_focal_length_is_reported_until_the_calibration_changes(robot, c
     assert all("calibration disagrees" in reason for reason in reasons[noticed:])
     time.sleep(0.2)
     assert not any(ns in robot.poses for ns, _ in answers[noticed:])
-    assert all(ns in robot.poses for ns, _ in answers[1 : noticed - 1])
+    before = [(ns in robot.poses, status.message) for ns, status in answers[1 : noticed - 1]]
+    assert all(has or "calibration in doubt" in reason for has, reason in before)
+    assert any("calibration in doubt: standard deviation" in one for one in reasons[:noticed])
     assert wait_for(lambda: states and "calibration disagrees" in states[-1].message)
     right = [send(robot, image, CAMERA) for image in images[:2]]
     assert all(status.message == "localized" for _, status in right), right
@@ -95,7 +97,12 @@ def test_a_wrong_focal_length_is_reported_until_the_calibration_changes(robot, c
 
 def test_an_alarm_discards_poses_that_wait_for_odometry_and_map_to_odom(robot, child, tmp_path):
     node = start_localizer(
-        child, write_painted_map(tmp_path), robot, **FRAMES, transform_timeout_s=10.0
+        child,
+        write_painted_map(tmp_path),
+        robot,
+        **FRAMES,
+        transform_timeout_s=10.0,
+        max_deviation_m=10.0,
     )
 
     def send_odometry(stamp_ns):

@@ -194,3 +194,16 @@ def test_poses_of_the_student_alone_are_not_checked(tmp_path):
     assert localizer.uses_keyframes and CalibrationChecks.of(localizer) is not None
     assert CalibrationChecks.of(localizer.student_alone()) is None
     localizer.close()
+
+
+def test_a_suspected_error_enlarges_the_covariance_from_the_first_view_on():
+    given = replace(CAMERA, fx=1.15 * CAMERA.fx, fy=1.15 * CAMERA.fy)
+    for step in range(0, 40, 5):
+        checks = CalibrationChecks(CAMERA)
+        wrong, right = (image(view(step), CAMERA, camera, step) for camera in (given, CAMERA))
+        assert checks.fault(0, given, wrong) == ""
+        off = np.linalg.norm((wrong.tracking.T_map_cam - view(step))[:3, 3])
+        assert off**2 < 7.81 * checks.added_variance(0)  # in the 95 % ellipsoid
+        assert checks.added_variance(0) < off**2 * 4
+        checks.fault(0, CAMERA, right)
+        assert checks.added_variance(0) == 0
