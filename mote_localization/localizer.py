@@ -466,8 +466,10 @@ class Localizer:
         wrong_poses = self.info.wrong_poses
         if not reason and found.solution and wrong_poses and not by_keyframes:
             inliers = int(found.solution.inliers_n.sum())
-            features_4 = pose_features(found.solution.covariance_66, matches.sigma_n, inliers)
-            reason = self.config.doubt_reason(wrong_poses, features_4)
+            features_4 = pose_features(
+                found.solution.covariance_66, matches.sigma_n, inliers, max(1, len(matches.rig))
+            )
+            reason = self.config.wrong_pose_reason(wrong_poses, features_4)
         return _Checked(found, given, reason, distance)
 
     def _first_pose(self, images: Sequence[_Prepared], queries: Sequence[Query]) -> Found:

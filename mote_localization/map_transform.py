@@ -73,7 +73,6 @@ def transform_map(
         bounds_max=tuple(corners.max(axis=0).tolist()),
         metric=metric,
         pose_calibration=info.pose_calibration.in_other_unit(change.scale),
-        wrong_poses=info.wrong_poses and info.wrong_poses.in_other_unit(change.scale),
         drift=_moved_drift(info.drift, change) if info.drift else None,
         keyframes=tuple(_moved_keyframe(one, change, info.cells_hw) for one in info.keyframes),
         validation=tuple(_moved_validated(one, change) for one in info.validation),

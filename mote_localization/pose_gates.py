@@ -28,7 +28,7 @@ class LocalizerConfig:
     max_reprojection_px: float = 7.0  # gate: median error of the inliers, canonical pixels
     max_deviation_m: float = 0.5  # m, gate: standard deviation of the position
     # gate in maps without keyframes: fraction of the accepted poses of usual images that may be
-    # wrong, as the map expects it
+    # wrong, as estimated when the map was made
     max_wrong_rate: float = 0.005
     # m, gate in its place in maps without that measurement: standard deviation of the position;
     # half of an error that is called wrong
@@ -141,17 +141,17 @@ class LocalizerConfig:
             return f"position {position.round(1).tolist()} {unit} is outside the mapped volume"
         return ""
 
-    def doubt_reason(self, wrong_poses: WrongPoses, features_4: np.ndarray) -> str:
-        """Return why a pose of the student alone may be wrong; empty if it is likely enough right.
+    def wrong_pose_reason(self, wrong_poses: WrongPoses, features_4: np.ndarray) -> str:
+        """Return why a pose of the student alone is rejected; empty if its probability allows it.
 
         Args:
-            wrong_poses: What the map knows of them.
+            wrong_poses: As measured when the map was made.
             features_4: `pose_features` of the pose.
         """
         found, most = wrong_poses.probability(features_4), wrong_poses.limit(self.max_wrong_rate)
         if found <= most:
             return ""
         return (
-            f"probability of a wrong pose {100 * found:.2g} %, expected at most {100 * most:.2g} % "
+            f"probability of a wrong pose {100 * found:.3g} %, expected at most {100 * most:.3g} % "
             f"(max_wrong_rate {self.max_wrong_rate:g})"
         )

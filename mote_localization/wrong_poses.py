@@ -1,34 +1,42 @@
 """The probability that a pose of the student alone is wrong, as measured when the map was made.
 
 A pose is wrong if it is off by more than 25 cm or 10 degrees, see `evaluation.metrics`. Where no
-keyframe confirms it, four numbers hint at it; a logistic regression on changed views of held-out
-frames turns them into a probability.
+keyframe confirms it, four features predict it, by a logistic regression on changed views of the
+held-out frames.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from mote_localization.errors import MapFileError
 
 MAX_PROBABILITIES = 1000
-_DIGITS = 6  # of stored probabilities, after the point
+# A pose is rejected if its own probability is so many times the rate that is allowed: where few
+# poses are likely wrong, the others would make up for them.
+_MAX_RATIO = 10.0
 
 
-def pose_features(covariance_66: np.ndarray, sigma_n: np.ndarray, inliers: int) -> np.ndarray:
-    """Return what hints at a wrong pose (4,).
+def pose_features(
+    covariance_66: np.ndarray, sigma_n: np.ndarray, inliers: int, cameras: int = 1
+) -> np.ndarray:
+    """Return the features (4,) that predict whether a pose is wrong.
 
     The logarithms of the position's standard deviation, of the median expected error of the
-    matches, and of the number of inliers, and the fraction of the matches that are inliers.
+    matches, and of the number of inliers per camera, and the fraction of the matches that are
+    inliers.
 
     Args:
         covariance_66: Covariance of the pose, not calibrated: x y z rotX rotY rotZ, m and rad.
         sigma_n: Expected errors of the matches, m.
         inliers: Number of the matches that agree with the pose, 1 or more.
+        cameras: Number of cameras that the matches are of.
     """
     deviation = math.sqrt(float(np.trace(covariance_66[:3, :3])))
-    logarithms = np.log([max(deviation, 1e-9), max(float(np.median(sigma_n)), 1e-9), inliers])
+    logarithms = np.log(
+        [max(deviation, 1e-9), max(float(np.median(sigma_n)), 1e-9), inliers / cameras]
+    )
     return np.append(logarithms, inliers / len(sigma_n))
 
 
@@ -38,14 +46,17 @@ class WrongPoses:
 
     intercept: float
     weights: tuple[float, float, float, float]  # of `pose_features`
-    # of poses of usual images, ascending: a sample
+    # of poses of usual images, ascending
     probabilities: tuple[float, ...]
 
     def __post_init__(self) -> None:
         numbers = np.array([self.intercept, *self.weights, *self.probabilities])
         sample = numbers[5:]
         if not np.isfinite(numbers).all() or np.abs(numbers).max() > 1e6:
-            raise MapFileError("found a probability of wrong poses that is not finite")
+            raise MapFileError(
+                f"found wrong poses with intercept {self.intercept:g} and weights {self.weights}, "
+                "expected numbers of 1e6 or less"
+            )
         if not 1 <= len(sample) <= MAX_PROBABILITIES or (np.diff(sample) < 0).any():
             raise MapFileError(
                 f"found {len(sample)} probabilities of wrong poses, expected 1 to "
@@ -65,13 +76,12 @@ class WrongPoses:
         Args:
             intercept: Of the regression.
             weights_4: Of `pose_features`.
-            usual_n4: The features of these poses, one at least.
+            usual_n4: The features of these poses, 1 to `MAX_PROBABILITIES`.
         """
         first, second, third, fourth = (float(weight) for weight in weights_4)
-        probability_n = np.sort(_logistic(intercept + usual_n4 @ weights_4))
-        chosen = np.linspace(0, len(probability_n) - 1, min(len(probability_n), MAX_PROBABILITIES))
-        sample = probability_n[chosen.round().astype(int)].round(_DIGITS)
-        return cls(float(intercept), (first, second, third, fourth), tuple(sample.tolist()))
+        sample = np.sort(_logistic(intercept + usual_n4 @ weights_4))
+        rounded = tuple(float(f"{probability:.6g}") for probability in sample)
+        return cls(float(intercept), (first, second, third, fourth), rounded)
 
     def probability(self, features_4: np.ndarray) -> float:
         """Return the probability that a pose with these `pose_features` is wrong."""
@@ -81,20 +91,19 @@ class WrongPoses:
         """Return the largest probability of a pose that is accepted.
 
         Of the poses of usual images up to this limit, the fraction `max_wrong_rate` is expected to
-        be wrong; 0 where it is more.
+        be wrong; 0 where it is more. It is at most 10 times that rate.
         """
         sample = np.array(self.probabilities)
         mean_n = np.cumsum(sample) / np.arange(1, len(sample) + 1)
         accepted = np.flatnonzero(mean_n <= max_wrong_rate)  # the means ascend, too
-        return float(sample[accepted[-1]]) if len(accepted) else 0.0
+        if not len(accepted):
+            return 0.0
+        return min(float(sample[accepted[-1]]), _MAX_RATIO * max_wrong_rate)
 
     def __str__(self) -> str:
-        return f"expected {100 * np.mean(self.probabilities):.2g} % of usual images"
-
-    def in_other_unit(self, scale: float) -> "WrongPoses":
-        """Return the same for the map in lengths that are `scale` times as large."""
-        moved = (self.weights[0] + self.weights[1]) * math.log(scale)
-        return replace(self, intercept=self.intercept - moved)
+        return (
+            f"{100 * np.mean(self.probabilities):.3g} % expected of usual images, before the gate"
+        )
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:

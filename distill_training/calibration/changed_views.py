@@ -22,9 +22,9 @@ from mote_localization.geometry import invert
 from mote_localization.progress import track_if_slow
 
 _BATCH = 16  # views that are made at once
-_CAMERA_AS_IT_IS = {"rotation_deg": 0.0, "zoom": 1.0, "shift": 0.0, "stretch": 1.0, "tilt_deg": 0.0}
+_FIXED_CAMERA = {"rotation_deg": 0.0, "zoom": 1.0, "shift": 0.0, "stretch": 1.0, "tilt_deg": 0.0}
 # Light and colours change as in the training by default.
-USUAL = AugmentConfig(**_CAMERA_AS_IT_IS, novel_view_fraction=1.0)
+USUAL = AugmentConfig(**_FIXED_CAMERA, novel_view_fraction=1.0)
 HARD = replace(
     USUAL, novel_view_shift=0.12, novel_view_rotation_deg=6.0, cutout=1.2, blur=2.0
 )  # twice as far from the path, blurred twice as much, and up to all of the image covered

@@ -18,7 +18,7 @@ from distill_training.students.head import LOG_SIGMA_RANGE
 from distill_training.students.torch_backend import TorchBackend
 from distill_training.training.frame_split import FrameSplit
 from distill_training.training.frame_store import Frame, FrameStore
-from mote_localization.geometry import exp_rotation, invert, local_coordinates
+from mote_localization.geometry import exp_rotation, local_coordinates
 from mote_localization.localizer import Localization, Localizer
 from mote_localization.map_file import MapFile, MapInfo
 from mote_localization.pose_gates import LocalizerConfig
@@ -227,21 +227,22 @@ class Validation:
             network: The trained student; it is left in evaluation mode.
             info: The map, without keyframes, not calibrated.
         """
-        names, place = self._split.held_out, self._reconstruction
-        if not names:
+        place = self._reconstruction
+        if not self._split.held_out:
             return []
         every_pose = LocalizerConfig(max_student_deviation_m=math.inf)
-        map_file = MapFile(Path("training"), info, b"")
+        # Without the drift's correction, which has an error of its own.
+        map_file = MapFile(Path("training"), replace(info, drift=None), b"")
         localizer = Localizer(map_file, TorchBackend(network), every_pose)
         poses = []
         for config, count in ((USUAL, _USUAL_VIEWS), (HARD, _HARD_VIEWS)):
+            names = thinned(self._split.held_out, count)
             views = changed_views(self._frames, names, place.camera, place.stride, config, count)
             for view in views:
                 found = localizer.localize(view.image_hw3, place.camera)
                 if found.T_map_cam is None or found.covariance_66 is None:
                     continue
-                drift = place.given_pose(view.frame) @ invert(place.poses[view.frame])
-                error_6 = local_coordinates(drift @ view.T_map_cam, found.T_map_cam)
+                error_6 = local_coordinates(view.T_map_cam, found.T_map_cam)
                 covariance_66 = found.covariance_66
                 features_4 = pose_features(covariance_66, found.match_sigma_n, found.inliers)
                 error = PoseError(error_6, covariance_66, 0.0)

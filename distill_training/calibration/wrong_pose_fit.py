@@ -5,7 +5,9 @@ from scipy.optimize import minimize
 
 from mote_localization.wrong_poses import WrongPoses
 
-_MIN_WRONG = 10  # with fewer, chance decides
+_MIN_WRONG = 10  # with fewer wrong ones of enough poses, chance decides
+_MIN_POSES = 100
+_MIN_SPREAD = 0.01  # of a feature: one that is nearly constant says nothing
 # A pose is not more likely wrong where its deviation and the points' sigma are smaller, or where
 # more matches agree: a weight of the other sign would be chance.
 _SIGNS = np.array([1.0, 1.0, -1.0, -1.0])
@@ -24,11 +26,13 @@ def fit_wrong_poses(
         usual_n: Which of them are of usual images.
 
     Returns:
-        The probability, or None where too few poses are wrong, or none is of a usual image.
+        The probability, or None where too few of many poses are wrong, or none is of a usual image.
     """
-    if np.count_nonzero(wrong_n) < _MIN_WRONG or not usual_n.any():
+    if not usual_n.any():
         return None
-    mean_4, spread_4 = features_n4.mean(axis=0), features_n4.std(axis=0) + 1e-9
+    if len(wrong_n) >= _MIN_POSES and np.count_nonzero(wrong_n) < _MIN_WRONG:
+        return None
+    mean_4, spread_4 = features_n4.mean(axis=0), np.maximum(features_n4.std(axis=0), _MIN_SPREAD)
     signed_n4 = _SIGNS * (features_n4 - mean_4) / spread_4
     outcome_n = np.where(wrong_n, 1.0, -1.0)
 

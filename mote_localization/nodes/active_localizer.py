@@ -356,7 +356,8 @@ class ActiveLocalizer:
         deviation_m, most_m = np.sqrt(covariance_66[:3, :3].trace()), self._most_deviation_m
         if deviation_m > most_m:
             reason = (
-                f"calibration in doubt: standard deviation {deviation_m:.2f}, at most {most_m:g}"
+                f"calibration may be wrong: standard deviation {deviation_m:.2f}, expected at most "
+                f"{most_m:g}"
             )
             self._publish_status(stamp, received_s, found, rejection=reason)
             return

@@ -88,7 +88,7 @@ PARAMETERS = (
               "lost above: standard deviation of the position, m", (0.0, 100.0), False),
     Parameter("max_wrong_rate", _DEFAULTS.max_wrong_rate,
               "maps without keyframes: fraction of the published poses of usual images that may be "
-              "wrong, as the map expects it", (0.0, 1.0), False),
+              "wrong, as estimated when the map was made", (0.0, 1.0), False),
     Parameter("max_student_deviation_m", _DEFAULTS.max_student_deviation_m,
               "lost above: standard deviation of the position in maps of known scale without "
               "keyframes for which max_wrong_rate has no effect, m",

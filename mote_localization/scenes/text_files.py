@@ -42,7 +42,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with open_input(path) as file, io.TextIOWrapper(file, "utf-8-sig") as text:
             for number in range(1, _MAX_LINES + 2):
-                line = text.readline(_MAX_LINE)
+                line = text.readline(_MAX_LINE + 2)
                 if not line:
                     return
                 if number > _MAX_LINES:
@@ -50,7 +50,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                         f"{path}: has over {_MAX_LINES} lines, expected fewer; keep every tenth: "
                         f"awk 'NR % 10 == 1' {path.name[:40]}"
                     )
-                if len(line) == _MAX_LINE:
+                if len(line.rstrip("\r\n")) > _MAX_LINE:
                     raise SceneError(f"{path}: line {number} has over {_MAX_LINE} characters")
                 yield number, line
     except (OSError, UnicodeDecodeError) as error:

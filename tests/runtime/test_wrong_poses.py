@@ -71,24 +71,23 @@ def test_a_pose_that_may_be_wrong_is_lost(map_file: MapFile):
     assert localize(map_file, 0.001, None, **loose).T_map_cam is None
 
 
-def test_another_unit_of_length_changes_no_probability():
-    known = WrongPoses(-2.0, (1.5, 0.5, -1.0, -2.0), (0.01,))
-    covariance_66, sigma_n = np.diag([0.01] * 6), np.array([0.02, 0.05])
-    moved = known.in_other_unit(0.4)
-    assert moved.probability(pose_features(0.4**2 * covariance_66, 0.4 * sigma_n, 2)) == (
-        pytest.approx(known.probability(pose_features(covariance_66, sigma_n, 2)))
-    )
+def test_no_pose_that_is_likely_wrong_is_accepted_among_many_good_ones():
+    clear_cut = replace(BY_DEVIATION, probabilities=(1e-5,) * 230 + (0.9,) * 2)
+    assert np.mean(clear_cut.probabilities) < 0.01
+    assert clear_cut.limit(0.01) == pytest.approx(0.1)
 
 
-def test_a_long_measurement_is_stored_as_a_sample():
-    weights_4 = np.array([1.0, 0, 0, 0])
-    features_n4 = np.random.default_rng(0).normal(size=(5000, 4))
-    stored = WrongPoses.measured(-4.0, weights_4, features_n4)
-    assert len(stored.probabilities) == MAX_PROBABILITIES
-    every = np.sort([stored.probability(one) for one in features_n4])
-    assert stored.limit(0.02) == pytest.approx(
-        every[np.flatnonzero(np.cumsum(every) / np.arange(1, 5001) <= 0.02)[-1]], rel=0.05
-    )
+def test_a_rig_of_equal_cameras_has_the_features_of_one():
+    covariance_66, sigma_n = np.diag([0.01] * 6), np.array([0.02, 0.05, 0.03])
+    one = pose_features(covariance_66, sigma_n, 2)
+    np.testing.assert_allclose(pose_features(covariance_66, np.tile(sigma_n, 3), 6, 3), one)
+
+
+def test_small_probabilities_are_stored_with_their_digits():
+    weights_4, features_n4 = np.array([1.0, 0, 0, 0]), np.array([[2.0, 0, 0, 0], [1.0, 0, 0, 0]])
+    stored = WrongPoses.measured(-20.0, weights_4, features_n4)
+    np.testing.assert_allclose(stored.probabilities, [np.exp(-19), np.exp(-18)], rtol=1e-5)
+    assert stored.limit(0.001) == stored.probabilities[-1]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from distill_training.training.frame_split import FrameSplit  # noqa: E402
 from distill_training.training.frame_store import FrameStore  # noqa: E402
 from distill_training.training.train_config import TrainConfig  # noqa: E402
 from distill_training.training.trainer import TrainedStudent  # noqa: E402
+from mote_localization.drift import Drift  # noqa: E402
 from mote_localization.geometry import local_coordinates  # noqa: E402
 from mote_localization.map_file import MapInfo  # noqa: E402
 
@@ -122,6 +123,19 @@ def test_too_few_wrong_poses_give_no_probability():
     assert fit_wrong_poses(features_n4, wrong_n, ~usual_n) is None
 
 
+def test_a_student_that_is_mostly_lost_is_not_trusted():
+    features_n4, _ = features(9, seed=0)
+    fitted = fit_wrong_poses(features_n4, np.ones(9, bool), np.ones(9, bool))
+    assert fitted and fitted.limit(0.005) == 0
+
+
+def test_a_constant_feature_has_no_weight():
+    features_n4, wrong_n = features(600, seed=0)
+    features_n4[:, 1] = -3.3 + 1e-9 * wrong_n
+    fitted = fit_wrong_poses(features_n4, wrong_n, np.ones(600, bool))
+    assert fitted and abs(fitted.weights[1]) < 0.01
+
+
 def test_where_every_pose_is_wrong_none_is_accepted():
     features_n4, _ = features(100, seed=0)
     fitted = fit_wrong_poses(features_n4, np.ones(100, bool), np.ones(100, bool))
@@ -165,6 +179,10 @@ def test_a_map_without_keyframes_is_calibrated_by_changed_views(
     for view, pose in zip(views, changed[:16], strict=True):
         expected_6 = local_coordinates(view.T_map_cam, POSES["f0"])
         np.testing.assert_allclose(pose.found.error_6, expected_6, atol=2e-3)
+    one_sample = (*[0.0] * 6, 1.0, 0.06, *[0.0] * 5)
+    drifting = replace(info, drift=Drift((one_sample, one_sample), 0.8, 40.0, 0.03))
+    for pose, other in zip(changed, validation.changed_poses(student, drifting), strict=True):
+        np.testing.assert_array_equal(pose.features_4, other.features_4)
     measured = Measurement(HeldOutFigures(frames=0), 0.0, ())
     calibrated = calibrate(
         TrainedStudent(student, {}, measured),  # type: ignore[arg-type]

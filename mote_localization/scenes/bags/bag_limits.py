@@ -57,13 +57,17 @@ _apsw: Any = _private(storage_sqlite3, "apsw")
 
 
 class _MetadataLoader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]
-    """A loader of texts, integers and booleans, much faster than the parser of rosbags."""
+    """A loader of texts, integers, booleans and null, much faster than the parser of rosbags."""
 
 
 _MetadataLoader.add_implicit_resolver("int", re.compile(r"[-+]?\d{1,20}\Z"), [*"-+0123456789"])
-_MetadataLoader.add_implicit_resolver("bool", re.compile(r"(true|false)\Z"), ["t", "f"])
+_MetadataLoader.add_implicit_resolver(
+    "bool", re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), [*"tTfF"]
+)
+_MetadataLoader.add_implicit_resolver("null", re.compile(r"(null|Null|NULL|~|)\Z"), [*"nN~", ""])
+_MetadataLoader.add_constructor("null", lambda _, node: None)
 _MetadataLoader.add_constructor("int", lambda _, node: int(node.value))
-_MetadataLoader.add_constructor("bool", lambda _, node: node.value == "true")
+_MetadataLoader.add_constructor("bool", lambda _, node: node.value.lower() == "true")
 
 
 class _LimitedYaml(_Yaml):
