@@ -39,6 +39,7 @@ from mote_localization.scenes.bags import (
     open_bag,
 )
 from mote_localization.scenes.bags.bag_files import MessageCursor
+from mote_localization.scenes.bags.bag_limits import _LimitedYaml
 from mote_localization.stamps import stamp_seconds
 
 CAMERA = Camera(64, 48, 60.0, 61.0, 31.5, 23.5, "plumb_bob", (0.1, -0.05, 0.001, 0.002, 0.0))
@@ -396,3 +397,9 @@ def test_profiles_of_qos_are_read(tmp_path, version):
         assert [topic.latched for topic in bag.topics] == [True]
         (reader,) = bag._readers
         assert reader.connections[0].ext.offered_qos_profiles == [qos]
+
+
+def test_values_of_metadata_are_those_of_yaml():
+    text = "{a: null, b: ~, c: , d: 'null', e: True, f: false, g: 12, h: -1, i: 1.5x, j: '1'}"
+    expected = {"a": None, "b": None, "c": None, "d": "null", "e": True, "f": False}
+    assert _LimitedYaml().load(text) == expected | {"g": 12, "h": -1, "i": "1.5x", "j": "1"}

@@ -226,6 +226,17 @@ def test_files_of_too_many_poses_are_an_error_with_a_remedy(tmp_path, monkeypatc
         read_poses(path)
 
 
+def test_a_line_of_1000_characters_is_read_and_a_longer_one_is_an_error(tmp_path):
+    path = tmp_path / "poses.txt"
+    for length in (999, 1000, 1001):
+        path.write_text(f"0 0 0 0 0 0 0 1 #{'-' * (length - 17)}\n1 0 0 0 0 0 0 1\n")
+        if length <= 1000:
+            assert len(read_poses(path).T_map_cam_n44) == 2
+            continue
+        with pytest.raises(SceneError, match="line 1 has over 1000 characters"):
+            read_poses(path)
+
+
 def test_a_trajectory_of_tens_of_megabytes_is_read(tmp_path):
     path = tmp_path / "long.tum"
     line = f"{{}}.5 {'1.000000000 ' * 3}{'0.500000000 ' * 4}#{'-' * 70}\n"
