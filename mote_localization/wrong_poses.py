@@ -7,6 +7,7 @@ held-out frames.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -93,12 +94,15 @@ class WrongPoses:
         Of the poses of usual images up to this limit, the fraction `max_wrong_rate` is expected to
         be wrong; 0 where it is more. It is at most 10 times that rate.
         """
-        sample = np.array(self.probabilities)
-        mean_n = np.cumsum(sample) / np.arange(1, len(sample) + 1)
-        accepted = np.flatnonzero(mean_n <= max_wrong_rate)  # the means ascend, too
-        if not len(accepted):
+        accepted = int(np.searchsorted(self._mean_n, max_wrong_rate, side="right"))
+        if not accepted:
             return 0.0
-        return min(float(sample[accepted[-1]]), _MAX_RATIO * max_wrong_rate)
+        return min(self.probabilities[accepted - 1], _MAX_RATIO * max_wrong_rate)
+
+    @cached_property
+    def _mean_n(self) -> np.ndarray:
+        """Of the probabilities up to each one; ascending, as they are."""
+        return np.cumsum(self.probabilities) / np.arange(1, len(self.probabilities) + 1)
 
     def __str__(self) -> str:
         return (

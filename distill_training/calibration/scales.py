@@ -69,12 +69,10 @@ def calibrate(
     network.head.scale_sigma(sigma)
     predictions = [prediction.with_scaled_sigma(sigma) for prediction in measured.predictions]
     tested = validation.held_out_poses(predictions, info) if config.validation else []
-    errors = [pose.found for pose in tested if pose.found]
     if config.validation and info.keyframes:
-        near = validation.poses_without_near_keyframes(network, info)
-        tested += near
-        errors += [pose.found for pose in near if pose.found]
-    elif config.validation:
+        tested += validation.poses_without_near_keyframes(network, info)
+    errors = [pose.found for pose in tested if pose.found]
+    if config.validation and not info.keyframes:
         changed = validation.changed_poses(network, info)
         info = replace(info, wrong_poses=_wrong_poses(changed, info))
         errors = _accepted_errors(changed, info.wrong_poses)

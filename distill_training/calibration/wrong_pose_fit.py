@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from mote_localization.wrong_poses import WrongPoses
 
@@ -41,7 +42,7 @@ def fit_wrong_poses(
         intercept, weights_4 = parameters_5[0], parameters_5[1:]
         logit_n = outcome_n * (intercept + signed_n4 @ weights_4)
         prior = _PRIOR * weights_4 @ weights_4 + _INTERCEPT_PRIOR * intercept**2
-        slope_n = -outcome_n / (1 + np.exp(logit_n.clip(-500, 500)))
+        slope_n = -outcome_n * expit(-logit_n)
         gradient = signed_n4.T @ slope_n + _PRIOR * weights_4
         first = slope_n.sum() + _INTERCEPT_PRIOR * intercept
         return float(np.logaddexp(0, -logit_n).sum() + prior / 2), np.append(first, gradient)
