@@ -66,7 +66,9 @@ def _pass_to_main_thread(number: int, _: object) -> None:
 
 def stop_requested(wait_s: float = 0.0) -> bool:
     """Wait at most `wait_s` seconds; return whether SIGINT or SIGTERM arrived."""
-    if signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0)) is None:
+    arrived = signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0))
+    # after SIGSTOP and SIGCONT, or under a debugger, CPython may return a result of no signal
+    if arrived is None or arrived.si_signo not in _SIGNALS:
         return False
     _stopping.set()
     return True

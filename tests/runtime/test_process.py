@@ -31,6 +31,27 @@ def test_a_signal_that_an_earlier_thread_receives_is_not_lost(number):
     assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
 
 
+PAUSED = """
+from mote_localization.nodes import process
+
+process.block_signals()
+print("begins", flush=True)
+print(process.stop_requested(0.3), process.stop_requested(30))
+"""
+
+
+def test_a_process_that_is_paused_and_resumed_goes_on():
+    process = subprocess.Popen([sys.executable, "-c", PAUSED], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "begins\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(0.5)  # longer than the process waits
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == "False True\n"
+
+
 WAITS = """
 import sys, time
 from mote_localization.nodes import process
