@@ -89,6 +89,7 @@ class Localization:
     agree_n: np.ndarray  # bool: which of them agree with the best pose
     # remap; network, with the tracking that runs beside it; pose: the rest
     seconds: dict[str, float]
+    search_s: float  # of these, for the search in the keyframes; 0 without one
 
 
 class _Prepared(NamedTuple):
@@ -107,6 +108,7 @@ class _Checked(NamedTuple):
     reason: str  # empty if it passes all gates
     keyframe_distance: float  # m, see `Localization`
     contradicted: bool = False  # by one of several cameras
+    search_s: float = 0.0  # see `Localization`
 
 
 class Localizer:
@@ -234,6 +236,7 @@ class Localizer:
         camera: Camera,
         tracking: Tracking | None = None,
         others: Sequence[RigImage] = (),
+        search: bool = True,
     ) -> Localization:
         """Return the pose at which an image was taken, or why it is lost.
 
@@ -245,6 +248,8 @@ class Localizer:
                 may persist: omit it from time to time.
             others: What other cameras on the same rigid body saw at the same moment. They help to
                 find the pose of the first; the points of the result are those of the first image.
+            search: Search a lost image in the keyframes, which takes several times as long as the
+                rest; see `LocalizerConfig.keyframes`.
 
         Raises:
             ImageError: An image does not have its camera's size.
@@ -274,7 +279,7 @@ class Localizer:
             for image, prediction in zip(images, predictions, strict=True)
         ]
         queries, tracked = pending.result() if pending else ([], None)
-        checked = tracked or self._find_pose(prepared, queries, tracking)
+        checked = tracked or self._find_pose(prepared, queries, tracking, search)
         found, given, reason = checked.found, checked.given, checked.reason
         solution, accepted = found.solution, given if not reason else None
         points_hw3, sigma_hw = predictions[0]
@@ -315,6 +320,7 @@ class Localizer:
                 "network": predicted - remapped,
                 "pose": solved - predicted,
             },
+            search_s=checked.search_s,
         )
 
     def _tracked_pose(
@@ -360,6 +366,7 @@ class Localizer:
         images: Sequence[_Prepared],
         queries: Sequence[Query],
         tracking: Tracking | None,
+        search: bool,
     ) -> _Checked:
         """Return the first accepted pose: of the student, or searched in the keyframes.
 
@@ -374,13 +381,17 @@ class Localizer:
         if len(images) > 1:
             first = self._compared(first, images, queries)
         ready = not (self._preparing and self._preparing.is_alive())
-        searches = self.config.keyframes.searched and ready
-        if first.reason and not first.contradicted and self._keyframes and searches:
-            for image, query in zip(images, queries, strict=True):
-                searched = self._searched_pose(self._keyframes, image, query)
-                if searched:
-                    return self._joined([searched], images, queries) or searched
-        return first
+        searches = search and self.config.keyframes.searched and ready
+        if not (first.reason and not first.contradicted and self._keyframes and searches):
+            return first
+        started = time.perf_counter()
+        found = first
+        for image, query in zip(images, queries, strict=True):
+            searched = self._searched_pose(self._keyframes, image, query)
+            if searched:
+                found = self._joined([searched], images, queries) or searched
+                break
+        return found._replace(search_s=time.perf_counter() - started)
 
     def _compared(
         self, first: _Checked, images: Sequence[_Prepared], queries: Sequence[Query]

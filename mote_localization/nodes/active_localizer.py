@@ -38,10 +38,12 @@ from mote_localization.nodes.robot_poses import LocalizedImage, RobotPoses
 from mote_localization.nodes.warning_log import WarningLog, without_numbers
 from mote_localization.robot_frames import FrameConfig, RobotPose
 from mote_localization.stamps import nanoseconds
+from mote_localization.time_share import TimeShare
 from mote_localization.transform_messages import pose_values
 
 _MAX_TRACKING_AGE_NS = 1_000_000_000  # older poses are not tracked
 _SEARCH_PERIOD_NS = 1_000_000_000  # after so long, one image is localized without the last pose
+_SEARCH_SHARE = 0.25  # most of the time of a lost camera, in which it is searched in the keyframes
 _CHECK_PERIOD_S = 5.0  # between two checks for missing inputs
 _NEVER_S = -1e9
 _MAX_MAP_POINTS = 100_000  # 16 bytes each
@@ -106,6 +108,7 @@ class ActiveLocalizer:
         self._last: LastPose | None = None  # of the last published pose
         self._resets = 0  # poses of images from before a reset are discarded
         self._searched_ns = 0  # stamp of the last image that was localized without the last
+        self._searches = TimeShare(_SEARCH_SHARE)
         self._initial: _Initial | None = None  # for the next image
         self.enabled = enabled
         self._path: deque[PoseStamped] = deque(maxlen=_MAX_PATH)
@@ -251,6 +254,7 @@ class ActiveLocalizer:
         with self._wake:
             self._resets += 1
             self._last = self._initial = None
+            self._searches.reset()
         self._robot_poses.reset()
 
     def _faults(self) -> list[str]:
@@ -326,8 +330,10 @@ class ActiveLocalizer:
             tracking = self._tracking(nanoseconds(stamp), first.camera_index)
             if initial and initial.frame == frame:
                 tracking = initial.tracking
+            placed = self._reader.placed(first, others)
+            search = self._requests.waiting or self._searches.allows(time.monotonic())
             found = self._localizer.localize(
-                first.image_hw3, first.camera, tracking, self._reader.placed(first, others)
+                first.image_hw3, first.camera, tracking, placed, search
             )
         except MoteError as error:
             self._warnings.warn(str(error), str(error))
@@ -341,6 +347,8 @@ class ActiveLocalizer:
             found = _less_certain(found, self._checks.added_variance(first.camera_index))
         T_map_cam, covariance_66 = found.T_map_cam, found.covariance_66
         if T_map_cam is None or covariance_66 is None:
+            if found.search_s:  # the next images are answered without the delay of a search
+                self._searches.add(found.search_s, time.monotonic())
             self._warnings.warn("lost", f"lost: {found.reason}")
             if found.contradicted:
                 self._last = None

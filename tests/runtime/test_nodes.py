@@ -9,6 +9,7 @@ from array import array
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ from mote_localization.nodes.active_localizer import ActiveLocalizer, LastPose
 from mote_localization.nodes.node_parameters import PARAMETERS
 from mote_localization.scenes.bags import BagWriter
 from mote_localization.stamps import nanoseconds
+from mote_localization.time_share import TimeShare
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
 
@@ -174,6 +176,26 @@ def test_the_last_pose_is_tracked_for_a_second_then_one_image_without_it():
     assert tracking(int(2.1e9)) is None and tracking(int(2.2e9)) is last
     node._last = None
     assert tracking(int(2.3e9)) is None
+
+
+def test_after_a_search_in_vain_the_next_images_are_not_searched_until_a_reset():
+    asked = []
+
+    def localize(*arguments):
+        asked.append(search := arguments[4])
+        return MagicMock(T_map_cam=None, search_s=60.0 if search else 0.0)
+
+    node = MagicMock(_searches=TimeShare(0.25), _checks=None, _initial=None)
+    node._requests.waiting = False
+    node._localizer.localize = localize
+    node._reader.read.return_value = [MagicMock(camera_index=0)]
+    for act in (None, None, lambda: ActiveLocalizer._forget_pose(node), None):
+        if act:
+            act()
+        ActiveLocalizer._localize_and_publish(node, [MagicMock()], 0.0)
+    node._requests.waiting = True
+    ActiveLocalizer._localize_and_publish(node, [MagicMock()], 0.0)
+    assert asked == [True, False, True, False, True]
 
 
 def test_a_second_status_names_the_backend(robot):

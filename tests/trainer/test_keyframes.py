@@ -140,6 +140,15 @@ def test_image_is_searched_in_the_keyframes_where_the_student_fails(plain: MapFi
     assert np.abs(pose_error(localize(plain, error_6=far_6))).max() < 5e-3
 
 
+def test_a_search_can_be_left_out_for_one_image(plain: MapFile):
+    localizer = tracking_localizer(plain, np.array([1.5, 0.5, -1, 0, 1.5, 0]))
+    quick = localizer.localize(photograph(T_MAP_CAM), CAMERA, search=False)
+    assert quick.status is Status.LOST and quick.search_s == 0
+    found = localizer.localize(photograph(T_MAP_CAM), CAMERA)
+    assert found.status is Status.LOCALIZED
+    assert 0 < found.search_s <= found.seconds["pose"]
+
+
 def test_search_needs_no_prediction_of_the_student(plain: MapFile):
     class StudentWithoutPoints(Student):
         def predict(self, image_hw3):
