@@ -1,6 +1,6 @@
 """Searches a map's keyframes for the view of an image, without any idea of its pose.
 
-SIFT features of the image (Lowe 2004) are matched with those of every keyframe. The keyframes'
+The SIFT features of the image are matched with those of every keyframe. The keyframes'
 depth gives their 3-D points. It takes several times as long as the refinement of a known pose, and
 is used only where that fails.
 """
@@ -8,17 +8,15 @@ is used only where that fails.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from mote_localization.camera import Camera, cell_index
 from mote_localization.geometry import transform
+from mote_localization.image_features import DESCRIPTOR_SIZE, MAX_FEATURES, image_features
 from mote_localization.keyframes import Keyframe
 
-_FEATURES = 1000  # of an image, those of the highest contrast
 _FIRST_FEATURES = 300  # of these, by which some keyframes are chosen before all are compared
 _FIRST_KEYFRAMES = 15  # chosen by the first features
-_CONTRAST = 0.01  # least contrast of a feature, OpenCV's contrastThreshold
 _RATIO = 0.8  # of the distances to the nearest and the second nearest descriptor (Lowe 2004, 7.1)
 _BLOCK = 16  # keyframes that are compared at once, which bounds the memory
 
@@ -84,14 +82,14 @@ class KeyframeSearch:
 
         Arguments and exceptions are those of `search_of`.
         """
-        self._sift = cv2.SIFT.create(_FEATURES, contrastThreshold=_CONTRAST)
-        self._points_kn3 = np.zeros((len(keyframes), _FEATURES, 3))
+        self._points_kn3 = np.zeros((len(keyframes), MAX_FEATURES, 3))
         # Rows of zeros, where a keyframe has fewer features, are far from every descriptor.
-        self._descriptors_knd = np.zeros((len(keyframes), _FEATURES, 128), np.float16)
+        shape = len(keyframes), MAX_FEATURES, DESCRIPTOR_SIZE
+        self._descriptors_knd = np.zeros(shape, np.float16)
         for k, keyframe in enumerate(keyframes):
             if cancelled():
                 raise SearchCancelled
-            pixels_m2, descriptors_md = self._features(keyframe.grey_hw())
+            pixels_m2, descriptors_md = image_features(keyframe.grey_hw())
             depth_m = keyframe.depth_m()[cell_index(pixels_m2.T, camera, stride)]
             known_m = np.isfinite(depth_m)
             count = np.count_nonzero(known_m)
@@ -106,11 +104,11 @@ class KeyframeSearch:
             grey_hw: Uint8, canonical camera.
             keyframes: How many of them.
         """
-        pixels_m2, descriptors_md = self._features(grey_hw)
+        pixels_m2, descriptors_md = image_features(grey_hw)
         first_md, all_k = descriptors_md[:_FIRST_FEATURES], np.arange(len(self._points_kn3))
         _, good_km = self._nearest(first_md, all_k, _FIRST_FEATURES)
         first_k = all_k[_largest(good_km.sum(axis=1), _FIRST_KEYFRAMES)]
-        nearest_km, good_km = self._nearest(descriptors_md, first_k, _FEATURES)
+        nearest_km, good_km = self._nearest(descriptors_md, first_k, MAX_FEATURES)
         return [
             KeyframeFeatures(
                 self._points_kn3[first_k[i], nearest_km[i, good_km[i]]],
@@ -119,20 +117,6 @@ class KeyframeSearch:
             )
             for i in _largest(good_km.sum(axis=1), keyframes)
         ]
-
-    def _features(self, grey_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return pixels (m, 2) and descriptors (m, 128) of length 1, the highest contrast first.
-
-        RootSIFT (Arandjelovic and Zisserman 2012): the dot product of two descriptors is the
-        Hellinger kernel of their histograms.
-        """
-        features, descriptors_md = self._sift.detectAndCompute(grey_hw, None)
-        if not features:
-            return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
-        order_m = np.argsort([-feature.response for feature in features], kind="stable")[:_FEATURES]
-        sums_m1 = np.maximum(descriptors_md.sum(axis=1, keepdims=True), 1)
-        pixels_m2 = np.array([feature.pt for feature in features])
-        return pixels_m2[order_m], np.sqrt(descriptors_md / sums_m1)[order_m]
 
     def _nearest(
         self, descriptors_md: np.ndarray, keyframes_k: np.ndarray, count: int
@@ -148,7 +132,7 @@ class KeyframeSearch:
             block_k = keyframes_k[first : first + _BLOCK]
             block_bnd = self._descriptors_knd[block_k, :count].astype(np.float32)
             # one large matrix product is many times as fast as one for each keyframe
-            cosine_mbn = descriptors_md @ block_bnd.reshape(-1, 128).T
+            cosine_mbn = descriptors_md @ block_bnd.reshape(-1, DESCRIPTOR_SIZE).T
             cosine_mbn = cosine_mbn.reshape(len(descriptors_md), len(block_k), count)
             nearest_mb1 = cosine_mbn.argmax(axis=2)[..., None]
             best_mb = np.take_along_axis(cosine_mbn, nearest_mb1, axis=2)[..., 0]

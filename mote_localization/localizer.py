@@ -21,7 +21,12 @@ from mote_localization.camera import Camera, CanonicalView, cell_pixels
 from mote_localization.drift import Kriging
 from mote_localization.geometry import invert, is_explained, local_coordinates, transform
 from mote_localization.keyframe_poses import KeyframePoses, Query
-from mote_localization.keyframe_search import SearchCancelled, forget_searches, search_of
+from mote_localization.keyframe_search import (
+    KeyframeSearch,
+    SearchCancelled,
+    forget_searches,
+    search_of,
+)
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.pose import PoseSolution
 from mote_localization.pose_gates import LocalizerConfig
@@ -53,6 +58,7 @@ class Tracking(NamedTuple):
     T_map_cam: np.ndarray  # (4, 4), before the correction for drift
     points_hw3: np.ndarray  # m, map frame: what the image showed, before that correction
     others: tuple[RigSurface, ...] = ()  # the same of the rig's other cameras
+    submap: int = 0  # index, in a bundle
 
 
 class RigImage(NamedTuple):
@@ -90,6 +96,7 @@ class Localization:
     # remap; network, with the tracking that runs beside it; pose: the rest
     seconds: dict[str, float]
     search_s: float  # of these, for the search in the keyframes; 0 without one
+    ambiguous: bool = False  # several places of a bundle explain the image, so it is lost
 
 
 class _Prepared(NamedTuple):
@@ -127,6 +134,7 @@ class Localizer:
         self.info = map_file.info
         self.config = config
         self._backend = backend
+        self._search: KeyframeSearch | None = None  # computed when it is needed first
         self._preparing: Thread | None = None  # computes the features of the keyframes
         self._closing = Event()
         self._worker = ThreadPoolExecutor(1, "mote_keyframes")  # tracks while the network runs
@@ -174,9 +182,15 @@ class Localizer:
             self._preparing.start()
 
     def _prepare_search(self) -> None:
-        info = self.info
         with suppress(SearchCancelled):
-            search_of(info.keyframes, info.camera, info.stride, self._closing.is_set)
+            self._searched()
+
+    def _searched(self) -> KeyframeSearch:
+        """Return the search in the keyframes; `SearchCancelled` if the localizer closes."""
+        if self._search is None:
+            info, closing = self.info, self._closing.is_set
+            self._search = search_of(info.keyframes, info.camera, info.stride, closing)
+        return self._search
 
     @property
     def uses_keyframes(self) -> bool:
@@ -507,8 +521,7 @@ class Localizer:
         those with each of them alone, because wrong ones among them can hide the right one.
         """
         config = self.config
-        search = search_of(self.info.keyframes, self.info.camera, self.info.stride)
-        views = search.find(image.canonical.grey_hw, config.keyframes.searched)
+        views = self._searched().find(image.canonical.grey_hw, config.keyframes.searched)
         for chosen in (views, *([view] for view in views)):
             rough = keyframes.rough_pose(chosen, config)
             if rough is None:

@@ -28,9 +28,18 @@ from mote_localization.map_metadata import (
 )
 from mote_localization.onnx_bytes import check_structure
 
-__all__ = ["FORMAT_VERSION", "UNKNOWN_SCALE", "MapFile", "MapInfo", "read_map", "write_map"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MAX_MAP_BYTES",
+    "UNKNOWN_SCALE",
+    "MapFile",
+    "MapInfo",
+    "parse_map",
+    "read_map",
+    "write_map",
+]
 
-_MAX_MAP_BYTES = 128 << 20
+MAX_MAP_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -69,11 +78,24 @@ def read_map(path: Path | str) -> MapFile:
     """
     path = Path(path)
     try:
-        content = read_input(path, _MAX_MAP_BYTES)
+        content = read_input(path, MAX_MAP_BYTES)
     except OSError as error:
         raise MapFileError(
             f"{path}: cannot be read ({error.strerror}); expected a map made by `mote-distill map`"
         ) from error
+    return parse_map(content, path)
+
+
+def parse_map(content: bytes, path: Path) -> MapFile:
+    """Check the content of a map file.
+
+    Args:
+        content: The whole file.
+        path: Names it in errors.
+
+    Raises:
+        MapFileError: As of `read_map`.
+    """
     if not content:
         raise MapFileError(f"{path}: is empty, expected a map made by `mote-distill map`")
     try:

@@ -1,0 +1,260 @@
+"""Localizes images in a bundle: in the submap of the last pose, or in those that look similar."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+
+import cv2
+import numpy as np
+
+from mote_localization.backends import Backend, choose_backend
+from mote_localization.bundles.bundle_file import Bundle, read_bundle
+from mote_localization.camera import Camera, CanonicalView
+from mote_localization.geometry import is_explained, local_coordinates, rotation_angles
+from mote_localization.image_features import image_features
+from mote_localization.localizer import Localization, Localizer, RigImage, Status, Tracking
+from mote_localization.map_file import MapFile
+from mote_localization.map_info import MapInfo
+from mote_localization.pose_gates import LocalizerConfig
+
+_CANDIDATES = 3  # submaps in which an image without a known place is localized
+_SIMILAR = 24  # keyframes that choose them
+_MOST_LOADED = 4  # submaps in memory
+_TURN_M = 1.0  # m, a turn by a radian is as far as this distance
+_HANDOVER = 0.8  # another submap follows when its keyframes are so much nearer
+_SAME_PLACE_M = 0.25  # poses that differ by less are of one place
+
+
+class BundleLocalizer:
+    """Localizes images in a bundle, like `Localizer` in one map.
+
+    At most four submaps are in memory. A submap that is needed first is loaded then.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        load: Callable[[MapFile], Backend],
+        config: LocalizerConfig = LocalizerConfig(),  # noqa: B008 (frozen)
+    ) -> None:
+        """Combine a bundle, what loads a map into a backend, and the configuration."""
+        self.info = _joined([submap.info for submap in bundle.submaps], bundle.scene)
+        self._bundle, self._load, self._config = bundle, load, config
+        self._lock = Lock()  # of the loaded submaps
+        self._loaded: OrderedDict[int, Localizer] = OrderedDict()  # least recently used first
+        self._prepares_search = False
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        backend: str = "onnxruntime",
+        threads: int = 0,
+        config: LocalizerConfig = LocalizerConfig(),  # noqa: B008 (frozen)
+    ) -> BundleLocalizer:
+        """Read a bundle, to load its submaps into a backend.
+
+        Raises:
+            MapFileError: The bundle cannot be used.
+        """
+
+        def load(map_file: MapFile) -> Backend:
+            return choose_backend(map_file, backend, threads).backend
+
+        return cls(read_bundle(path), load, config)
+
+    @property
+    def config(self) -> LocalizerConfig:
+        """The configuration of all submaps."""
+        return self._config
+
+    @config.setter
+    def config(self, config: LocalizerConfig) -> None:
+        with self._lock:
+            self._config = config
+            for localizer in self._loaded.values():
+                localizer.config = config
+
+    @property
+    def uses_keyframes(self) -> bool:
+        """Whether the points of its matches are those of keyframes."""
+        return True
+
+    def close(self) -> None:
+        """End the threads; the localizer cannot be used afterwards."""
+        with self._lock:
+            for localizer in self._loaded.values():
+                localizer.close()
+            self._loaded.clear()
+
+    def prepare_search(self) -> None:
+        """Compute the features of each submap's keyframes in the background when it is loaded."""
+        with self._lock:
+            self._prepares_search = True
+            for localizer in self._loaded.values():
+                localizer.prepare_search()
+
+    def check_image(self, image_hw3: np.ndarray, camera: Camera) -> None:
+        """Check that `localize` can use an image, see `Localizer.check_image`."""
+        self._view(camera).check(image_hw3)
+
+    def tracking_at(self, T_map_cam: np.ndarray) -> Tracking:
+        """Return what `localize` tracks from where a camera may be, see `Localizer.tracking_at`."""
+        number = int(np.argmin(self._distances(T_map_cam)))
+        return self._submap(number).tracking_at(T_map_cam)._replace(submap=number)
+
+    def localize(
+        self,
+        image_hw3: np.ndarray,
+        camera: Camera,
+        tracking: Tracking | None = None,
+        others: Sequence[RigImage] = (),
+        search: bool = True,
+    ) -> Localization:
+        """Return the pose at which an image was taken, or why it is lost.
+
+        With a last pose, its submap is used, then the one that is next to it; otherwise the three
+        submaps whose keyframes look most like the image. Poses that contradict each other are
+        ambiguous: the image is lost.
+
+        Arguments and exceptions are those of `Localizer.localize`.
+        """
+        if tracking:
+            found = self._tracked(image_hw3, camera, tracking, others)
+            if found:
+                return found
+        numbers = self._similar(image_hw3, camera)
+        answers = {
+            number: self._submap(number).localize(
+                image_hw3, camera, None, others, search and number == numbers[0]
+            )
+            for number in numbers
+        }
+        accepted = {n: one for n, one in answers.items() if one.status is Status.LOCALIZED}
+        if not accepted:
+            return max(answers.values(), key=lambda one: one.inliers)
+        best = min(accepted, key=lambda n: _deviation(accepted[n]))
+        for number, one in accepted.items():
+            if not _agree(accepted[best], one):
+                return self._ambiguous(accepted[best], best, one, number)
+        return self._handed_over(accepted[best], best)
+
+    def _tracked(
+        self, image_hw3: np.ndarray, camera: Camera, last: Tracking, others: Sequence[RigImage]
+    ) -> Localization | None:
+        """Return the accepted pose near the last one; None if there is none."""
+        found = self._submap(last.submap).localize(image_hw3, camera, last, others, search=False)
+        number = last.submap
+        if found.status is Status.LOST:
+            distances = self._distances(last.T_map_cam)
+            distances[last.submap] = np.inf
+            number = int(np.argmin(distances))
+            if not np.isfinite(distances[number]):
+                return None
+            near = self._submap(number).tracking_at(last.T_map_cam)
+            found = self._submap(number).localize(image_hw3, camera, near, others, search=False)
+        return self._handed_over(found, number) if found.status is Status.LOCALIZED else None
+
+    def _similar(self, image_hw3: np.ndarray, camera: Camera) -> list[int]:
+        """Return the submaps whose keyframes look most like an image, the most similar first."""
+        grey_hw = cv2.cvtColor(self._view(camera).warp(image_hw3), cv2.COLOR_RGB2GRAY)
+        similar = self._bundle.index.most_similar(image_features(grey_hw)[1], _SIMILAR)
+        scores = np.zeros(len(self._bundle.submaps))
+        np.add.at(scores, similar.submap_n, np.maximum(similar.similarity_n, 0) ** 2)
+        best = np.argsort(-scores, kind="stable")[:_CANDIDATES]
+        return [int(number) for number in best if scores[number] > 0] or [0]
+
+    def _handed_over(self, found: Localization, number: int) -> Localization:
+        """Return a pose whose next image is tracked in the submap that is nearest."""
+        if found.tracking is None or found.T_map_cam is None:
+            return found
+        distances = self._distances(found.T_map_cam)
+        nearest = int(np.argmin(distances))
+        if distances[nearest] >= _HANDOVER * distances[number]:
+            return replace(found, tracking=found.tracking._replace(submap=number))
+        T_map_cam = found.tracking.T_map_cam
+        surface = self._submap(nearest).tracking_at(T_map_cam)._replace(submap=nearest)
+        return replace(found, tracking=surface)
+
+    def _ambiguous(
+        self, one: Localization, first: int, other: Localization, second: int
+    ) -> Localization:
+        """Return that an image is lost, because two submaps give it different poses."""
+        assert one.T_map_cam is not None and other.T_map_cam is not None
+        apart_m = np.linalg.norm(one.T_map_cam[:3, 3] - other.T_map_cam[:3, 3])
+        names = [self._bundle.submaps[number].name for number in (first, second)]
+        reason = (
+            f"ambiguous: {names[0]} and {names[1]} both explain the image, {apart_m:.1f} "
+            f"{self.info.unit} apart"
+        )
+        return replace(
+            one,
+            status=Status.LOST,
+            reason=reason,
+            T_map_cam=None,
+            covariance_66=None,
+            tracking=None,
+            ambiguous=True,
+        )
+
+    def _distances(self, T_map_cam: np.ndarray) -> np.ndarray:
+        """Return the distance of a camera from the nearest keyframe of each submap, m."""
+        return np.array(
+            [
+                (
+                    np.linalg.norm(submap.keyframe_poses_k44[:, :3, 3] - T_map_cam[:3, 3], axis=1)
+                    + _TURN_M
+                    * rotation_angles(submap.keyframe_poses_k44[:, :3, :3], T_map_cam[:3, :3])
+                ).min()
+                for submap in self._bundle.submaps
+            ]
+        )
+
+    def _view(self, camera: Camera) -> CanonicalView:
+        return self._submap(next(iter(self._loaded), 0))._view(camera)
+
+    def _submap(self, number: int) -> Localizer:
+        """Return the localizer of a submap; load it if necessary, in place of an unused one."""
+        with self._lock:
+            if number not in self._loaded:
+                map_file = self._bundle.map_file(number)
+                localizer = Localizer(map_file, self._load(map_file), self._config)
+                if self._prepares_search:
+                    localizer.prepare_search()
+                self._loaded[number] = localizer
+                if len(self._loaded) > _MOST_LOADED:
+                    self._loaded.popitem(last=False)[1].close()
+            self._loaded.move_to_end(number)
+            return self._loaded[number]
+
+
+def _joined(infos: Sequence[MapInfo], scene: str) -> MapInfo:
+    """Return the description of a place from those of its submaps."""
+    return replace(
+        infos[0],
+        scene=scene,
+        bounds_min=tuple(np.min([info.bounds_min for info in infos], axis=0).tolist()),
+        bounds_max=tuple(np.max([info.bounds_max for info in infos], axis=0).tolist()),
+        keyframes=(),
+        self_test=None,
+        validation=(),
+    )
+
+
+def _deviation(found: Localization) -> float:
+    assert found.covariance_66 is not None
+    return float(np.trace(found.covariance_66[:3, :3]))
+
+
+def _agree(one: Localization, other: Localization) -> bool:
+    """Return whether two poses are of one place: near each other, or explained by covariances."""
+    assert one.T_map_cam is not None and other.T_map_cam is not None
+    assert one.covariance_66 is not None and other.covariance_66 is not None
+    error_6 = local_coordinates(one.T_map_cam, other.T_map_cam)
+    if np.linalg.norm(error_6[:3]) < _SAME_PLACE_M:
+        return True
+    return is_explained(error_6, one.covariance_66 + other.covariance_66)

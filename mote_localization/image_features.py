@@ -1,0 +1,28 @@
+"""SIFT features of an image (Lowe 2004), with descriptors whose dot product compares them."""
+
+import cv2
+import numpy as np
+
+MAX_FEATURES = 1000  # of an image, those of the highest contrast
+DESCRIPTOR_SIZE = 128
+_CONTRAST = 0.01  # least contrast of a feature, OpenCV's contrastThreshold
+
+
+def image_features(grey_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels (m, 2) and descriptors (m, 128) of length 1, the highest contrast first.
+
+    RootSIFT (Arandjelovic and Zisserman 2012): the dot product of two descriptors is the Hellinger
+    kernel of their histograms.
+
+    Args:
+        grey_hw: Uint8.
+    """
+    sift = cv2.SIFT.create(MAX_FEATURES, contrastThreshold=_CONTRAST)
+    features, descriptors_md = sift.detectAndCompute(grey_hw, None)
+    if not features:
+        return np.zeros((0, 2)), np.zeros((0, DESCRIPTOR_SIZE), np.float32)
+    responses_m = [-feature.response for feature in features]
+    order_m = np.argsort(responses_m, kind="stable")[:MAX_FEATURES]
+    sums_m1 = np.maximum(descriptors_md.sum(axis=1, keepdims=True), 1)
+    pixels_m2 = np.array([feature.pt for feature in features])
+    return pixels_m2[order_m], np.sqrt(descriptors_md / sums_m1)[order_m]

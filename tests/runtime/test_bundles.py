@@ -1,0 +1,127 @@
+"""Bundles: images are localized in the right submap, and ambiguous ones in none."""
+
+import numpy as np
+import pytest
+from make_bundle import COPY, map_at, view, write_rooms
+from make_map import CAMERA, room_points
+from make_painted_room import photograph
+
+from mote_localization.bundles import read_bundle, write_bundle
+from mote_localization.bundles.bundle_localizer import BundleLocalizer
+from mote_localization.geometry import local_coordinates
+from mote_localization.localizer import Status
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory):
+    return write_rooms(tmp_path_factory.mktemp("rooms"))
+
+
+@pytest.fixture(scope="module")
+def without_copy(rooms):
+    maps = {name: (rooms.parent / f"{name}.onnx").read_bytes() for name in ("front", "rear")}
+    path = rooms.parent / "one_room.mote"
+    write_bundle(path, "one room", maps)
+    return path
+
+
+@pytest.fixture
+def localizer(rooms):
+    found = BundleLocalizer.open(rooms)
+    yield found
+    found.close()
+
+
+def assert_at(found, T_map_cam):
+    assert found.status is Status.LOCALIZED, found.reason
+    assert np.abs(local_coordinates(T_map_cam, found.T_map_cam)).max() < 5e-3
+
+
+def test_a_bundle_holds_the_maps_as_they_are(rooms):
+    bundle = read_bundle(rooms)
+    assert [submap.name for submap in bundle.submaps] == ["front", "rear", "copy"]
+    for number, submap in enumerate(bundle.submaps):
+        content = (rooms.parent / f"{submap.name}.onnx").read_bytes()
+        assert bundle.map_file(number).model == content
+    np.testing.assert_allclose(bundle.submaps[0].keyframe_poses_k44[1], view(0))
+    assert len(bundle.index.owners_n) == 9
+
+
+def test_the_same_maps_give_the_same_bytes(rooms, tmp_path):
+    maps = {
+        name: (rooms.parent / f"{name}.onnx").read_bytes() for name in ("front", "rear", "copy")
+    }
+    write_bundle(tmp_path / "again.mote", "rooms", maps)
+    assert (tmp_path / "again.mote").read_bytes() == rooms.read_bytes()
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.9])
+def test_without_a_last_pose_the_submap_is_found_by_the_image(without_copy, turn):
+    localizer = BundleLocalizer.open(without_copy)
+    found = localizer.localize(photograph(view(turn)), CAMERA)
+    assert_at(found, view(turn))
+    assert found.tracking.submap == (0 if turn == 0 else 1)
+    localizer.close()
+
+
+def test_an_image_that_two_submaps_explain_is_ambiguous(localizer):
+    found = localizer.localize(photograph(view(0.05)), CAMERA)
+    assert found.status is Status.LOST and found.ambiguous
+    assert found.T_map_cam is None and found.covariance_66 is None and found.tracking is None
+    assert found.reason == "ambiguous: front and copy both explain the image, 20.0 m apart"
+
+
+@pytest.mark.parametrize("T_from_front", [np.eye(4), COPY], ids=["front", "copy"])
+def test_the_last_pose_decides_between_places_that_look_alike(localizer, T_from_front):
+    tracking = localizer.tracking_at(T_from_front @ view(0.0))
+    found = localizer.localize(photograph(view(0.05)), CAMERA, tracking)
+    assert_at(found, T_from_front @ view(0.05))
+
+
+class TrueStudent:
+    """A backend that predicts the points that the camera sees, in every submap."""
+
+    def __init__(self):
+        self.T_map_cam = view(0)
+
+    def predict(self, image_hw3):
+        points_hw3 = room_points(self.T_map_cam, CAMERA, 8)
+        return points_hw3, np.full(points_hw3.shape[:2], 0.02, np.float32)
+
+
+def test_a_camera_that_moves_to_another_submap_is_tracked_without_a_jump(rooms):
+    student = TrueStudent()
+    localizer = BundleLocalizer(read_bundle(rooms), lambda _: student)
+    tracking, submaps = localizer.tracking_at(view(-0.3)), []
+    for turn in np.arange(-0.3, 1.2, 0.1):
+        student.T_map_cam = view(turn)
+        found = localizer.localize(photograph(view(turn)), CAMERA, tracking)
+        assert_at(found, view(turn))
+        tracking = found.tracking
+        submaps.append(tracking.submap)
+    assert submaps == sorted(submaps) and set(submaps) == {0, 1}
+    localizer.close()
+
+
+def test_a_bounded_number_of_submaps_is_in_memory(rooms, tmp_path):
+    maps = {f"{n}": map_at(tmp_path / f"{n}.onnx", 0.5 * n) for n in range(6)}
+    write_bundle(tmp_path / "many.mote", "many", maps)
+    localizer = BundleLocalizer.open(tmp_path / "many.mote")
+    for _ in range(2):
+        for n in range(6):
+            assert localizer.tracking_at(view(0.5 * n)).submap == n
+            assert len(localizer._loaded) <= 4
+    assert_at(localizer.localize(photograph(view(0.5)), CAMERA), view(0.5))
+    localizer.close()
+
+
+def test_an_image_of_another_place_is_lost(localizer):
+    noise = np.random.default_rng(0).integers(0, 255, (CAMERA.height, CAMERA.width, 3), np.uint8)
+    for image_hw3 in (noise, np.zeros_like(noise)):
+        found = localizer.localize(image_hw3, CAMERA)
+        assert found.status is Status.LOST and not found.ambiguous and found.reason
+
+
+def test_the_description_is_that_of_the_whole_place(localizer):
+    info = localizer.info
+    assert info.scene == "rooms" and info.bounds_max[0] == pytest.approx(26.0)
