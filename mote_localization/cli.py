@@ -10,6 +10,9 @@ import tyro
 from mote_localization.backends import BACKEND_HELP
 from mote_localization.backends.engine_builder import Gpu, Precision, engine_for
 from mote_localization.backends.engines import cache_folder
+from mote_localization.bundles import is_bundle, read_bundle
+from mote_localization.bundles.bundle_localizer import open_localizer
+from mote_localization.bundles.bundle_table import print_bundle
 from mote_localization.calibration_files import read_calibration
 from mote_localization.cloud_commands import Cloud, GridCommand
 from mote_localization.command_line import File, Flat, print_table, run_command, say
@@ -19,7 +22,6 @@ from mote_localization.evaluation.evaluate import Evaluate
 from mote_localization.evaluation.evaluate_poses import EvaluatePoses
 from mote_localization.geometry import quaternion_xyzw
 from mote_localization.image_files import image_size, read_image
-from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE, MapFile, read_map
 from mote_localization.nodes.player import Replay
 from mote_localization.scenes import RecordingOptions, open_scene
@@ -31,7 +33,7 @@ from mote_localization.validated_poses import validation_text
 class Inspect:
     """Print the metadata of a map, or what a recording holds."""
 
-    path: tyro.conf.Positional[Path]  # map file (.onnx), or recording of any layout
+    path: tyro.conf.Positional[Path]  # map (.onnx), bundle (.mote), or recording of any layout
     # draw there where the map is accurate and where to record more (.png, .svg, .pdf)
     report: File = None
     recording: Annotated[RecordingOptions, Flat] = field(default_factory=RecordingOptions)
@@ -47,9 +49,9 @@ class Inspect:
                 draw_map(map_file, self.report)
                 say(f"picture: {self.report}")
         elif self.report:
-            raise MoteError(
-                f"found --report with the recording {self.path}, expected a map (.onnx)"
-            )
+            raise MoteError(f"found --report with {self.path}, expected a map (.onnx)")
+        elif is_bundle(self.path):
+            print_bundle(read_bundle(self.path))
         else:
             print_table(open_scene(self.path, self.recording).described(), title=str(self.path))
 
@@ -92,7 +94,7 @@ class Localize:
     """Print the pose of the camera for one image."""
 
     image: tyro.conf.Positional[Path]  # JPEG, PNG, WebP, TIFF or HEIC
-    map: Path  # map file (.onnx), made by `mote-distill map`
+    map: Path  # map (.onnx), made by `mote-distill map`, or bundle (.mote)
     camera: Path  # calibration of the camera, as ROS, OpenCV or Kalibr write it
     backend: Annotated[str, tyro.conf.arg(help=BACKEND_HELP)] = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
@@ -100,7 +102,7 @@ class Localize:
     def run(self) -> None:
         """Localize the image; print pose, covariance, inliers and times."""
         camera = read_calibration(self.camera)
-        localizer = Localizer.open(self.map, self.backend, self.threads)
+        localizer = open_localizer(self.map, self.backend, self.threads)
         # Calibrations describe upright images, unless only the image as stored has their size.
         size = camera.width, camera.height
         as_stored = image_size(self.image) == size != image_size(self.image, upright=True)

@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mote_localization.bundles.bundle_localizer import AnyLocalizer
 from mote_localization.camera import Camera
 from mote_localization.geometry import exp_rotation
-from mote_localization.localizer import Localization, Localizer
+from mote_localization.localizer import Localization
 
 _NAMES = ("focal length", "principal point x", "principal point y", "distortion")
 _FOCAL, _DISTORTION = 0, 3  # their indices
@@ -230,7 +231,7 @@ class CalibrationChecks:
         self._checks: dict[int, tuple[Camera, IntrinsicsCheck]] = {}  # by the camera's index
 
     @classmethod
-    def of(cls, localizer: Localizer) -> "CalibrationChecks | None":
+    def of(cls, localizer: AnyLocalizer) -> "CalibrationChecks | None":
         """Return the checks of a localizer; None if it uses no keyframes."""
         return cls(localizer.info.camera) if localizer.uses_keyframes else None
 

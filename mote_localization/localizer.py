@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
@@ -27,7 +27,7 @@ from mote_localization.keyframe_search import (
     forget_searches,
     search_of,
 )
-from mote_localization.map_file import MapFile, read_map
+from mote_localization.map_file import MapFile, MapInfo, read_map
 from mote_localization.pose import PoseSolution
 from mote_localization.pose_gates import LocalizerConfig
 from mote_localization.rig_matches import CanonicalImage, Found, Matches
@@ -163,6 +163,10 @@ class Localizer:
         map_file = read_map(map_path)
         return cls(map_file, create_backend(map_file, backend, threads), config)
 
+    def map_infos(self) -> Iterator[MapInfo]:
+        """Yield the description of the map; that of a bundle has several."""
+        yield self.info
+
     def close(self) -> None:
         """End the threads; the localizer cannot be used afterwards."""
         self._closing.set()
@@ -191,6 +195,11 @@ class Localizer:
             info, closing = self.info, self._closing.is_set
             self._search = search_of(info.keyframes, info.camera, info.stride, closing)
         return self._search
+
+    @property
+    def keyframe_count(self) -> int:
+        """Number of keyframes of the map."""
+        return len(self.info.keyframes)
 
     @property
     def uses_keyframes(self) -> bool:

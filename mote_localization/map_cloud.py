@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -47,6 +48,13 @@ def map_cloud(info: MapInfo, most_points: int) -> MapCloud:
     count = len(cloud.points_n3)
     chosen = np.linspace(0, count - 1, min(most_points, count)).astype(int)
     return MapCloud(cloud.points_n3[chosen], cloud.grey_n[chosen])
+
+
+def place_cloud(infos: Sequence[MapInfo], most_points: int) -> MapCloud:
+    """Return the points of several maps of one frame, see `map_cloud`; as many of each."""
+    clouds = [map_cloud(info, most_points // len(infos)) for info in infos]
+    points, greys = zip(*clouds, strict=True)
+    return MapCloud(np.concatenate(points), np.concatenate(greys))
 
 
 def occupancy_grid(

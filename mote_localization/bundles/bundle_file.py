@@ -39,7 +39,7 @@ _ADVICE = "; copy the bundle again, or make it again"
 _DATE = (1980, 1, 1, 0, 0, 0)  # of entries, so that the same submaps give the same bytes
 
 _Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+_Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w .-]{0,99}\Z")]
 
 
 class _Submap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,8 +156,10 @@ def write_bundle(path: Path | str, scene: str, maps: dict[str, bytes]) -> None:
         tuple(_Submap(name, found) for name, found in hashes.items()),
         _hash(index),
     )
+    description = msgspec.json.format(msgspec.json.encode(described), indent=1)
+    _parse_description(description, path)  # checks the names
     contents = {
-        _DESCRIPTION: msgspec.json.format(msgspec.json.encode(described), indent=1),
+        _DESCRIPTION: description,
         f"{described.index}.index": index,
         **{f"{hashes[name]}.onnx": content for name, content in maps.items()},
     }

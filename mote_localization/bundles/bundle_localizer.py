@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 
-from mote_localization.backends import Backend, choose_backend
-from mote_localization.bundles.bundle_file import Bundle, read_bundle
+from mote_localization.backends import Backend, Chosen, choose_backend
+from mote_localization.bundles.bundle_file import Bundle, is_bundle, read_bundle
 from mote_localization.camera import Camera, CanonicalView
 from mote_localization.geometry import is_explained, local_coordinates, rotation_angles
 from mote_localization.image_features import image_features
 from mote_localization.localizer import Localization, Localizer, RigImage, Status, Tracking
-from mote_localization.map_file import MapFile
+from mote_localization.map_file import MapFile, read_map
 from mote_localization.map_info import MapInfo
 from mote_localization.pose_gates import LocalizerConfig
 
@@ -48,25 +49,6 @@ class BundleLocalizer:
         self._loaded: OrderedDict[int, Localizer] = OrderedDict()  # least recently used first
         self._prepares_search = False
 
-    @classmethod
-    def open(
-        cls,
-        path: Path | str,
-        backend: str = "onnxruntime",
-        threads: int = 0,
-        config: LocalizerConfig = LocalizerConfig(),  # noqa: B008 (frozen)
-    ) -> BundleLocalizer:
-        """Read a bundle, to load its submaps into a backend.
-
-        Raises:
-            MapFileError: The bundle cannot be used.
-        """
-
-        def load(map_file: MapFile) -> Backend:
-            return choose_backend(map_file, backend, threads).backend
-
-        return cls(read_bundle(path), load, config)
-
     @property
     def config(self) -> LocalizerConfig:
         """The configuration of all submaps."""
@@ -80,9 +62,23 @@ class BundleLocalizer:
                 localizer.config = config
 
     @property
+    def keyframe_count(self) -> int:
+        """Number of keyframes of all submaps."""
+        return sum(len(submap.keyframe_poses_k44) for submap in self._bundle.submaps)
+
+    @property
     def uses_keyframes(self) -> bool:
         """Whether the points of its matches are those of keyframes."""
         return True
+
+    def map_infos(self) -> Iterator[MapInfo]:
+        """Yield the description of each submap, with its keyframes.
+
+        Raises:
+            MapFileError: The bundle was changed since it was read.
+        """
+        for number in range(len(self._bundle.submaps)):
+            yield self._bundle.map_file(number).info
 
     def close(self) -> None:
         """End the threads; the localizer cannot be used afterwards."""
@@ -230,6 +226,43 @@ class BundleLocalizer:
                     self._loaded.popitem(last=False)[1].close()
             self._loaded.move_to_end(number)
             return self._loaded[number]
+
+
+AnyLocalizer: TypeAlias = Localizer | BundleLocalizer
+
+
+def load_localizer(
+    path: Path | str,
+    backend: str = "onnxruntime",
+    threads: int = 0,
+    config: LocalizerConfig = LocalizerConfig(),  # noqa: B008 (frozen)
+) -> tuple[AnyLocalizer, Chosen]:
+    """Read a map or a bundle and load it into a backend; return that, too.
+
+    The first submap of a bundle decides which backend runs the others.
+
+    Raises:
+        MapFileError: The map or the bundle cannot be used.
+        BackendError: The backend cannot run it.
+    """
+    if not is_bundle(path):
+        map_file = read_map(path)
+        chosen = choose_backend(map_file, backend, threads)
+        return Localizer(map_file, chosen.backend, config), chosen
+    bundle = read_bundle(path)
+    first = choose_backend(bundle.map_file(0), backend, threads)
+
+    def load(map_file: MapFile) -> Backend:
+        return choose_backend(map_file, first.name, threads).backend
+
+    return BundleLocalizer(bundle, load, config), first
+
+
+def open_localizer(
+    path: Path | str, backend: str = "onnxruntime", threads: int = 0
+) -> AnyLocalizer:
+    """Read a map or a bundle and load it into a backend; see `load_localizer`."""
+    return load_localizer(path, backend, threads)[0]
 
 
 def _joined(infos: Sequence[MapInfo], scene: str) -> MapInfo:

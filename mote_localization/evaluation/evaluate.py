@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 
 from mote_localization.backends import BACKEND_HELP
+from mote_localization.bundles.bundle_localizer import open_localizer
 from mote_localization.command_line import File, Flat
 from mote_localization.errors import ReplayError, SceneError
 from mote_localization.evaluation.json_figures import write_evaluation_json
@@ -23,7 +24,6 @@ from mote_localization.evaluation.pose_files import FrameKeys, read_poses, write
 from mote_localization.evaluation.pose_matching import match_frames
 from mote_localization.evaluation.terminal_tables import accuracy_table, times_table
 from mote_localization.files import check_output
-from mote_localization.localizer import Localizer
 from mote_localization.map_file import UNKNOWN_SCALE
 from mote_localization.progress import track
 from mote_localization.scenes import RecordingOptions, Scene, Split, open_scene
@@ -39,7 +39,7 @@ class Evaluate:
     """
 
     scene: tyro.conf.Positional[Path]  # recording of any layout, see docs/recordings.md
-    map: Path  # map file (.onnx), made by `mote-distill map`
+    map: Path  # map (.onnx), made by `mote-distill map`, or bundle (.mote)
     split: Literal["test", "train", "all"] = "test"  # which frames
     backend: Annotated[str, tyro.conf.arg(help=BACKEND_HELP)] = "onnxruntime"
     threads: int = 0  # CPU threads of the network; 0: one per core
@@ -71,7 +71,7 @@ class Evaluate:
             raise ReplayError("--rate and --repeat belong to a replay over ROS 2; add --ros")
         for option in ("report", "output", "json"):
             check_output(getattr(self, option), f"--{option}")
-        localizer = Localizer.open(self.map, self.backend, self.threads)
+        localizer = open_localizer(self.map, self.backend, self.threads)
         scene = open_scene(self.scene, self.recording)
         if not scene.count(self.split):
             raise SceneError(f"{self.scene}: has no {self.split} frames; try another --split")

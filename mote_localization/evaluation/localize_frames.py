@@ -3,17 +3,17 @@
 import logging
 from collections.abc import Iterable, Iterator
 
+from mote_localization.bundles.bundle_localizer import AnyLocalizer
 from mote_localization.errors import CameraError, ImageError, SceneError
 from mote_localization.evaluation.metrics import Answer
 from mote_localization.intrinsics_check import CalibrationChecks
-from mote_localization.localizer import Localizer
 from mote_localization.scenes import Frame
 
 _log = logging.getLogger(__name__)
 
 
 def localize_frames(
-    localizer: Localizer, frames: Iterable[Frame], tracking: bool = False
+    localizer: AnyLocalizer, frames: Iterable[Frame], tracking: bool = False
 ) -> Iterator[Answer]:
     """Localize frames one after the other, without their poses and their depth.
 

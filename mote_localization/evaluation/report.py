@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mote_localization.bundles.bundle_localizer import AnyLocalizer
 from mote_localization.evaluation import report_plots
 from mote_localization.evaluation.machine import machine
 from mote_localization.evaluation.metrics import (
@@ -23,7 +24,6 @@ from mote_localization.evaluation.metrics import (
     percent,
 )
 from mote_localization.files import atomic_write
-from mote_localization.localizer import Localizer
 from mote_localization.scenes import Frame
 
 _LARGEST_ERRORS = 8  # frames in the table of the largest errors
@@ -33,7 +33,7 @@ def write_report(
     path: Path,
     subject: dict[str, str],
     evaluation: Evaluation,
-    localizer: Localizer,
+    localizer: AnyLocalizer,
     frames: Iterable[Frame],
 ) -> None:
     """Write the report, completely or not at all.
@@ -91,7 +91,7 @@ def _headline(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _figures(
-    evaluation: Evaluation, localizer: Localizer, frames: Iterable[Frame]
+    evaluation: Evaluation, localizer: AnyLocalizer, frames: Iterable[Frame]
 ) -> Iterator[tuple[str, str]]:
     """Yield the SVG text and the caption of each figure."""
     summary, answers = evaluation.summary, evaluation.answers

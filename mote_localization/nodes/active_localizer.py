@@ -21,13 +21,14 @@ from std_msgs.msg import Header
 from std_srvs.srv import Empty, SetBool
 
 from mote_localization.backends import Chosen
+from mote_localization.bundles.bundle_localizer import AnyLocalizer
 from mote_localization.debug_image import debug_image
 from mote_localization.errors import MoteError
 from mote_localization.geometry import pose_from
 from mote_localization.intrinsics_check import CalibrationChecks
 from mote_localization.localization_statistics import Answered, LocalizationStatistics, Outcome
-from mote_localization.localizer import Localization, Localizer, Tracking
-from mote_localization.map_cloud import map_cloud
+from mote_localization.localizer import Localization, Tracking
+from mote_localization.map_cloud import place_cloud
 from mote_localization.nodes import conversions
 from mote_localization.nodes.entities import Entities
 from mote_localization.nodes.frame_reader import FrameReader
@@ -73,7 +74,7 @@ class ActiveLocalizer:
     def __init__(
         self,
         node: Node,
-        localizer: Localizer,
+        localizer: AnyLocalizer,
         chosen: Chosen,
         frames: FrameConfig,
         values: dict[str, Any],
@@ -133,7 +134,7 @@ class ActiveLocalizer:
 
     def _advertise(self) -> None:
         """Create the publishers. Reliable QoS: the displays of RViz subscribe reliably."""
-        entities, info = self._entities, self._localizer.info
+        entities = self._entities
         self._pose = entities.publisher(PoseWithCovarianceStamped, "~/pose", 10)
         self._odometry = entities.publisher(Odometry, "~/odometry", 10)
         self._points = entities.publisher(PointCloud2, "~/points", 2)
@@ -142,10 +143,11 @@ class ActiveLocalizer:
         self._debug_image = entities.publisher(Image, "~/debug_image", 2)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._map_points = entities.publisher(PointCloud2, "~/map_points", latched)
-        if info.keyframes:
+        infos = [one for one in self._localizer.map_infos() if one.keyframes]
+        if infos:
             stamp = self._node.get_clock().now().to_msg()
             header = Header(frame_id=self._map_frame, stamp=stamp)
-            cloud = map_cloud(info, _MAX_MAP_POINTS)
+            cloud = place_cloud(infos, _MAX_MAP_POINTS)
             self._map_points.publish(conversions.map_points_message(header, cloud))
 
     def _subscribe(self, frames: FrameConfig, values: dict[str, Any], chosen: Chosen) -> None:
@@ -184,7 +186,7 @@ class ActiveLocalizer:
         entities.timer(_CHECK_PERIOD_S, self._check_input)
         constants = {
             "map": values["map"],
-            "keyframes": str(len(info.keyframes)),
+            "keyframes": str(self._localizer.keyframe_count),
             "backend": chosen.name,
         }
         self._diagnostics = NodeDiagnostics(
@@ -335,6 +337,11 @@ class ActiveLocalizer:
             found = self._localizer.localize(
                 first.image_hw3, first.camera, tracking, placed, search
             )
+            last = self._recent_tracking(nanoseconds(stamp), first.camera_index)
+            if found.ambiguous and tracking is None and last:  # it decides between the places
+                found = self._localizer.localize(
+                    first.image_hw3, first.camera, last, placed, search=False
+                )
         except MoteError as error:
             self._warnings.warn(str(error), str(error))
             self._publish_status(stamp, received_s, None, str(error))
@@ -425,6 +432,14 @@ class ActiveLocalizer:
             self._searched_ns = stamp_ns
             return None
         return last.tracking if last.camera == camera else None
+
+    def _recent_tracking(self, stamp_ns: int, camera: int) -> Tracking | None:
+        """Return that of the last pose if it is recent and of the same camera."""
+        last = self._last  # another thread may forget it
+        if last is None or last.camera != camera:
+            return None
+        recent = abs(stamp_ns - last.stamp_ns) <= _MAX_TRACKING_AGE_NS
+        return last.tracking if recent else None
 
     def _publish_status(
         self,

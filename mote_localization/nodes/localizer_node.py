@@ -13,10 +13,11 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
 
-from mote_localization.backends import Chosen, choose_backend
+from mote_localization.backends import Chosen
+from mote_localization.bundles import is_bundle
+from mote_localization.bundles.bundle_localizer import AnyLocalizer, load_localizer
 from mote_localization.errors import ConfigError, MapFileError, MoteError, first_line
-from mote_localization.localizer import Localizer
-from mote_localization.map_file import UNKNOWN_SCALE, read_map
+from mote_localization.map_file import UNKNOWN_SCALE
 from mote_localization.map_to_odom import OdometryConfig
 from mote_localization.nodes.active_localizer import ActiveLocalizer
 from mote_localization.nodes.entities import Entities
@@ -34,7 +35,7 @@ _FIXED = {p.name for p in PARAMETERS if p.fixed}  # while the node is configured
 class _Loaded(NamedTuple):
     """A map that is loaded into a backend."""
 
-    localizer: Localizer
+    localizer: AnyLocalizer
     chosen: Chosen
     frames: FrameConfig
     values: dict[str, Any]  # parameters by name
@@ -173,7 +174,8 @@ class LocalizerNode(LifecycleNode):
         """Start to load another map; return why it cannot be loaded."""
         if self._next:
             return f"map: {self._next.path} is being loaded; try again later"
-        if not os.path.isfile(os.path.expanduser(path)):
+        expanded = os.path.expanduser(path)
+        if not os.path.isfile(expanded) and not (is_bundle(path) and os.path.isdir(expanded)):
             return f"map: {path[:200]} is not a file"
         values = {**self._values(), "map": path}
         self._next = _NextMap(path, partial(_loaded_from, values))
@@ -197,7 +199,7 @@ class LocalizerNode(LifecycleNode):
             self.get_logger().error(f"{path}: cannot be used, {kept} stays in use: {error}")
             self.set_parameters([RosParameter("map", value=kept)])
 
-    def _swap(self, before: Localizer, loaded: _Loaded) -> None:
+    def _swap(self, before: AnyLocalizer, loaded: _Loaded) -> None:
         active = self._active
         self._deactivate()
         self._loaded = loaded
@@ -259,9 +261,8 @@ def _loaded_from(values: dict[str, Any]) -> _Loaded:
     config = LocalizerConfig().with_parameters(values)
     frames = _frame_config(values)
     check_inputs(values)
-    map_file = read_map(os.path.expanduser(values["map"]))
-    chosen = choose_backend(map_file, values["backend"], values["threads"])
-    localizer = Localizer(map_file, chosen.backend, config)
+    path = os.path.expanduser(values["map"])
+    localizer, chosen = load_localizer(path, values["backend"], values["threads"], config)
     camera = localizer.info.camera
     # The first inference is slow, so it runs before the first image of the robot arrives.
     localizer.localize(np.zeros((camera.height, camera.width, 3), np.uint8), camera)

@@ -169,6 +169,7 @@ def test_maps_that_cannot_be_one_place_are_not_written(tmp_path):
         ({"one": one, "plain": plain}, "submap plain has no keyframes"),
         ({"one": one, "units": scaled}, "submap units has the scale False"),
         ({"one": one, "broken": one[:1000]}, "broken: is no ONNX file"),
+        ({"one\x1b[2J": one}, r"bundle.json: .*regex"),
     ):
         with pytest.raises(MapFileError, match=text):
             write_bundle(path, "place", maps)

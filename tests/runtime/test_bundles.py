@@ -7,7 +7,7 @@ from make_map import CAMERA, room_points
 from make_painted_room import photograph
 
 from mote_localization.bundles import read_bundle, write_bundle
-from mote_localization.bundles.bundle_localizer import BundleLocalizer
+from mote_localization.bundles.bundle_localizer import BundleLocalizer, open_localizer
 from mote_localization.geometry import local_coordinates
 from mote_localization.localizer import Status
 
@@ -27,7 +27,7 @@ def without_copy(rooms):
 
 @pytest.fixture
 def localizer(rooms):
-    found = BundleLocalizer.open(rooms)
+    found = open_localizer(rooms)
     yield found
     found.close()
 
@@ -57,7 +57,7 @@ def test_the_same_maps_give_the_same_bytes(rooms, tmp_path):
 
 @pytest.mark.parametrize("turn", [0.0, 0.9])
 def test_without_a_last_pose_the_submap_is_found_by_the_image(without_copy, turn):
-    localizer = BundleLocalizer.open(without_copy)
+    localizer = open_localizer(without_copy)
     found = localizer.localize(photograph(view(turn)), CAMERA)
     assert_at(found, view(turn))
     assert found.tracking.submap == (0 if turn == 0 else 1)
@@ -106,7 +106,7 @@ def test_a_camera_that_moves_to_another_submap_is_tracked_without_a_jump(rooms):
 def test_a_bounded_number_of_submaps_is_in_memory(rooms, tmp_path):
     maps = {f"{n}": map_at(tmp_path / f"{n}.onnx", 0.5 * n) for n in range(6)}
     write_bundle(tmp_path / "many.mote", "many", maps)
-    localizer = BundleLocalizer.open(tmp_path / "many.mote")
+    localizer = open_localizer(tmp_path / "many.mote")
     for _ in range(2):
         for n in range(6):
             assert localizer.tracking_at(view(0.5 * n)).submap == n
