@@ -172,6 +172,27 @@ def running_robot() -> Iterator[SimulatedRobot]:
         node.destroy_node()
 
 
+def publish(robot, image_hw3, camera):
+    """Send an image with its calibration, and return its stamp, ns."""
+    stamp_ns = robot.node.get_clock().now().nanoseconds
+    header = Header(frame_id="camera_optical")
+    header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 10**9)
+    size = {"height": camera.height, "width": camera.width}
+    content = array("B", image_hw3.tobytes())
+    robot.images.publish(
+        Image(header=header, encoding="rgb8", step=3 * camera.width, data=content, **size)
+    )
+    robot.infos.publish(CameraInfo(header=header, k=camera.K_33.reshape(9), **size))
+    return stamp_ns
+
+
+def send(robot, image_hw3, camera):
+    """Send an image with its calibration, and return its status, once it has one."""
+    stamp_ns = publish(robot, image_hw3, camera)
+    assert wait_for(lambda: stamp_ns in robot.statuses)
+    return stamp_ns, robot.statuses[stamp_ns]
+
+
 def start_localizer(
     child: Callable[..., Child], map_path: Path, robot: SimulatedRobot, **parameters: object
 ) -> Child:

@@ -2,7 +2,6 @@
 
 import re
 import time
-from array import array
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from make_map import CAMERA, write_constant_map
 from make_painted_room import keyframe, photograph, shifted
 from node_processes import wait_for
-from sensor_msgs.msg import CameraInfo, Image
-from simulated_robot import FRAMES, T_BASE_CAM, start_localizer
-from std_msgs.msg import Header
+from simulated_robot import FRAMES, T_BASE_CAM, publish, send, start_localizer
 
 from mote_localization.geometry import invert
 from mote_localization.map_file import read_map, write_map
@@ -41,27 +38,6 @@ def view(step):
     """Return the pose of a camera that moves in the painted room."""
     turn = 0.06 * np.sin(step), 0.06 * np.sin(1.7 * step), 0.02
     return shifted(0.15 * np.sin(0.6 * step), 0.05, 0.1 * np.sin(step), omega=turn)
-
-
-def publish(robot, image_hw3, camera):
-    """Send an image with its calibration, and return its stamp, ns."""
-    stamp_ns = robot.node.get_clock().now().nanoseconds
-    header = Header(frame_id="camera_optical")
-    header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 10**9)
-    size = {"height": camera.height, "width": camera.width}
-    content = array("B", image_hw3.tobytes())
-    robot.images.publish(
-        Image(header=header, encoding="rgb8", step=3 * camera.width, data=content, **size)
-    )
-    robot.infos.publish(CameraInfo(header=header, k=camera.K_33.reshape(9), **size))
-    return stamp_ns
-
-
-def send(robot, image_hw3, camera):
-    """Send an image with its calibration, and return its status, once it has one."""
-    stamp_ns = publish(robot, image_hw3, camera)
-    assert wait_for(lambda: stamp_ns in robot.statuses)
-    return stamp_ns, robot.statuses[stamp_ns]
 
 
 def test_a_wrong_focal_length_is_reported_until_the_calibration_changes(robot, child, tmp_path):
