@@ -18,7 +18,7 @@ PARAMS_FILE = SHARE / "config" / "localizer.yaml"
 
 # name, default (None: required), description
 ARGUMENTS = (
-    ("map", None, "map file (.onnx), made by `mote-distill map`"),
+    ("map", None, "map (.onnx) or bundle (.mote), made by `mote-distill map`"),
     ("image", "camera/image_raw", "topic of the images"),
     ("camera_info", "camera/camera_info", "topic of the CameraInfo"),
     (
@@ -96,8 +96,8 @@ def check_files(given: dict[str, str]) -> None:
     """
     place, file = given["map"], given["params_file"]
     remedy = "if a parent launch file has set it, give it in the launch_arguments of the include"
-    if place and Path(place).suffix != ".onnx":
-        raise RuntimeError(f"map: found {place}, expected a map file (.onnx); {remedy}")
+    if place and Path(place).suffix not in (".onnx", ".mote"):
+        raise RuntimeError(f"map: found {place}, expected a map (.onnx, .mote); {remedy}")
     try:
         names = set(parameters_of(yaml.safe_load(Path(file).read_text())))
         known = set(parameters_of(yaml.safe_load(PARAMS_FILE.read_text())))

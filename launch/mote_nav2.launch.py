@@ -16,7 +16,7 @@ SHARE = Path(get_package_share_directory("mote_localization"))
 
 # name, default (None: required), description
 ARGUMENTS = (
-    ("map", None, "map file (.onnx), made by `mote-distill map`"),
+    ("map", None, "map (.onnx) or bundle (.mote), made by `mote-distill map`"),
     ("grid", None, "occupancy grid in the map's frame (.yaml), as `mote grid` writes it"),
     ("image", "camera/image_raw", "topic of the images"),
     ("camera_info", "camera/camera_info", "topic of the CameraInfo"),

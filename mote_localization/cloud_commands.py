@@ -8,12 +8,13 @@ import numpy as np
 import tyro
 import yaml
 
+from mote_localization.bundles import is_bundle, read_bundle
 from mote_localization.command_line import say
 from mote_localization.errors import MoteError
 from mote_localization.files import atomic_write, check_output
 from mote_localization.gravity import up_of_cameras
 from mote_localization.image_files import encode_png
-from mote_localization.map_cloud import FREE, OCCUPIED, map_cloud, occupancy_grid
+from mote_localization.map_cloud import FREE, OCCUPIED, occupancy_grid, place_cloud
 from mote_localization.map_file import UNKNOWN_SCALE, read_map
 from mote_localization.ply_files import write_ply
 
@@ -25,7 +26,7 @@ _PGM_OCCUPIED, _PGM_FREE, _PGM_UNKNOWN = 0, 254, 205  # of nav2_map_server
 class Cloud:
     """Write the points of a map's keyframes, map frame, as a PLY file."""
 
-    map: tyro.conf.Positional[Path]  # map file (.onnx), made by `mote-distill map`
+    map: tyro.conf.Positional[Path]  # map (.onnx) or bundle (.mote), made by `mote-distill map`
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]  # file to write (.ply)
     points: int = 1_000_000  # largest number of points
 
@@ -34,8 +35,11 @@ class Cloud:
         if self.points < 1:
             raise MoteError(f"--points {self.points}: expected 1 or more")
         check_output(self.output, "--output")
-        info = read_map(self.map).info
-        cloud = map_cloud(info, self.points)
+        if is_bundle(self.map):
+            infos = list(read_bundle(self.map).map_infos())
+        else:
+            infos = [read_map(self.map).info]
+        cloud, info = place_cloud(infos, self.points), infos[0]
         write_ply(self.output, cloud.points_n3, cloud.grey_n[:, None].repeat(3, axis=1))
         say(f"cloud: {self.output} ({len(cloud.points_n3)} points, {info.unit}, map frame)")
 

@@ -22,6 +22,7 @@ from mote_localization.drift import Kriging
 from mote_localization.geometry import invert, is_explained, local_coordinates, transform
 from mote_localization.keyframe_poses import KeyframePoses, Query
 from mote_localization.keyframe_search import (
+    KeyframeFeatures,
     KeyframeSearch,
     SearchCancelled,
     forget_searches,
@@ -346,6 +347,34 @@ class Localizer:
             search_s=checked.search_s,
         )
 
+    def pose_by_keyframes(
+        self, image_hw3: np.ndarray, camera: Camera, numbers: Sequence[int]
+    ) -> PoseSolution | None:
+        """Return the accepted pose at which some of the keyframes show an image, if there is one.
+
+        The student is not used.
+
+        Args:
+            image_hw3: RGB uint8, the camera's size.
+            camera: The camera that took the image.
+            numbers: Of the keyframes in `info.keyframes`, one at least.
+
+        Raises:
+            ImageError: The image does not have the camera's size.
+            CameraError: The camera's view does not overlap with that of the map's camera.
+        """
+        if self._keyframes is None:
+            raise ValueError("the map has no keyframes")
+        view, info = self._view(camera), self.info
+        grey_hw = cv2.cvtColor(view.warp(image_hw3), cv2.COLOR_RGB2GRAY)
+        image = CanonicalImage(grey_hw, view.covered_hw, np.eye(4), "the camera")
+        (query,) = self._keyframes.queries([image])
+        chosen = [info.keyframes[number] for number in numbers]
+        found = KeyframeSearch(chosen, info.camera, info.stride).find(grey_hw, len(numbers))
+        views = [one._replace(keyframe=numbers[one.keyframe]) for one in found]
+        checked = self._pose_of_views(self._keyframes, views, query)
+        return checked.given if checked else None
+
     def _tracked_pose(
         self, keyframes: KeyframePoses, images: Sequence[CanonicalImage], tracking: Tracking | None
     ) -> tuple[list[Query], _Checked | None]:
@@ -526,17 +555,28 @@ class Localizer:
     ) -> _Checked | None:
         """Return the accepted pose at which the keyframes show an image; None if there is none.
 
-        The student is not used. RANSAC takes the matches with all keyframes that are found, then
-        those with each of them alone, because wrong ones among them can hide the right one.
+        The student is not used.
         """
-        config = self.config
-        views = self._searched().find(image.canonical.grey_hw, config.keyframes.searched)
+        views = self._searched().find(image.canonical.grey_hw, self.config.keyframes.searched)
+        return self._pose_of_views(keyframes, views, query)
+
+    def _pose_of_views(
+        self, keyframes: KeyframePoses, views: Sequence[KeyframeFeatures], query: Query
+    ) -> _Checked | None:
+        """Return the accepted pose of an image that shows features of keyframes, if there is one.
+
+        RANSAC takes the matches with all of them, then those with each alone, because wrong ones
+        among them can hide the right one.
+        """
         for chosen in (views, *([view] for view in views)):
-            rough = keyframes.rough_pose(chosen, config)
+            rough = keyframes.rough_pose(chosen, self.config)
             if rough is None:
                 continue
-            T_map_first = rough @ invert(image.canonical.T_first_cam)
-            checked = self._checked(self._refined([image], [query], T_map_first))
+            T_map_first = rough @ invert(query.T_first_cam)
+            surfaces = keyframes.surfaces([query], T_map_first)
+            steps = self.config.keyframes.steps
+            found = keyframes.refined([query], surfaces, T_map_first, steps, self.config)
+            checked = self._checked(found)
             if not checked.reason:
                 return checked
         return None

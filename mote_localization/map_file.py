@@ -29,6 +29,7 @@ from mote_localization.map_metadata import (
 from mote_localization.onnx_bytes import check_structure
 
 __all__ = [
+    "BUNDLE_SUFFIX",
     "FORMAT_VERSION",
     "MAX_MAP_BYTES",
     "UNKNOWN_SCALE",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 MAX_MAP_BYTES = 128 << 20
+BUNDLE_SUFFIX = ".mote"  # see `mote_localization.bundles`
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ def read_map(path: Path | str) -> MapFile:
             format, or does not have a map's form.
     """
     path = Path(path)
+    if path.suffix == BUNDLE_SUFFIX:
+        raise MapFileError(
+            f"{path}: is a bundle of several maps, expected one map (.onnx); `mote inspect`, "
+            "`localize`, `evaluate`, `cloud` and the node take bundles"
+        )
     try:
         content = read_input(path, MAX_MAP_BYTES)
     except OSError as error:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -25,10 +25,9 @@ from mote_localization.errors import MapFileError
 from mote_localization.files import atomic_write
 from mote_localization.image_features import image_features
 from mote_localization.input_files import open_input, read_input
-from mote_localization.map_file import MAX_MAP_BYTES, MapFile, MapInfo, parse_map
+from mote_localization.map_file import BUNDLE_SUFFIX, MAX_MAP_BYTES, MapFile, MapInfo, parse_map
 
 FORMAT_VERSION = 1
-SUFFIX = ".mote"
 MAX_SUBMAPS = 1000
 _DESCRIPTION = "bundle.json"
 _MAX_DESCRIPTION_BYTES = 1 << 20
@@ -90,10 +89,19 @@ class Bundle:
         with _Entries(self.path) as entries:
             return _map_of(entries, self._hashes[number], self.submaps[number].name, self.path)
 
+    def map_infos(self) -> Iterator[MapInfo]:
+        """Yield the description of each submap, with its keyframes.
+
+        Raises:
+            MapFileError: As of `map_file`.
+        """
+        for number in range(len(self.submaps)):
+            yield self.map_file(number).info
+
 
 def is_bundle(path: Path | str) -> bool:
     """Return whether a path has the form of a bundle: the suffix .mote, file or folder."""
-    return Path(path).suffix == SUFFIX
+    return Path(path).suffix == BUNDLE_SUFFIX
 
 
 def read_bundle(path: Path | str) -> Bundle:
@@ -136,7 +144,7 @@ def write_bundle(path: Path | str, scene: str, maps: dict[str, bytes]) -> None:
     """
     path = Path(path)
     if not is_bundle(path):
-        raise MapFileError(f"{path}: expected a name that ends in {SUFFIX}")
+        raise MapFileError(f"{path}: expected a name that ends in {BUNDLE_SUFFIX}")
     if not 1 <= len(maps) <= MAX_SUBMAPS:
         raise MapFileError(f"{path}: found {len(maps)} submaps, expected 1 to {MAX_SUBMAPS}")
     submaps, features = [], []

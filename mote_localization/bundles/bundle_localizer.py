@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 
 from mote_localization.backends import Backend, Chosen, choose_backend
 from mote_localization.bundles.bundle_file import Bundle, is_bundle, read_bundle
+from mote_localization.bundles.place_index import Similar
 from mote_localization.camera import Camera, CanonicalView
 from mote_localization.geometry import is_explained, local_coordinates, rotation_angles
 from mote_localization.image_features import image_features
@@ -27,7 +29,17 @@ _SIMILAR = 24  # keyframes that choose them
 _MOST_LOADED = 4  # submaps in memory
 _TURN_M = 1.0  # m, a turn by a radian is as far as this distance
 _HANDOVER = 0.8  # another submap follows when its keyframes are so much nearer
+_FAR_M = 3.0  # keyframes that are so far from a pose may be another place that looks the same ...
+_RIVAL = 0.6  # ... if they are so similar to the image, relative to the most similar one
+_MOST_RIVALS = 3  # of them that are checked
 _SAME_PLACE_M = 0.25  # poses that differ by less are of one place
+
+
+class _Pose(NamedTuple):
+    """A pose in the map frame."""
+
+    T_map_cam: np.ndarray  # (4, 4)
+    covariance_66: np.ndarray
 
 
 class BundleLocalizer:
@@ -72,13 +84,12 @@ class BundleLocalizer:
         return True
 
     def map_infos(self) -> Iterator[MapInfo]:
-        """Yield the description of each submap, with its keyframes.
+        """Return the description of each submap, with its keyframes.
 
         Raises:
             MapFileError: The bundle was changed since it was read.
         """
-        for number in range(len(self._bundle.submaps)):
-            yield self._bundle.map_file(number).info
+        return self._bundle.map_infos()
 
     def close(self) -> None:
         """End the threads; the localizer cannot be used afterwards."""
@@ -123,7 +134,8 @@ class BundleLocalizer:
             found = self._tracked(image_hw3, camera, tracking, others)
             if found:
                 return found
-        numbers = self._similar(image_hw3, camera)
+        similar = self._similar(image_hw3, camera)
+        numbers = self._candidates(similar)
         answers = {
             number: self._submap(number).localize(
                 image_hw3, camera, None, others, search and number == numbers[0]
@@ -134,10 +146,32 @@ class BundleLocalizer:
         if not accepted:
             return max(answers.values(), key=lambda one: one.inliers)
         best = min(accepted, key=lambda n: _deviation(accepted[n]))
-        for number, one in accepted.items():
-            if not _agree(accepted[best], one):
-                return self._ambiguous(accepted[best], best, one, number)
+        others_found = [(n, _pose_of(one)) for n, one in accepted.items() if n != best]
+        rivals = self._rivals(image_hw3, camera, similar, _pose_of(accepted[best]))
+        for number, pose in itertools.chain(others_found, rivals):
+            if not _agree(_pose_of(accepted[best]), pose):
+                return self._ambiguous(accepted[best], best, pose, number)
         return self._handed_over(accepted[best], best)
+
+    def _rivals(
+        self, image_hw3: np.ndarray, camera: Camera, similar: Similar, pose: _Pose
+    ) -> Iterator[tuple[int, _Pose]]:
+        """Yield submaps, and poses in them, by similar keyframes that are far from a pose."""
+        T_k44 = np.array(
+            [
+                self._bundle.submaps[number].keyframe_poses_k44[keyframe]
+                for number, keyframe in zip(similar.submap_n, similar.keyframe_n, strict=True)
+            ]
+        )
+        rival_n = _distances(T_k44, pose.T_map_cam) > _FAR_M
+        rival_n &= similar.similarity_n > _RIVAL * similar.similarity_n[0]
+        for n in np.flatnonzero(rival_n)[:_MOST_RIVALS]:
+            number = int(similar.submap_n[n])
+            found = self._submap(number).pose_by_keyframes(
+                image_hw3, camera, [int(similar.keyframe_n[n])]
+            )
+            if found:
+                yield number, _Pose(found.T_map_cam, found.covariance_66)
 
     def _tracked(
         self, image_hw3: np.ndarray, camera: Camera, last: Tracking, others: Sequence[RigImage]
@@ -155,10 +189,13 @@ class BundleLocalizer:
             found = self._submap(number).localize(image_hw3, camera, near, others, search=False)
         return self._handed_over(found, number) if found.status is Status.LOCALIZED else None
 
-    def _similar(self, image_hw3: np.ndarray, camera: Camera) -> list[int]:
-        """Return the submaps whose keyframes look most like an image, the most similar first."""
+    def _similar(self, image_hw3: np.ndarray, camera: Camera) -> Similar:
+        """Return the keyframes that look most like an image."""
         grey_hw = cv2.cvtColor(self._view(camera).warp(image_hw3), cv2.COLOR_RGB2GRAY)
-        similar = self._bundle.index.most_similar(image_features(grey_hw)[1], _SIMILAR)
+        return self._bundle.index.most_similar(image_features(grey_hw)[1], _SIMILAR)
+
+    def _candidates(self, similar: Similar) -> list[int]:
+        """Return the submaps of the keyframes that look most like an image, the best first."""
         scores = np.zeros(len(self._bundle.submaps))
         np.add.at(scores, similar.submap_n, np.maximum(similar.similarity_n, 0) ** 2)
         best = np.argsort(-scores, kind="stable")[:_CANDIDATES]
@@ -176,17 +213,12 @@ class BundleLocalizer:
         surface = self._submap(nearest).tracking_at(T_map_cam)._replace(submap=nearest)
         return replace(found, tracking=surface)
 
-    def _ambiguous(
-        self, one: Localization, first: int, other: Localization, second: int
-    ) -> Localization:
-        """Return that an image is lost, because two submaps give it different poses."""
-        assert one.T_map_cam is not None and other.T_map_cam is not None
-        apart_m = np.linalg.norm(one.T_map_cam[:3, 3] - other.T_map_cam[:3, 3])
+    def _ambiguous(self, one: Localization, first: int, other: _Pose, second: int) -> Localization:
+        """Return that an image is lost, because two places give it different poses."""
+        apart_m = np.linalg.norm(_pose_of(one).T_map_cam[:3, 3] - other.T_map_cam[:3, 3])
         names = [self._bundle.submaps[number].name for number in (first, second)]
-        reason = (
-            f"ambiguous: {names[0]} and {names[1]} both explain the image, {apart_m:.1f} "
-            f"{self.info.unit} apart"
-        )
+        places = "two places of " + names[0] if first == second else " and ".join(names)
+        reason = f"ambiguous: {places} explain the image, {apart_m:.1f} {self.info.unit} apart"
         return replace(
             one,
             status=Status.LOST,
@@ -200,14 +232,7 @@ class BundleLocalizer:
     def _distances(self, T_map_cam: np.ndarray) -> np.ndarray:
         """Return the distance of a camera from the nearest keyframe of each submap, m."""
         return np.array(
-            [
-                (
-                    np.linalg.norm(submap.keyframe_poses_k44[:, :3, 3] - T_map_cam[:3, 3], axis=1)
-                    + _TURN_M
-                    * rotation_angles(submap.keyframe_poses_k44[:, :3, :3], T_map_cam[:3, :3])
-                ).min()
-                for submap in self._bundle.submaps
-            ]
+            [_distances(one.keyframe_poses_k44, T_map_cam).min() for one in self._bundle.submaps]
         )
 
     def _view(self, camera: Camera) -> CanonicalView:
@@ -283,10 +308,19 @@ def _deviation(found: Localization) -> float:
     return float(np.trace(found.covariance_66[:3, :3]))
 
 
-def _agree(one: Localization, other: Localization) -> bool:
+def _pose_of(found: Localization) -> _Pose:
+    assert found.T_map_cam is not None and found.covariance_66 is not None
+    return _Pose(found.T_map_cam, found.covariance_66)
+
+
+def _distances(T_k44: np.ndarray, T_map_cam: np.ndarray) -> np.ndarray:
+    """Return the distance (k,) of cameras from another one, m; a turn counts as a distance, too."""
+    shift_k = np.linalg.norm(T_k44[:, :3, 3] - T_map_cam[:3, 3], axis=1)
+    return shift_k + _TURN_M * rotation_angles(T_k44[:, :3, :3], T_map_cam[:3, :3])
+
+
+def _agree(one: _Pose, other: _Pose) -> bool:
     """Return whether two poses are of one place: near each other, or explained by covariances."""
-    assert one.T_map_cam is not None and other.T_map_cam is not None
-    assert one.covariance_66 is not None and other.covariance_66 is not None
     error_6 = local_coordinates(one.T_map_cam, other.T_map_cam)
     if np.linalg.norm(error_6[:3]) < _SAME_PLACE_M:
         return True

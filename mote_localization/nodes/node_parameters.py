@@ -39,7 +39,7 @@ _DEFAULTS = LocalizerConfig()
 _FRAMES = FrameConfig()
 # fmt: off
 PARAMETERS = (
-    Parameter("map", "", "map file (.onnx), made by `mote-distill map`", fixed=False),
+    Parameter("map", "", "map (.onnx) or bundle (.mote), made by `mote-distill map`", fixed=False),
     Parameter("autostart", True,
               "configure and activate at the start; false: a lifecycle manager does it"),
     Parameter("map_frame", "map", "frame of poses and clouds"),

@@ -1,6 +1,9 @@
 """Bundles: images are localized in the right submap, and ambiguous ones in none."""
 
+from dataclasses import replace
+
 import numpy as np
+import onnx
 import pytest
 from make_bundle import COPY, map_at, view, write_rooms
 from make_map import CAMERA, room_points
@@ -10,6 +13,7 @@ from mote_localization.bundles import read_bundle, write_bundle
 from mote_localization.bundles.bundle_localizer import BundleLocalizer, open_localizer
 from mote_localization.geometry import local_coordinates
 from mote_localization.localizer import Status
+from mote_localization.map_file import read_map, write_map
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,26 @@ def test_an_image_that_two_submaps_explain_is_ambiguous(localizer):
     found = localizer.localize(photograph(view(0.05)), CAMERA)
     assert found.status is Status.LOST and found.ambiguous
     assert found.T_map_cam is None and found.covariance_66 is None and found.tracking is None
-    assert found.reason == "ambiguous: front and copy both explain the image, 20.0 m apart"
+    assert found.reason == "ambiguous: front and copy explain the image, 20.0 m apart"
+
+
+def test_an_image_that_two_places_of_one_submap_explain_is_ambiguous(rooms, tmp_path):
+    front, copy = (read_map(rooms.parent / f"{name}.onnx") for name in ("front", "copy"))
+    both = replace(
+        front.info,
+        keyframes=front.info.keyframes + copy.info.keyframes,
+        bounds_max=copy.info.bounds_max,
+    )
+    write_map(tmp_path / "both.onnx", onnx.load_model_from_string(front.model), both)
+    maps = {"both": (tmp_path / "both.onnx").read_bytes()}
+    write_bundle(tmp_path / "both.mote", "both", maps)
+    localizer = open_localizer(tmp_path / "both.mote")
+    found = localizer.localize(photograph(view(0.05)), CAMERA)
+    assert found.status is Status.LOST and found.ambiguous
+    assert found.reason == "ambiguous: two places of both explain the image, 20.0 m apart"
+    near = localizer.tracking_at(COPY @ view(0.0))
+    assert_at(localizer.localize(photograph(view(0.05)), CAMERA, near), COPY @ view(0.05))
+    localizer.close()
 
 
 @pytest.mark.parametrize("T_from_front", [np.eye(4), COPY], ids=["front", "copy"])

@@ -76,7 +76,7 @@ def test_files_of_other_packages_are_refused(tmp_path):
     path = tmp_path / "nav2_params.yaml"
     path.write_text(NAV2)
     assert "has no parameter of the localizer" in refused(module, params_file=str(path))
-    assert "expected a map file (.onnx)" in refused(module, map="/maps/office.yaml")
+    assert "expected a map (.onnx, .mote)" in refused(module, map="/maps/office.yaml")
     path.write_text("amcl: [")
     assert "cannot be read" in refused(module, params_file=str(path))
     assert "No such file" in refused(module)
