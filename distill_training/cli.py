@@ -1,20 +1,22 @@
 """`mote-distill`: the trainer's command line."""
 
+import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from demo_room.record import Room
-from distill_training.common.dependencies import training_packages
-from distill_training.common.processes import processes, rank
+from distill_training.common.processes import processes
 from distill_training.common.renamed_options import refuse_renamed_flags
 from distill_training.experiments.ablation.ablate_command import Ablate
 from distill_training.reconstruction import Reconstruction, open_reconstruction
+from distill_training.student_options import StudentOptions
+from distill_training.submaps.make_place import ExecutorOptions
 from distill_training.teachers.teacher_options import Teacher
-from distill_training.training.train_config import TrainConfig
+from mote_localization.bundles import is_bundle
 from mote_localization.command_line import (
     File,
     Flat,
@@ -25,12 +27,11 @@ from mote_localization.command_line import (
 )
 from mote_localization.errors import MoteError
 from mote_localization.files import check_output
+from mote_localization.nodes.process import end_with_parent
 from mote_localization.scenes import RecordingOptions
-from mote_localization.transform_command import FrameOptions
-from mote_localization.validated_poses import validation_text
 
 if TYPE_CHECKING:
-    from distill_training.students.settings import Settings
+    pass
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
@@ -113,108 +114,6 @@ class Reconstruct:
 
 
 @dataclass(frozen=True)
-class StudentOptions:
-    """The student, its training and its map."""
-
-    student: Literal["cnn", "mobilenet", "vit"] = "cnn"  # family of the network
-    # published weights for the backbone of a mobilenet or vit
-    pretrained: File = None
-    # blocks of a pretrained backbone that are not trained
-    freeze: Annotated[str, tyro.conf.arg(metavar="none|all|all-but-last-N")] = "none"
-    # more settings of the family, as size=l fine-blocks=3; an unknown one lists the known ones
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
-    # the map computes in 8-bit integers: three times as fast without a GPU, and smaller
-    int8: tyro.conf.FlagCreatePairsOff[bool] = False
-    # folder for checkpoint, history and reconstruction; default: beside the map, NAME.training
-    work: Path | None = None
-    train: Annotated[TrainConfig, Flat] = field(default_factory=TrainConfig)
-    frame: Annotated[FrameOptions, Flat] = field(default_factory=FrameOptions)
-
-    def check(self, output: Path) -> None:
-        """Check the options before any work is done.
-
-        Raises:
-            MoteError: The output cannot be a map file, torch is missing, or settings do not fit the
-                student.
-        """
-        if output.suffix != ".onnx":
-            raise MoteError(f"--output {output}: expected the name of a map file, NAME.onnx")
-        check_output(output, "--output")
-        if self.pretrained and not self.pretrained.is_file():
-            raise MoteError(f"--pretrained {self.pretrained}: expected a file of weights")
-        if self.int8 and self.student == "vit":
-            raise MoteError(
-                "found --int8 with --student vit, expected cnn or mobilenet: 8-bit integers do not "
-                "speed up attention"
-            )
-        self.frame.check()
-        if self.frame.level != "no" and not self.train.keyframes:
-            raise MoteError(
-                f"found --level {self.frame.level} without keyframes, expected --keyframes 20 or "
-                "more: the direction up is found in them"
-            )
-        with training_packages():
-            import distill_training.export.onnx_export
-            import distill_training.pipeline  # noqa: F401
-        self._settings()
-
-    def folder(self, output: Path) -> Path:
-        """Return the folder for the files of a map's training."""
-        return self.work or output.with_suffix(".training")
-
-    def plan(self) -> str:
-        """Return student and training, as text."""
-        train = self.train
-        length = f"{train.steps} steps" if train.steps else f"{train.minutes:g} minutes"
-        keyframes = f", at most {train.keyframes} keyframes" if train.keyframes else ""
-        return f"{self.student}, {length} of training{keyframes}"
-
-    def make_map(self, reconstruction: Reconstruction, output: Path) -> None:
-        """Train the student on a reconstruction, calibrate it, and write its map.
-
-        Raises:
-            MoteError: The reconstruction or the pretrained file cannot be used, the folder holds
-                another training, or a file cannot be written.
-        """
-        from distill_training.export.onnx_export import write_student
-        from distill_training.pipeline import train_student
-
-        frames = {name: reconstruction.given_pose(name) for name in reconstruction.poses}
-        self.frame.check_fit(frames, reconstruction.metric)
-        student = train_student(
-            reconstruction, self.folder(output), self.student, self._settings(), self.train
-        )
-        if rank():
-            return  # in a distributed training the first process writes the map
-        written = self.folder(output) / "map.onnx" if self.frame.given else output
-        parity = write_student(student.network, student.info, reconstruction, written, self.int8)
-        if self.frame.given:
-            self.frame.write(written, output, frames)
-            written.unlink()
-        say(
-            f"map: {output} ({output.stat().st_size / 2**20:.1f} MiB), {parity}; inspect it with "
-            f"`mote inspect {output}`"
-        )
-        if student.info.validation:
-            say(f"validation: {validation_text(student.info.validation, student.info.unit)}")
-        if student.info.keyframes:
-            say(
-                f"{output} contains {len(student.info.keyframes)} photographs of the place; "
-                "--keyframes 0 leaves them out"
-            )
-
-    def _settings(self) -> "Settings":
-        from distill_training.students.settings import split_settings, student_settings
-
-        given: dict[str, object] = dict(split_settings(self.set))
-        if self.pretrained:
-            given["pretrained"] = str(self.pretrained)
-        if self.freeze != "none":
-            given["freeze"] = self.freeze
-        return student_settings(self.student, given)
-
-
-@dataclass(frozen=True)
 class Distill:
     """Train a student on a reconstruction and write the map."""
 
@@ -233,12 +132,13 @@ class Map:
     """Make a map of a scene: reconstruct, then distill; the same command resumes."""
 
     scene: tyro.conf.Positional[Path]  # recording of any layout, see docs/recordings.md
-    output: Output  # map file (.onnx)
+    output: Output  # map file (.onnx), or that of a large place, with several submaps (.mote)
     # print what is found and what would be done, and stop
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     recording: Annotated[RecordingOptions, Flat] = field(default_factory=RecordingOptions)
     teacher: Annotated[Teacher, Flat] = field(default_factory=Teacher)
     student: Annotated[StudentOptions, Flat] = field(default_factory=StudentOptions)
+    execution: Annotated[ExecutorOptions, Flat] = field(default_factory=ExecutorOptions)
 
     def run(self) -> None:
         """Reconstruct, train, calibrate and export."""
@@ -247,14 +147,70 @@ class Map:
                 f"found {processes()} processes, expected one: run `mote-distill reconstruct` in "
                 "one process, then `mote-distill distill` in all of them"
             )
-        self.student.check(self.output)
+        place = is_bundle(self.output)
+        self._check(place)
         plan = self.teacher.plan(self.scene, self.recording)
         rows = {**plan.described, "student": self.student.plan()}
         print_table(rows, str(self.scene), stderr=True)
         if self.dry_run:
             return
+        if place:
+            self._make_place()
+            return
         folder = self.student.folder(self.output) / "reconstruction"
         self.student.make_map(plan.reconstruct(folder), self.output)
+
+    def _check(self, place: bool) -> None:
+        """Check the options before any work is done."""
+        if not place:
+            self.student.check(self.output)
+            if self.execution != ExecutorOptions():
+                raise MoteError(
+                    f"--output {self.output}: found options of a map with several submaps, "
+                    "expected a name that ends in .mote"
+                )
+            return
+        self.execution.check()
+        self.student.check(self.output.with_suffix(".onnx"))
+        check_output(self.output, "--output")
+        if self.student.frame.given or not self.student.train.keyframes:
+            raise MoteError(
+                "found --level, --anchor or --keyframes 0 with a map of several submaps, expected "
+                "the frame of the recording, and keyframes, by which places are recognized"
+            )
+
+    def _make_place(self) -> None:
+        """Make a map with several submaps."""
+        from distill_training.submaps.make_place import make_place
+        from distill_training.submaps.work_folder import PlaceOptions, WorkFolder
+
+        options = PlaceOptions(
+            self.scene.absolute(),
+            self.output.absolute(),
+            self.recording,
+            self.teacher,
+            replace(self.student, work=None),  # each submap has its own folder in the work folder
+            self.execution.allow_missing,
+        )
+        work = WorkFolder(self.student.folder(self.output).absolute())
+        make_place(work, options, self.execution)
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """Run one task of a map with several submaps; `mote-distill map --print-tasks` lists them."""
+
+    folder: tyro.conf.Positional[Path]  # the --work folder of `mote-distill map`
+    name: tyro.conf.Positional[str]  # of the task
+
+    def run(self) -> None:
+        """Run the task, or go on with it."""
+        from distill_training.submaps.executors import PARENT
+        from distill_training.submaps.tasks import run_task
+
+        if parent := os.environ.get(PARENT):
+            end_with_parent(int(parent))
+        run_task(self.folder, self.name)
 
 
 @dataclass(frozen=True)
@@ -315,6 +271,7 @@ def main() -> None:
             "map": Map,
             "reconstruct": Reconstruct,
             "distill": Distill,
+            "task": RunTask,
             "ablate": Ablate,
             "benchmark": Benchmark,
             "room": Room,

@@ -11,7 +11,8 @@ nothing else. Where the scale is unknown, lengths are in arbitrary units.
 """
 
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -88,6 +89,22 @@ class Reconstruction:
     def given_pose(self, name: str) -> np.ndarray:
         """Return T_map_cam (4, 4) of a training frame as it was given."""
         return self.given_poses.get(name, self.poses[name])
+
+    def of_frames(self, names: Iterable[str]) -> "Reconstruction":
+        """Return the reconstruction of some of the frames, in recording order; others are ignored.
+
+        Raises:
+            ReconstructionError: It has none of them.
+        """
+        wanted = set(names)
+        poses = {name: pose for name, pose in self.poses.items() if name in wanted}
+        given = {name: pose for name, pose in self.given_poses.items() if name in wanted}
+        if not poses:
+            raise ReconstructionError(
+                f"{self.folder}: has none of {len(wanted)} frames such as "
+                f"{next(iter(sorted(wanted)), 'none')[:60]}; reconstruct the recording again"
+            )
+        return replace(self, poses=poses, given_poses=given)
 
     def in_given_frame(self, name: str, points: np.ndarray) -> np.ndarray:
         """Return points (..., 3) of a training frame, moved with it to its given pose."""

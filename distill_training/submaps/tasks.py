@@ -1,0 +1,81 @@
+"""The tasks by which the map of a large place is made. Each can be repeated and is then resumed."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from distill_training.reconstruction import open_reconstruction
+from distill_training.submaps.plan_file import SubmapPlan
+from distill_training.submaps.work_folder import WorkFolder
+from mote_localization.bundles import write_bundle
+from mote_localization.command_line import say
+from mote_localization.errors import MoteError
+from mote_localization.input_files import read_input
+from mote_localization.map_file import MAX_MAP_BYTES
+
+RECONSTRUCT, BUNDLE = "reconstruct", "bundle"  # names of tasks; the others are those of submaps
+
+
+class Task(NamedTuple):
+    """A step of the work; it runs as `mote-distill task FOLDER NAME`."""
+
+    name: str
+    needs: tuple[str, ...]  # names of the tasks whose results it reads
+    needs_all: bool = True  # whether it cannot run if one of them failed
+
+
+def tasks_of(plan: SubmapPlan, allow_missing: bool) -> list[Task]:
+    """Return the tasks of a plan; a task comes after those that it needs."""
+    submaps = tuple(submap.name for submap in plan.submaps)
+    return [
+        Task(RECONSTRUCT, ()),
+        *(Task(name, (RECONSTRUCT,)) for name in submaps),
+        Task(BUNDLE, submaps, needs_all=not allow_missing),
+    ]
+
+
+def run_task(folder: Path, name: str) -> None:
+    """Run a task, or go on with it; a finished one takes seconds.
+
+    Args:
+        folder: See `WorkFolder`.
+        name: Of the task.
+
+    Raises:
+        MoteError: The task fails, what it needs is missing, or there is none of that name.
+    """
+    work = WorkFolder(folder)
+    options, plan = work.options(), work.plan()
+    if name == RECONSTRUCT:
+        teaching = options.teacher.plan(options.scene, options.recording)
+        teaching.reconstruct(work.reconstruction)
+    elif name == BUNDLE:
+        _write_bundle(work)
+    else:
+        submap = next((one for one in plan.submaps if one.name == name), None)
+        if submap is None:
+            names = [task.name for task in tasks_of(plan, False)]
+            raise MoteError(f"found task '{name[:60]}', expected one of {', '.join(names)}")
+        output = work.map_of(submap)
+        if output.exists():
+            return
+        options.student.check(output)
+        reconstruction = open_reconstruction(work.reconstruction).of_frames(submap.frames)
+        options.student.make_map(reconstruction, output)
+
+
+def _write_bundle(work: WorkFolder) -> None:
+    """Write the bundle of all maps."""
+    options, plan = work.options(), work.plan()
+    paths = {submap.name: work.map_of(submap) for submap in plan.submaps}
+    missing = [name for name, path in paths.items() if not path.exists()]
+    if missing and (not options.allow_missing or len(missing) == len(paths)):
+        raise MoteError(
+            f"the maps of {', '.join(missing[:5])} are missing ({len(missing)} of {len(paths)} "
+            "submaps); run their tasks again, or leave them out with --allow-missing"
+        )
+    if missing:
+        say(f"warning: {options.output} lacks {', '.join(missing)}: images from there are lost")
+    maps = {
+        name: read_input(path, MAX_MAP_BYTES) for name, path in paths.items() if name not in missing
+    }
+    write_bundle(options.output, options.output.stem, maps)
