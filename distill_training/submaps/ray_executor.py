@@ -41,18 +41,13 @@ class RayExecutor:
             ray.init(
                 address, ignore_reinit_error=True, include_dashboard=False, log_to_driver=False
             )
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
             raise MoteError(f"--address {address}: {str(error)[:300]}") from error
 
     def run(self, tasks: Sequence[Task], folder: Path, report: Report) -> dict[str, str]:
         """Run all tasks, see `Executor.run`."""
         ray = self._ray
-        remote = ray.remote(_run).options(
-            num_cpus=self._cpus,
-            num_gpus=self._gpus,
-            max_retries=_RETRIES,
-            retry_exceptions=False,
-        )
+        remote = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=_RETRIES)(_run)
         found: dict[str, str] = {}
         names: dict[Any, str] = {}
         references: dict[str, Any] = {}
@@ -65,6 +60,9 @@ class RayExecutor:
             report(task.name, "running" if not needed else "waiting")
         waiting = list(names)
         while waiting:
+            for task in tasks:  # those that Ray may have started
+                if task.name not in found and task.needs and found.keys() >= set(task.needs):
+                    report(task.name, "running")
             (done,), waiting = ray.wait(waiting, num_returns=1)
             try:
                 reason = ray.get(done)

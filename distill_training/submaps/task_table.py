@@ -31,7 +31,7 @@ class _Rows:
         with self._lock:
             now = time.monotonic()
             if state == "running":
-                self._since[name] = now
+                self._since.setdefault(name, now)
             elif name in self._since:
                 self._took[name] = now - self._since[name]
             self._states[name] = state
@@ -58,6 +58,8 @@ class _Rows:
 @contextmanager
 def task_table(tasks: Sequence[Task]) -> Iterator[Report]:
     """Show the table on stderr while the block runs; yield what tells it of changes."""
-    rows = _Rows(tasks)
-    with Live(rows, console=Console(stderr=True), refresh_per_second=2):
+    rows, console = _Rows(tasks), Console(stderr=True)
+    with Live(rows, console=console, refresh_per_second=2):
         yield rows.set
+    if not console.is_terminal:
+        console.line()  # rich ends the table without one
