@@ -15,6 +15,7 @@ from distill_training.experiments.ablation.ablate_command import Ablate
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.student_options import StudentOptions
 from distill_training.submaps.make_place import ExecutorOptions
+from distill_training.submaps.plan_command import Plan
 from distill_training.teachers.teacher_options import Teacher
 from mote_localization.bundles import is_bundle
 from mote_localization.command_line import (
@@ -272,6 +273,7 @@ def main() -> None:
             "reconstruct": Reconstruct,
             "distill": Distill,
             "task": RunTask,
+            "plan": Plan,
             "ablate": Ablate,
             "benchmark": Benchmark,
             "room": Room,

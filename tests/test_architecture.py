@@ -37,8 +37,10 @@ VIOLATIONS = [
     ("stages", "distill_training/calibration/scales.py", "import distill_training.export"),
     ("stages", "distill_training/export/quantization.py", "import distill_training.pipeline"),
     ("stages", "distill_training/pipeline.py", "import distill_training.experiments.ablation"),
+    ("stages", "distill_training/pipeline.py", "import distill_training.submaps.partition"),
+    ("stages", "distill_training/submaps/place.py", "import distill_training.experiments.ablation"),
     ("stages", "distill_training/experiments/ablation/grid.py", "import distill_training.cli"),
-    ("stages", "distill_training/thirteenth.py", ""),  # a module without a layer
+    ("stages", "distill_training/sixteenth.py", ""),  # a module without a layer
     ("cycles", "mote_localization/errors.py", "import mote_localization.map_file"),
     ("cycles", "mote_localization/camera.py", "import mote_localization.scenes"),
     ("cycles", "demo_room/palette.py", "import demo_room.model"),
@@ -156,9 +158,9 @@ def test_imported_packages_are_declared_dependencies(graph, distribution, packag
     assert imported - inherited == declared - UNSEEN
 
 
-def test_trainer_has_at_most_12_entries_at_its_top_level():
+def test_trainer_has_at_most_15_entries_at_its_top_level():
     entries = {path.name for path in (ROOT / "distill_training").iterdir()} - {"__pycache__"}
-    assert len(entries) <= 12, sorted(entries)
+    assert len(entries) <= 15, sorted(entries)
 
 
 def test_module_names_are_unique():
