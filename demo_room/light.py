@@ -44,7 +44,12 @@ class Lighting:
 
     ambient_3: tuple[float, float, float]  # irradiance, RGB
     lamps: tuple[Lamp, ...]
-    sun: Sun
+    sun: Sun | None = None
+
+    @property
+    def sun_power_3(self) -> tuple[float, float, float]:
+        """Irradiance of the sun, RGB."""
+        return self.sun.power_3 if self.sun else (0.0, 0.0, 0.0)
 
 
 def first_hit(
@@ -168,20 +173,23 @@ def _sunlit(points: np.ndarray, blocks: Sequence[Block], sun: Sun) -> np.ndarray
 
 
 def compute_light(
-    rectangles: Sequence[Rectangle], blocks: Sequence[Block], lighting: Lighting
+    rectangles: Sequence[Rectangle],
+    blocks: Sequence[Block],
+    lighting: Lighting,
+    cell_m: float = SOFT_CELL_M,
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """Return the light of each rectangle: soft irradiance (h, w, 3), and sun (h, w) or None."""
     blocks = [b for b in blocks if 4.0 * np.prod(np.sort(b.half_3)[1:]) > SHADOW_AREA_M2]
-    grids = [_grid(rectangle, SOFT_CELL_M) for rectangle in rectangles]
+    grids = [_grid(rectangle, cell_m) for rectangle in rectangles]
     counts = [len(points) for points, _ in grids]
     normals = np.repeat([r.normal_3 for r in rectangles], counts, axis=0).astype(np.float32)
     soft = _soft_light(np.concatenate([points for points, _ in grids]), normals, blocks, lighting)
     pieces = np.split(soft, np.cumsum(counts)[:-1])
     result: list[tuple[np.ndarray, np.ndarray | None]] = []
     for rectangle, (_, shape), piece in zip(rectangles, grids, pieces, strict=True):
-        facing = float(rectangle.normal_3 @ lighting.sun.towards_3)
         sun = None
-        if facing > 0.05:
+        facing = float(rectangle.normal_3 @ lighting.sun.towards_3) if lighting.sun else 0.0
+        if lighting.sun and facing > 0.05:
             points, fine = _grid(rectangle, SUN_CELL_M)
             lit = _sunlit(points, blocks, lighting.sun) * np.float32(facing)
             sun = lit.reshape(fine) if lit.any() else None

@@ -305,5 +305,5 @@ def lit_textures(day: Day = RECORDED) -> list[np.ndarray]:
         width_m, height_m = np.linalg.norm([rectangle.right_3, rectangle.down_3], axis=1).tolist()
         albedo = rectangle.material(rng, (width_m, height_m)).astype(np.float32)
         soft = np.maximum(soft, np.float32(rectangle.glow))
-        textures.append(expose(albedo, soft, sun, lights.sun.power_3))
+        textures.append(expose(albedo, soft, sun, lights.sun_power_3))
     return textures

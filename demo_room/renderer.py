@@ -8,6 +8,7 @@ is where 0 <= s, t <= 1, and s, t are the texture coordinates. Nothing is approx
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -31,7 +32,7 @@ class Atlas:
     levels_n: np.ndarray  # number of levels of each texture
 
 
-def pack(textures: Sequence[np.ndarray]) -> Atlas:
+def pack(textures: Sequence[np.ndarray], width_px: int = ATLAS_WIDTH_PX) -> Atlas:
     """Return the atlas of all textures and their mip levels, packed row by row."""
     images: list[np.ndarray] = []
     first, levels = [], []
@@ -49,29 +50,75 @@ def pack(textures: Sequence[np.ndarray]) -> Atlas:
     x = y = row_height = 0
     for index in sorted(range(len(images)), key=lambda i: -images[i].shape[0]):
         height, width = images[index].shape[:2]
-        if x + width + 2 > ATLAS_WIDTH_PX:
+        if x + width + 2 > width_px:
             x, y, row_height = 0, y + row_height, 0
         slots[index] = x + 1, y + 1, width, height
         x, row_height = x + width + 2, max(row_height, height + 2)
-    atlas = np.zeros((y + row_height, ATLAS_WIDTH_PX, 3), np.uint8)
+    atlas = np.zeros((y + row_height, width_px, 3), np.uint8)
     for image, (left, top, width, height) in zip(images, slots.astype(int), strict=True):
         bordered = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
         atlas[top - 1 : top + height + 1, left - 1 : left + width + 1] = bordered
     return Atlas(atlas, slots, np.array(first, np.int32), np.array(levels, np.int32))
 
 
+@dataclass(frozen=True)
+class Surfaces:
+    """Rectangles with their lit textures, as arrays."""
+
+    edges_n33: np.ndarray  # columns: right edge, down edge, top left corner; m
+    normals_n3: np.ndarray
+    first_n: np.ndarray  # index in the atlas of the largest slot of each texture
+    levels_n: np.ndarray
+    texels_per_m_n: np.ndarray
+
+    @classmethod
+    def of(cls, rectangles: Sequence[Rectangle], atlas: Atlas, first: int = 0) -> "Surfaces":
+        """Return the arrays of rectangles whose textures follow one another in the atlas."""
+        edges_n33 = np.stack([np.stack([r.right_3, r.down_3, r.corner_3], 1) for r in rectangles])
+        own = slice(first, first + len(rectangles))
+        sizes_n2 = atlas.slots_n4[atlas.first_n[own], 2:].astype(float)
+        sides_n2 = np.linalg.norm(edges_n33[:, :, :2], axis=1)
+        return cls(
+            edges_n33,
+            np.stack([r.normal_3 for r in rectangles]),
+            atlas.first_n[own],
+            atlas.levels_n[own],
+            np.sqrt(np.prod(sizes_n2 / sides_n2, axis=1)),
+        )
+
+
+class Part(NamedTuple):
+    """Surfaces in a part of the image."""
+
+    surfaces: Surfaces
+    T_part_cam: np.ndarray  # camera pose in the frame of the surfaces
+    window_4: tuple[int, int, int, int]  # px: left, top, right, bottom, half open
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The rectangles that may be seen, and the nearest one at each pixel."""
+
+    part_n: np.ndarray  # index of the part of each rectangle
+    planes_n33: np.ndarray  # float32
+    first_n: np.ndarray
+    levels_n: np.ndarray
+    detail_n: np.ndarray  # factor of the mip level
+    face_hw: np.ndarray  # index of the rectangle
+    inverse_hw: np.ndarray  # 1/z, 1/m; 0: none
+
+
+def whole_image(camera: Camera) -> tuple[int, int, int, int]:
+    """Return the window that is the camera's whole image."""
+    return 0, 0, camera.width, camera.height
+
+
 class Renderer:
     """Renders a fixed set of rectangles with their lit textures."""
 
     def __init__(self, rectangles: Sequence[Rectangle], textures: Sequence[np.ndarray]):
-        self.edges_n33 = np.stack(
-            [np.stack([r.right_3, r.down_3, r.corner_3], axis=1) for r in rectangles]
-        )
-        self.normals_n3 = np.stack([r.normal_3 for r in rectangles])
         self.atlas = pack(textures)
-        sides_n2 = np.linalg.norm(self.edges_n33[:, :, :2], axis=1)
-        sizes_n2 = np.array([texture.shape[1::-1] for texture in textures])
-        self.texels_per_m_n = np.sqrt(np.prod(sizes_n2 / sides_n2, axis=1))
+        self.surfaces = Surfaces.of(rectangles, self.atlas)
 
     def render(self, T_map_cam: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
         """Return image uint8 RGB (h, w, 3) and z depth float32 (h, w), m, of a pinhole camera.
@@ -81,69 +128,97 @@ class Renderer:
         Raises:
             CameraError: The camera has lens distortion.
         """
-        if any(camera.distortion):
-            raise CameraError(
-                f"found {camera.distortion_model} distortion {str(camera.distortion)[:60]}, "
-                "expected none: the room is rendered with a pinhole camera"
-            )
-        offsets_n3 = T_map_cam[:3, 3] - self.edges_n33[:, :, 2]
-        distances_n = (offsets_n3 * self.normals_n3).sum(axis=1)
-        M_n33 = self.edges_n33.copy()
-        M_n33[:, :, 2] = -offsets_n3
-        M_n33 = T_map_cam[:3, :3].T @ M_n33
-        ahead_n = _corners(M_n33)[:, :, 2].max(axis=1) > NEAR_M
-        visible = np.flatnonzero((distances_n > 1e-4) & ahead_n)
+        hits = cast([Part(self.surfaces, T_map_cam, whole_image(camera))], camera)
+        return shade(hits, self.atlas)
 
-        planes_n33 = np.linalg.inv(M_n33[visible]) @ np.linalg.inv(camera.K_33)
-        planes_n33 = planes_n33.astype(np.float32)
-        face_hw, inverse_hw = _cast(planes_n33, _windows(M_n33[visible], camera), camera)
-        missed_hw = inverse_hw == 0.0
-        if missed_hw.all():
-            return np.zeros((*missed_hw.shape, 3), np.uint8), inverse_hw
-        inverse_hw[missed_hw] = 1.0
-        depth_hw = 1.0 / inverse_hw
 
-        # A pixel covers z / f by z^2 / (f distance) metres. The level is that of their geometric
-        # mean, with weight 3/4 for the longer side.
-        focal_px = np.sqrt(camera.fx * camera.fy)
-        detail_n = self.texels_per_m_n[visible] / focal_px * distances_n[visible] ** -0.75
-        level_hw = np.log2(depth_hw) * 1.75 + np.log2(detail_n).astype(np.float32).take(face_hw)
-        image_hw3 = self._shade(visible, planes_n33, face_hw, depth_hw, level_hw)
-        _smooth_edges(image_hw3, face_hw, planes_n33)
-        image_hw3[missed_hw] = 0
-        depth_hw[missed_hw] = 0.0
-        return image_hw3, depth_hw
+def cast(parts: Sequence[Part], camera: Camera) -> Hits:
+    """Return the nearest rectangle at each pixel.
 
-    def _shade(
-        self,
-        visible: np.ndarray,
-        planes_n33: np.ndarray,
-        face_hw: np.ndarray,
-        depth_hw: np.ndarray,
-        level_hw: np.ndarray,
-    ) -> np.ndarray:
-        """Return the image (h, w, 3): each pixel's texture, between its two nearest mip levels."""
-        height, width = face_hw.shape
-        x = np.arange(width, dtype=np.float32)
-        y = np.arange(height, dtype=np.float32)[:, None]
-        right, down = (
-            (a_n.take(face_hw) * x + b_n.take(face_hw) * y + c_n.take(face_hw)) * depth_hw
-            for a_n, b_n, c_n in planes_n33.transpose(1, 2, 0)[:2]
+    Raises:
+        CameraError: The camera has lens distortion.
+    """
+    if any(camera.distortion):
+        raise CameraError(
+            f"found {camera.distortion_model} distortion {str(camera.distortion)[:60]}, "
+            "expected none: the room is rendered with a pinhole camera"
         )
-        top = (self.atlas.levels_n[visible] - 1).take(face_hw)
-        level_hw = np.clip(level_hw, 0, top)
-        lower = level_hw.astype(np.int32)
-        slot = self.atlas.first_n[visible].take(face_hw) + lower
-        fine = self._lookup(slot, right, down)
-        coarse = self._lookup(slot + (lower < top), right, down)
-        blend = (level_hw - lower)[..., None]
-        return (fine + (coarse - fine) * blend + 0.5).astype(np.uint8)
+    seen = [_seen(index, part, camera) for index, part in enumerate(parts)]
+    part_n, planes_n33, first_n, levels_n, detail_n, windows_n4 = (
+        np.concatenate(column) for column in zip(*seen, strict=True)
+    )
+    face_hw, inverse_hw = _cast(planes_n33, windows_n4, camera)
+    return Hits(part_n, planes_n33, first_n, levels_n, detail_n, face_hw, inverse_hw)
 
-    def _lookup(self, slot_hw: np.ndarray, right: np.ndarray, down: np.ndarray) -> np.ndarray:
-        """Return the bilinear texture values at texture coordinates (0 to 1) of slots."""
-        left, top, width, height = (self.atlas.slots_n4[:, k].take(slot_hw) for k in range(4))
-        x, y = right * width + (left - 0.5), down * height + (top - 0.5)
-        return cv2.remap(self.atlas.image_hw3, x, y, cv2.INTER_LINEAR).astype(np.float32)
+
+def _seen(index: int, part: Part, camera: Camera) -> tuple[np.ndarray, ...]:
+    """Return the first five fields of `Hits`, and the windows, of the rectangles of a part."""
+    surfaces, T_part_cam, window_4 = part
+    offsets_n3 = T_part_cam[:3, 3] - surfaces.edges_n33[:, :, 2]
+    distances_n = (offsets_n3 * surfaces.normals_n3).sum(axis=1)
+    M_n33 = surfaces.edges_n33.copy()
+    M_n33[:, :, 2] = -offsets_n3
+    M_n33 = T_part_cam[:3, :3].T @ M_n33
+    ahead_n = _corners(M_n33)[:, :, 2].max(axis=1) > NEAR_M
+    visible = np.flatnonzero((distances_n > 1e-4) & ahead_n)
+    windows_n4 = overlap(windows(M_n33[visible], camera), np.array(window_4))
+    inside_n = (windows_n4[:, 2:] > windows_n4[:, :2]).all(axis=1)
+    visible, windows_n4 = visible[inside_n], windows_n4[inside_n]
+
+    planes_n33 = np.linalg.inv(M_n33[visible]) @ np.linalg.inv(camera.K_33)
+    # A pixel covers z / f by z^2 / (f distance) metres. The level is that of their geometric
+    # mean, with weight 3/4 for the longer side.
+    focal_px = np.sqrt(camera.fx * camera.fy)
+    detail_n = surfaces.texels_per_m_n[visible] / focal_px * distances_n[visible] ** -0.75
+    return (
+        np.full(len(visible), index),
+        planes_n33.astype(np.float32),
+        surfaces.first_n[visible],
+        surfaces.levels_n[visible],
+        detail_n,
+        windows_n4,
+    )
+
+
+def shade(hits: Hits, atlas: Atlas) -> tuple[np.ndarray, np.ndarray]:
+    """Return image uint8 RGB (h, w, 3) and z depth float32 (h, w), m; both 0 where nothing is."""
+    missed_hw = hits.inverse_hw == 0.0
+    if missed_hw.all():
+        return np.zeros((*missed_hw.shape, 3), np.uint8), np.zeros_like(hits.inverse_hw)
+    depth_hw = 1.0 / np.where(missed_hw, np.float32(1.0), hits.inverse_hw)
+    image_hw3 = _shade(hits, atlas, depth_hw)
+    _smooth_edges(image_hw3, hits.face_hw, hits.planes_n33)
+    image_hw3[missed_hw] = 0
+    depth_hw[missed_hw] = 0.0
+    return image_hw3, depth_hw
+
+
+def _shade(hits: Hits, atlas: Atlas, depth_hw: np.ndarray) -> np.ndarray:
+    """Return the image (h, w, 3): each pixel's texture, between its two nearest mip levels."""
+    face_hw = hits.face_hw
+    height, width = face_hw.shape
+    x = np.arange(width, dtype=np.float32)
+    y = np.arange(height, dtype=np.float32)[:, None]
+    right, down = (
+        (a_n.take(face_hw) * x + b_n.take(face_hw) * y + c_n.take(face_hw)) * depth_hw
+        for a_n, b_n, c_n in hits.planes_n33.transpose(1, 2, 0)[:2]
+    )
+    top = (hits.levels_n - 1).take(face_hw)
+    level_hw = np.log2(depth_hw) * 1.75 + np.log2(hits.detail_n).astype(np.float32).take(face_hw)
+    level_hw = np.clip(level_hw, 0, top)
+    lower = level_hw.astype(np.int32)
+    slot = hits.first_n.take(face_hw) + lower
+    fine = _lookup(atlas, slot, right, down)
+    coarse = _lookup(atlas, slot + (lower < top), right, down)
+    blend = (level_hw - lower)[..., None]
+    return (fine + (coarse - fine) * blend + 0.5).astype(np.uint8)
+
+
+def _lookup(atlas: Atlas, slot_hw: np.ndarray, right: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Return the bilinear texture values at texture coordinates (0 to 1) of slots."""
+    left, top, width, height = (atlas.slots_n4[:, k].take(slot_hw) for k in range(4))
+    x, y = right * width + (left - 0.5), down * height + (top - 0.5)
+    return cv2.remap(atlas.image_hw3, x, y, cv2.INTER_LINEAR).astype(np.float32)
 
 
 def _corners(M_n33: np.ndarray) -> np.ndarray:
@@ -152,7 +227,7 @@ def _corners(M_n33: np.ndarray) -> np.ndarray:
     return np.stack([corner, corner + right, corner + right + down, corner + down], axis=1)
 
 
-def _windows(M_n33: np.ndarray, camera: Camera) -> np.ndarray:
+def windows(M_n33: np.ndarray, camera: Camera) -> np.ndarray:
     """Return bounding boxes in the image, (n, 4): left, top, right, bottom, half open."""
     corners = _corners(M_n33)
     following = np.roll(corners, -1, axis=1)
@@ -173,6 +248,12 @@ def _windows(M_n33: np.ndarray, camera: Camera) -> np.ndarray:
     return np.concatenate([first, last], axis=1).astype(int)
 
 
+def overlap(windows_n4: np.ndarray, window_4: np.ndarray) -> np.ndarray:
+    """Return the intersections (n, 4) of windows with one window; empty where right <= left."""
+    first = np.maximum(windows_n4[:, :2], window_4[:2])
+    return np.concatenate([first, np.minimum(windows_n4[:, 2:], window_4[2:])], axis=1)
+
+
 def _cast(
     planes_n33: np.ndarray, windows_n4: np.ndarray, camera: Camera
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -184,8 +265,6 @@ def _cast(
     for face, ((left, top, right, bottom), plane) in enumerate(
         zip(windows_n4.tolist(), planes_n33, strict=True)
     ):
-        if right <= left or bottom <= top:
-            continue
         columns, rows = x[left:right], y[top:bottom]
         s, t, inverse = ((a * columns + c) + b * rows for a, b, c in plane)
         nearest = inverse_hw[top:bottom, left:right]
