@@ -32,6 +32,8 @@ _TRAINING_SEED = 2_000_003
 _TRAINING_S, _TRAINING_HZ = 16.0, 5.0  # length and frame rate of a drive for training views
 _TEST_S = 12.0  # length of the drive for test views
 
+Render = Callable[[np.ndarray, Camera], tuple[np.ndarray, np.ndarray]]
+
 
 @dataclass(frozen=True)
 class Room:
@@ -100,25 +102,57 @@ def write_scene(
     Raises:
         SceneError: The folder exists already or cannot be written.
     """
-    count, total = len(poses), len(poses) + len(test_poses)
-    names = [f"frame-{index:06d}" for index in range(total)]
-    with _new_folder(Path(folder)) as building:
-        (building / "data").mkdir()
-        np.savetxt(building / "camera-intrinsics.txt", camera.K_33, fmt="%.17g")
-        for split, part in (("train", names[:count]), ("test", names[count:])):
-            (building / f"{split}.txt").write_text("".join(f"{name}\n" for name in part))
-        parts = [f"{name} train -" for name in names[:count]]
-        parts += [f"{name} test {count}-{total - 1}" for name in names[count:]]
-        (building / "split.txt").write_text("# frame part block\n" + "\n".join(parts) + "\n")
+    with new_folder(Path(folder)) as building:
+        names = write_frames(
+            building, poses, [test_poses], camera, workers, render, photographs, folder
+        )
         if photographs:
-            chosen = list(zip(names, poses, strict=False))[:: max(1, count // _ANCHORS)]
+            chosen = list(zip(names, poses, strict=False))[:: max(1, len(poses) // _ANCHORS)]
             anchors = [{"frame": name, "target": _numbers(T)} for name, T in chosen]
             (building / "anchors.yaml").write_text(yaml.safe_dump({"anchors": anchors}))
-        alone = [photographs] * count + [False] * len(test_poses)
-        jobs = zip(names, [*poses, *test_poses], alone, strict=True)
-        write = partial(_write_frame, building / "data", camera)
-        for _ in track(_map_in_order(write, jobs, workers), f"rendering {folder}", total):
-            pass
+
+
+def write_frames(
+    folder: Path,
+    poses: Sequence[np.ndarray],
+    test_drives: Sequence[Sequence[np.ndarray]],
+    camera: Camera,
+    workers: int,
+    draw: Render,
+    photographs: bool = False,
+    shown: Path | str = "",
+) -> list[str]:
+    """Write the frames of a scene and their split into a folder; return their names.
+
+    Args:
+        folder: An existing folder.
+        poses: Camera poses (T_map_cam) of the training frames.
+        test_drives: Camera poses of the test frames, a block of the split each.
+        camera: Pinhole camera of all frames.
+        workers: Processes that render.
+        draw: Returns image and depth of a pose and a camera.
+        photographs: Write no depth and poses of training frames.
+        shown: Name of the folder beside the progress bar.
+    """
+    count, total = len(poses), len(poses) + sum(map(len, test_drives))
+    names = [f"frame-{index:06d}" for index in range(total)]
+    (folder / "data").mkdir()
+    np.savetxt(folder / "camera-intrinsics.txt", camera.K_33, fmt="%.17g")
+    for split, part in (("train", names[:count]), ("test", names[count:])):
+        (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in part))
+    lines, start = [f"{name} train -" for name in names[:count]], count
+    for drive_poses in test_drives:
+        end = start + len(drive_poses)
+        lines += [f"{name} test {start}-{end - 1}" for name in names[start:end]]
+        start = end
+    (folder / "split.txt").write_text("# frame part block\n" + "\n".join(lines) + "\n")
+    alone = [photographs] * count + [False] * (total - count)
+    every = [*poses, *(T_map_cam for drive_poses in test_drives for T_map_cam in drive_poses)]
+    jobs = zip(names, every, alone, strict=True)
+    write = partial(_write_frame, folder / "data", camera, draw)
+    for _ in track(map_in_order(write, jobs, workers), f"rendering {shown}", total):
+        pass
+    return names
 
 
 def write_bag(
@@ -128,6 +162,7 @@ def write_bag(
     camera: Camera = CAMERA,
     workers: int = 1,
     day: Day = RECORDED,
+    draw: Render | None = None,
 ) -> None:
     """Write a drive as a rosbag2 recording (mcap): images, camera_info and ground truth poses.
 
@@ -138,19 +173,21 @@ def write_bag(
         camera: Pinhole camera of all frames.
         workers: Processes that render.
         day: State of the room, and colours and noise of the camera.
+        draw: Returns image and depth of a pose and a camera; by default, of the demo room.
 
     Raises:
         BagError: The folder exists already or cannot be written.
     """
     with BagWriter(path) as bag:
-        images = _map_in_order(partial(_render_image, camera, day), poses, workers)
+        draw = draw or partial(render, day=day)
+        images = map_in_order(partial(_render_image, draw, camera), poses, workers)
         frames = zip(stamps_s, images, poses, strict=True)
         for stamp_s, image_hw3, T_map_cam in track(frames, f"rendering {path}", len(poses)):
             bag.write(round(stamp_s * 1e9), image_hw3, camera, T_map_cam)
 
 
-def _render_image(camera: Camera, day: Day, T_map_cam: np.ndarray) -> np.ndarray:
-    return render(T_map_cam, camera, day)[0]
+def _render_image(draw: Render, camera: Camera, T_map_cam: np.ndarray) -> np.ndarray:
+    return draw(T_map_cam, camera)[0]
 
 
 def _numbers(T: np.ndarray) -> list[float]:
@@ -158,10 +195,12 @@ def _numbers(T: np.ndarray) -> list[float]:
     return [round(float(v), 6) for v in (*T[:3, 3], *quaternion_xyzw(T[:3, :3]))]
 
 
-def _write_frame(data: Path, camera: Camera, job: tuple[str, np.ndarray, bool]) -> None:
+def _write_frame(
+    data: Path, camera: Camera, draw: Render, job: tuple[str, np.ndarray, bool]
+) -> None:
     """Render one frame and write its three files; of a photograph, the image alone."""
     name, T_map_cam, photograph = job
-    image_hw3, depth_hw = render(T_map_cam, camera)
+    image_hw3, depth_hw = draw(T_map_cam, camera)
     millimetres_hw = np.round(1000.0 * depth_hw).astype(np.uint16)
     quality = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
     for suffix, pixels, options in (
@@ -177,18 +216,18 @@ def _write_frame(data: Path, camera: Camera, job: tuple[str, np.ndarray, bool]) 
         np.savetxt(data / f"{name}.pose.txt", T_map_cam, fmt="%.17g")
 
 
-def _map_in_order(function: Callable, jobs: Iterable, workers: int) -> Iterator:
+def map_in_order(function: Callable, jobs: Iterable, workers: int, chunk: int = 4) -> Iterator:
     """Yield the function's result for each job, in the jobs' order, from several processes."""
     if workers <= 1:
         yield from map(function, jobs)
         return
     # spawn: OpenCV's threads do not survive a fork
     with get_context("spawn").Pool(workers, cv2.setNumThreads, (1,)) as pool:
-        yield from pool.imap(function, jobs, chunksize=4)
+        yield from pool.imap(function, jobs, chunksize=chunk)
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; rename it to `folder` when the block succeeds."""
     if os.path.lexists(folder):
         raise SceneError(f"{folder}: exists already; give another folder, or remove it")

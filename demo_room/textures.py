@@ -56,6 +56,28 @@ def wrapped_strips(surface: Material, strips: int) -> list[Material]:
     return [partial(paint, index) for index in range(strips)]
 
 
+def cut_from(surface: Material, size_m: Size) -> Callable[[float, float], Material]:
+    """Return a function of x and y, m from the top left corner, that cuts pieces from a surface."""
+    whole: list[np.ndarray] = []
+
+    def paint(x_m: float, y_m: float, rng: Generator, piece_m: Size) -> np.ndarray:
+        if not whole:
+            whole.append(surface(rng, size_m))
+        height, width = whole[0].shape[:2]
+        columns, rows = (
+            slice(
+                round(start * scale), max(round(start * scale) + 4, round((start + side) * scale))
+            )
+            for start, side, scale in (
+                (x_m, piece_m[0], width / size_m[0]),
+                (y_m, piece_m[1], height / size_m[1]),
+            )
+        )
+        return whole[0][rows, columns]
+
+    return lambda x_m, y_m: partial(paint, x_m, y_m)
+
+
 def clouds(
     rng: Generator, shape: tuple[int, ...], cell_px: float | tuple[float, float], octaves: int = 2
 ) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Camera poses in the demo room: training views, and the drive of a robot."""
 
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 from demo_room.days import RECORDED, Day
 from demo_room.light import first_hit
 from demo_room.model import SIZE_M, build
+from demo_room.shapes import Block
 
 CLEARANCE_M = 0.3  # least horizontal distance of a camera to furniture and walls
 OPEN_VIEW_M = 0.8  # least median distance of the visible surfaces
@@ -50,9 +52,20 @@ def pose(position_3: np.ndarray, yaw: float, pitch: float, roll: float) -> np.nd
     return T_map_cam
 
 
-def _poses(*values: np.ndarray) -> list[np.ndarray]:
+def poses_of(*values: np.ndarray) -> list[np.ndarray]:
     """Return T_map_cam of cameras from arrays (n,) of x, y, z (m), yaw, pitch and roll (rad)."""
     return [pose(row[:3], *row[3:]) for row in np.stack(values, axis=1)]
+
+
+def footprints(blocks: Iterable[Block]) -> Iterator[np.ndarray]:
+    """Yield the corners (4, 2) on the floor of the blocks that are obstacles, m."""
+    for block in blocks:
+        low, high = block.centre_3[2] + block.half_3[2] * np.array([-1.0, 1.0])
+        if low > _BODY_M[1] or high < _BODY_M[0]:
+            continue
+        cos, sin = np.cos(block.yaw), np.sin(block.yaw)
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * block.half_3[:2]
+        yield corners @ np.array([[cos, sin], [-sin, cos]]) + block.centre_3[:2]
 
 
 @cache
@@ -63,14 +76,8 @@ def _clearance_map(day: Day) -> np.ndarray:
     """
     columns, rows = (round(side / _CELL_M) for side in SIZE_M[:2])
     free = np.ones((rows, columns), np.uint8)
-    for block in build(day).blocks:
-        low, high = block.centre_3[2] + block.half_3[2] * np.array([-1.0, 1.0])
-        if low > _BODY_M[1] or high < _BODY_M[0]:
-            continue
-        cos, sin = np.cos(block.yaw), np.sin(block.yaw)
-        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * block.half_3[:2]
-        corners = corners @ np.array([[cos, sin], [-sin, cos]]) + block.centre_3[:2]
-        cv2.fillConvexPoly(free, np.round(corners / _CELL_M - 0.5).astype(np.int32), 0)
+    for corners_42 in footprints(build(day).blocks):
+        cv2.fillConvexPoly(free, np.round(corners_42 / _CELL_M - 0.5).astype(np.int32), 0)
     distances = cv2.distanceTransform(free, cv2.DIST_L2, 5) * _CELL_M
     # free regions that are not connected with the loop
     _, regions = cv2.connectedComponents((distances >= CLEARANCE_M).astype(np.uint8))
@@ -123,7 +130,7 @@ def training_views(count: int, seed: int = 0) -> list[np.ndarray]:
         yaw = 2.0 * np.pi * heading
         pitch = np.radians(np.interp(pitch, (0.0, 1.0), (-15.0, 10.0)))
         roll = np.radians(np.interp(roll, (0.0, 0.2, 0.8, 1.0), (-6.0, -2.0, 2.0, 6.0)))
-        views_n44 = np.array(_poses(x, y, z, yaw, pitch, roll))
+        views_n44 = np.array(poses_of(x, y, z, yaw, pitch, roll))
         poses.extend(views_n44[open_views(views_n44)])
     return poses[:count]
 
@@ -193,4 +200,4 @@ def drive(
     yaw += np.radians(sway(8.0, 9.0, 1))
     z = 1.0 + sway(0.012, 1.9, 2) + sway(0.02, 5.3, 3)
     pitch, roll = np.radians(-3.0 + sway(1.5, 3.7, 4)), np.radians(sway(0.9, 2.3, 5))
-    return [START_S + float(moment) for moment in t], _poses(x, y, z, yaw, pitch, roll)
+    return [START_S + float(moment) for moment in t], poses_of(x, y, z, yaw, pitch, roll)
