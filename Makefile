@@ -13,7 +13,7 @@ ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
-.PHONY: help setup demo test test-install format bench demo-photographs demo-map clean
+.PHONY: help setup demo test test-install format bench demo-photographs demo-map demo-building clean
 .DELETE_ON_ERROR:
 
 help:
@@ -58,6 +58,10 @@ demo-map: $(DEV)  ## train the map of the demo room again: maps/demo_room.onnx (
 	rm -rf build/demo/room build/demo/training
 	$(BIN)/mote-distill room --scene build/demo/room
 	$(BIN)/mote-distill map build/demo/room -o maps/demo_room.onnx --work build/demo/training
+
+demo-building: $(DEV)  ## render a building of twelve rooms, of which four are identical: build/demo/building
+	rm -rf build/demo/building
+	$(BIN)/mote-distill building --scene build/demo/building
 
 clean:  ## remove .venv and everything built
 	rm -rf $(VENV) build dist report.html *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from demo_room.building.building_command import Building
 from demo_room.record import Room
 from distill_training.common.processes import processes
 from distill_training.common.renamed_options import refuse_renamed_flags
@@ -277,6 +278,7 @@ def main() -> None:
             "ablate": Ablate,
             "benchmark": Benchmark,
             "room": Room,
+            "building": Building,
         },
         "mote-distill",
         "Makes maps: a teacher reconstructs a place, a small network is distilled from it.",
