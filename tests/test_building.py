@@ -168,6 +168,15 @@ def test_views_of_identical_places_are_ambiguous(building):
     assert Explanation(1, 0.5).line("frame-000001") == "frame-000001 unique 0.5000\n"
 
 
+def test_another_place_shows_the_pixels_that_it_explains(building):
+    T_map_cam = in_space(building.plan, "A 2", 3.0, 1.0, 140.0)
+    shifted = T_map_cam.copy()
+    shifted[0, 3] -= SECTION_M[0]
+    equal_hw = (render(building, T_map_cam)[0] == render(building, shifted)[0]).all(axis=2)
+    fraction = explain(building, SMALL, T_map_cam).largest_fraction
+    assert 0.2 < fraction < 0.99 and abs(equal_hw.mean() - fraction) < 0.03
+
+
 def test_the_command_writes_a_scene_that_opens(textures, tmp_path):
     path = tmp_path / "building"
     Building(path, rooms=3, frames=4, drives=2, test_frames=2, workers=1).write(textures)
