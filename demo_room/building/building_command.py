@@ -36,13 +36,14 @@ class Building:
     test_frames: int = 600  # frames of each test drive
     test_drives: int = 2
     seed: int = 0  # seed of the drives; the building is always the same
-    workers: int = min(os.cpu_count() or 1, 8)  # processes that render; they share the textures
+    # processes that render; each needs about 80 MB, and all share textures of 640 MB
+    workers: int = min(os.cpu_count() or 1, 8)
 
     def run(self) -> None:
         """Paint and light the building, then write the scene folder and the recordings."""
         self.check()
         self.scene.parent.mkdir(parents=True, exist_ok=True)
-        # beside the scene, as the textures take some 100 MB
+        # beside the scene, as the textures take 640 MB
         with tempfile.TemporaryDirectory(prefix=".textures.", dir=self.scene.parent) as textures:
             write_lit_building(Path(textures), self.rooms, self.workers)
             self.write(Path(textures))

@@ -208,13 +208,11 @@ def _ceiling_lights(space: Builder, look: Look, rng: Generator) -> list[Lamp]:
 
 
 def corridor_shell(space: Builder, sides: list[Builder], look: Look, rng: Generator) -> None:
-    """Add floor, ceiling and walls of a corridor's section or end; A and B have other paints."""
-    in_a = look.name.startswith("A")
-    paint, floor = (
-        ((214, 210, 196), tiles(((170, 160, 146), (160, 150, 138)), 0.5))
-        if in_a
-        else (_PAINTS[look.seed % len(_PAINTS)], tiles((a_colour(rng), (176, 170, 158)), 0.5))
-    )
+    """Add floor, ceiling and walls of a corridor's section or end."""
+    paint, tones = _PAINTS[look.seed % len(_PAINTS)], (a_colour(rng), (176, 170, 158))
+    if look.name.startswith("A"):  # its ends match its sections
+        paint, tones = (214, 210, 196), ((170, 160, 146), (160, 150, 138))
+    floor = tiles(tones, 0.5)
     floor_and_ceiling(space, look, floor, plaster((234, 230, 220), 0.014, COARSE))
     for side, place in enumerate(sides):
         wall(place, _length(look, side), _openings(look, side), plaster(paint), STEEL)
