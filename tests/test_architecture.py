@@ -132,7 +132,7 @@ def test_only_nodes_import_ros_packages_of_any_name(graph):
 
 
 # imported where installed: a message names the package to install
-OPTIONAL = {"cuda", "pi_heif", "rerun", "tensorrt", "tensorrt_rtx"}
+OPTIONAL = {"cuda", "pi_heif", "ray", "rerun", "tensorrt", "tensorrt_rtx"}
 # imported by another dependency: torch's SummaryWriter needs it
 UNSEEN = {"tensorboard"}
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from demo_room.building.building_drives import FreeFloor, test_drive, training_drive
+from demo_room.building.floor_picture import floor_plan_picture
 from demo_room.building.lit_building import open_lit_building, plan_of, write_lit_building
 from demo_room.building.look_alikes import EXPLAINED, Explanation, explain
-from demo_room.building.plan_picture import floor_plan_picture
 from demo_room.building.portal_renderer import render_building
 from demo_room.record import map_in_order, new_folder, write_bag, write_frames
 from demo_room.room_camera import CAMERA
