@@ -59,7 +59,7 @@ demo-map: $(DEV)  ## train the map of the demo room again: maps/demo_room.onnx (
 	$(BIN)/mote-distill room --scene build/demo/room
 	$(BIN)/mote-distill map build/demo/room -o maps/demo_room.onnx --work build/demo/training
 
-demo-building: $(DEV)  ## render a building of twelve rooms, of which four are identical: build/demo/building
+demo-building: $(DEV)  ## render a building of twelve rooms, of which four are identical: build/demo/building (a quarter of an hour)
 	rm -rf build/demo/building
 	$(BIN)/mote-distill building --scene build/demo/building
 

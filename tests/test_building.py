@@ -133,7 +133,7 @@ def test_drives_visit_every_room_and_keep_their_clearance(rooms):
     floor = FreeFloor(plan)
     for positions in drives(rooms):
         assert floor.clearance(positions).min() >= CLEARANCE_M
-        visited = {plan.space_at(position) for position in positions}
+        visited = {plan.space_at(position) for position in positions[::8]}  # every 80 cm
         assert visited >= {k for k, space in enumerate(plan.spaces) if space.look.pieces}
         assert None not in visited
 
