@@ -9,6 +9,7 @@ from mote_localization.progress import track_if_slow
 
 LEAST_SHARED = 0.1  # of what two frames see, to be linked; walls let a few voxels through
 _MOST_LINKS = 128  # that a frame draws; they bound the memory
+_CANDIDATES = 1024  # about, with which a frame is compared where many frames see the same
 _BLOCK = 256  # frames whose links are computed at once
 
 
@@ -32,7 +33,8 @@ def covisibility_graph(seen_nv: csr_array) -> csr_array:
 
     The weight is the number of shared voxels over the geometric mean of the numbers that each of
     the two sees. Weak links are left out. Of a frame with many links, some are drawn at random, the
-    strong ones more often (Efraimidis and Spirakis 2006): then cuts remain proportional.
+    strong ones more often (Efraimidis and Spirakis 2006): then cuts remain proportional. Where very
+    many frames see the same, each is compared with some of them.
 
     Args:
         seen_nv: Which frame sees which voxel.
@@ -40,15 +42,18 @@ def covisibility_graph(seen_nv: csr_array) -> csr_array:
     n = seen_nv.shape[0]
     scale_n = 1 / np.sqrt(np.diff(seen_nv.indptr).clip(1))
     scaled_nv = seen_nv.multiply(scale_n[:, None].astype(np.float32)).tocsr()
-    scaled_vn = scaled_nv.T.tocsr()
+    seen_by_n = (seen_nv @ seen_nv.sum(axis=0, dtype=float)) * scale_n**2  # mean of its voxels
+    chance_n = (_CANDIDATES / seen_by_n.clip(1)).clip(max=1)
     rows, columns, weights = [], [], []
     starts = range(0, n, _BLOCK)
     for start in track_if_slow(starts, "compare frames", len(starts)):
-        block = (scaled_nv[start : start + _BLOCK] @ scaled_vn).tocoo()
-        row, column, weight = block.row + start, block.col, block.data
+        rng = np.random.default_rng(start)
+        candidates = np.flatnonzero(rng.random(n) < chance_n)
+        block = (scaled_nv[start : start + _BLOCK] @ scaled_nv[candidates].T).tocoo()
+        row, column, weight = block.row + start, candidates[block.col], block.data
         kept = (weight >= LEAST_SHARED) & (row != column)
         row, column, weight = row[kept], column[kept], weight[kept]
-        drawn = np.random.default_rng(start).exponential(size=len(weight)) / weight
+        drawn = rng.exponential(size=len(weight)) / weight * chance_n[column]
         order = np.lexsort((column, drawn, row))
         row, column, weight = row[order], column[order], weight[order]
         rank = np.arange(len(row)) - np.searchsorted(row, row)
