@@ -77,10 +77,18 @@ def read_checkpoint(path: Path) -> None:
     load_checkpoint(path, IDENTITY, train_state())
 
 
+def read_submaps(path: Path) -> None:
+    """Read the plan of a large place."""
+    from distill_training.submaps.plan_file import read_plan
+
+    read_plan(path)
+
+
 READERS = {
     "map": read_whole_map, "camera": read_calibration, "anchors": check_anchors,
     "image": read_image, "poses": read_poses, "scene": read_scene,
     "reconstruction": read_reconstruction, "checkpoint": read_checkpoint,
+    "plan": read_submaps,
 }  # fmt: skip
 
 

@@ -10,6 +10,11 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 from make_wall import write_wall  # noqa: E402
 from test_mutants import assert_read_or_refused  # noqa: E402
 
+from benchmarks.floor_plan import Building  # noqa: E402
+from distill_training.submaps.partition import PartitionConfig  # noqa: E402
+from distill_training.submaps.place import read_place  # noqa: E402
+from distill_training.submaps.plan_file import write_plan  # noqa: E402
+from distill_training.submaps.planning import make_plan  # noqa: E402
 from distill_training.training.checkpoint import TrainState, save_checkpoint  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -31,4 +36,8 @@ def train_state(step: int = 0) -> TrainState:
 def test_damaged_files_of_the_trainer_are_read_or_refused_by_one_error(tmp_path: Path):
     write_wall(tmp_path / "reconstruction" / "wall")
     save_checkpoint(tmp_path / "checkpoint" / "training", IDENTITY, train_state(3))
+    building = Building(corridors=1, rooms=1)
+    place = read_place(building.scene(building.drive(60)))
+    plan = make_plan(place, PartitionConfig(frames=30), "building", {})
+    write_plan(tmp_path / "plan" / "building.plan", plan)
     assert_read_or_refused(tmp_path, 0, COUNT, most_mb=900)  # torch itself takes 400 MB
