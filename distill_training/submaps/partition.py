@@ -42,8 +42,9 @@ class PartitionConfig:
 def partition(weight_nn: csr_array, area_n: np.ndarray, config: PartitionConfig) -> np.ndarray:
     """Return the part (n,) of each frame, numbered by their first frames.
 
-    The frames are divided in two again and again, into parts of 0.8 to 1.2 times their mean number.
-    Parts that then have more than 1.5 times the area are divided further. Each part is connected.
+    The frames are divided in two again and again, into parts of 0.8 to 1.2 times their mean number,
+    as far as there are such parts that are connected. Parts that then have more than 1.5 times the
+    area are divided further. No part has more frames than allowed, and each is connected.
 
     Args:
         weight_nn: Co-visibility of the frames; they are connected.
@@ -51,7 +52,7 @@ def partition(weight_nn: csr_array, area_n: np.ndarray, config: PartitionConfig)
         config: Limits of the parts.
     """
     part_n = np.zeros(len(area_n), int)
-    parts = config.parts(len(area_n), float(area_n.sum()))
+    parts = min(config.parts(len(area_n), float(area_n.sum())), len(area_n))
     divisions = _divisions(weight_nn, area_n, len(area_n) / parts, part_n, config)
     for _ in track_if_slow(divisions, "divide into submaps", parts - 1):
         pass

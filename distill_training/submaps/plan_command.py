@@ -12,6 +12,7 @@ from rich.text import Text
 from mote_localization.command_line import Flat, say
 from mote_localization.errors import MoteError
 from mote_localization.files import check_output
+from mote_localization.progress import status
 from mote_localization.scenes import RecordingOptions, open_scene
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Plan:
         }
         plan = make_plan(place, config, str(self.scene), options)
         picture = self.output.with_name(f"{self.output.name}.png")
-        draw_plan(plan, place, picture)
+        with status("draw the plan"):
+            draw_plan(plan, place, picture)
         write_plan(self.output, plan)
         Console().print(_table(plan))
         say(f"plan: {self.output}; picture: {picture}")

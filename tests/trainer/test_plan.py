@@ -11,14 +11,15 @@ from scipy.sparse.csgraph import connected_components
 from benchmarks.bench_plan import median_split
 from benchmarks.floor_plan import Building, PlanFrame, PlanScene
 from distill_training.submaps.bisection import bisect, cut_fraction
+from distill_training.submaps.covisibility import covisibility_graph, incidence
 from distill_training.submaps.partition import PartitionConfig, overlap_frames, partition
 from distill_training.submaps.place import Place, read_place
 from distill_training.submaps.planning import make_plan
 from mote_localization.errors import ConfigError, SceneError
 
 BUILDING = Building(corridors=2, rooms=3)
-FRAMES = 700
-CONFIG = PartitionConfig(frames=130, area=60.0)
+FRAMES = 480
+CONFIG = PartitionConfig(frames=90, area=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,24 @@ def test_few_frames_are_one_submap():
     plan = make_plan(read_place(BUILDING.scene(BUILDING.drive(30, [1]))), CONFIG, "room", {})
     (submap,) = plan.submaps
     assert len(submap.own) == 30 and not submap.overlap and not submap.neighbours
+
+
+def test_a_submap_has_at_least_one_frame_however_large_the_area():
+    chain = csr_array((np.ones(4), (np.arange(4), np.arange(1, 5))), (5, 5))
+    part_n = partition(csr_array(chain + chain.T), np.full(5, 100.0), PartitionConfig())
+    assert sorted(part_n) == [0, 1, 2, 3, 4]
+
+
+def test_where_many_frames_see_the_same_few_links_are_kept():
+    rng = np.random.default_rng(0)
+    seen = [np.sort(rng.choice(40, 20, replace=False)) for _ in range(1200)]
+    graph = covisibility_graph(incidence(seen)[0])
+    assert connected_components(graph)[0] == 1
+    assert graph.nnz < 2 * 128 * 1200 and (graph != graph.T).nnz == 0
+    seen_nv = incidence(seen)[0].toarray()
+    row, column = graph.nonzero()
+    exact = (seen_nv[row] * seen_nv[column]).sum(axis=1) / 20
+    np.testing.assert_allclose(graph.data, exact, rtol=1e-5)
 
 
 def test_a_chain_is_divided_in_its_weakest_link():
