@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import tyro
 
-from benchmarks.floor_plan import Building, Rectangle
+from benchmarks.plain_building import Building, Rectangle
 from distill_training.submaps.bisection import cut_fraction
 from distill_training.submaps.partition import PartitionConfig
 from distill_training.submaps.place import Place, read_place

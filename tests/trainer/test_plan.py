@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from benchmarks.bench_plan import median_split
-from benchmarks.floor_plan import Building, PlanFrame, PlanScene
+from benchmarks.plain_building import Building, PlanFrame, PlanScene
 from distill_training.submaps.bisection import bisect, cut_fraction
 from distill_training.submaps.covisibility import covisibility_graph, incidence
 from distill_training.submaps.partition import PartitionConfig, overlap_frames, partition

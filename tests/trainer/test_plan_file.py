@@ -13,7 +13,7 @@ from conftest import python_path
 from make_scene import View, write_scene
 
 import distill_training.cli
-from benchmarks.floor_plan import CAMERA, Building
+from benchmarks.plain_building import CAMERA, Building
 from distill_training.submaps.plan_file import read_plan, write_plan
 from mote_localization.errors import MoteError
 

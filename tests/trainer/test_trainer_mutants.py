@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 from make_wall import write_wall  # noqa: E402
 from test_mutants import assert_read_or_refused  # noqa: E402
 
-from benchmarks.floor_plan import Building  # noqa: E402
+from benchmarks.plain_building import Building  # noqa: E402
 from distill_training.submaps.partition import PartitionConfig  # noqa: E402
 from distill_training.submaps.place import read_place  # noqa: E402
 from distill_training.submaps.plan_file import write_plan  # noqa: E402
