@@ -103,12 +103,19 @@ def _prepare_plan(work: "WorkFolder", options: "PlaceOptions", given: Path | Non
     from distill_training.submaps.plan_file import read_plan, write_plan
     from distill_training.submaps.planning import make_plan
 
+    scene = open_scene(options.scene, options.recording)
     if given is not None:
         plan = read_plan(given)
+        lacking = plan.frames.keys() - {frame.name for frame in scene.frames("train")}
+        if lacking:
+            raise MoteError(
+                f"{given}: names {len(lacking)} of {len(plan.frames)} frames that are no training "
+                f"frames of {options.scene}, such as {min(lacking)[:60]}; make the plan again"
+            )
     elif work.plan_path.exists():
         return
     else:
         config = PartitionConfig(seed=options.student.train.seed)
-        place = read_place(open_scene(options.scene, options.recording))
+        place = read_place(scene)
         plan = make_plan(place, config, str(options.scene), {})
     write_plan(work.plan_path, plan)

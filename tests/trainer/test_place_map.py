@@ -142,6 +142,14 @@ def test_a_bundle_without_a_submap_is_written_only_where_that_is_allowed(made, r
         lost.write_bytes(content)
 
 
+def test_a_plan_of_another_recording_is_refused(scene, plan, tmp_path):
+    other = tmp_path / "other.plan"
+    other.write_text(plan.read_text().replace("frame-07", "frame-99"))
+    execution = ExecutorOptions(plan=other)
+    with pytest.raises(MoteError, match=r"names 1 of 16 frames .* such as frame-99; make the plan"):
+        Map(scene, tmp_path / "a.mote", student=QUICK, execution=execution).run()
+
+
 def test_the_commands_of_all_tasks_can_be_printed(made, run, capsys):
     run(made, print_tasks=True)
     work = made.with_suffix(".training")
