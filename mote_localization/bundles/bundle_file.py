@@ -283,11 +283,13 @@ def _check_together(submaps: Sequence[Submap]) -> None:
     """Check that submaps can be one map.
 
     Raises:
-        MapFileError: One has no keyframes, they have different canonical cameras or scales, or two
-            have the same name.
+        MapFileError: One has no keyframes or no known scale, they have different canonical cameras,
+            or two have the same name.
     """
     first = submaps[0]
     for one in submaps:
+        if not one.info.metric:
+            raise MapFileError(f"submap {one.name} has no known scale, expected metres")
         if not len(one.keyframe_poses_k44):
             raise MapFileError(
                 f"submap {one.name} has no keyframes, expected some: places are recognized by them"
@@ -295,7 +297,6 @@ def _check_together(submaps: Sequence[Submap]) -> None:
         for what, found, expected in (
             ("canonical camera", one.info.camera, first.info.camera),
             ("stride", one.info.stride, first.info.stride),
-            ("scale", one.info.metric, first.info.metric),
         ):
             if found != expected:
                 raise MapFileError(

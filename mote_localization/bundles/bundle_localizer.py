@@ -176,7 +176,7 @@ class BundleLocalizer:
     def _tracked(
         self, image_hw3: np.ndarray, camera: Camera, last: Tracking, others: Sequence[RigImage]
     ) -> Localization | None:
-        """Return the accepted pose near the last one; None if there is none."""
+        """Return the accepted pose near the last one, less than 3 m; None if there is none."""
         found = self._submap(last.submap).localize(image_hw3, camera, last, others, search=False)
         number = last.submap
         if found.status is Status.LOST:
@@ -187,7 +187,11 @@ class BundleLocalizer:
                 return None
             near = self._submap(number).tracking_at(last.T_map_cam)
             found = self._submap(number).localize(image_hw3, camera, near, others, search=False)
-        return self._handed_over(found, number) if found.status is Status.LOCALIZED else None
+        if found.status is Status.LOST:
+            return None
+        # another place of the submap may look the same: what is far from the last pose is compared
+        moved_m = _distances(last.T_map_cam[None], _pose_of(found).T_map_cam)[0]
+        return self._handed_over(found, number) if moved_m < _FAR_M else None
 
     def _similar(self, image_hw3: np.ndarray, camera: Camera) -> Similar:
         """Return the keyframes that look most like an image."""

@@ -167,7 +167,7 @@ def test_maps_that_cannot_be_one_place_are_not_written(tmp_path):
     for maps, text in (
         ({}, "found 0 submaps"),
         ({"one": one, "plain": plain}, "submap plain has no keyframes"),
-        ({"one": one, "units": scaled}, "submap units has the scale False"),
+        ({"one": one, "units": scaled}, "submap units has no known scale"),
         ({"one": one, "broken": one[:1000]}, "broken: is no ONNX file"),
         ({"one\x1b[2J": one}, r"bundle.json: .*regex"),
     ):

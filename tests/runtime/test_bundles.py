@@ -7,7 +7,7 @@ import onnx
 import pytest
 from make_bundle import COPY, map_at, view, write_rooms
 from make_map import CAMERA, room_points
-from make_painted_room import photograph
+from make_painted_room import photograph, shifted
 
 from mote_localization.bundles import read_bundle, write_bundle
 from mote_localization.bundles.bundle_localizer import BundleLocalizer, open_localizer
@@ -91,6 +91,9 @@ def test_an_image_that_two_places_of_one_submap_explain_is_ambiguous(rooms, tmp_
     assert found.reason == "ambiguous: two places of both explain the image, 20.0 m apart"
     near = localizer.tracking_at(COPY @ view(0.0))
     assert_at(localizer.localize(photograph(view(0.05)), CAMERA, near), COPY @ view(0.05))
+    # a last pose from which tracking fails must not lead to one of the two places
+    far = localizer.tracking_at(shifted(0, 0, -4.0, omega=(0, 0.8, 0)))
+    assert localizer.localize(photograph(view(0.05)), CAMERA, far).ambiguous
     localizer.close()
 
 
