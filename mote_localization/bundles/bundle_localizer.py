@@ -29,7 +29,7 @@ _SIMILAR = 24  # keyframes that choose them
 _MOST_LOADED = 4  # submaps in memory
 _TURN_M = 1.0  # m, a turn by a radian is as far as this distance
 _HANDOVER = 0.8  # another submap follows when its keyframes are so much nearer
-_FAR_M = 3.0  # keyframes that are so far from a pose may be another place that looks the same ...
+_FAR_M = 3.0  # keyframes and poses that are so far may be another place that looks the same ...
 _RIVAL = 0.6  # ... if they are so similar to the image, relative to the most similar one
 _MOST_RIVALS = 3  # of them that are checked
 _SAME_PLACE_M = 0.25  # poses that differ by less are of one place
@@ -176,10 +176,13 @@ class BundleLocalizer:
     def _tracked(
         self, image_hw3: np.ndarray, camera: Camera, last: Tracking, others: Sequence[RigImage]
     ) -> Localization | None:
-        """Return the accepted pose near the last one, less than 3 m; None if there is none."""
+        """Return the accepted pose near the last one; None if there is none.
+
+        One far from it may be that of a place that looks the same.
+        """
         found = self._submap(last.submap).localize(image_hw3, camera, last, others, search=False)
         number = last.submap
-        if found.status is Status.LOST:
+        if not _is_near(found, last):
             distances = self._distances(last.T_map_cam)
             distances[last.submap] = np.inf
             number = int(np.argmin(distances))
@@ -187,11 +190,7 @@ class BundleLocalizer:
                 return None
             near = self._submap(number).tracking_at(last.T_map_cam)
             found = self._submap(number).localize(image_hw3, camera, near, others, search=False)
-        if found.status is Status.LOST:
-            return None
-        # another place of the submap may look the same: what is far from the last pose is compared
-        moved_m = _distances(last.T_map_cam[None], _pose_of(found).T_map_cam)[0]
-        return self._handed_over(found, number) if moved_m < _FAR_M else None
+        return self._handed_over(found, number) if _is_near(found, last) else None
 
     def _similar(self, image_hw3: np.ndarray, camera: Camera) -> Similar:
         """Return the keyframes that look most like an image."""
@@ -323,9 +322,17 @@ def _distances(T_k44: np.ndarray, T_map_cam: np.ndarray) -> np.ndarray:
     return shift_k + _TURN_M * rotation_angles(T_k44[:, :3, :3], T_map_cam[:3, :3])
 
 
+def _is_near(found: Localization, last: Tracking) -> bool:
+    """Return whether an image has a pose, which is near the last one."""
+    following = found.tracking
+    return following is not None and bool(
+        _distances(following.T_map_cam[None], last.T_map_cam)[0] < _FAR_M
+    )
+
+
 def _agree(one: _Pose, other: _Pose) -> bool:
     """Return whether two poses are of one place: near each other, or explained by covariances."""
     error_6 = local_coordinates(one.T_map_cam, other.T_map_cam)
-    if np.linalg.norm(error_6[:3]) < _SAME_PLACE_M:
+    if np.linalg.norm(error_6[:3]) + _TURN_M * np.linalg.norm(error_6[3:]) < _SAME_PLACE_M:
         return True
     return is_explained(error_6, one.covariance_66 + other.covariance_66)

@@ -14,6 +14,7 @@ from mote_localization.bundles.bundle_localizer import BundleLocalizer, open_loc
 from mote_localization.geometry import local_coordinates
 from mote_localization.localizer import Status
 from mote_localization.map_file import read_map, write_map
+from mote_localization.map_transform import FrameChange, transform_map
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,26 @@ def test_the_last_pose_decides_between_places_that_look_alike(localizer, T_from_
     tracking = localizer.tracking_at(T_from_front @ view(0.0))
     found = localizer.localize(photograph(view(0.05)), CAMERA, tracking)
     assert_at(found, T_from_front @ view(0.05))
+
+
+def test_a_last_pose_far_away_does_not_decide_between_them(localizer):
+    far = COPY @ view(0.0)
+    far[0, 3] -= 6.0
+    tracking = localizer.tracking_at(far)
+    assert tracking.submap == 2
+    assert localizer.localize(photograph(view(0.05)), CAMERA, tracking).ambiguous
+
+
+def test_views_from_one_point_in_opposite_directions_are_ambiguous(rooms, tmp_path):
+    turned = np.diag([-1.0, -1.0, 1.0, 1.0])
+    turned[:3, 3] = view(0)[:3, 3] - turned[:3, :3] @ view(0)[:3, 3]
+    changed = transform_map(read_map(rooms.parent / "front.onnx"), FrameChange(turned), metric=True)
+    write_map(tmp_path / "turned.onnx", *changed)
+    paths = {"front": rooms.parent / "front.onnx", "turned": tmp_path / "turned.onnx"}
+    write_bundle(tmp_path / "t.mote", "t", {name: p.read_bytes() for name, p in paths.items()})
+    localizer = open_localizer(tmp_path / "t.mote")
+    assert localizer.localize(photograph(view(0.05)), CAMERA).ambiguous
+    localizer.close()
 
 
 class TrueStudent:
