@@ -35,7 +35,7 @@ from mote_localization.rig_matches import CanonicalImage, Found, Matches
 from mote_localization.wrong_poses import pose_features
 
 _SAMPLED_CELLS = 7  # every 7th cell counts where the student's points are compared with a pose
-_MAX_VIEWS = 16  # cameras whose remap tables are kept
+MAX_VIEWS = 16  # cameras whose remap tables are kept
 _MAX_SURFACE_CELLS = 2.0  # sides of a cell by which a student's point may project beside its cell
 
 
@@ -140,7 +140,7 @@ class Localizer:
         self._closing = Event()
         self._worker = ThreadPoolExecutor(1, "mote_keyframes")  # tracks while the network runs
         camera, stride = self.info.camera, self.info.stride
-        self._view = lru_cache(_MAX_VIEWS)(lambda live: CanonicalView(live, camera, stride))
+        self._view = lru_cache(MAX_VIEWS)(lambda live: CanonicalView(live, camera, stride))
         self._pixels_n2 = cell_pixels(camera.width, camera.height, stride).reshape(-1, 2)
         self._drift = Kriging(self.info.drift) if self.info.drift else None
         self._keyframes = (

@@ -6,6 +6,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, TypeAlias
@@ -19,7 +20,14 @@ from mote_localization.bundles.place_index import Similar
 from mote_localization.camera import Camera, CanonicalView
 from mote_localization.geometry import is_explained, local_coordinates, rotation_angles
 from mote_localization.image_features import image_features
-from mote_localization.localizer import Localization, Localizer, RigImage, Status, Tracking
+from mote_localization.localizer import (
+    MAX_VIEWS,
+    Localization,
+    Localizer,
+    RigImage,
+    Status,
+    Tracking,
+)
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.map_info import MapInfo
 from mote_localization.pose_gates import LocalizerConfig
@@ -60,6 +68,8 @@ class BundleLocalizer:
         self._lock = Lock()  # of the loaded submaps
         self._loaded: OrderedDict[int, Localizer] = OrderedDict()  # least recently used first
         self._prepares_search = False
+        canonical, stride = self.info.camera, self.info.stride  # those of all submaps
+        self._view = lru_cache(MAX_VIEWS)(lambda live: CanonicalView(live, canonical, stride))
 
     @property
     def config(self) -> LocalizerConfig:
@@ -142,15 +152,18 @@ class BundleLocalizer:
             )
             for number in numbers
         }
+        search_s = answers[numbers[0]].search_s  # also if the answer is that of another submap
         accepted = {n: one for n, one in answers.items() if one.status is Status.LOCALIZED}
         if not accepted:
-            return max(answers.values(), key=lambda one: one.inliers)
+            most = max(answers.values(), key=lambda one: one.inliers)
+            return replace(most, search_s=search_s)
         best = min(accepted, key=lambda n: _deviation(accepted[n]))
         others_found = [(n, _pose_of(one)) for n, one in accepted.items() if n != best]
         rivals = self._rivals(image_hw3, camera, similar, _pose_of(accepted[best]))
         for number, pose in itertools.chain(others_found, rivals):
             if not _agree(_pose_of(accepted[best]), pose):
-                return self._ambiguous(accepted[best], best, pose, number)
+                found = replace(accepted[best], search_s=search_s)
+                return self._ambiguous(found, best, pose, number)
         return self._handed_over(accepted[best], best)
 
     def _rivals(
@@ -237,9 +250,6 @@ class BundleLocalizer:
         return np.array(
             [_distances(one.keyframe_poses_k44, T_map_cam).min() for one in self._bundle.submaps]
         )
-
-    def _view(self, camera: Camera) -> CanonicalView:
-        return self._submap(next(iter(self._loaded), 0))._view(camera)
 
     def _submap(self, number: int) -> Localizer:
         """Return the localizer of a submap; load it if necessary, in place of an unused one."""

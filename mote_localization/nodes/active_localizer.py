@@ -339,9 +339,11 @@ class ActiveLocalizer:
             )
             last = self._recent_tracking(nanoseconds(stamp), first.camera_index)
             if found.ambiguous and tracking is None and last:  # it decides between the places
+                search_s = found.search_s
                 found = self._localizer.localize(
                     first.image_hw3, first.camera, last, placed, search=False
                 )
+                found = replace(found, search_s=search_s)
         except MoteError as error:
             self._warnings.warn(str(error), str(error))
             self._publish_status(stamp, received_s, None, str(error))
@@ -434,11 +436,14 @@ class ActiveLocalizer:
         return last.tracking if last.camera == camera else None
 
     def _recent_tracking(self, stamp_ns: int, camera: int) -> Tracking | None:
-        """Return that of the last pose if it is recent and of the same camera."""
+        """Return that of the last pose if it is recent and of the same camera.
+
+        That of an image with the same stamp may be old: some drivers write none.
+        """
         last = self._last  # another thread may forget it
         if last is None or last.camera != camera:
             return None
-        recent = abs(stamp_ns - last.stamp_ns) <= _MAX_TRACKING_AGE_NS
+        recent = 0 < abs(stamp_ns - last.stamp_ns) <= _MAX_TRACKING_AGE_NS
         return last.tracking if recent else None
 
     def _publish_status(

@@ -9,10 +9,10 @@ from make_bundle import COPY, map_at, view, write_rooms
 from make_map import CAMERA, room_points
 from make_painted_room import photograph, shifted
 
-from mote_localization.bundles import read_bundle, write_bundle
+from mote_localization.bundles import bundle_localizer, read_bundle, write_bundle
 from mote_localization.bundles.bundle_localizer import BundleLocalizer, open_localizer
 from mote_localization.geometry import local_coordinates
-from mote_localization.localizer import Status
+from mote_localization.localizer import Localizer, Status
 from mote_localization.map_file import read_map, write_map
 from mote_localization.map_transform import FrameChange, transform_map
 
@@ -160,6 +160,29 @@ def test_a_bounded_number_of_submaps_is_in_memory(rooms, tmp_path):
             assert len(localizer._loaded) <= 4
     assert_at(localizer.localize(photograph(view(0.5)), CAMERA), view(0.5))
     localizer.close()
+
+
+def test_the_submap_that_is_used_longest_ago_leaves_the_memory(rooms, monkeypatch):
+    monkeypatch.setattr(bundle_localizer, "_MOST_LOADED", 2)
+    localizer = open_localizer(rooms)
+    for number, turn in ((0, 0.0), (1, 0.9)):
+        localizer.check_image(photograph(view(turn)), CAMERA)  # loads and uses none
+        assert localizer.tracking_at(view(turn)).submap == number
+    localizer.check_image(photograph(view(0.0)), CAMERA)
+    localizer.tracking_at(COPY @ view(0.0))
+    assert list(localizer._loaded) == [1, 2]
+    localizer.close()
+
+
+def test_the_search_of_a_lost_image_counts_whichever_answer_is_returned(localizer, monkeypatch):
+    def lost(one, image_hw3, camera, tracking, others, search):
+        found = localize(one, np.zeros_like(image_hw3), camera, tracking, others, False)
+        return replace(found, inliers=0 if search else 5, search_s=2.0 if search else 0.0)
+
+    localize = Localizer.localize
+    monkeypatch.setattr(Localizer, "localize", lost)
+    found = localizer.localize(photograph(view(0.0)), CAMERA)
+    assert found.status is Status.LOST and found.inliers == 5 and found.search_s == 2.0
 
 
 def test_an_image_of_another_place_is_lost(localizer):
