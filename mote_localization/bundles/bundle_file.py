@@ -34,6 +34,7 @@ _MAX_DESCRIPTION_BYTES = 1 << 20
 _MAX_INDEX_BYTES = 1 << 28
 _MAX_DIRECTORY_BYTES = 1 << 20
 _END = struct.Struct("<4s4H2LH")  # end of the directory of a zip archive without a comment
+_LARGE_BYTES = 20  # before it, if the directory has larger sizes elsewhere (ZIP64)
 _ADVICE = "; copy the bundle again, or make it again"
 _DATE = (1980, 1, 1, 0, 0, 0)  # of entries, so that the same submaps give the same bytes
 
@@ -155,6 +156,7 @@ def write_bundle(path: Path | str, scene: str, maps: dict[str, bytes]) -> None:
     try:
         _check_together(submaps)
         index = PlaceIndex.made(features).encoded()
+        PlaceIndex.decoded(index, [len(one) for one in features])  # checks its size
     except MapFileError as error:
         raise MapFileError(f"{path}: {error}") from error
     hashes = {name: _hash(content) for name, content in maps.items()}
@@ -243,11 +245,13 @@ def _check_directory(file: BinaryIO) -> None:
         ValueError: It is missing, or has more entries than a bundle.
     """
     end = file.seek(0, os.SEEK_END)
-    file.seek(max(0, end - _END.size))
-    fields = file.read(_END.size)
+    file.seek(max(0, end - _END.size - _LARGE_BYTES))
+    before, fields = file.read(_LARGE_BYTES), file.read(_END.size)
     file.seek(0)
     if len(fields) < _END.size or fields[:4] != b"PK\5\6":
         raise ValueError("no directory at its end")
+    if before.startswith(b"PK\6\7"):
+        raise ValueError("a directory of ZIP64, for more than 4 GB")
     _, _, _, _, entries, size, _, _ = _END.unpack(fields)
     if entries > MAX_SUBMAPS + 2 or size > _MAX_DIRECTORY_BYTES:
         raise ValueError(f"a directory of {entries} entries in {size} bytes")

@@ -48,11 +48,11 @@ class PlaceIndex:
         Args:
             features: Descriptors (m, 128) of `image_features`, of each keyframe of each submap.
         """
-        owners = [(s, k) for s, submap in enumerate(features) for k in range(len(submap))]
+        owners_n = _owners([len(submap) for submap in features])
         every = [one for submap in features for one in submap]
         words_wd = _words(every).astype(np.float16)
         descriptors = [_vlad(one, words_wd.astype(np.float32)) for one in every]
-        return cls(words_wd, _quantized(np.array(descriptors)), np.array(owners, _OWNERS))
+        return cls(words_wd, _quantized(np.array(descriptors)), owners_n)
 
     def most_similar(self, descriptors_md: np.ndarray, count: int) -> Similar:
         """Return the keyframes that look most like an image.
@@ -87,27 +87,33 @@ class PlaceIndex:
             keyframes: Number of keyframes of each submap.
 
         Raises:
-            MapFileError: It is damaged, or names keyframes that do not exist.
+            MapFileError: It is damaged, too large, or not of these keyframes.
         """
         if len(content) < _HEADER.itemsize:
             raise MapFileError(f"found an index of {len(content)} bytes, expected a header")
         words, count = map(int, np.frombuffer(content, _HEADER, 1)[0])
         size = words * DESCRIPTOR_SIZE
         expected = _HEADER.itemsize + 2 * size + count * (_OWNERS.itemsize + size)
-        if not 1 <= words <= 4096 or count > MAX_KEYFRAMES or len(content) != expected:
+        known = 1 <= words <= 4096 and 1 <= count <= MAX_KEYFRAMES
+        if not known or len(content) != expected:
             raise MapFileError(
                 f"found an index of {len(content)} bytes with {words} words and {count} keyframes, "
-                f"expected {expected} bytes, up to 4096 words and {MAX_KEYFRAMES} keyframes"
+                f"expected {expected} bytes, 1 to 4096 words and 1 to {MAX_KEYFRAMES} keyframes"
             )
         at = _HEADER.itemsize
         words_wd = np.frombuffer(content, "<f2", size, at).reshape(words, -1)
         owners_n = np.frombuffer(content, _OWNERS, count, at := at + 2 * size)
         at += count * _OWNERS.itemsize
         descriptors_nd = np.frombuffer(content, np.int8, count * size, at).reshape(count, -1)
-        owned = np.array([*keyframes, 0])[np.minimum(owners_n["submap"], len(keyframes))]
-        if not (owners_n["keyframe"] < owned).all() or not np.isfinite(words_wd).all():
+        # one that lacks a place would hide that another one looks like it
+        if not np.array_equal(owners_n, _owners(keyframes)) or not np.isfinite(words_wd).all():
             raise MapFileError("found an index of other keyframes than those of the submaps")
         return cls(words_wd, descriptors_nd, owners_n)
+
+
+def _owners(keyframes: Sequence[int]) -> np.ndarray:
+    """Return submap and keyframe of each descriptor, from the number of each submap's keyframes."""
+    return np.array([(s, k) for s, count in enumerate(keyframes) for k in range(count)], _OWNERS)
 
 
 def _words(features: Sequence[np.ndarray]) -> np.ndarray:

@@ -13,7 +13,7 @@ import pytest
 from make_bundle import map_at, write_rooms
 from make_map import write_constant_map
 
-from mote_localization.bundles import read_bundle, write_bundle
+from mote_localization.bundles import place_index, read_bundle, write_bundle
 from mote_localization.bundles.place_index import PlaceIndex
 from mote_localization.errors import MapFileError
 from mote_localization.map_file import read_map, write_map
@@ -107,6 +107,24 @@ def test_an_archive_of_many_entries_is_refused_before_they_are_read(rooms, tmp_p
     assert "a directory of 2005 entries" in refused(write(tmp_path / "many.mote", entries))
 
 
+def test_a_directory_whose_size_is_stated_elsewhere_is_refused(rooms, tmp_path):
+    """Python's zipfile reads as many bytes as ZIP64 states."""
+    content = rooms.read_bytes()
+    size, at = struct.unpack("<LL", content[-10:-2])
+    end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 5, 5, size, at)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(content) - 22, 1)
+    (tmp_path / "zip64.mote").write_bytes(content[:-22] + end + locator + content[-22:])
+    assert len(zipfile.ZipFile(tmp_path / "zip64.mote").namelist()) == 5
+    assert "a directory of ZIP64" in refused(tmp_path / "zip64.mote")
+
+
+def test_a_bundle_that_could_not_be_read_is_not_written(rooms, tmp_path, monkeypatch):
+    monkeypatch.setattr(place_index, "MAX_KEYFRAMES", 5)
+    maps = {name: (rooms.parent / f"{name}.onnx").read_bytes() for name in ("front", "rear")}
+    with pytest.raises(MapFileError, match="6 keyframes, expected .* 1 to 5 keyframes"):
+        write_bundle(tmp_path / "many.mote", "many", maps)
+
+
 def test_a_size_that_the_archive_only_states_is_not_allocated(rooms, tmp_path):
     content = bytearray(rooms.read_bytes())
     at = content.rindex(b"PK\x01\x02", 0, content.rindex(b"bundle.json"))
@@ -147,6 +165,8 @@ def test_an_index_of_other_keyframes_is_refused(rooms):
     for content, keyframes, text in (
         (index, [3, 3, 2], "other keyframes"),
         (index, [3, 3], "other keyframes"),
+        (index, [3, 3, 3, 1], "other keyframes"),
+        (b"\1\0\0\0\0\0\0\0" + b"\0" * 256, [3, 3, 3], "0 keyframes"),
         (index[:-1], [3, 3, 3], "expected"),
         (b"", [3, 3, 3], "expected a header"),
         (b"\xff" * 100, [3, 3, 3], "4096 words"),
