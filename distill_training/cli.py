@@ -1,10 +1,11 @@
 """`mote-distill`: the trainer's command line."""
 
 import os
+import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
@@ -18,7 +19,7 @@ from distill_training.student_options import StudentOptions
 from distill_training.submaps.make_place import ExecutorOptions
 from distill_training.submaps.plan_command import Plan
 from distill_training.teachers.teacher_options import Teacher
-from mote_localization.bundles import is_bundle
+from mote_localization.bundles import NAME_PATTERN, is_bundle
 from mote_localization.command_line import (
     File,
     Flat,
@@ -31,9 +32,6 @@ from mote_localization.errors import MoteError
 from mote_localization.files import check_output
 from mote_localization.nodes.process import end_with_parent
 from mote_localization.scenes import RecordingOptions
-
-if TYPE_CHECKING:
-    pass
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
@@ -175,6 +173,11 @@ class Map:
         self.execution.check()
         self.student.check(self.output.with_suffix(".onnx"))
         check_output(self.output, "--output")
+        if not re.match(NAME_PATTERN, self.output.stem):
+            raise MoteError(
+                f"--output {self.output}: is also the name of the place, expected at most 100 "
+                "letters, digits, spaces and . _ -"
+            )
         if self.student.frame.given or not self.student.train.keyframes:
             raise MoteError(
                 "found --level, --anchor or --keyframes 0 with a map of several submaps, expected "

@@ -74,14 +74,13 @@ class WorkFolder:
             before = replace(
                 self.options(), output=options.output, allow_missing=options.allow_missing
             )
-            if before != options:
+            if _encoded(before) != _encoded(options):
                 raise MoteError(
                     f"{self.path}: holds maps made with other options; choose another --work, or "
                     "give the earlier options"
                 )
         with atomic_write(path) as file:
-            encoded = msgspec.json.encode(asdict(options), enc_hook=str)
-            file.write(msgspec.json.format(encoded, indent=1) + b"\n")
+            file.write(_encoded(options))
 
     def options(self) -> PlaceOptions:
         """Return the options.
@@ -105,8 +104,21 @@ class WorkFolder:
         return read_plan(self.plan_path)
 
 
+def _encoded(options: PlaceOptions) -> bytes:
+    """Return the stored form of options; tasks may run in any folder, so paths are absolute."""
+    encoded = msgspec.json.encode(asdict(options), enc_hook=_absolute)
+    return msgspec.json.format(encoded, indent=1) + b"\n"
+
+
+def _absolute(value: Any) -> str:
+    """Return the stored form of a path; msgspec knows no paths."""
+    if isinstance(value, Path):
+        return str(value.absolute())
+    raise TypeError(f"found {type(value).__name__}, expected a path")
+
+
 def _path(expected: type, value: Any) -> Any:
-    """Return a path of its stored form; msgspec knows no paths."""
+    """Return a path of its stored form."""
     if expected is Path and isinstance(value, str):
         return Path(value)
     raise ValueError(f"found {str(value)[:40]}, expected a path")

@@ -39,7 +39,8 @@ _ADVICE = "; copy the bundle again, or make it again"
 _DATE = (1980, 1, 1, 0, 0, 0)  # of entries, so that the same submaps give the same bytes
 
 _Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-_Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w .-]{0,99}\Z")]
+NAME_PATTERN = r"^\w[\w .-]{0,99}\Z"  # of place and submaps
+_Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 
 
 class _Submap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,14 +20,15 @@ from distill_training.submaps.place import read_place
 from distill_training.submaps.plan_file import write_plan
 from distill_training.submaps.planning import make_plan
 from distill_training.submaps.tasks import run_task
-from distill_training.submaps.work_folder import WorkFolder
+from distill_training.submaps.work_folder import PlaceOptions, WorkFolder
+from distill_training.teachers.teacher_options import Teacher
 from distill_training.training.train_config import TrainConfig
 from mote_localization.bundles import read_bundle
 from mote_localization.bundles.bundle_localizer import open_localizer
 from mote_localization.errors import MoteError
 from mote_localization.geometry import depth_in_camera, local_coordinates
 from mote_localization.localizer import Status
-from mote_localization.scenes import open_scene
+from mote_localization.scenes import RecordingOptions, open_scene
 
 pytestmark = pytest.mark.train
 TURNS = np.linspace(-1.2, 1.6, 16)
@@ -161,6 +162,22 @@ def test_the_commands_of_all_tasks_can_be_printed(made, run, capsys):
     ]
 
 
+def test_tasks_find_files_from_any_folder(scene, tmp_path, monkeypatch):
+    """Those of a cluster run in folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    weights = replace(QUICK, pretrained=Path("weights.pt"))
+    options = PlaceOptions(
+        scene, tmp_path / "a.mote", RecordingOptions(), Teacher(), weights, allow_missing=False
+    )
+    work = WorkFolder(tmp_path / "work")
+    work.begin(options)
+    assert work.options().student.pretrained == tmp_path / "weights.pt"
+    work.begin(options)
+    monkeypatch.chdir("/")
+    with pytest.raises(MoteError, match="holds maps made with other options"):
+        work.begin(options)  # another file of this name
+
+
 def test_a_task_that_does_not_exist_is_refused(made, tmp_path):
     with pytest.raises(MoteError, match="found task 'submap-99', expected one of reconstruct"):
         run_task(made.with_suffix(".training"), "submap-99")
@@ -176,6 +193,7 @@ def test_a_task_that_does_not_exist_is_refused(made, tmp_path):
     [
         ("a.onnx", {"workers": 2}, "ends in .mote"),
         ("a.mote", {"workers": 0}, "--workers 0"),
+        ("a(1).mote", {}, "is also the name of the place"),
         ("a.mote", {"task_cpus": float("nan")}, "--task-cpus nan"),
     ],
 )
