@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distill_training.reconstruction import open_reconstruction
-from distill_training.submaps.plan_file import SubmapPlan
+from distill_training.submaps.plan_file import Submap, SubmapPlan
 from distill_training.submaps.work_folder import WorkFolder
 from mote_localization.bundles import write_bundle
 from mote_localization.command_line import say
@@ -12,6 +12,7 @@ from mote_localization.errors import MoteError
 from mote_localization.input_files import read_input
 from mote_localization.map_file import MAX_MAP_BYTES
 
+_LEAST_FRAMES = 0.5  # of a submap that the recording has, if the plan is of another one
 RECONSTRUCT, BUNDLE = "reconstruct", "bundle"  # names of tasks; the others are those of submaps
 
 
@@ -34,7 +35,7 @@ def tasks_of(plan: SubmapPlan, allow_missing: bool) -> list[Task]:
 
 
 def run_task(folder: Path, name: str) -> None:
-    """Run a task, or go on with it; a finished one takes seconds.
+    """Run a task, or go on with it; a finished one takes seconds. Wait for a process that runs it.
 
     Args:
         folder: See `WorkFolder`.
@@ -45,22 +46,37 @@ def run_task(folder: Path, name: str) -> None:
     """
     work = WorkFolder(folder)
     options, plan = work.options(), work.plan()
-    if name == RECONSTRUCT:
-        teaching = options.teacher.plan(options.scene, options.recording)
-        teaching.reconstruct(work.reconstruction)
-    elif name == BUNDLE:
-        _write_bundle(work)
-    else:
-        submap = next((one for one in plan.submaps if one.name == name), None)
-        if submap is None:
-            names = [task.name for task in tasks_of(plan, False)]
-            raise MoteError(f"found task '{name[:60]}', expected one of {', '.join(names)}")
-        output = work.map_of(submap)
-        if output.exists():
-            return
-        options.student.check(output)
-        reconstruction = open_reconstruction(work.reconstruction).of_frames(submap.frames)
-        options.student.make_map(reconstruction, output)
+    names = [task.name for task in tasks_of(plan, False)]
+    if name not in names:
+        raise MoteError(f"found task '{name[:60]}', expected one of {', '.join(names)}")
+    with work.locked(name):
+        if name == RECONSTRUCT:
+            teaching = options.teacher.plan(options.scene, options.recording)
+            teaching.reconstruct(work.reconstruction)
+        elif name == BUNDLE:
+            _write_bundle(work)
+        else:
+            _make_map(work, next(one for one in plan.submaps if one.name == name))
+
+
+def _make_map(work: WorkFolder, submap: Submap) -> None:
+    """Make the map of a submap, unless there is one.
+
+    Raises:
+        MoteError: The training fails, or most frames are not those of the reconstruction.
+    """
+    student, output = work.options().student, work.map_of(submap)
+    if output.exists():
+        return
+    student.check(output)
+    reconstruction = open_reconstruction(work.reconstruction).of_frames(submap.frames)
+    if len(reconstruction.poses) < _LEAST_FRAMES * len(submap.frames):
+        raise MoteError(
+            f"{submap.name}: found {len(reconstruction.poses)} of the plan's {len(submap.frames)} "
+            "frames in the recording; expected a plan of this recording, made with the same "
+            "options, such as --max-frames"
+        )
+    student.make_map(reconstruction, output)
 
 
 def _write_bundle(work: WorkFolder) -> None:

@@ -6,8 +6,12 @@ reconstruction/     points of all frames
 maps/ID.onnx        the map of each submap, by the submap's id
 maps/ID.training/   checkpoint and history of its training
 logs/TASK.log       what each task printed
+logs/TASK.lock      locked by the process that runs the task
 """
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +65,26 @@ class WorkFolder:
     def log_of(self, task: str) -> Path:
         """Return the file for what a task prints."""
         return self.path / "logs" / f"{task}.log"
+
+    @contextmanager
+    def locked(self, task: str) -> Iterator[None]:
+        """Wait until no other process runs a task, and let none run it in the block.
+
+        After a lost worker or of two drivers, two processes could write the same files.
+
+        Raises:
+            MoteError: The lock cannot be written.
+        """
+        path = self.path / "logs" / f"{task}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("wb")
+        except OSError as error:
+            raise MoteError(f"{path}: cannot be written ({error.strerror})") from error
+        with file:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def begin(self, options: PlaceOptions) -> None:
         """Write the options, or check that those of an earlier run are the same, to go on with it.

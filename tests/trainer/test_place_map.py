@@ -3,7 +3,9 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
+import msgspec
 import numpy as np
 import pytest
 from make_bundle import view
@@ -17,7 +19,7 @@ from distill_training.submaps.executors import reason_to_leave_out
 from distill_training.submaps.make_place import ExecutorOptions
 from distill_training.submaps.partition import PartitionConfig
 from distill_training.submaps.place import read_place
-from distill_training.submaps.plan_file import write_plan
+from distill_training.submaps.plan_file import submap_id, write_plan
 from distill_training.submaps.planning import make_plan
 from distill_training.submaps.tasks import run_task
 from distill_training.submaps.work_folder import PlaceOptions, WorkFolder
@@ -160,6 +162,39 @@ def test_the_commands_of_all_tasks_can_be_printed(made, run, capsys):
         f"mote-distill task {work} submap-02  # after reconstruct",
         f"mote-distill task {work} bundle  # after submap-01, submap-02",
     ]
+
+
+def test_a_plan_of_other_frames_is_refused(made):
+    work = WorkFolder(made.with_suffix(".training"))
+    content = work.plan_path.read_bytes()
+    plan = work.plan()
+    more = tuple(f"other-{n}" for n in range(40))
+    frames = plan.frames | dict.fromkeys(more, "0" * 32)
+    first, second = plan.submaps
+    own = first.own + more
+    first = msgspec.structs.replace(
+        first, own=own, id=submap_id(own, first.overlap, frames, plan.seed)
+    )
+    try:
+        write_plan(
+            work.plan_path, msgspec.structs.replace(plan, submaps=(first, second), frames=frames)
+        )
+        with pytest.raises(MoteError, match=r"found \d+ of the plan's \d+ frames"):
+            run_task(work.path, first.name)
+    finally:
+        work.plan_path.write_bytes(content)
+
+
+def test_a_task_waits_for_the_process_that_runs_it(made):
+    work = WorkFolder(made.with_suffix(".training"))
+    thread = Thread(target=run_task, args=(work.path, "bundle"))
+    with work.locked("bundle"):
+        thread.start()
+        before = os.stat(made).st_mtime_ns
+        thread.join(0.5)
+        assert thread.is_alive() and os.stat(made).st_mtime_ns == before
+    thread.join()
+    assert os.stat(made).st_mtime_ns > before
 
 
 def test_tasks_find_files_from_any_folder(scene, tmp_path, monkeypatch):
