@@ -168,7 +168,7 @@ def write_bundle(path: Path | str, scene: str, maps: dict[str, bytes]) -> None:
         _hash(index),
     )
     description = msgspec.json.format(msgspec.json.encode(described), indent=1)
-    _parse_description(description, path)  # checks the names
+    _parse_description(description, path)  # checks names and maps
     contents = {
         _DESCRIPTION: description,
         f"{described.index}.index": index,
@@ -279,7 +279,11 @@ def _parse_description(content: bytes, path: Path) -> _Description:
                 f"{path}: is a bundle of format version {version}, expected {FORMAT_VERSION}: "
                 "update mote_localization on this machine"
             )
-        return msgspec.json.decode(content, type=_Description)
+        described = msgspec.json.decode(content, type=_Description)
+        maps = {one.map for one in described.submaps}
+        if len(maps) < len(described.submaps):  # a small file could have a thousand large maps
+            raise ValueError("two submaps have the same map")
+        return described
     except (TypeError, ValueError, RecursionError) as error:
         raise MapFileError(f"{path}: {_DESCRIPTION}: {str(error)[:200]}{_ADVICE}") from error
 

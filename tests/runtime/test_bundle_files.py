@@ -159,6 +159,14 @@ def test_two_submaps_of_one_name_are_refused(rooms, tmp_path):
     assert "found two submaps front" in refused(write(tmp_path / "twice.mote", entries))
 
 
+def test_two_submaps_of_one_map_are_refused(rooms, tmp_path):
+    entries = entries_of(rooms)
+    submaps = json.loads(entries["bundle.json"])["submaps"]
+    submaps[1]["map"] = submaps[0]["map"]
+    entries["bundle.json"] = described(entries, submaps=submaps)
+    assert "two submaps have the same map" in refused(write(tmp_path / "twice.mote", entries))
+
+
 def test_an_index_of_other_keyframes_is_refused(rooms):
     index = read_bundle(rooms).index.encoded()
     PlaceIndex.decoded(index, [3, 3, 3])

@@ -1,6 +1,7 @@
 """A node with a bundle: places that look alike have no pose until something decides."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from sensor_msgs.msg import PointCloud2
 from simulated_robot import send, start_localizer
 
 from mote_localization.geometry import quaternion_xyzw
+from mote_localization.localizer import Tracking
+from mote_localization.nodes.active_localizer import ActiveLocalizer, LastPose
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros_env")]
 
@@ -31,6 +34,15 @@ def initial_pose(T_map_cam):
         float, quaternion_xyzw(T_map_cam[:3, :3])
     )
     return message
+
+
+@pytest.mark.parametrize(("stamp_ns", "decides"), [(0, False), (1, True), (2_000_000_000, False)])
+def test_a_last_pose_decides_only_if_it_is_known_to_be_recent(stamp_ns, decides):
+    """Without stamps, all poses have the same one, however old they are."""
+    tracking = Tracking(view(0), np.zeros((1, 1, 3)))
+    node = SimpleNamespace(_last=LastPose(0, 0, tracking))
+    found = ActiveLocalizer._recent_tracking(node, stamp_ns, 0)
+    assert found is (tracking if decides else None)
 
 
 def test_places_that_look_alike_have_no_pose_until_a_user_gives_one(robot, child, tmp_path):
