@@ -103,9 +103,15 @@ def _prepare_plan(work: "WorkFolder", options: "PlaceOptions", given: Path | Non
     from distill_training.submaps.plan_file import read_plan, write_plan
     from distill_training.submaps.planning import make_plan
 
+    values = options.recording.given_values()
     scene = open_scene(options.scene, options.recording)
     if given is not None:
         plan = read_plan(given)
+        if plan.options != values:
+            raise MoteError(
+                f"--plan {given}: was made with {_text(plan.options)}, found {_text(values)}; "
+                "expected the same options of the recording in both commands"
+            )
         lacking = plan.frames.keys() - {frame.name for frame in scene.frames("train")}
         if lacking:
             raise MoteError(
@@ -116,6 +122,9 @@ def _prepare_plan(work: "WorkFolder", options: "PlaceOptions", given: Path | Non
         return
     else:
         config = PartitionConfig(seed=options.student.train.seed)
-        place = read_place(scene)
-        plan = make_plan(place, config, str(options.scene), {})
+        plan = make_plan(read_place(scene), config, str(options.scene), values)
     write_plan(work.plan_path, plan)
+
+
+def _text(values: dict[str, str]) -> str:
+    return " ".join(f"{flag} {value}" for flag, value in values.items()) or "no options"

@@ -54,21 +54,13 @@ class Plan:
         config = PartitionConfig(self.frames, self.area, self.overlap, self.seed)
         scene = open_scene(self.scene, self.recording)
         place = read_place(scene)
-        options = {
-            flag: str(getattr(self.recording, _field(flag))) for flag in self.recording.given()
-        }
-        plan = make_plan(place, config, str(self.scene), options)
+        plan = make_plan(place, config, str(self.scene), self.recording.given_values())
         picture = self.output.with_name(f"{self.output.name}.png")
         with status("draw the plan"):
             draw_plan(plan, place, picture)
         write_plan(self.output, plan)
         Console().print(_table(plan))
         say(f"plan: {self.output}; picture: {picture}")
-
-
-def _field(flag: str) -> str:
-    """Return the name of the field of a flag."""
-    return flag.removeprefix("--").replace("-", "_")
 
 
 def _table(plan: "SubmapPlan") -> Table:

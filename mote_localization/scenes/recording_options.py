@@ -98,6 +98,11 @@ class RecordingOptions:
             if getattr(self, field.name) != field.default
         ]
 
+    def given_values(self) -> dict[str, str]:
+        """Return the flags that differ from their defaults, and their values as text."""
+        names = {flag: flag.removeprefix("--").replace("-", "_") for flag in self.given()}
+        return {flag: str(getattr(self, name)) for flag, name in names.items()}
+
 
 def _seconds(text: str, option: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*s?", text.strip())

@@ -19,7 +19,7 @@ from distill_training.submaps.executors import reason_to_leave_out
 from distill_training.submaps.make_place import ExecutorOptions
 from distill_training.submaps.partition import PartitionConfig
 from distill_training.submaps.place import read_place
-from distill_training.submaps.plan_file import submap_id, write_plan
+from distill_training.submaps.plan_file import read_plan, submap_id, write_plan
 from distill_training.submaps.planning import make_plan
 from distill_training.submaps.tasks import run_task
 from distill_training.submaps.work_folder import PlaceOptions, WorkFolder
@@ -162,6 +162,15 @@ def test_the_commands_of_all_tasks_can_be_printed(made, run, capsys):
         f"mote-distill task {work} submap-02  # after reconstruct",
         f"mote-distill task {work} bundle  # after submap-01, submap-02",
     ]
+
+
+def test_a_plan_of_other_options_is_refused(scene, plan, tmp_path):
+    options = {"--max-frames": "10"}
+    other = tmp_path / "other.plan"
+    write_plan(other, msgspec.structs.replace(read_plan(plan), options=options))
+    execution = ExecutorOptions(plan=other)
+    with pytest.raises(MoteError, match="made with --max-frames 10, found no options; expected"):
+        Map(scene, tmp_path / "a.mote", student=QUICK, execution=execution).run()
 
 
 def test_a_plan_of_other_frames_is_refused(made):
