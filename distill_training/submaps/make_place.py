@@ -93,6 +93,8 @@ def make_place(work: "WorkFolder", options: "PlaceOptions", execution: ExecutorO
         raise MoteError(
             f"{len(failed)} of {len(tasks)} tasks failed; the same command goes on with them"
         )
+    if failed:
+        say(f"warning: {options.output} lacks {', '.join(failed)}: images from there are lost")
     say(f"map: {options.output} ({options.output.stat().st_size / 2**20:.1f} MiB)")
 
 

@@ -39,7 +39,7 @@ _TURN_M = 1.0  # m, a turn by a radian is as far as this distance
 _HANDOVER = 0.8  # another submap follows when its keyframes are so much nearer
 _FAR_M = 3.0  # keyframes and poses that are so far may be another place that looks the same ...
 _RIVAL = 0.6  # ... if they are so similar to the image, relative to the most similar one
-_MOST_RIVALS = 3  # of them that are checked
+_MOST_RIVALS = 3  # places of such keyframes that are checked
 _SAME_PLACE_M = 0.25  # poses that differ by less are of one place
 
 
@@ -67,6 +67,7 @@ class BundleLocalizer:
         self._bundle, self._load, self._config = bundle, load, config
         self._lock = Lock()  # of the loaded submaps
         self._loaded: OrderedDict[int, Localizer] = OrderedDict()  # least recently used first
+        self._retired: list[Localizer] = []  # evicted, but perhaps still in use
         self._prepares_search = False
         canonical, stride = self.info.camera, self.info.stride  # those of all submaps
         self._view = lru_cache(MAX_VIEWS)(lambda live: CanonicalView(live, canonical, stride))
@@ -107,6 +108,14 @@ class BundleLocalizer:
             for localizer in self._loaded.values():
                 localizer.close()
             self._loaded.clear()
+        self._close_retired()
+
+    def _close_retired(self) -> None:
+        """Close the submaps that are not in memory any more."""
+        with self._lock:
+            retired, self._retired = self._retired, []
+        for localizer in retired:
+            localizer.close()
 
     def prepare_search(self) -> None:
         """Compute the features of each submap's keyframes in the background when it is loaded."""
@@ -140,6 +149,7 @@ class BundleLocalizer:
 
         Arguments and exceptions are those of `Localizer.localize`.
         """
+        self._close_retired()
         if tracking:
             found = self._tracked(image_hw3, camera, tracking, others)
             if found:
@@ -178,7 +188,7 @@ class BundleLocalizer:
         )
         rival_n = _distances(T_k44, pose.T_map_cam) > _FAR_M
         rival_n &= similar.similarity_n > _RIVAL * similar.similarity_n[0]
-        for n in np.flatnonzero(rival_n)[:_MOST_RIVALS]:
+        for n in _apart(T_k44, np.flatnonzero(rival_n))[:_MOST_RIVALS]:
             number = int(similar.submap_n[n])
             found = self._submap(number).pose_by_keyframes(
                 image_hw3, camera, [int(similar.keyframe_n[n])]
@@ -261,7 +271,8 @@ class BundleLocalizer:
                     localizer.prepare_search()
                 self._loaded[number] = localizer
                 if len(self._loaded) > _MOST_LOADED:
-                    self._loaded.popitem(last=False)[1].close()
+                    # another thread may still use it: `localize` closes it with its next image
+                    self._retired.append(self._loaded.popitem(last=False)[1])
             self._loaded.move_to_end(number)
             return self._loaded[number]
 
@@ -338,6 +349,15 @@ def _is_near(found: Localization, last: Tracking) -> bool:
     return following is not None and bool(
         _distances(following.T_map_cam[None], last.T_map_cam)[0] < _FAR_M
     )
+
+
+def _apart(T_k44: np.ndarray, order: np.ndarray) -> list[int]:
+    """Return those of some cameras, the first ones first, that are far from those before them."""
+    chosen: list[int] = []
+    for n in order.tolist():
+        if not chosen or _distances(T_k44[chosen], T_k44[n]).min() > _FAR_M:
+            chosen.append(n)
+    return chosen
 
 
 def _agree(one: _Pose, other: _Pose) -> bool:

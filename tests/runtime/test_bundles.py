@@ -185,6 +185,26 @@ def test_the_search_of_a_lost_image_counts_whichever_answer_is_returned(localize
     assert found.status is Status.LOST and found.inliers == 5 and found.search_s == 2.0
 
 
+def test_a_submap_in_use_survives_that_others_take_its_place(tmp_path):
+    maps = {f"{n}": map_at(tmp_path / f"{n}.onnx", 0.5 * n) for n in range(6)}
+    write_bundle(tmp_path / "many.mote", "many", maps)
+    localizer = open_localizer(tmp_path / "many.mote")
+    used = localizer._submap(0)
+    for n in range(1, 6):
+        localizer.tracking_at(view(0.5 * n))
+    assert used.localize(photograph(view(0)), CAMERA).status is Status.LOCALIZED
+    localizer.localize(photograph(view(2.5)), CAMERA)  # closes those that are not in memory
+    with pytest.raises(RuntimeError):
+        used.localize(photograph(view(0)), CAMERA)
+    localizer.close()
+
+
+def test_rivals_are_of_different_places():
+    poses = np.array([shifted(x, 0, 0) for x in (0, 0.5, 20, 20.5, 40, 60)])
+    assert bundle_localizer._apart(poses, np.arange(6)) == [0, 2, 4, 5]
+    assert bundle_localizer._apart(poses, np.array([3, 2, 1])) == [3, 1]
+
+
 def test_an_image_of_another_place_is_lost(localizer):
     noise = np.random.default_rng(0).integers(0, 255, (CAMERA.height, CAMERA.width, 3), np.uint8)
     for image_hw3 in (noise, np.zeros_like(noise)):

@@ -1,6 +1,7 @@
 """Maps of several submaps: from a recording to a bundle that localizes, by tasks."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -146,11 +147,12 @@ def test_a_bundle_without_a_submap_is_written_only_where_that_is_allowed(made, r
 
 
 def test_a_plan_of_another_recording_is_refused(scene, plan, tmp_path):
-    other = tmp_path / "other.plan"
-    other.write_text(plan.read_text().replace("frame-07", "frame-99"))
-    execution = ExecutorOptions(plan=other)
-    with pytest.raises(MoteError, match=r"names 1 of 16 frames .* such as frame-99; make the plan"):
-        Map(scene, tmp_path / "a.mote", student=QUICK, execution=execution).run()
+    other = Path(shutil.copytree(scene, tmp_path / "other"))
+    names = (other / "train.txt").read_text().replace("frame-07\n", "")
+    (other / "train.txt").write_text(names)
+    execution = ExecutorOptions(plan=plan)
+    with pytest.raises(MoteError, match=r"names 1 of 16 frames .* such as frame-07; make the plan"):
+        Map(other, tmp_path / "a.mote", student=QUICK, execution=execution).run()
 
 
 def test_the_commands_of_all_tasks_can_be_printed(made, run, capsys):
