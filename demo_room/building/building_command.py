@@ -10,8 +10,6 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from demo_room.building.building_drives import FreeFloor, test_drive, training_drive
-from demo_room.building.floor_picture import floor_plan_picture
 from demo_room.building.lit_building import open_lit_building, plan_of, write_lit_building
 from demo_room.building.look_alikes import EXPLAINED, Explanation, explain
 from demo_room.building.portal_renderer import render_building
@@ -70,6 +68,10 @@ class Building:
 
     def write(self, textures: Path) -> None:
         """Write the scene folder and the recordings, with the textures of a lit building."""
+        # These imports load scipy, which would delay the help of the command line.
+        from demo_room.building.building_drives import FreeFloor, test_drive, training_drive
+        from demo_room.building.floor_picture import floor_plan_picture
+
         floor = FreeFloor(plan_of(self.rooms))
         ends = np.linspace(0, self.frames, self.drives + 1).astype(int)
         train = [
