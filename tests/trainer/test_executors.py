@@ -95,7 +95,7 @@ def test_nothing_runs_where_the_first_task_fails(processes, tmp_path):
 
 
 DRIVER = """
-import sys
+import signal, sys
 from pathlib import Path
 from distill_training.submaps import executors, local_executor
 from distill_training.submaps.tasks import Task
@@ -103,6 +103,7 @@ from distill_training.submaps.tasks import Task
 def command(task, folder):
     return ["mote-distill", "-c", "import time; print('begins', flush=True); time.sleep(60)"]
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script
 executors._MODULE = []
 executors.command_of = command
 try:
