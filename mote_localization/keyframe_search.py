@@ -12,7 +12,12 @@ import numpy as np
 
 from mote_localization.camera import Camera, cell_index
 from mote_localization.geometry import transform
-from mote_localization.image_features import DESCRIPTOR_SIZE, MAX_FEATURES, image_features
+from mote_localization.image_features import (
+    DESCRIPTOR_SIZE,
+    MAX_FEATURES,
+    ImageFeatures,
+    image_features,
+)
 from mote_localization.keyframes import Keyframe
 
 _FIRST_FEATURES = 300  # of these, by which some keyframes are chosen before all are compared
@@ -97,14 +102,14 @@ class KeyframeSearch:
             self._points_kn3[k, :count] = transform(keyframe.pose_44, local_n3)
             self._descriptors_knd[k, :count] = descriptors_md[known_m]
 
-    def find(self, grey_hw: np.ndarray, keyframes: int) -> list[KeyframeFeatures]:
+    def find(self, features: ImageFeatures, keyframes: int) -> list[KeyframeFeatures]:
         """Return the matches of an image with the keyframes that match best, the best first.
 
         Args:
-            grey_hw: Uint8, canonical camera.
+            features: Of the image, canonical camera.
             keyframes: How many of them.
         """
-        pixels_m2, descriptors_md = image_features(grey_hw)
+        pixels_m2, descriptors_md = features
         first_md, all_k = descriptors_md[:_FIRST_FEATURES], np.arange(len(self._points_kn3))
         _, good_km = self._nearest(first_md, all_k, _FIRST_FEATURES)
         first_k = all_k[_largest(good_km.sum(axis=1), _FIRST_KEYFRAMES)]

@@ -20,6 +20,7 @@ from mote_localization.backends import Backend, create_backend
 from mote_localization.camera import Camera, CanonicalView, cell_pixels
 from mote_localization.drift import Kriging
 from mote_localization.geometry import invert, is_explained, local_coordinates, transform
+from mote_localization.image_features import ImageFeatures, image_features
 from mote_localization.keyframe_poses import KeyframePoses, Query
 from mote_localization.keyframe_search import (
     KeyframeFeatures,
@@ -348,7 +349,11 @@ class Localizer:
         )
 
     def pose_by_keyframes(
-        self, image_hw3: np.ndarray, camera: Camera, numbers: Sequence[int]
+        self,
+        image_hw3: np.ndarray,
+        camera: Camera,
+        features: ImageFeatures,
+        numbers: Sequence[int],
     ) -> PoseSolution | None:
         """Return the accepted pose at which some of the keyframes show an image, if there is one.
 
@@ -357,6 +362,7 @@ class Localizer:
         Args:
             image_hw3: RGB uint8, the camera's size.
             camera: The camera that took the image.
+            features: Of the canonical image.
             numbers: Of the keyframes in `info.keyframes`, one at least.
 
         Raises:
@@ -370,7 +376,7 @@ class Localizer:
         image = CanonicalImage(grey_hw, view.covered_hw, np.eye(4), "the camera")
         (query,) = self._keyframes.queries([image])
         chosen = [info.keyframes[number] for number in numbers]
-        found = KeyframeSearch(chosen, info.camera, info.stride).find(grey_hw, len(numbers))
+        found = KeyframeSearch(chosen, info.camera, info.stride).find(features, len(numbers))
         views = [one._replace(keyframe=numbers[one.keyframe]) for one in found]
         checked = self._pose_of_views(self._keyframes, views, query)
         return checked.given if checked else None
@@ -557,7 +563,8 @@ class Localizer:
 
         The student is not used.
         """
-        views = self._searched().find(image.canonical.grey_hw, self.config.keyframes.searched)
+        features = image_features(image.canonical.grey_hw)
+        views = self._searched().find(features, self.config.keyframes.searched)
         return self._pose_of_views(keyframes, views, query)
 
     def _pose_of_views(

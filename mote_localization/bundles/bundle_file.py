@@ -153,7 +153,7 @@ def write_bundle(path: Path | str, scene: str, maps: dict[str, bytes]) -> None:
     for name, content in maps.items():
         info = parse_map(content, Path(name)).info
         submaps.append(_submap_of(name, info))
-        features.append([image_features(k.grey_hw())[1] for k in info.keyframes])
+        features.append([image_features(k.grey_hw()).descriptors_md for k in info.keyframes])
     try:
         _check_together(submaps)
         index = PlaceIndex.made(features).encoded()

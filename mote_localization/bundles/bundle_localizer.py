@@ -19,7 +19,7 @@ from mote_localization.bundles.bundle_file import Bundle, is_bundle, read_bundle
 from mote_localization.bundles.place_index import Similar
 from mote_localization.camera import Camera, CanonicalView
 from mote_localization.geometry import is_explained, local_coordinates, rotation_angles
-from mote_localization.image_features import image_features
+from mote_localization.image_features import ImageFeatures, image_features
 from mote_localization.localizer import (
     MAX_VIEWS,
     Localization,
@@ -154,7 +154,9 @@ class BundleLocalizer:
             found = self._tracked(image_hw3, camera, tracking, others)
             if found:
                 return found
-        similar = self._similar(image_hw3, camera)
+        grey_hw = cv2.cvtColor(self._view(camera).warp(image_hw3), cv2.COLOR_RGB2GRAY)
+        features = image_features(grey_hw)
+        similar = self._bundle.index.most_similar(features.descriptors_md, _SIMILAR)
         numbers = self._candidates(similar)
         answers = {
             number: self._submap(number).localize(
@@ -169,7 +171,7 @@ class BundleLocalizer:
             return replace(most, search_s=search_s)
         best = min(accepted, key=lambda n: _deviation(accepted[n]))
         others_found = [(n, _pose_of(one)) for n, one in accepted.items() if n != best]
-        rivals = self._rivals(image_hw3, camera, similar, _pose_of(accepted[best]))
+        rivals = self._rivals(image_hw3, camera, features, similar, _pose_of(accepted[best]))
         for number, pose in itertools.chain(others_found, rivals):
             if not _agree(_pose_of(accepted[best]), pose):
                 found = replace(accepted[best], search_s=search_s)
@@ -177,7 +179,12 @@ class BundleLocalizer:
         return self._handed_over(accepted[best], best)
 
     def _rivals(
-        self, image_hw3: np.ndarray, camera: Camera, similar: Similar, pose: _Pose
+        self,
+        image_hw3: np.ndarray,
+        camera: Camera,
+        features: ImageFeatures,
+        similar: Similar,
+        pose: _Pose,
     ) -> Iterator[tuple[int, _Pose]]:
         """Yield submaps, and poses in them, by similar keyframes that are far from a pose."""
         T_k44 = np.array(
@@ -191,7 +198,7 @@ class BundleLocalizer:
         for n in _apart(T_k44, np.flatnonzero(rival_n))[:_MOST_RIVALS]:
             number = int(similar.submap_n[n])
             found = self._submap(number).pose_by_keyframes(
-                image_hw3, camera, [int(similar.keyframe_n[n])]
+                image_hw3, camera, features, [int(similar.keyframe_n[n])]
             )
             if found:
                 yield number, _Pose(found.T_map_cam, found.covariance_66)
@@ -214,11 +221,6 @@ class BundleLocalizer:
             near = self._submap(number).tracking_at(last.T_map_cam)
             found = self._submap(number).localize(image_hw3, camera, near, others, search=False)
         return self._handed_over(found, number) if _is_near(found, last) else None
-
-    def _similar(self, image_hw3: np.ndarray, camera: Camera) -> Similar:
-        """Return the keyframes that look most like an image."""
-        grey_hw = cv2.cvtColor(self._view(camera).warp(image_hw3), cv2.COLOR_RGB2GRAY)
-        return self._bundle.index.most_similar(image_features(grey_hw)[1], _SIMILAR)
 
     def _candidates(self, similar: Similar) -> list[int]:
         """Return the submaps of the keyframes that look most like an image, the best first."""

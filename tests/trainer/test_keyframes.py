@@ -13,6 +13,7 @@ from mote_localization import rig_matches
 from mote_localization.camera import Camera
 from mote_localization.errors import BackendError
 from mote_localization.geometry import invert, local_coordinates, retract, transform
+from mote_localization.image_features import image_features
 from mote_localization.keyframe_matcher import KeyframeConfig, KeyframeMatcher
 from mote_localization.keyframe_search import KeyframeSearch
 from mote_localization.keyframes import Keyframe
@@ -163,16 +164,16 @@ def test_search_needs_no_prediction_of_the_student(plain: MapFile):
 def test_matches_of_a_search_are_on_the_keyframes_points():
     grey_hw = photograph(T_MAP_CAM)[..., 0]
     search = KeyframeSearch(KEYFRAMES, CAMERA, 8)
-    views = search.find(grey_hw, keyframes=2)
+    views = search.find(image_features(grey_hw), keyframes=2)
     assert len({view.keyframe for view in views}) == 2
     for view in views:
         local_n3 = transform(invert(T_MAP_CAM), view.points_n3)
         error_px = np.linalg.norm(CAMERA.project(local_n3) - view.pixels_n2, axis=1)
         assert len(error_px) > 20 and np.median(error_px) < 3
-    blank = search.find(np.zeros_like(grey_hw), keyframes=2)
+    blank = search.find(image_features(np.zeros_like(grey_hw)), keyframes=2)
     assert [len(view.points_n3) for view in blank] == [0, 0]
     hidden = KeyframeSearch((keyframe(T_MAP_CAM, hidden=True),), CAMERA, 8)
-    assert not len(hidden.find(grey_hw, keyframes=1)[0].points_n3)
+    assert not len(hidden.find(image_features(grey_hw), keyframes=1)[0].points_n3)
 
 
 def test_a_search_finds_the_one_right_keyframe_among_wrong_ones(plain: MapFile, monkeypatch):
