@@ -32,7 +32,7 @@ class Executor(Protocol):
         Args:
             tasks: Each comes after those that it needs.
             folder: See `WorkFolder`.
-            report: Is told of each change of a task's state.
+            report: Called at each change of a task's state.
 
         Raises:
             MoteError: The executor itself fails.

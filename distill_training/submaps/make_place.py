@@ -74,7 +74,7 @@ def make_place(work: "WorkFolder", options: "PlaceOptions", execution: ExecutorO
     """
     from distill_training.submaps.executors import command_of
     from distill_training.submaps.task_table import task_table
-    from distill_training.submaps.tasks import tasks_of
+    from distill_training.submaps.tasks import missing_text, tasks_of
 
     work.begin(options)
     _prepare_plan(work, options, execution.plan)
@@ -94,7 +94,7 @@ def make_place(work: "WorkFolder", options: "PlaceOptions", execution: ExecutorO
             f"{len(failed)} of {len(tasks)} tasks failed; the same command goes on with them"
         )
     if failed:
-        say(f"warning: {options.output} lacks {', '.join(failed)}: images from there are lost")
+        say(missing_text(options.output, failed))
     say(f"map: {options.output} ({options.output.stat().st_size / 2**20:.1f} MiB)")
 
 
@@ -105,6 +105,8 @@ def _prepare_plan(work: "WorkFolder", options: "PlaceOptions", given: Path | Non
     from distill_training.submaps.plan_file import read_plan, write_plan
     from distill_training.submaps.planning import make_plan
 
+    if given is None and work.plan_path.exists():
+        return
     values = options.recording.given_values()
     scene = open_scene(options.scene, options.recording)
     if given is not None:
@@ -120,8 +122,6 @@ def _prepare_plan(work: "WorkFolder", options: "PlaceOptions", given: Path | Non
                 f"{given}: names {len(lacking)} of {len(plan.frames)} frames that are no training "
                 f"frames of {options.scene}, such as {min(lacking)[:60]}; make the plan again"
             )
-    elif work.plan_path.exists():
-        return
     else:
         config = PartitionConfig(seed=options.student.train.seed)
         plan = make_plan(read_place(scene), config, str(options.scene), values)

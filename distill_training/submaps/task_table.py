@@ -57,7 +57,7 @@ class _Rows:
 
 @contextmanager
 def task_table(tasks: Sequence[Task]) -> Iterator[Report]:
-    """Show the table on stderr while the block runs; yield what tells it of changes."""
+    """Show the table on stderr while the block runs; yield the callback for changes of states."""
     rows, console = _Rows(tasks), Console(stderr=True)
     with Live(rows, console=console, refresh_per_second=2):
         yield rows.set

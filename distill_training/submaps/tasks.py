@@ -1,11 +1,13 @@
 """The tasks by which the map of a large place is made. Each can be repeated and is then resumed."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from distill_training.reconstruction import open_reconstruction
+from distill_training.student_options import StudentOptions
 from distill_training.submaps.plan_file import Submap, SubmapPlan
-from distill_training.submaps.work_folder import WorkFolder
+from distill_training.submaps.work_folder import PlaceOptions, WorkFolder
 from mote_localization.bundles import write_bundle
 from mote_localization.command_line import say
 from mote_localization.errors import MoteError
@@ -34,6 +36,11 @@ def tasks_of(plan: SubmapPlan, allow_missing: bool) -> list[Task]:
     ]
 
 
+def missing_text(output: Path, submaps: Iterable[str]) -> str:
+    """Return the warning that a bundle lacks some submaps."""
+    return f"warning: {output} lacks {', '.join(submaps)}: images from there are lost"
+
+
 def run_task(folder: Path, name: str) -> None:
     """Run a task, or go on with it; a finished one takes seconds. Wait for a process that runs it.
 
@@ -54,18 +61,19 @@ def run_task(folder: Path, name: str) -> None:
             teaching = options.teacher.plan(options.scene, options.recording)
             teaching.reconstruct(work.reconstruction)
         elif name == BUNDLE:
-            _write_bundle(work)
+            _write_bundle(work, options, plan)
         else:
-            _make_map(work, next(one for one in plan.submaps if one.name == name))
+            submap = next(one for one in plan.submaps if one.name == name)
+            _make_map(work, options.student, submap)
 
 
-def _make_map(work: WorkFolder, submap: Submap) -> None:
+def _make_map(work: WorkFolder, student: StudentOptions, submap: Submap) -> None:
     """Make the map of a submap, unless there is one.
 
     Raises:
         MoteError: The training fails, or most frames are not those of the reconstruction.
     """
-    student, output = work.options().student, work.map_of(submap)
+    output = work.map_of(submap)
     if output.exists():
         return
     student.check(output)
@@ -79,9 +87,8 @@ def _make_map(work: WorkFolder, submap: Submap) -> None:
     student.make_map(reconstruction, output)
 
 
-def _write_bundle(work: WorkFolder) -> None:
+def _write_bundle(work: WorkFolder, options: PlaceOptions, plan: SubmapPlan) -> None:
     """Write the bundle of all maps."""
-    options, plan = work.options(), work.plan()
     paths = {submap.name: work.map_of(submap) for submap in plan.submaps}
     missing = [name for name, path in paths.items() if not path.exists()]
     if missing and (not options.allow_missing or len(missing) == len(paths)):
@@ -90,7 +97,7 @@ def _write_bundle(work: WorkFolder) -> None:
             "submaps); run their tasks again, or leave them out with --allow-missing"
         )
     if missing:
-        say(f"warning: {options.output} lacks {', '.join(missing)}: images from there are lost")
+        say(missing_text(options.output, missing))
     maps = {
         name: read_input(path, MAX_MAP_BYTES) for name, path in paths.items() if name not in missing
     }
