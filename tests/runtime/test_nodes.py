@@ -673,9 +673,14 @@ def test_a_player_with_a_clock_publishes_the_time_of_the_recording(child, robot,
     subscription = robot.node.create_subscription(
         Clock, "/clock", lambda message: times.append(nanoseconds(message.clock)), 100
     )
-    player = child("player", drive, "--clock", "--rate", 2)
+    rename = "/camera/image_raw:=/clocked/image_raw"
+    player = child("player", drive, "--clock", "--rate", 2, "--remap", rename)
+    # the player waits for a subscriber of images, and discovers that of the clock before it
+    assert wait_for(lambda: robot.node.count_publishers("/clock")), player.text()
+    images = robot.node.create_subscription(Image, "/clocked/image_raw", id, 10)
     assert player.code() == 0, player.text()
-    robot.node.destroy_subscription(subscription)
+    for one in subscription, images:
+        robot.node.destroy_subscription(one)
     gaps = np.diff(times)
     assert len(times) > 40 and (gaps >= 0).all() and np.median(gaps) < 1e8
     assert times[-1] == 1_000_000_000 + 19 * 200_000_000
