@@ -8,7 +8,7 @@ tracked, so keyframes may be far apart.
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from mote_localization.geometry import (
     transform,
 )
 from mote_localization.keyframes import ATLAS_COLUMNS, Keyframe
+from mote_localization.view_similarity import similarity
 
 _CONTRAST_PX = 25  # side of the square over which mean and deviation are normalized
 _MIN_DEVIATION = 4.0  # grey levels; smaller deviations are noise and are not amplified
@@ -32,6 +33,7 @@ _SURFACE_KEYFRAMES = 12  # nearest ones, which show what a camera sees
 _SAMPLED_CELLS = 23  # every 23rd cell counts when the keyframes of a view are chosen
 _OUTSIDE_PX = np.float32(-1e4)  # a coordinate outside the atlas
 _MIN_DEPTH_M = 0.01  # of points in front of a camera
+_AROUND = np.ones((3, 3), np.uint8)  # a cell and its neighbours
 _BORDER_PX = 4  # width of a keyframe's border that is not used
 _MIN_EIGENVALUE = 1e-3  # of a window's gradient matrix; windows below have too little texture
 _STOP = cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS
@@ -213,9 +215,29 @@ class KeyframeMatcher:
         Args:
             T_map_cam: The camera's pose (4, 4).
         """
+        return self._surface(self._shown_depth(T_map_cam), T_map_cam)
+
+    def _surface(self, depth_hw: np.ndarray, T_map_cam: np.ndarray) -> np.ndarray:
+        """Return the points of `surface` for the depth of `_shown_depth`."""
+        unknown_hw = np.isinf(depth_hw).astype(np.uint8)
+        rows, columns = depth_hw.shape
+        if unknown_hw.all():
+            return np.full((rows, columns, 3), np.nan)
+        _, label_hw = cv2.distanceTransformWithLabels(
+            unknown_hw, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        depth_of_label = np.zeros(label_hw.max() + 1)
+        depth_of_label[label_hw[unknown_hw == 0]] = depth_hw[unknown_hw == 0]
+        rays_hw3 = self._rays_n3.reshape(rows, columns, 3)
+        return transform(T_map_cam, rays_hw3 * depth_of_label[label_hw][..., None])
+
+    def _shown_depth(self, T_map_cam: np.ndarray) -> np.ndarray:
+        """Return the depth (rows, columns) of the foremost points of the nearest keyframes.
+
+        Infinite in cells that show none.
+        """
         camera = self._camera
         keyframes_k = np.argsort(self.distances(T_map_cam))[:_SURFACE_KEYFRAMES]
-        rows, columns = self._pixels_hw2.shape[:2]
         local_kn3 = self._rays_n3 * self._depth_kn[keyframes_k][..., None]
         T_cam_k44 = invert(T_map_cam) @ self._T_k44[keyframes_k]
         pairs = zip(T_cam_k44, local_kn3, strict=True)
@@ -226,19 +248,32 @@ class KeyframeMatcher:
         inside_n = (x_n > -0.5) & (x_n < camera.width - 0.5)
         inside_n &= (y_n > -0.5) & (y_n < camera.height - 0.5)
         cell_n = cell_index(pixels_2n[:, inside_n], camera, self._stride)
-        depth_n = np.full(rows * columns, np.inf)
+        depth_n = np.full(len(self._rays_n3), np.inf)
         np.minimum.at(depth_n, cell_n, points_n3[inside_n, 2])
-        unknown_hw = np.isinf(depth_n).reshape(rows, columns).astype(np.uint8)
-        if unknown_hw.all():
-            return np.full((rows, columns, 3), np.nan)
-        _, label_hw = cv2.distanceTransformWithLabels(
-            unknown_hw, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
-        )
-        depth_of_label = np.zeros(label_hw.max() + 1)
-        depth_of_label[label_hw[unknown_hw == 0]] = depth_n.reshape(rows, columns)[unknown_hw == 0]
-        depth_hw = depth_of_label[label_hw]
-        rays_hw3 = self._rays_n3.reshape(rows, columns, 3)
-        return transform(T_map_cam, rays_hw3 * depth_hw[..., None])
+        return depth_n.reshape(self._pixels_hw2.shape[:2])
+
+    def similarity(
+        self, query: QueryImage, T_map_cam: np.ndarray, config: KeyframeConfig
+    ) -> np.ndarray:
+        """Return how similar an image is to the view of the keyframes at a pose (4, 4).
+
+        Returns:
+            Correlation (rows, columns), see `view_similarity`; NaN in cells that the camera or no
+            keyframe sees.
+        """
+        depth_hw = self._shown_depth(T_map_cam)
+        # points of a keyframe that is farther away than the camera leave gaps of a cell
+        known_n = cv2.dilate(np.isfinite(depth_hw).astype(np.uint8), _AROUND).ravel() > 0
+        if not known_n.any():
+            return np.full(depth_hw.shape, np.nan, np.float32)
+        local_n3 = self.cell_points(self._surface(depth_hw, T_map_cam), T_map_cam)
+        points_n3 = transform(T_map_cam, local_n3)
+        view = self._render(T_map_cam, points_n3, replace(config.tracked, views=1), config)[0]
+        found_n = similarity(query.grey_hw, self._image(view), self._pixels_hw2).ravel()
+        shown_n = np.zeros(len(found_n), bool)
+        shown_n[query.cells_c] = True
+        shown_n &= view.valid_n & known_n
+        return np.where(shown_n, found_n, np.nan).reshape(depth_hw.shape)
 
     def match(
         self,

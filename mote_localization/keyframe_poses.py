@@ -54,6 +54,19 @@ class KeyframePoses:
         """Return what each image shows (rows, columns, 3), see `KeyframeMatcher.surface`."""
         return [self.matcher.surface(T_map_cam @ query.T_first_cam) for query in queries]
 
+    def similarity(
+        self, query: Query, T_map_cam: np.ndarray, config: LocalizerConfig
+    ) -> np.ndarray:
+        """Return how similar an image is to what keyframes show near a pose of the first camera.
+
+        See `KeyframeMatcher.similarity`.
+        """
+        surfaces, steps = self.surfaces([query], T_map_cam), (config.keyframes.tracked,)
+        near = self.refined([query], surfaces, T_map_cam, steps, config, prior=T_map_cam).solution
+        T_map_first = near.T_map_cam if near else T_map_cam
+        T_map_query = T_map_first @ query.T_first_cam
+        return self.matcher.similarity(query.image, T_map_query, config.keyframes)
+
     def refined(
         self,
         queries: Sequence[Query],

@@ -369,17 +369,42 @@ class Localizer:
             ImageError: The image does not have the camera's size.
             CameraError: The camera's view does not overlap with that of the map's camera.
         """
-        if self._keyframes is None:
-            raise ValueError("the map has no keyframes")
-        view, info = self._view(camera), self.info
-        grey_hw = cv2.cvtColor(view.warp(image_hw3), cv2.COLOR_RGB2GRAY)
-        image = CanonicalImage(grey_hw, view.covered_hw, np.eye(4), "the camera")
-        (query,) = self._keyframes.queries([image])
+        keyframes, query = self._keyframe_query(image_hw3, camera)
+        info = self.info
         chosen = [info.keyframes[number] for number in numbers]
         found = KeyframeSearch(chosen, info.camera, info.stride).find(features, len(numbers))
         views = [one._replace(keyframe=numbers[one.keyframe]) for one in found]
-        checked = self._pose_of_views(self._keyframes, views, query)
+        checked = self._pose_of_views(keyframes, views, query)
         return checked.given if checked else None
+
+    def similarity(
+        self, image_hw3: np.ndarray, camera: Camera, T_map_cam: np.ndarray
+    ) -> np.ndarray:
+        """Return how similar an image is to what the keyframes show near a pose.
+
+        Args:
+            image_hw3: RGB uint8, the camera's size.
+            camera: The camera that took the image.
+            T_map_cam: The camera's pose (4, 4).
+
+        Returns:
+            Correlation (rows, columns), see `KeyframeMatcher.similarity`.
+
+        Raises:
+            ImageError: The image does not have the camera's size.
+            CameraError: The camera's view does not overlap with that of the map's camera.
+        """
+        keyframes, query = self._keyframe_query(image_hw3, camera)
+        return keyframes.similarity(query, T_map_cam, self.config)
+
+    def _keyframe_query(self, image_hw3: np.ndarray, camera: Camera) -> tuple[KeyframePoses, Query]:
+        """Return the keyframes, and an image prepared for them."""
+        if self._keyframes is None:
+            raise ValueError("the map has no keyframes")
+        view = self._view(camera)
+        grey_hw = cv2.cvtColor(view.warp(image_hw3), cv2.COLOR_RGB2GRAY)
+        image = CanonicalImage(grey_hw, view.covered_hw, np.eye(4), "the camera")
+        return self._keyframes, self._keyframes.queries([image])[0]
 
     def _tracked_pose(
         self, keyframes: KeyframePoses, images: Sequence[CanonicalImage], tracking: Tracking | None

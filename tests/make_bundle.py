@@ -21,10 +21,12 @@ def view(turn: float) -> np.ndarray:
     return shifted(0, 0, 0, omega=(0, turn, 0))
 
 
-def map_at(path: Path, turn: float) -> bytes:
+def map_at(path: Path, turn: float, repainted_m: float = -np.inf) -> bytes:
     """Write a map with keyframes about a view, which its network always predicts."""
     plain = read_map(write_constant_map(path, view(turn)))
-    keyframes = tuple(keyframe(view(turn + step)) for step in (-0.4, 0, 0.4))
+    keyframes = tuple(
+        keyframe(view(turn + step), repainted_m=repainted_m) for step in (-0.4, 0, 0.4)
+    )
     info = replace(plain.info, scene=path.stem, keyframes=keyframes)
     write_map(path, onnx.load_model_from_string(plain.model), info)
     return path.read_bytes()

@@ -10,18 +10,24 @@ _WAVES = np.random.default_rng(0).normal(0, 12, (60, 3))  # rad/m: of some decim
 _PHASES = np.random.default_rng(1).uniform(0, 2 * np.pi, 60)
 
 
-def photograph(T_map_cam: np.ndarray) -> np.ndarray:
-    """Return an image of the box room, whose walls are painted with waves."""
+def photograph(T_map_cam: np.ndarray, repainted_m: float = -np.inf) -> np.ndarray:
+    """Return an image of the box room, whose walls are painted with waves.
+
+    Those below `repainted_m` of the map's y are painted with others.
+    """
     points = room_points(T_map_cam, CAMERA, 1).astype(np.float64)
-    paint = np.sin(points @ _WAVES.T + _PHASES).sum(axis=-1)
+    phases = np.where(points[..., 1:2] < repainted_m, _PHASES[::-1], _PHASES)
+    paint = np.sin(points @ _WAVES.T + phases).sum(axis=-1)
     grey = np.clip(128 + 12 * paint, 0, 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
-def keyframe(T_map_cam: np.ndarray, hidden: bool = False) -> Keyframe:
+def keyframe(T_map_cam: np.ndarray, hidden: bool = False, repainted_m: float = -np.inf) -> Keyframe:
     points_hw3 = room_points(T_map_cam, CAMERA, 8)
     return Keyframe.record(
-        T_map_cam, photograph(T_map_cam), np.full_like(points_hw3, np.nan) if hidden else points_hw3
+        T_map_cam,
+        photograph(T_map_cam, repainted_m),
+        np.full_like(points_hw3, np.nan) if hidden else points_hw3,
     )
 
 

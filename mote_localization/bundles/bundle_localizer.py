@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from mote_localization.localizer import (
 from mote_localization.map_file import MapFile, read_map
 from mote_localization.map_info import MapInfo
 from mote_localization.pose_gates import LocalizerConfig
+from mote_localization.view_similarity import is_explained_better
 
 _CANDIDATES = 3  # submaps in which an image without a known place is localized
 _SIMILAR = 24  # keyframes that choose them
@@ -130,7 +130,7 @@ class BundleLocalizer:
 
     def tracking_at(self, T_map_cam: np.ndarray) -> Tracking:
         """Return what `localize` tracks from where a camera may be, see `Localizer.tracking_at`."""
-        number = int(np.argmin(self._distances(T_map_cam)))
+        number = self._nearest(T_map_cam)
         return self._submap(number).tracking_at(T_map_cam)._replace(submap=number)
 
     def localize(
@@ -144,8 +144,9 @@ class BundleLocalizer:
         """Return the pose at which an image was taken, or why it is lost.
 
         With a last pose, its submap is used, then the one that is next to it; otherwise the three
-        submaps whose keyframes look most like the image. Poses that contradict each other are
-        ambiguous: the image is lost.
+        submaps whose keyframes look most like the image. Of poses that contradict each other, one
+        is right if its place explains the image clearly better than the others; otherwise they
+        are ambiguous: the image is lost.
 
         Arguments and exceptions are those of `Localizer.localize`.
         """
@@ -170,13 +171,40 @@ class BundleLocalizer:
             most = max(answers.values(), key=lambda one: one.inliers)
             return replace(most, search_s=search_s)
         best = min(accepted, key=lambda n: _deviation(accepted[n]))
-        others_found = [(n, _pose_of(one)) for n, one in accepted.items() if n != best]
-        rivals = self._rivals(image_hw3, camera, features, similar, _pose_of(accepted[best]))
-        for number, pose in itertools.chain(others_found, rivals):
-            if not _agree(_pose_of(accepted[best]), pose):
-                found = replace(accepted[best], search_s=search_s)
-                return self._ambiguous(found, best, pose, number)
-        return self._handed_over(accepted[best], best)
+        first = replace(accepted[best], search_s=search_s)
+        poses = [(best, _pose_of(first))]
+        poses += [(n, _pose_of(one)) for n, one in accepted.items() if n != best]
+        poses += self._rivals(image_hw3, camera, features, similar, poses[0][1])
+        places = _places(poses)
+        if len(places) == 1:
+            return self._handed_over(first, best)
+        chosen = self._best_place(image_hw3, camera, [pose for _, pose in places])
+        if chosen is None:
+            return self._ambiguous(first, places)
+        if chosen == 0:
+            return self._handed_over(first, best)
+        pose = places[chosen][1]
+        found = self._tracked(image_hw3, camera, self.tracking_at(pose.T_map_cam), others)
+        if not found or not _agree(_pose_of(found), pose):
+            return self._ambiguous(first, places)
+        return replace(found, search_s=search_s)
+
+    def _best_place(
+        self, image_hw3: np.ndarray, camera: Camera, poses: Sequence[_Pose]
+    ) -> int | None:
+        """Return which pose explains an image better than each other one; None if none does."""
+        covered = int(self._view(camera).covered_hw.sum())
+        similar = [
+            self._submap(self._nearest(pose.T_map_cam)).similarity(
+                image_hw3, camera, pose.T_map_cam
+            )
+            for pose in poses
+        ]
+        for n, one in enumerate(similar):
+            others = similar[:n] + similar[n + 1 :]
+            if all(is_explained_better(one, other, covered) for other in others):
+                return n
+        return None
 
     def _rivals(
         self,
@@ -241,12 +269,13 @@ class BundleLocalizer:
         surface = self._submap(nearest).tracking_at(T_map_cam)._replace(submap=nearest)
         return replace(found, tracking=surface)
 
-    def _ambiguous(self, one: Localization, first: int, other: _Pose, second: int) -> Localization:
-        """Return that an image is lost, because two places give it different poses."""
-        apart_m = np.linalg.norm(_pose_of(one).T_map_cam[:3, 3] - other.T_map_cam[:3, 3])
+    def _ambiguous(self, one: Localization, places: Sequence[tuple[int, _Pose]]) -> Localization:
+        """Return that an image is lost, because several places explain it."""
+        (first, pose), (second, other) = places[:2]
+        apart_m = np.linalg.norm(pose.T_map_cam[:3, 3] - other.T_map_cam[:3, 3])
         names = [self._bundle.submaps[number].name for number in (first, second)]
-        places = "two places of " + names[0] if first == second else " and ".join(names)
-        reason = f"ambiguous: {places} explain the image, {apart_m:.1f} {self.info.unit} apart"
+        text = "two places of " + names[0] if first == second else " and ".join(names)
+        reason = f"ambiguous: {text} explain the image, {apart_m:.1f} {self.info.unit} apart"
         return replace(
             one,
             status=Status.LOST,
@@ -262,6 +291,10 @@ class BundleLocalizer:
         return np.array(
             [_distances(one.keyframe_poses_k44, T_map_cam).min() for one in self._bundle.submaps]
         )
+
+    def _nearest(self, T_map_cam: np.ndarray) -> int:
+        """Return the submap that has the keyframe nearest to a camera."""
+        return int(np.argmin(self._distances(T_map_cam)))
 
     def _submap(self, number: int) -> Localizer:
         """Return the localizer of a submap; load it if necessary, in place of an unused one."""
@@ -360,6 +393,15 @@ def _apart(T_k44: np.ndarray, order: np.ndarray) -> list[int]:
         if not chosen or _distances(T_k44[chosen], T_k44[n]).min() > _FAR_M:
             chosen.append(n)
     return chosen
+
+
+def _places(poses: Sequence[tuple[int, _Pose]]) -> list[tuple[int, _Pose]]:
+    """Return the first ones, with their submaps, of poses that do not agree with each other."""
+    places: list[tuple[int, _Pose]] = []
+    for number, pose in poses:
+        if not any(_agree(pose, other) for _, other in places):
+            places.append((number, pose))
+    return places
 
 
 def _agree(one: _Pose, other: _Pose) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from make_bundle import COPY, map_at, view, write_rooms
+from make_bundle import COPY, copy_of, map_at, view, write_rooms
 from make_map import CAMERA, room_points
 from make_painted_room import photograph, shifted
 
@@ -15,6 +15,8 @@ from mote_localization.geometry import local_coordinates
 from mote_localization.localizer import Localizer, Status
 from mote_localization.map_file import read_map, write_map
 from mote_localization.map_transform import FrameChange, transform_map
+
+REPAINTED_M = 1.8  # in the right quarter of the front view
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,40 @@ def test_views_from_one_point_in_opposite_directions_are_ambiguous(rooms, tmp_pa
     localizer = open_localizer(tmp_path / "t.mote")
     assert localizer.localize(photograph(view(0.05)), CAMERA).ambiguous
     localizer.close()
+
+
+@pytest.fixture(scope="module")
+def look_alikes(tmp_path_factory):
+    """Two rooms, which differ in the paint to the right of the view."""
+    folder = tmp_path_factory.mktemp("look_alikes")
+    maps = {"front": map_at(folder / "front.onnx", 0.0)}
+    map_at(folder / "repainted.onnx", 0.0, REPAINTED_M)
+    maps["repainted"] = copy_of(folder / "repainted.onnx", folder / "copy.onnx")
+    write_bundle(folder / "rooms.mote", "rooms", maps)
+    localizer = open_localizer(folder / "rooms.mote")
+    yield localizer
+    localizer.close()
+
+
+@pytest.mark.parametrize(
+    ("repainted_m", "T_from_front"), [(-np.inf, np.eye(4)), (REPAINTED_M, COPY)]
+)
+def test_what_only_one_of_two_places_shows_decides_between_them(
+    look_alikes, repainted_m, T_from_front
+):
+    found = look_alikes.localize(photograph(view(0.05), repainted_m), CAMERA)
+    assert_at(found, T_from_front @ view(0.05))
+
+
+def test_an_image_without_what_only_one_of_two_places_shows_is_ambiguous(look_alikes):
+    assert look_alikes.localize(photograph(view(-0.4)), CAMERA).ambiguous
+
+
+def test_an_image_that_shows_something_else_there_is_ambiguous(look_alikes):
+    image_hw3 = photograph(view(0.05))
+    image_hw3[:, 230:] = photograph(view(0.9))[:, 230:]
+    found = look_alikes.localize(image_hw3, CAMERA)
+    assert found.ambiguous, found.T_map_cam
 
 
 class TrueStudent:
