@@ -268,6 +268,8 @@ class KeyframeMatcher:
             return np.full(depth_hw.shape, np.nan, np.float32)
         local_n3 = self.cell_points(self._surface(depth_hw, T_map_cam), T_map_cam)
         points_n3 = transform(T_map_cam, local_n3)
+        # what a keyframe shows in place of an occluded point would count as a difference
+        config = replace(config, occluded_score=0.0)
         view = self._render(T_map_cam, points_n3, replace(config.tracked, views=1), config)[0]
         found_n = similarity(query.grey_hw, self._image(view), self._pixels_hw2).ravel()
         shown_n = np.zeros(len(found_n), bool)

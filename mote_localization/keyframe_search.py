@@ -34,6 +34,13 @@ class KeyframeFeatures(NamedTuple):
     keyframe: int  # index
 
 
+class DescribedKeyframe(NamedTuple):
+    """The features of a keyframe, always as many rows."""
+
+    points_n3: np.ndarray  # m, map frame
+    descriptors_nd: np.ndarray  # float16; rows of zeros, which are far from every other, if fewer
+
+
 class SearchCancelled(Exception):
     """The features of the keyframes are not needed any more."""
 
@@ -62,10 +69,32 @@ def search_of(
     key = keyframes, camera, stride
     search = _last.get(key)
     if search is None:
-        search = KeyframeSearch(keyframes, camera, stride, cancelled)
+        described = []
+        for keyframe in keyframes:
+            if cancelled():
+                raise SearchCancelled
+            described.append(describe(keyframe, camera, stride))
+        search = KeyframeSearch(described)
         _last.clear()
         _last[key] = search
     return search
+
+
+def describe(keyframe: Keyframe, camera: Camera, stride: int) -> DescribedKeyframe:
+    """Compute the features of a keyframe, which takes about 40 ms.
+
+    Arguments and exceptions are those of `search_of`.
+    """
+    pixels_m2, descriptors_md = image_features(keyframe.grey_hw())
+    depth_m = keyframe.depth_m()[cell_index(pixels_m2.T, camera, stride)]
+    known_m = np.isfinite(depth_m)
+    count = np.count_nonzero(known_m)
+    local_m3 = camera.rays(pixels_m2[known_m]) * depth_m[known_m, None]
+    points_n3 = np.zeros((MAX_FEATURES, 3))
+    points_n3[:count] = transform(keyframe.pose_44, local_m3)
+    descriptors_nd = np.zeros((MAX_FEATURES, DESCRIPTOR_SIZE), np.float16)
+    descriptors_nd[:count] = descriptors_md[known_m]
+    return DescribedKeyframe(points_n3, descriptors_nd)
 
 
 def forget_searches() -> None:
@@ -76,31 +105,9 @@ def forget_searches() -> None:
 class KeyframeSearch:
     """Finds the keyframes that show what an image shows."""
 
-    def __init__(
-        self,
-        keyframes: Sequence[Keyframe],
-        camera: Camera,
-        stride: int,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Compute the features of the keyframes, which takes about 40 ms each.
-
-        Arguments and exceptions are those of `search_of`.
-        """
-        self._points_kn3 = np.zeros((len(keyframes), MAX_FEATURES, 3))
-        # Rows of zeros, where a keyframe has fewer features, are far from every descriptor.
-        shape = len(keyframes), MAX_FEATURES, DESCRIPTOR_SIZE
-        self._descriptors_knd = np.zeros(shape, np.float16)
-        for k, keyframe in enumerate(keyframes):
-            if cancelled():
-                raise SearchCancelled
-            pixels_m2, descriptors_md = image_features(keyframe.grey_hw())
-            depth_m = keyframe.depth_m()[cell_index(pixels_m2.T, camera, stride)]
-            known_m = np.isfinite(depth_m)
-            count = np.count_nonzero(known_m)
-            local_n3 = camera.rays(pixels_m2[known_m]) * depth_m[known_m, None]
-            self._points_kn3[k, :count] = transform(keyframe.pose_44, local_n3)
-            self._descriptors_knd[k, :count] = descriptors_md[known_m]
+    def __init__(self, described: Sequence[DescribedKeyframe]) -> None:
+        """Search in keyframes by their features, see `describe`."""
+        self._described = described
 
     def find(self, features: ImageFeatures, keyframes: int) -> list[KeyframeFeatures]:
         """Return the matches of an image with the keyframes that match best, the best first.
@@ -110,13 +117,13 @@ class KeyframeSearch:
             keyframes: How many of them.
         """
         pixels_m2, descriptors_md = features
-        first_md, all_k = descriptors_md[:_FIRST_FEATURES], np.arange(len(self._points_kn3))
+        first_md, all_k = descriptors_md[:_FIRST_FEATURES], np.arange(len(self._described))
         _, good_km = self._nearest(first_md, all_k, _FIRST_FEATURES)
         first_k = all_k[_largest(good_km.sum(axis=1), _FIRST_KEYFRAMES)]
         nearest_km, good_km = self._nearest(descriptors_md, first_k, MAX_FEATURES)
         return [
             KeyframeFeatures(
-                self._points_kn3[first_k[i], nearest_km[i, good_km[i]]],
+                self._described[first_k[i]].points_n3[nearest_km[i, good_km[i]]],
                 pixels_m2[good_km[i]],
                 int(first_k[i]),
             )
@@ -135,9 +142,10 @@ class KeyframeSearch:
         nearest_km, good_km = np.zeros(shape, int), np.zeros(shape, bool)
         for first in range(0, len(keyframes_k), _BLOCK):
             block_k = keyframes_k[first : first + _BLOCK]
-            block_bnd = self._descriptors_knd[block_k, :count].astype(np.float32)
+            block_bnd = np.array([self._described[k].descriptors_nd[:count] for k in block_k])
+            block_nd = block_bnd.reshape(-1, DESCRIPTOR_SIZE).astype(np.float32)
             # one large matrix product is many times as fast as one for each keyframe
-            cosine_mbn = descriptors_md @ block_bnd.reshape(-1, DESCRIPTOR_SIZE).T
+            cosine_mbn = descriptors_md @ block_nd.T
             cosine_mbn = cosine_mbn.reshape(len(descriptors_md), len(block_k), count)
             nearest_mb1 = cosine_mbn.argmax(axis=2)[..., None]
             best_mb = np.take_along_axis(cosine_mbn, nearest_mb1, axis=2)[..., 0]

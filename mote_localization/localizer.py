@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
@@ -23,6 +23,7 @@ from mote_localization.geometry import invert, is_explained, local_coordinates, 
 from mote_localization.image_features import ImageFeatures, image_features
 from mote_localization.keyframe_poses import KeyframePoses, Query
 from mote_localization.keyframe_search import (
+    DescribedKeyframe,
     KeyframeFeatures,
     KeyframeSearch,
     SearchCancelled,
@@ -353,7 +354,7 @@ class Localizer:
         image_hw3: np.ndarray,
         camera: Camera,
         features: ImageFeatures,
-        numbers: Sequence[int],
+        described: Mapping[int, DescribedKeyframe],
     ) -> PoseSolution | None:
         """Return the accepted pose at which some of the keyframes show an image, if there is one.
 
@@ -363,16 +364,16 @@ class Localizer:
             image_hw3: RGB uint8, the camera's size.
             camera: The camera that took the image.
             features: Of the canonical image.
-            numbers: Of the keyframes in `info.keyframes`, one at least.
+            described: Features of these keyframes, one at least, by their index in
+                `info.keyframes`.
 
         Raises:
             ImageError: The image does not have the camera's size.
             CameraError: The camera's view does not overlap with that of the map's camera.
         """
         keyframes, query = self._keyframe_query(image_hw3, camera)
-        info = self.info
-        chosen = [info.keyframes[number] for number in numbers]
-        found = KeyframeSearch(chosen, info.camera, info.stride).find(features, len(numbers))
+        numbers = list(described)
+        found = KeyframeSearch(list(described.values())).find(features, len(numbers))
         views = [one._replace(keyframe=numbers[one.keyframe]) for one in found]
         checked = self._pose_of_views(keyframes, views, query)
         return checked.given if checked else None

@@ -1,5 +1,6 @@
 """Bundles: images are localized in the right submap, and ambiguous ones in none."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,11 @@ from make_bundle import COPY, copy_of, map_at, view, write_rooms
 from make_map import CAMERA, room_points
 from make_painted_room import photograph, shifted
 
-from mote_localization.bundles import bundle_localizer, read_bundle, write_bundle
+from mote_localization.bundles import read_bundle, write_bundle
 from mote_localization.bundles.bundle_localizer import BundleLocalizer, open_localizer
+from mote_localization.bundles.place_poses import grouped
 from mote_localization.geometry import local_coordinates
-from mote_localization.localizer import Localizer, Status
+from mote_localization.localizer import Status
 from mote_localization.map_file import read_map, write_map
 from mote_localization.map_transform import FrameChange, transform_map
 
@@ -186,39 +188,35 @@ def test_a_camera_that_moves_to_another_submap_is_tracked_without_a_jump(rooms):
     localizer.close()
 
 
-def test_a_bounded_number_of_submaps_is_in_memory(rooms, tmp_path):
-    maps = {f"{n}": map_at(tmp_path / f"{n}.onnx", 0.5 * n) for n in range(6)}
-    write_bundle(tmp_path / "many.mote", "many", maps)
-    localizer = open_localizer(tmp_path / "many.mote")
-    for _ in range(2):
-        for n in range(6):
-            assert localizer.tracking_at(view(0.5 * n)).submap == n
-            assert len(localizer._loaded) <= 4
-    assert_at(localizer.localize(photograph(view(0.5)), CAMERA), view(0.5))
+def test_the_time_of_an_answer_counts_all_that_was_computed_for_it(localizer):
+    for image_hw3 in (photograph(view(0.0)), np.zeros_like(photograph(view(0.0)))):
+        started = time.perf_counter()
+        found = localizer.localize(image_hw3, CAMERA)
+        elapsed_s = time.perf_counter() - started
+        assert found.status is Status.LOST and 0 < found.search_s < elapsed_s
+        assert 0.9 * elapsed_s < sum(found.seconds.values()) <= elapsed_s
+    assert localizer.localize(image_hw3, CAMERA, search=False).search_s == 0
+
+
+def test_without_a_search_the_student_answers_unless_another_place_looks_the_same(
+    localizer, without_copy
+):
+    assert localizer.localize(photograph(view(0.05)), CAMERA, search=False).ambiguous
+    one_room = open_localizer(without_copy)
+    assert_at(one_room.localize(photograph(view(0.05)), CAMERA, search=False), view(0.05))
+    one_room.close()
+
+
+def test_a_camera_near_another_submap_has_it_loaded_ahead(without_copy):
+    localizer = open_localizer(without_copy)
+    tracking = localizer.tracking_at(view(0.0))
+    assert 0 in localizer._submaps and 1 not in localizer._submaps
+    assert_at(localizer.localize(photograph(view(0.05)), CAMERA, tracking), view(0.05))
+    deadline = time.monotonic() + 10
+    while 1 not in localizer._submaps and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 1 in localizer._submaps
     localizer.close()
-
-
-def test_the_submap_that_is_used_longest_ago_leaves_the_memory(rooms, monkeypatch):
-    monkeypatch.setattr(bundle_localizer, "_MOST_LOADED", 2)
-    localizer = open_localizer(rooms)
-    for number, turn in ((0, 0.0), (1, 0.9)):
-        localizer.check_image(photograph(view(turn)), CAMERA)  # loads and uses none
-        assert localizer.tracking_at(view(turn)).submap == number
-    localizer.check_image(photograph(view(0.0)), CAMERA)
-    localizer.tracking_at(COPY @ view(0.0))
-    assert list(localizer._loaded) == [1, 2]
-    localizer.close()
-
-
-def test_the_search_of_a_lost_image_counts_whichever_answer_is_returned(localizer, monkeypatch):
-    def lost(one, image_hw3, camera, tracking, others, search):
-        found = localize(one, np.zeros_like(image_hw3), camera, tracking, others, False)
-        return replace(found, inliers=0 if search else 5, search_s=2.0 if search else 0.0)
-
-    localize = Localizer.localize
-    monkeypatch.setattr(Localizer, "localize", lost)
-    found = localizer.localize(photograph(view(0.0)), CAMERA)
-    assert found.status is Status.LOST and found.inliers == 5 and found.search_s == 2.0
 
 
 def test_a_submap_in_use_survives_that_others_take_its_place(tmp_path):
@@ -235,10 +233,13 @@ def test_a_submap_in_use_survives_that_others_take_its_place(tmp_path):
     localizer.close()
 
 
-def test_rivals_are_of_different_places():
-    poses = np.array([shifted(x, 0, 0) for x in (0, 0.5, 20, 20.5, 40, 60)])
-    assert bundle_localizer._apart(poses, np.arange(6)) == [0, 2, 4, 5]
-    assert bundle_localizer._apart(poses, np.array([3, 2, 1])) == [3, 1]
+def test_places_are_groups_of_keyframes_that_are_far_from_each_other():
+    poses = np.array([shifted(x, 0, 0) for x in (0, 0.5, 20, 20.5, 1.0, 40, 60)])
+    submap_n, keyframe_n = np.array([0, 1, 2, 2, 0, 3, 4]), np.arange(7) + 10
+    places = [(0, [10, 14]), (2, [12, 13]), (3, [15]), (4, [16])]
+    assert grouped(poses, submap_n, keyframe_n, 9, 9) == places
+    assert grouped(poses, submap_n, keyframe_n, 2, 1) == [(0, [10]), (2, [12])]
+    assert grouped(poses[:0], submap_n[:0], keyframe_n[:0], 9, 9) == []
 
 
 def test_an_image_of_another_place_is_lost(localizer):

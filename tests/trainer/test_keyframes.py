@@ -15,7 +15,7 @@ from mote_localization.errors import BackendError
 from mote_localization.geometry import invert, local_coordinates, retract, transform
 from mote_localization.image_features import image_features
 from mote_localization.keyframe_matcher import KeyframeConfig, KeyframeMatcher
-from mote_localization.keyframe_search import KeyframeSearch
+from mote_localization.keyframe_search import KeyframeSearch, describe
 from mote_localization.keyframes import Keyframe
 from mote_localization.localizer import (
     Localization,
@@ -163,7 +163,7 @@ def test_search_needs_no_prediction_of_the_student(plain: MapFile):
 
 def test_matches_of_a_search_are_on_the_keyframes_points():
     grey_hw = photograph(T_MAP_CAM)[..., 0]
-    search = KeyframeSearch(KEYFRAMES, CAMERA, 8)
+    search = KeyframeSearch([describe(one, CAMERA, 8) for one in KEYFRAMES])
     views = search.find(image_features(grey_hw), keyframes=2)
     assert len({view.keyframe for view in views}) == 2
     for view in views:
@@ -172,7 +172,7 @@ def test_matches_of_a_search_are_on_the_keyframes_points():
         assert len(error_px) > 20 and np.median(error_px) < 3
     blank = search.find(image_features(np.zeros_like(grey_hw)), keyframes=2)
     assert [len(view.points_n3) for view in blank] == [0, 0]
-    hidden = KeyframeSearch((keyframe(T_MAP_CAM, hidden=True),), CAMERA, 8)
+    hidden = KeyframeSearch([describe(keyframe(T_MAP_CAM, hidden=True), CAMERA, 8)])
     assert not len(hidden.find(image_features(grey_hw), keyframes=1)[0].points_n3)
 
 
