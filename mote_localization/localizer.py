@@ -178,6 +178,15 @@ class Localizer:
         self._worker.shutdown()
         forget_searches()
 
+    def warm_up(self) -> None:
+        """Run the network once, so that the first image takes as long as the others.
+
+        Raises:
+            BackendError: It cannot run.
+        """
+        camera = self.info.camera
+        self._backend.predict(np.zeros((camera.height, camera.width, 3), np.uint8))
+
     def prepare_search(self) -> None:
         """Compute the features of the keyframes in a background thread.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from mote_localization.backends import Backend, Chosen, choose_backend
+from mote_localization.backends.deferred import DeferredBackend
 from mote_localization.bundles.bundle_file import Bundle, is_bundle, read_bundle
 from mote_localization.bundles.place_index import Similar
 from mote_localization.bundles.place_poses import (
@@ -45,8 +46,8 @@ _SIMILAR = 24  # keyframes that choose submaps and places
 _RIVAL = 0.6  # similarity of keyframes that may show the image, relative to the most similar one
 _MOST_PLACES = 4  # of such keyframes
 _MOST_KEYFRAMES = 3  # of each place
-_MOST_LOADED = 4  # submaps in memory
-_MOST_DESCRIBED = 100  # keyframes whose features are in memory, 0.3 MB each
+_MOST_LOADED = 6  # submaps in memory, with their networks if these were used
+_MOST_DESCRIBED = 60  # keyframes whose features are in memory, 0.3 MB each
 _HANDOVER = 0.8  # another submap follows when its keyframes are so much nearer
 _AHEAD_M = 2.0  # distance to the keyframes of another submap from which it is loaded
 
@@ -54,7 +55,7 @@ _AHEAD_M = 2.0  # distance to the keyframes of another submap from which it is l
 class BundleLocalizer:
     """Localizes images in a bundle, like `Localizer` in one map.
 
-    At most four submaps are in memory. A submap that is needed first is loaded then, or in the
+    At most six submaps are in memory. A submap that is needed first is loaded then, or in the
     background when the camera comes near it.
     """
 
@@ -293,7 +294,8 @@ class BundleLocalizer:
 
     def _loaded(self, number: int) -> Localizer:
         map_file = self._bundle.map_file(number)
-        return Localizer(map_file, self._load(map_file), self.config)
+        network = DeferredBackend(partial(self._load, map_file))
+        return Localizer(map_file, network, self.config)
 
     def _describe(self, number: int, keyframe: int) -> DescribedKeyframe:
         info = self._submap(number).info
@@ -322,10 +324,13 @@ def load_localizer(
         chosen = choose_backend(map_file, backend, threads)
         return Localizer(map_file, chosen.backend, config), chosen
     bundle = read_bundle(path)
-    first = choose_backend(bundle.map_file(0), backend, threads)
+    first_file = bundle.map_file(0)
+    first = choose_backend(first_file, backend, threads)
+    unused = {first_file.path: first.backend}
 
     def load(map_file: MapFile) -> Backend:
-        return choose_backend(map_file, first.name, threads).backend
+        present = unused.pop(map_file.path, None)
+        return present or choose_backend(map_file, first.name, threads).backend
 
     return BundleLocalizer(bundle, load, config), first
 

@@ -51,10 +51,10 @@ class SubmapCache:
             return number in self._futures
 
     def load_ahead(self, number: int) -> None:
-        """Load a submap in the background, if it is not in memory."""
+        """Load a submap and its network in the background, if it is not in memory."""
         if number not in self:
             with suppress(RuntimeError):  # closed meanwhile
-                self._worker.submit(self.__getitem__, number)
+                self._worker.submit(lambda: self[number].warm_up())
 
     def close_retired(self) -> None:
         """Close the submaps that are not in memory any more; nobody may use them now."""

@@ -10,7 +10,10 @@ from mote_localization.errors import MapFileError
 
 class Submap:
     def __init__(self, number):
-        self.number, self.closed = number, False
+        self.number, self.closed, self.warm = number, False, False
+
+    def warm_up(self):
+        self.warm = True
 
     def close(self):
         self.closed = True
@@ -74,6 +77,8 @@ def test_a_submap_that_is_loaded_delays_no_other(cache, loader):
         thread.join(10)
     assert len(found) == 3 and len({id(one) for one in found}) == 1
     assert loader.loaded.count(9) == 1
+    while not found[0].warm:
+        pass
 
 
 def test_a_submap_that_cannot_be_loaded_is_tried_again(cache, loader):
