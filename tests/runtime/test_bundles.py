@@ -220,14 +220,14 @@ def test_a_camera_near_another_submap_has_it_loaded_ahead(without_copy):
 
 
 def test_a_submap_in_use_survives_that_others_take_its_place(tmp_path):
-    maps = {f"{n}": map_at(tmp_path / f"{n}.onnx", 0.4 * n) for n in range(8)}
+    maps = {f"{n}": map_at(tmp_path / f"{n}.onnx", 0.5 * n) for n in range(8)}
     write_bundle(tmp_path / "many.mote", "many", maps)
     localizer = open_localizer(tmp_path / "many.mote")
     used = localizer._submap(0)
     for n in range(1, 8):
-        localizer.tracking_at(view(0.4 * n))
+        localizer.tracking_at(view(0.5 * n))
     assert used.localize(photograph(view(0)), CAMERA).status is Status.LOCALIZED
-    localizer.localize(photograph(view(2.8)), CAMERA)  # closes those that are not in memory
+    localizer.localize(photograph(view(2.5)), CAMERA)  # closes those that are not in memory
     with pytest.raises(RuntimeError):
         used.localize(photograph(view(0)), CAMERA)
     localizer.close()
