@@ -25,6 +25,7 @@ from mote_localization.errors import MapFileError
 from mote_localization.files import atomic_write
 from mote_localization.image_features import image_features
 from mote_localization.input_files import open_input, read_input
+from mote_localization.keyframes import Keyframe
 from mote_localization.map_file import BUNDLE_SUFFIX, MAX_MAP_BYTES, MapFile, MapInfo, parse_map
 
 FORMAT_VERSION = 1
@@ -149,15 +150,15 @@ def write_bundle(path: Path | str, scene: str, maps: dict[str, bytes]) -> None:
         raise MapFileError(f"{path}: expected a name that ends in {BUNDLE_SUFFIX}")
     if not 1 <= len(maps) <= MAX_SUBMAPS:
         raise MapFileError(f"{path}: found {len(maps)} submaps, expected 1 to {MAX_SUBMAPS}")
-    submaps, features = [], []
+    submaps, keyframes = [], []
     for name, content in maps.items():
         info = parse_map(content, Path(name)).info
         submaps.append(_submap_of(name, info))
-        features.append([image_features(k.grey_hw()).descriptors_md for k in info.keyframes])
+        keyframes.append(info.keyframes)
     try:
         _check_together(submaps)
-        index = PlaceIndex.made(features).encoded()
-        PlaceIndex.decoded(index, [len(one) for one in features])  # checks its size
+        index = PlaceIndex.made(keyframes, _descriptors_of).encoded()
+        PlaceIndex.decoded(index, [len(one) for one in keyframes])  # checks its size
     except MapFileError as error:
         raise MapFileError(f"{path}: {error}") from error
     hashes = {name: _hash(content) for name, content in maps.items()}
@@ -260,6 +261,10 @@ def _check_directory(file: BinaryIO) -> None:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _descriptors_of(keyframe: Keyframe) -> np.ndarray:
+    return image_features(keyframe.grey_hw()).descriptors_md
 
 
 def _submap_of(name: str, info: MapInfo) -> Submap:

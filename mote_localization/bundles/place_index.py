@@ -5,18 +5,22 @@ descriptors into a compact image representation"; each word's part normalized, a
 Zisserman 2013), stored in 8 bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 
 from mote_localization.errors import MapFileError
 from mote_localization.image_features import DESCRIPTOR_SIZE
+from mote_localization.progress import track_if_slow
+
+T = TypeVar("T")
 
 _WORDS = 32
-_SAMPLE = 50_000  # features by which the words are chosen
+_WORDS_FROM = 200  # keyframes whose features are clustered to words
+_SAMPLE = 50_000  # of these features
 _ITERATIONS = 20
 _SEED = 0
 _SCALE = 127 * 4.0  # of the stored components: none of them is above 1/4 in practice
@@ -42,17 +46,27 @@ class PlaceIndex:
     owners_n: np.ndarray  # submap and keyframe of each
 
     @classmethod
-    def made(cls, features: Sequence[Sequence[np.ndarray]]) -> "PlaceIndex":
-        """Return the index of all keyframes.
+    def made(
+        cls, submaps: Sequence[Sequence[T]], descriptors_of: Callable[[T], np.ndarray]
+    ) -> "PlaceIndex":
+        """Return the index of all keyframes; memory holds the features of few of them at a time.
 
         Args:
-            features: Descriptors (m, 128) of `image_features`, of each keyframe of each submap.
+            submaps: The keyframes of each submap.
+            descriptors_of: Returns the descriptors (m, 128) of `image_features` of a keyframe.
+
+        Raises:
+            MapFileError: They have too few features.
         """
-        owners_n = _owners([len(submap) for submap in features])
-        every = [one for submap in features for one in submap]
-        words_wd = _words(every).astype(np.float16)
-        descriptors = [_vlad(one, words_wd.astype(np.float32)) for one in every]
-        return cls(words_wd, _quantized(np.array(descriptors)), owners_n)
+        every = [keyframe for submap in submaps for keyframe in submap]
+        rng = np.random.default_rng(_SEED)
+        chosen = {n: descriptors_of(every[n]) for n in rng.permutation(len(every))[:_WORDS_FROM]}
+        words_wd = _words(list(chosen.values())).astype(np.float16)
+        descriptors_nd = np.empty((len(every), words_wd.size), np.int8)
+        for n, keyframe in track_if_slow(list(enumerate(every)), "index", len(every)):
+            found_md = chosen.pop(n) if n in chosen else descriptors_of(keyframe)
+            descriptors_nd[n] = _quantized(_vlad(found_md, words_wd.astype(np.float32)))
+        return cls(words_wd, descriptors_nd, _owners([len(submap) for submap in submaps]))
 
     def most_similar(self, descriptors_md: np.ndarray, count: int) -> Similar:
         """Return the keyframes that look most like an image.
@@ -117,7 +131,7 @@ def _owners(keyframes: Sequence[int]) -> np.ndarray:
 
 
 def _words(features: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the centres (words, 128) of clusters of the features of all keyframes."""
+    """Return the centres (words, 128) of clusters of the features of keyframes."""
     rng = np.random.default_rng(_SEED)
     most = -(-_SAMPLE // max(1, len(features)))
     chosen = [
@@ -126,7 +140,8 @@ def _words(features: Sequence[np.ndarray]) -> np.ndarray:
     sample_nd = np.concatenate(chosen) if chosen else np.zeros((0, DESCRIPTOR_SIZE), np.float32)
     if len(sample_nd) < _WORDS:
         raise MapFileError(
-            f"found {len(sample_nd)} features in all keyframes together, expected {_WORDS} or more"
+            f"found {len(sample_nd)} features in {len(features)} keyframes together, expected "
+            f"{_WORDS} or more"
         )
     cv2.setRNGSeed(_SEED)
     criteria = (cv2.TERM_CRITERIA_COUNT, _ITERATIONS, 0.0)
@@ -142,11 +157,14 @@ def _vlad(descriptors_md: np.ndarray, words_wd: np.ndarray) -> np.ndarray:
         # nearest word: the largest of x . w - |w|^2 / 2
         scores_mw = descriptors_md @ words_wd.T - 0.5 * np.square(words_wd).sum(axis=1)
         nearest_m = scores_mw.argmax(axis=1)
-        np.add.at(sums_wd, nearest_m, descriptors_md - words_wd[nearest_m])
+        order_m = np.argsort(nearest_m, kind="stable")
+        used, first = np.unique(nearest_m[order_m], return_index=True)
+        residuals_md = descriptors_md[order_m] - words_wd[nearest_m[order_m]]
+        sums_wd[used] = np.add.reduceat(residuals_md, first)
     lengths_w1 = np.linalg.norm(sums_wd, axis=1, keepdims=True)
     normalized_wd = sums_wd / np.maximum(lengths_w1, 1e-9)
     return (normalized_wd / max(1.0, float(np.sqrt((lengths_w1 > 0).sum())))).ravel()
 
 
-def _quantized(descriptors_nd: np.ndarray) -> np.ndarray:
-    return np.round(descriptors_nd * _SCALE).clip(-127, 127).astype(np.int8)
+def _quantized(descriptor_d: np.ndarray) -> np.ndarray:
+    return np.round(descriptor_d * _SCALE).clip(-127, 127).astype(np.int8)
