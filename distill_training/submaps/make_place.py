@@ -38,12 +38,19 @@ class ExecutorOptions:
         """Check the options before any work is done.
 
         Raises:
-            MoteError: A number is out of range.
+            MoteError: A number is out of range, or an option is one of the other executor.
         """
         if self.workers < 1 or not self.task_cpus > 0 or not self.task_gpus >= 0:
             raise MoteError(
                 f"found --workers {self.workers}, --task-cpus {self.task_cpus:g} and --task-gpus "
                 f"{self.task_gpus:g}, expected 1 or more, above 0, and 0 or more"
+            )
+        unused = ("workers",) if self.executor == "ray" else ("address", "task_cpus", "task_gpus")
+        given = [name for name in unused if getattr(self, name) != getattr(type(self), name)]
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise MoteError(
+                f"found {flags} with --executor {self.executor}, expected options of that executor"
             )
 
     def chosen(self) -> "Executor":

@@ -20,8 +20,8 @@ _MAX_BYTES = 16 << 20  # that of 20,000 frames has 2 MB
 _ID_CHARS = 32
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Names = Annotated[tuple[_Name, ...], msgspec.Meta(max_length=100_000)]
-_Digest = Annotated[str, msgspec.Meta(pattern=f"^[0-9a-f]{{{_ID_CHARS}}}$")]
-_SubmapName = Annotated[str, msgspec.Meta(pattern="^submap-[0-9]{2,5}$")]
+_Digest = Annotated[str, msgspec.Meta(pattern=rf"^[0-9a-f]{{{_ID_CHARS}}}\Z")]
+_SubmapName = Annotated[str, msgspec.Meta(pattern=r"^submap-[0-9]{2,5}\Z")]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Metres3 = tuple[float, float, float]
 

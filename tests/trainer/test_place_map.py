@@ -239,6 +239,8 @@ def test_a_task_that_does_not_exist_is_refused(made, tmp_path):
     [
         ("a.onnx", {"workers": 2}, "ends in .mote"),
         ("a.mote", {"workers": 0}, "--workers 0"),
+        ("a.mote", {"task_gpus": 1.0}, "--task-gpus with --executor local"),
+        ("a.mote", {"executor": "ray", "workers": 2}, "--workers with --executor ray"),
         ("a(1).mote", {}, "is also the name of the place"),
         ("a.mote", {"task_cpus": float("nan")}, "--task-cpus nan"),
     ],
