@@ -26,6 +26,8 @@ from mote_localization.bundles.place_poses import (
 )
 from mote_localization.bundles.submap_cache import SubmapCache
 from mote_localization.camera import Camera, CanonicalView
+from mote_localization.errors import BackendError
+from mote_localization.geometry import covariance_at, invert
 from mote_localization.image_features import ImageFeatures, image_features
 from mote_localization.keyframe_search import DescribedKeyframe, describe
 from mote_localization.localizer import (
@@ -44,7 +46,8 @@ from mote_localization.view_similarity import is_explained_better
 _CANDIDATES = 3  # submaps whose students localize an image that keyframes do not
 _SIMILAR = 24  # keyframes that choose submaps and places
 _RIVAL = 0.6  # similarity of keyframes that may show the image, relative to the most similar one
-_MOST_PLACES = 4  # of such keyframes
+_SURE = 0.25  # similarity of the most similar one below which all may show the image
+_MOST_PLACES = 5  # of such keyframes
 _MOST_KEYFRAMES = 3  # of each place
 _MOST_LOADED = 6  # submaps in memory, with their networks if these were used
 _MOST_DESCRIBED = 60  # keyframes whose features are in memory, 0.3 MB each
@@ -119,13 +122,14 @@ class BundleLocalizer:
         """Return the pose at which an image was taken, or why it is lost.
 
         With a last pose, its submap is used, then the one that is next to it. Otherwise, keyframes
-        that look like the image give poses; where they give none, the students of the three
-        submaps that have most of them. Of poses that contradict each other, one is right if its
-        place explains the image clearly better than the others; if there is none, they are
-        ambiguous: the image is lost.
+        that look like the image give poses; where they do not show two places, the students of the
+        three submaps that have most of them do, too. Of poses that contradict each other, one is
+        right if its place explains the image clearly better than the others; if there is none,
+        they are ambiguous: the image is lost.
 
-        Arguments and exceptions are those of `Localizer.localize`. Without `search`, the student of
-        one submap is asked first. Of several cameras, the image of the first is searched.
+        Arguments and exceptions are those of `Localizer.localize`. Without `search`, an image is
+        lost if it has no pose near the last one: another place may look the same. One thread at a
+        time may localize.
         """
         self._submaps.close_retired()
         started = time.perf_counter()
@@ -133,93 +137,132 @@ class BundleLocalizer:
             found = self._tracked(image_hw3, camera, tracking, others)
             if found:
                 return _timed(found, started)
-        grey_hw = cv2.cvtColor(self._view(camera).warp(image_hw3), cv2.COLOR_RGB2GRAY)
-        features = image_features(grey_hw)
-        similar = self._bundle.index.most_similar(features.descriptors_md, _SIMILAR)
+        rig = [RigImage(image_hw3, camera, np.eye(4), "the first camera"), *others]
+        if not search:
+            return self._not_searched(rig[0], started)
         search_started = time.perf_counter()
-        poses = self._searched(image_hw3, camera, features, similar) if search else []
-        search_s = time.perf_counter() - search_started if search else 0.0
-        found = None
-        if not poses:
-            numbers = self._candidates(similar)[: _CANDIDATES if search else 1]
-            found = self._by_students(image_hw3, camera, others, numbers)
-            if found.tracking is None:
-                return _timed(found, started, search_s)
-            poses = [_pose_of(found, found.tracking.submap)]
-            if not search:  # another place may look the same
-                poses += self._searched(image_hw3, camera, features, similar)
-        places = different(poses)
-        chosen = self._best_place(image_hw3, camera, places) if len(places) > 1 else 0
-        if found is None or chosen:
-            found = self._localized_at(image_hw3, camera, others, places[chosen or 0])
-        if chosen is None:
-            found = self._ambiguous(found, places)
-        return _timed(found, started, search_s)
+        found = self._found(rig)
+        return _timed(found, started, time.perf_counter() - search_started)
 
-    def _searched(
-        self, image_hw3: np.ndarray, camera: Camera, features: ImageFeatures, similar: Similar
-    ) -> list[Pose]:
-        """Return the poses of an image at the places of similar keyframes."""
+    def _found(self, rig: Sequence[RigImage]) -> Localization:
+        """Return the pose of the first camera, which may be anywhere."""
+        features = [image_features(self._grey(one)) for one in rig]
+        best = max(range(len(rig)), key=lambda n: len(features[n].pixels_m2))
+        shown = rig[best]  # shows most
+        similar = self._bundle.index.most_similar(features[best].descriptors_md, _SIMILAR)
+        places = different(self._searched(shown, features[best], similar))
+        answers: list[Localization] = []
+        if len(places) < 2:  # another place may look the same, from farther away
+            answers = self._by_students(rig, self._candidates(similar))
+            accepted = [_pose_of(one) for one in answers if one.status is Status.LOCALIZED]
+            places = different([*places, *accepted])
+        if not places:
+            return max(answers, key=lambda one: one.inliers)
+        chosen = self._best_place(shown, places) if len(places) > 1 else 0
+        found = self._localized_at(rig, places[chosen or 0])
+        return found if chosen is not None else self._ambiguous(found, places)
+
+    def _grey(self, one: RigImage) -> np.ndarray:
+        return cv2.cvtColor(self._view(one.camera).warp(one.image_hw3), cv2.COLOR_RGB2GRAY)
+
+    def _searched(self, image: RigImage, features: ImageFeatures, similar: Similar) -> list[Pose]:
+        """Return the poses of the first camera at the places of keyframes similar to an image."""
         T_n44 = np.array(
             [
                 self._bundle.submaps[number].keyframe_poses_k44[keyframe]
                 for number, keyframe in zip(similar.submap_n, similar.keyframe_n, strict=True)
             ]
         )
-        count = int((similar.similarity_n > _RIVAL * similar.similarity_n[0]).sum())
+        best = similar.similarity_n[0]
+        least = _RIVAL * best if best > _SURE else -np.inf
+        count = int((similar.similarity_n > least).sum())
         owners = similar.submap_n[:count], similar.keyframe_n[:count]
         poses = []
         for number, keyframes in grouped(T_n44[:count], *owners, _MOST_PLACES, _MOST_KEYFRAMES):
             described = {keyframe: self._described(number, keyframe) for keyframe in keyframes}
-            found = self._submap(number).pose_by_keyframes(image_hw3, camera, features, described)
+            found = self._submap(number).pose_by_keyframes(
+                image.image_hw3, image.camera, features, described
+            )
             if found:
-                poses.append(Pose(found.T_map_cam, found.covariance_66, number))
+                T_map_first = found.T_map_cam @ invert(image.T_first_cam)
+                lever_3 = T_map_first[:3, 3] - found.T_map_cam[:3, 3]
+                covariance_66 = covariance_at(found.covariance_66, lever_3)
+                poses.append(Pose(T_map_first, covariance_66, number))
         return poses
 
-    def _by_students(
-        self,
-        image_hw3: np.ndarray,
-        camera: Camera,
-        others: Sequence[RigImage],
-        numbers: Sequence[int],
-    ) -> Localization:
-        """Return the first accepted pose of some submaps' students, or the best that is not."""
-        answers = []
-        for number in numbers:
-            found = self._submap(number).localize(image_hw3, camera, None, others, search=False)
-            if found.status is Status.LOCALIZED:
-                return self._handed_over(found, number)
-            answers.append(found)
-        return max(answers, key=lambda one: one.inliers)
+    def _by_students(self, rig: Sequence[RigImage], numbers: Sequence[int]) -> list[Localization]:
+        """Return the answers of some submaps' students; one that cannot run is left out.
 
-    def _best_place(
-        self, image_hw3: np.ndarray, camera: Camera, poses: Sequence[Pose]
-    ) -> int | None:
-        """Return which pose explains an image better than each other one; None if none does."""
-        covered = int(self._view(camera).covered_hw.sum())
-        similar = [
-            self._submap(self._nearest(pose.T_map_cam)).similarity(
-                image_hw3, camera, pose.T_map_cam
-            )
-            for pose in poses
-        ]
+        Raises:
+            BackendError: None can run.
+        """
+        answers, failed = [], None
+        for number in numbers:
+            try:
+                found = self._submap(number).localize(
+                    rig[0].image_hw3, rig[0].camera, None, rig[1:], search=False
+                )
+            except BackendError as error:
+                failed = error
+                continue
+            tracking = found.tracking._replace(submap=number) if found.tracking else None
+            answers.append(replace(found, tracking=tracking))
+        if failed and not answers:
+            raise failed
+        return answers
+
+    def _best_place(self, image: RigImage, poses: Sequence[Pose]) -> int | None:
+        """Return which pose of the first camera explains an image better than each other one."""
+        covered = int(self._view(image.camera).covered_hw.sum())
+        similar = []
+        for pose in poses:
+            T_map_cam = pose.T_map_cam @ image.T_first_cam
+            nearest = self._submap(self._nearest(T_map_cam))
+            similar.append(nearest.similarity(image.image_hw3, image.camera, T_map_cam))
         for n, one in enumerate(similar):
             others = similar[:n] + similar[n + 1 :]
             if all(is_explained_better(one, other, covered) for other in others):
                 return n
         return None
 
-    def _localized_at(
-        self, image_hw3: np.ndarray, camera: Camera, others: Sequence[RigImage], pose: Pose
-    ) -> Localization:
-        """Return the pose near that of keyframes, by all that the nearest submap knows."""
-        near = self.tracking_at(pose.T_map_cam)
-        found = self._submap(near.submap).localize(image_hw3, camera, near, others, search=False)
-        if found.status is Status.LOST:
+    def _localized_at(self, rig: Sequence[RigImage], pose: Pose) -> Localization:
+        """Return the pose near another one, by all that the nearest submap knows."""
+        near, first = self.tracking_at(pose.T_map_cam), rig[0]
+        found = self._submap(near.submap).localize(
+            first.image_hw3, first.camera, near, rig[1:], search=False
+        )
+        if found.tracking is None:
             return found
-        if not are_of_one_place(_pose_of(found, near.submap), pose):
+        found = replace(found, tracking=found.tracking._replace(submap=near.submap))
+        if not are_of_one_place(_pose_of(found), pose):
             return _lost(found, "the keyframes that show the image disagree about its pose")
         return self._handed_over(found, near.submap)
+
+    def _not_searched(self, image: RigImage, started: float) -> Localization:
+        """Return that an image is lost, without the points of any submap."""
+        cells_hw, nothing = self.info.cells_hw, np.zeros(0)
+        return Localization(
+            status=Status.LOST,
+            reason="the last pose is not known, and the image was not searched",
+            T_map_cam=None,
+            covariance_66=None,
+            tracking=None,
+            contradicted=False,
+            inliers=0,
+            cells=0,
+            reprojection_px=float("nan"),
+            keyframe_distance=0.0,
+            points_hw3=np.full((*cells_hw, 3), np.nan, np.float32),
+            sigma_hw=np.full(cells_hw, np.nan, np.float32),
+            covered_hw=self._view(image.camera).covered_hw,
+            image_hw3=self._view(image.camera).warp(image.image_hw3),
+            pixels_n2=np.zeros((0, 2)),
+            match_points_n3=np.zeros((0, 3)),
+            match_sigma_n=nothing,
+            agree_n=nothing.astype(bool),
+            seconds={"remap": time.perf_counter() - started, "network": 0.0, "pose": 0.0},
+            search_s=0.0,
+        )
 
     def _tracked(
         self, image_hw3: np.ndarray, camera: Camera, last: Tracking, others: Sequence[RigImage]
@@ -243,7 +286,7 @@ class BundleLocalizer:
     def _candidates(self, similar: Similar) -> list[int]:
         """Return the submaps of the keyframes that look most like an image, the best first."""
         scores = np.zeros(len(self._bundle.submaps))
-        np.add.at(scores, similar.submap_n, np.maximum(similar.similarity_n, 0) ** 2)
+        np.add.at(scores, similar.submap_n, np.maximum(similar.similarity_n, 1e-3) ** 2)
         best = np.argsort(-scores, kind="stable")[:_CANDIDATES]
         return [int(number) for number in best if scores[number] > 0] or [0]
 
@@ -355,9 +398,10 @@ def _joined(infos: Sequence[MapInfo], scene: str) -> MapInfo:
     )
 
 
-def _pose_of(found: Localization, submap: int) -> Pose:
-    assert found.T_map_cam is not None and found.covariance_66 is not None
-    return Pose(found.T_map_cam, found.covariance_66, submap)
+def _pose_of(found: Localization) -> Pose:
+    """Return the accepted pose of a submap that its tracking names."""
+    assert found.T_map_cam is not None and found.covariance_66 is not None and found.tracking
+    return Pose(found.T_map_cam, found.covariance_66, found.tracking.submap)
 
 
 def _lost(found: Localization, reason: str) -> Localization:

@@ -42,8 +42,8 @@ def grouped(
 ) -> list[Place]:
     """Return the places of keyframes, those of the first keyframes first.
 
-    A place is at a keyframe that is far from those before it, with those of its submap that are
-    near it.
+    A place is at a keyframe that is far from those of its submap before it, with those that are
+    near it. Two submaps show the same place, or places that look alike.
 
     Args:
         T_n44: Poses of the keyframes, the most similar one first.
@@ -52,16 +52,21 @@ def grouped(
         most_places: Number of places.
         most_keyframes: Of each place.
     """
-    first: list[int] = []
-    for n in range(len(T_n44)):
-        if len(first) < most_places and not (distances(T_n44[first], T_n44[n]) < FAR_M).any():
-            first.append(n)
-    places = []
-    for n in first:
-        near_n = (distances(T_n44, T_n44[n]) < FAR_M) & (submap_n == submap_n[n])
-        chosen_n = np.flatnonzero(near_n)[:most_keyframes]
-        places.append(Place(int(submap_n[n]), keyframe_n[chosen_n].tolist()))
-    return places
+    found: list[tuple[int, Place]] = []
+    for n, (submap, keyframe) in enumerate(
+        zip(submap_n.tolist(), keyframe_n.tolist(), strict=True)
+    ):
+        of_submap = [(first, place) for first, place in found if place.submap == submap]
+        near = [
+            place.keyframes
+            for first, place in of_submap
+            if distances(T_n44[first][None], T_n44[n])[0] < FAR_M
+        ]
+        if near and len(near[0]) < most_keyframes:
+            near[0].append(keyframe)
+        elif not near and len(found) < most_places:
+            found.append((n, Place(submap, [keyframe])))
+    return [place for _, place in found]
 
 
 def are_of_one_place(one: Pose, other: Pose) -> bool:

@@ -10,10 +10,11 @@ from mote_localization.errors import MapFileError
 
 class Submap:
     def __init__(self, number):
-        self.number, self.closed, self.warm = number, False, False
+        self.number, self.closed, self.warm, self.times = number, False, Event(), 0
 
     def warm_up(self):
-        self.warm = True
+        self.times += 1
+        self.warm.set()
 
     def close(self):
         self.closed = True
@@ -23,12 +24,13 @@ class Loader:
     """Loads submaps, and counts them."""
 
     def __init__(self):
-        self.loaded, self.go_on = [], Event()
+        self.loaded, self.go_on, self.begun = [], Event(), Event()
         self.go_on.set()
 
     def __call__(self, number):
         self.loaded.append(number)
         if number == 9:
+            self.begun.set()
             assert self.go_on.wait(10)
         if number == 8 and self.loaded.count(8) == 1:
             raise MapFileError("cannot be read")
@@ -65,8 +67,7 @@ def test_a_submap_that_is_loaded_delays_no_other(cache, loader):
     loader.go_on.clear()
     cache.load_ahead(9)
     cache.load_ahead(9)
-    while 9 not in loader.loaded:
-        pass
+    assert loader.begun.wait(10)
     assert cache[0].number == 0  # meanwhile
     found = []
     waiting = [Thread(target=lambda: found.append(cache[9])) for _ in range(3)]
@@ -77,8 +78,16 @@ def test_a_submap_that_is_loaded_delays_no_other(cache, loader):
         thread.join(10)
     assert len(found) == 3 and len({id(one) for one in found}) == 1
     assert loader.loaded.count(9) == 1
-    while not found[0].warm:
-        pass
+    assert found[0].warm.wait(10)
+    cache.load_ahead(9)
+    cache.close()
+    assert found[0].times == 1
+
+
+def test_a_submap_that_was_loaded_without_its_network_is_warmed_up(cache):
+    one = cache[0]
+    cache.load_ahead(0)
+    assert one.warm.wait(10)
 
 
 def test_a_submap_that_cannot_be_loaded_is_tried_again(cache, loader):
@@ -86,6 +95,22 @@ def test_a_submap_that_cannot_be_loaded_is_tried_again(cache, loader):
         cache[8]
     assert 8 not in cache
     assert cache[8].number == 8
+
+
+def test_a_failure_takes_no_other_submap_out_of_memory(cache, caplog):
+    for number in (0, 1, 2):
+        cache[number]
+    cache.load_ahead(8)
+    cache.close()  # waits for it
+    assert "cannot be loaded: cannot be read" in caplog.text
+
+
+def test_a_failed_submap_evicts_none(cache):
+    for number in (0, 1, 2):
+        cache[number]
+    with pytest.raises(MapFileError):
+        cache[8]
+    assert all(number in cache for number in (0, 1, 2))
 
 
 def test_a_closed_cache_has_closed_all_submaps(loader):
