@@ -1,7 +1,6 @@
 """`mote-distill`: the trainer's command line."""
 
 import os
-import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from distill_training.common.renamed_options import refuse_renamed_flags
 from distill_training.experiments.ablation.ablate_command import Ablate
 from distill_training.reconstruction import Reconstruction, open_reconstruction
 from distill_training.student_options import StudentOptions
-from distill_training.submaps.make_place import ExecutorOptions
+from distill_training.submaps.make_place import ExecutorOptions, check_place_output
 from distill_training.submaps.plan_command import Plan
+from distill_training.submaps.update_command import Update
 from distill_training.teachers.teacher_options import Teacher
-from mote_localization.bundles import NAME_PATTERN, is_bundle
+from mote_localization.bundles import is_bundle
 from mote_localization.command_line import (
     File,
     Flat,
@@ -172,12 +172,7 @@ class Map:
             return
         self.execution.check()
         self.student.check(self.output.with_suffix(".onnx"))
-        check_output(self.output, "--output")
-        if not re.match(NAME_PATTERN, self.output.stem):
-            raise MoteError(
-                f"--output {self.output}: is also the name of the place, expected at most 100 "
-                "letters, digits, spaces and . _ -"
-            )
+        check_place_output(self.output)
         if self.student.frame.given or not self.student.train.keyframes:
             raise MoteError(
                 "found --level, --anchor or --keyframes 0 with a map of several submaps, expected "
@@ -278,6 +273,7 @@ def main() -> None:
             "distill": Distill,
             "task": RunTask,
             "plan": Plan,
+            "update": Update,
             "ablate": Ablate,
             "benchmark": Benchmark,
             "room": Room,

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from distill_training.common.array_folder import begin_folder, read_arrays, read_index, write_arrays
+from distill_training.common.links import link_or_copy
 from mote_localization.camera import Camera
 from mote_localization.errors import CameraError, ReconstructionError, SceneError
 from mote_localization.geometry import check_pose, invert, transform
@@ -105,6 +106,35 @@ class Reconstruction:
                 f"{next(iter(sorted(wanted)), 'none')[:60]}; reconstruct the recording again"
             )
         return replace(self, poses=poses, given_poses=given)
+
+    def joined(self, other: "Reconstruction", folder: Path) -> "Reconstruction":
+        """Write the frames of this reconstruction, then those of another one, to a new folder.
+
+        Their files are linked, or copied where the file system has no links.
+
+        Raises:
+            ReconstructionError: The other one has another camera, stride or scale, or frames of
+                the same names; or the folder cannot be written.
+        """
+        found = (other.camera, other.stride, other.metric)
+        if found != (self.camera, self.stride, self.metric):
+            raise ReconstructionError(
+                f"{other.scene[:60]}: has another canonical camera, stride or scale than "
+                f"{self.folder}, expected the same"
+            )
+        if self.poses.keys() & other.poses.keys():
+            raise ReconstructionError(f"{other.scene[:60]}: has frames of {self.folder}")
+        joined = replace(
+            self,
+            folder=folder,
+            poses=self.poses | other.poses,
+            given_poses=self.given_poses | other.given_poses,
+        )
+        joined.begin()
+        for source in (self, other):
+            for name in source.poses:
+                link_or_copy(source._frame_path(name), joined._frame_path(name))
+        return joined
 
     def in_given_frame(self, name: str, points: np.ndarray) -> np.ndarray:
         """Return points (..., 3) of a training frame, moved with it to its given pose."""

@@ -1,5 +1,6 @@
 """Makes the map of a large place: plan, tasks, bundle."""
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from mote_localization.bundles import NAME_PATTERN
 from mote_localization.command_line import File, say
 from mote_localization.errors import MoteError
+from mote_localization.files import check_output
 from mote_localization.scenes import open_scene
 
 _MAX_NAMED = 5
@@ -66,6 +69,20 @@ class ExecutorOptions:
         from distill_training.submaps.local_executor import LocalExecutor
 
         return LocalExecutor(self.workers)
+
+
+def check_place_output(output: Path) -> None:
+    """Check the name of a bundle before any work is done.
+
+    Raises:
+        MoteError: It cannot be written, or is no name of a place.
+    """
+    check_output(output, "--output")
+    if not re.match(NAME_PATTERN, output.stem):
+        raise MoteError(
+            f"--output {output}: is also the name of the place, expected at most 100 letters, "
+            "digits, spaces and . _ -"
+        )
 
 
 def make_place(work: "WorkFolder", options: "PlaceOptions", execution: ExecutorOptions) -> None:

@@ -68,7 +68,7 @@ def read_place(scene: Scene) -> Place:
     for frame in track_if_slow(with_pose, "read frames", len(with_pose)):
         depth_hw = readable_depth(frame)
         try:
-            views[frame.name] = see(frame, depth_hw, floor), _digest(frame, depth_hw)
+            views[frame.name] = see(frame, depth_hw, floor), frame_digest(frame, depth_hw)
         except SceneError as error:
             _log.warning("frame %s: %s", frame.name[:60], error)
     readable = [frame for frame in with_pose if frame.name in views]
@@ -90,7 +90,7 @@ def read_place(scene: Scene) -> Place:
     )
 
 
-def _digest(frame: Frame, depth_hw: np.ndarray | None) -> str:
+def frame_digest(frame: Frame, depth_hw: np.ndarray | None) -> str:
     """Return a digest of all that a training takes from a frame.
 
     Raises:

@@ -50,9 +50,9 @@ def make_plan(
                 name,
                 submap_id(own_names, other_names, contents, config.seed),
                 round(float(area_n[own_k].sum()), _DIGITS),
-                _rounded(place.positions_n3[own_k].mean(axis=0)),
-                _rounded(positions_k3.min(axis=0)),
-                _rounded(positions_k3.max(axis=0)),
+                rounded(place.positions_n3[own_k].mean(axis=0)),
+                rounded(positions_k3.min(axis=0)),
+                rounded(positions_k3.max(axis=0)),
                 tuple(neighbours_of(name, frames)),
                 own_names,
                 other_names,
@@ -71,7 +71,7 @@ def make_plan(
     )
 
 
-def _rounded(position_3: np.ndarray) -> tuple[float, float, float]:
+def rounded(position_3: np.ndarray) -> tuple[float, float, float]:
     """Return a position in metres, to the millimetre."""
     x, y, z = (round(float(v), _DIGITS) + 0.0 for v in position_3)  # no -0.0
     return x, y, z

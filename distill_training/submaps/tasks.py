@@ -57,7 +57,9 @@ def run_task(folder: Path, name: str) -> None:
     if name not in names:
         raise MoteError(f"found task '{name[:60]}', expected one of {', '.join(names)}")
     with work.locked(name):
-        if name == RECONSTRUCT:
+        if name == RECONSTRUCT and options.update:
+            open_reconstruction(work.reconstruction)
+        elif name == RECONSTRUCT:
             teaching = options.teacher.plan(options.scene, options.recording)
             teaching.reconstruct(work.reconstruction)
         elif name == BUNDLE:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -31,6 +31,15 @@ _OPTIONS, _PLAN = "options.json", "place.plan"
 
 
 @dataclass(frozen=True)
+class UpdateOptions:
+    """What a map is updated from."""
+
+    map: Path  # the bundle before
+    before: Path  # its work folder
+    poses: Literal["given", "localized"]  # of the recording
+
+
+@dataclass(frozen=True)
 class PlaceOptions:
     """How the map of a place is made."""
 
@@ -40,6 +49,8 @@ class PlaceOptions:
     teacher: Teacher
     student: StudentOptions
     allow_missing: bool  # of submaps whose task failed
+    # the map that the recording updates; its reconstruction is complete, with the frames of both
+    update: UpdateOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,11 @@ class WorkFolder:
     def plan_path(self) -> Path:
         """File of the plan."""
         return self.path / _PLAN
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has options."""
+        return (self.path / _OPTIONS).exists()
 
     def map_of(self, submap: Submap) -> Path:
         """Return the file of a submap's map."""
@@ -93,7 +109,7 @@ class WorkFolder:
             MoteError: They are others, or cannot be read or written.
         """
         path = self.path / _OPTIONS
-        if path.exists():
+        if self.begun:
             # output and allow_missing change no result of a task
             before = replace(
                 self.options(), output=options.output, allow_missing=options.allow_missing

@@ -22,6 +22,7 @@ def reconstruct(
     config: RgbdConfig,
     cells: CellsConfig = USUAL_CELLS,
     poses_settings: Mapping[str, float | int | str] | None = None,
+    canonical: Camera | None = None,
 ) -> Reconstruction:
     """Reconstruct the training frames of a scene with depth; resumes an interrupted run.
 
@@ -32,13 +33,14 @@ def reconstruct(
         config: How depth images become pointmaps.
         cells: Size of the canonical camera and of its cells.
         poses_settings: What decides the poses, where they are estimated.
+        canonical: Canonical camera; None: that of the first frame.
 
     Raises:
         SceneError: A frame lacks intrinsics or depth, or its files are damaged.
         ReconstructionError: The folder holds another reconstruction, or cannot be written.
     """
     first = next(frame for frame in scene.frames("train") if frame.name in poses.T_map_cam)
-    canonical = canonical_camera(poses.camera(first), cells.width, cells.stride)
+    canonical = canonical or canonical_camera(poses.camera(first), cells.width, cells.stride)
     settings = asdict(cells) | asdict(config) | dict(poses_settings or {})
     if poses.given:
         settings["adjust_poses"] = True  # the option's first name, as in older folders

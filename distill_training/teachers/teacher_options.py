@@ -20,6 +20,7 @@ from distill_training.teachers.teacher_config import (
     RgbdConfig,
     SimulatedConfig,
 )
+from mote_localization.camera import Camera
 from mote_localization.command_line import File, Flat, print_table
 from mote_localization.errors import MoteError
 from mote_localization.scenes import RecordingOptions, Scene, open_scene
@@ -134,7 +135,10 @@ class Teacher:
         Raises:
             MoteError: The scene cannot be used, options do not fit it, or a package is missing.
         """
-        opened = open_scene(scene, recording)
+        return self.plan_of(open_scene(scene, recording))
+
+    def plan_of(self, opened: Scene) -> "Plan":
+        """Return what will be done with a scene; see `plan`."""
         found = Found.of(opened)
         left_out = self._lacking(opened, found)
         if left_out:
@@ -267,7 +271,9 @@ class Teacher:
             with structure_from_motion_packages():
                 import pycolmap  # noqa: F401
 
-    def _from_known_poses(self, scene: Scene, folder: Path) -> Reconstruction:
+    def _from_known_poses(
+        self, scene: Scene, folder: Path, canonical: Camera | None
+    ) -> Reconstruction:
         """Reconstruct with poses that are known before the points are."""
         # These imports load scipy, which would delay the help of a command line.
         from distill_training.poses.scene_poses import find_poses, inputs_of
@@ -291,8 +297,8 @@ class Teacher:
         by_points = self.teacher == "sfm"
         poses = find_poses(scene, self.poses, folder / _WORK, depths_m, begun, by_points)
         if by_points:
-            return triangulated.reconstruct(scene, poses, folder, settings, self.cells)
-        return rgbd.reconstruct(scene, poses, folder, self.rgbd, self.cells, settings)
+            return triangulated.reconstruct(scene, poses, folder, settings, self.cells, canonical)
+        return rgbd.reconstruct(scene, poses, folder, self.rgbd, self.cells, settings, canonical)
 
     def _from_files(self, scene: Scene, folder: Path) -> Reconstruction:
         """Reconstruct from depth that another network wrote."""
@@ -397,10 +403,14 @@ class Plan:
     teacher: Teacher  # with a teacher and a source of poses that fit the scene
     described: dict[str, str]  # what is found and chosen, as rows to print: name and value
 
-    def reconstruct(self, folder: Path) -> Reconstruction:
+    def reconstruct(self, folder: Path, canonical: Camera | None = None) -> Reconstruction:
         """Reconstruct the scene; see `Teacher.reconstruct`. A few damaged frames are left out.
 
         Intermediate files are deleted, also those of a run that was interrupted at its end.
+
+        Args:
+            folder: Folder of the reconstruction.
+            canonical: Camera of the result, of the teachers rgbd and sfm; None: that of the frames.
         """
         name, scene = self.teacher.teacher, self.scene
         # Pairs and structure from motion leave out unreadable images where they first read them.
@@ -411,7 +421,7 @@ class Plan:
         elif name == "files":
             made = self.teacher._from_files(scene, folder)
         else:
-            made = self.teacher._from_known_poses(scene, folder)
+            made = self.teacher._from_known_poses(scene, folder, canonical)
         if (folder / _WORK).exists():
             shutil.rmtree(folder / _WORK)
         return made

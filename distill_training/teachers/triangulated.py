@@ -14,7 +14,7 @@ from distill_training.poses.frame_points import NO_POINTS
 from distill_training.poses.scene_poses import ScenePoses
 from distill_training.reconstruction import ReconstructedFrame, Reconstruction
 from distill_training.teachers.teacher_config import USUAL_CELLS, CellsConfig
-from mote_localization.camera import CanonicalView, canonical_camera
+from mote_localization.camera import Camera, CanonicalView, canonical_camera
 from mote_localization.geometry import transform
 from mote_localization.progress import track
 from mote_localization.scenes import Scene
@@ -28,6 +28,7 @@ def reconstruct(
     folder: Path,
     settings: dict[str, float | int | str],
     cells: CellsConfig = USUAL_CELLS,
+    canonical: Camera | None = None,
 ) -> Reconstruction:
     """Reconstruct the frames that structure from motion placed; resumes an interrupted run.
 
@@ -39,6 +40,7 @@ def reconstruct(
         folder: Folder of the reconstruction.
         settings: Everything else that decides the result.
         cells: Size of the canonical camera and of its cells.
+        canonical: Canonical camera; None: that of most frames.
 
     Raises:
         SceneError: An image is damaged.
@@ -47,7 +49,7 @@ def reconstruct(
     used = [frame for frame in scene.frames("train") if frame.name in poses.T_map_cam]
     cameras = {frame.name: poses.camera(frame) for frame in used}
     live = Counter(cameras.values()).most_common(1)[0][0]
-    canonical = canonical_camera(live, cells.width, cells.stride)
+    canonical = canonical or canonical_camera(live, cells.width, cells.stride)
     rays_hw3 = canonical.cell_rays(cells.stride)
     reconstruction = Reconstruction(
         folder,

@@ -81,7 +81,7 @@ class Bundle:
     scene: str
     submaps: tuple[Submap, ...]
     index: PlaceIndex
-    _hashes: tuple[str, ...]
+    hashes: tuple[str, ...]  # SHA-256 of the map of each submap
 
     def map_file(self, number: int) -> MapFile:
         """Read the map of a submap.
@@ -90,7 +90,7 @@ class Bundle:
             MapFileError: The bundle was changed since it was read.
         """
         with _Entries(self.path) as entries:
-            return _map_of(entries, self._hashes[number], self.submaps[number].name, self.path)
+            return _map_of(entries, self.hashes[number], self.submaps[number].name, self.path)
 
     def map_infos(self) -> Iterator[MapInfo]:
         """Yield the description of each submap, with its keyframes.
