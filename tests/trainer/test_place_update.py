@@ -27,6 +27,7 @@ from distill_training.submaps.update_command import Update
 from distill_training.submaps.work_folder import PlaceOptions, WorkFolder
 from distill_training.teachers.teacher_options import Teacher
 from mote_localization.bundles import read_bundle
+from mote_localization.camera import Camera
 from mote_localization.errors import MoteError
 from mote_localization.geometry import depth_in_camera, local_coordinates
 from mote_localization.scenes import RecordingOptions, open_scene
@@ -38,17 +39,19 @@ FAR = np.eye(4)
 FAR[0, 3] = 20.0
 
 
-def write_room(folder: Path, turns: np.ndarray, lost: bool = False) -> Path:
+def write_room(
+    folder: Path, turns: np.ndarray, lost: bool = False, camera: Camera = CAMERA
+) -> Path:
     """Write a scene of a turning camera; the last frame may be black and far from the others."""
     views = {}
     for number, turn in enumerate(turns):
         T_map_cam = view(turn)
-        depth_hw = depth_in_camera(room_points(T_map_cam, CAMERA, 1), T_map_cam)
+        depth_hw = depth_in_camera(room_points(T_map_cam, camera, 1), T_map_cam)
         views[f"frame-{number:02d}"] = View(photograph(T_map_cam), T_map_cam, depth_hw)
     if lost:
         image_hw3 = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
         views["lost"] = View(image_hw3, FAR @ T_map_cam, depth_hw)
-    return write_scene(folder, CAMERA, views)
+    return write_scene(folder, camera, views)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +151,15 @@ def test_frames_are_localized_in_the_map(before, recording):
     for one, turn in zip(new.by_submap[TOUCHED], NEW_TURNS, strict=True):
         assert np.abs(local_coordinates(view(turn), one.T_map_cam)).max() < 0.02
     assert new.left_out_text() == "1 of 11 frames are left out: 1 lost"
+
+
+def test_frames_of_another_camera_become_those_of_the_map(before, tmp_path):
+    wide = write_room(tmp_path / "wide", NEW_TURNS, camera=replace(CAMERA, fx=200.0, fy=210.0))
+    new = prepared(before, wide, tmp_path / "new.mote")
+    points_hw3 = open_reconstruction(new.reconstruction).read_frame("update-1-frame-07").points_hw3
+    expected_hw3 = room_points(view(NEW_TURNS[7]), CAMERA, 8)
+    assert np.isfinite(points_hw3).all()
+    assert np.median(np.abs(points_hw3 - expected_hw3)) < 0.01
 
 
 def test_an_updated_map_can_be_updated(recording, updated, tmp_path):
