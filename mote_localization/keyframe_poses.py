@@ -54,12 +54,12 @@ class KeyframePoses:
         """Return what each image shows (rows, columns, 3), see `KeyframeMatcher.surface`."""
         return [self.matcher.surface(T_map_cam @ query.T_first_cam) for query in queries]
 
-    def similarity(
+    def similarity_near(
         self, query: Query, T_map_cam: np.ndarray, config: LocalizerConfig
     ) -> np.ndarray:
         """Return how similar an image is to what keyframes show near a pose of the first camera.
 
-        See `KeyframeMatcher.similarity`.
+        The pose is refined first. See `KeyframeMatcher.similarity`.
         """
         surfaces, steps = self.surfaces([query], T_map_cam), (config.keyframes.tracked,)
         near = self.refined([query], surfaces, T_map_cam, steps, config, prior=T_map_cam).solution

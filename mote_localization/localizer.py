@@ -389,7 +389,7 @@ class Localizer:
         checked = self._pose_of_views(keyframes, views, query)
         return checked.given if checked else None
 
-    def similarity(
+    def similarity_near(
         self, image_hw3: np.ndarray, camera: Camera, T_map_cam: np.ndarray
     ) -> np.ndarray:
         """Return how similar an image is to what the keyframes show near a pose.
@@ -407,7 +407,7 @@ class Localizer:
             CameraError: The camera's view does not overlap with that of the map's camera.
         """
         keyframes, query = self._keyframe_query(image_hw3, camera)
-        return keyframes.similarity(query, T_map_cam, self.config)
+        return keyframes.similarity_near(query, T_map_cam, self.config)
 
     def _keyframe_query(self, image_hw3: np.ndarray, camera: Camera) -> tuple[KeyframePoses, Query]:
         """Return the keyframes, and an image prepared for them."""

@@ -2,7 +2,8 @@
 
 A view of a place that only looks like the right one differs from the image somewhere: a picture
 hangs on one wall, and not on the other. Only cells that both places show are compared, so that a
-place with more keyframes has no advantage.
+place with more keyframes has no advantage. Cells without texture are like no other: much of a blank
+wall never explains an image.
 """
 
 import cv2

@@ -58,8 +58,8 @@ _AHEAD_M = 2.0  # distance to the keyframes of another submap from which it is l
 class BundleLocalizer:
     """Localizes images in a bundle, like `Localizer` in one map.
 
-    At most six submaps are in memory. A submap that is needed first is loaded then, or in the
-    background when the camera comes near it.
+    The submaps that were used last stay in memory. One that is needed first is loaded then, or in
+    the background when the camera comes near it.
     """
 
     def __init__(
@@ -122,10 +122,10 @@ class BundleLocalizer:
         """Return the pose at which an image was taken, or why it is lost.
 
         With a last pose, its submap is used, then the one that is next to it. Otherwise, keyframes
-        that look like the image give poses; where they do not show two places, the students of the
-        three submaps that have most of them do, too. Of poses that contradict each other, one is
-        right if its place explains the image clearly better than the others; if there is none,
-        they are ambiguous: the image is lost.
+        that look like the image give poses; where they give none, or one and look little like it,
+        the students of the three submaps that have most of them do, too. Of poses that contradict
+        each other, one is right if its place explains the image clearly better than the others; if
+        there is none, they are ambiguous: the image is lost.
 
         Arguments and exceptions are those of `Localizer.localize`. Without `search`, an image is
         lost if it has no pose near the last one: another place may look the same. One thread at a
@@ -152,7 +152,8 @@ class BundleLocalizer:
         similar = self._bundle.index.most_similar(features[best].descriptors_md, _SIMILAR)
         places = different(self._searched(shown, features[best], similar))
         answers: list[Localization] = []
-        if len(places) < 2:  # another place may look the same, from farther away
+        unsure = len(places) < 2 and similar.similarity_n[0] <= _SURE
+        if not places or unsure:  # the students know places from farther away than keyframes
             answers = self._by_students(rig, self._candidates(similar))
             accepted = [_pose_of(one) for one in answers if one.status is Status.LOCALIZED]
             places = different([*places, *accepted])
@@ -218,7 +219,7 @@ class BundleLocalizer:
         for pose in poses:
             T_map_cam = pose.T_map_cam @ image.T_first_cam
             nearest = self._submap(self._nearest(T_map_cam))
-            similar.append(nearest.similarity(image.image_hw3, image.camera, T_map_cam))
+            similar.append(nearest.similarity_near(image.image_hw3, image.camera, T_map_cam))
         for n, one in enumerate(similar):
             others = similar[:n] + similar[n + 1 :]
             if all(is_explained_better(one, other, covered) for other in others):
