@@ -62,6 +62,8 @@ class Tracking(NamedTuple):
     points_hw3: np.ndarray  # m, map frame: what the image showed, before that correction
     others: tuple[RigSurface, ...] = ()  # the same of the rig's other cameras
     submap: int = 0  # index, in a bundle
+    # localize without it, because it may be wrong; in a bundle, it still chooses the place
+    verify: bool = False
 
 
 class RigImage(NamedTuple):
@@ -284,7 +286,7 @@ class Localizer:
             camera: The camera that took the image, distorted or not.
             tracking: `Localization.tracking` of the camera's last image. It saves time if the
                 camera moved little; where it gives no accepted pose, it is ignored. A wrong pose
-                may persist: omit it from time to time.
+                may persist: omit it from time to time, or set its `verify`.
             others: What other cameras on the same rigid body saw at the same moment. They help to
                 find the pose of the first; the points of the result are those of the first image.
             search: Search a lost image in the keyframes, which takes several times as long as the
@@ -295,6 +297,7 @@ class Localizer:
             CameraError: A camera's view does not overlap with that of the map's camera.
         """
         started = time.perf_counter()
+        tracking = None if tracking and tracking.verify else tracking
         rig = [RigImage(image_hw3, camera, np.eye(4), "the first camera"), *others]
         views = [self._view(one.camera) for one in rig]
         canonical = [view.warp(one.image_hw3) for view, one in zip(views, rig, strict=True)]

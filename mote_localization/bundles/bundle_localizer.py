@@ -121,11 +121,12 @@ class BundleLocalizer:
     ) -> Localization:
         """Return the pose at which an image was taken, or why it is lost.
 
-        With a last pose, its submap is used, then the one that is next to it. Otherwise, keyframes
-        that look like the image give poses; where they give none, or one and look little like it,
-        the students of the three submaps that have most of them do, too. Of poses that contradict
-        each other, one is right if its place explains the image clearly better than the others; if
-        there is none, they are ambiguous: the image is lost.
+        With a last pose, its submap is used, then the one that is next to it, then keyframes near
+        it that look like the image. Otherwise, keyframes anywhere that look like it give poses;
+        where they give none, or one and look little like it, the students of the three submaps that
+        have most of them do, too. Of poses that contradict each other, one is right if its place
+        explains the image clearly better than the others; if there is none, they are ambiguous: the
+        image is lost.
 
         Arguments and exceptions are those of `Localizer.localize`. Without `search`, an image is
         lost if it has no pose near the last one: another place may look the same. One thread at a
@@ -133,23 +134,28 @@ class BundleLocalizer:
         """
         self._submaps.close_retired()
         started = time.perf_counter()
-        if tracking:
-            found = self._tracked(image_hw3, camera, tracking, others)
-            if found:
-                return _timed(found, started)
         rig = [RigImage(image_hw3, camera, np.eye(4), "the first camera"), *others]
+        found = self._tracked(rig, tracking) if tracking else None
+        if not found and tracking and tracking.verify and not search:
+            found = self._tracked(rig, tracking._replace(verify=False))
+        if found:
+            return _timed(found, started)
         if not search:
             return self._not_searched(rig[0], started)
         search_started = time.perf_counter()
-        found = self._found(rig)
+        found = self._found(rig, tracking)
         return _timed(found, started, time.perf_counter() - search_started)
 
-    def _found(self, rig: Sequence[RigImage]) -> Localization:
-        """Return the pose of the first camera, which may be anywhere."""
+    def _found(self, rig: Sequence[RigImage], last: Tracking | None) -> Localization:
+        """Return the pose of the first camera near the last one, or else anywhere."""
         features = [image_features(self._grey(one)) for one in rig]
         best = max(range(len(rig)), key=lambda n: len(features[n].pixels_m2))
         shown = rig[best]  # shows most
         similar = self._bundle.index.most_similar(features[best].descriptors_md, _SIMILAR)
+        if last:
+            found = self._found_near(rig, last, shown, features[best], similar)
+            if found:
+                return found
         places = different(self._searched(shown, features[best], similar))
         answers: list[Localization] = []
         unsure = len(places) < 2 and similar.similarity_n[0] <= _SURE
@@ -163,23 +169,49 @@ class BundleLocalizer:
         found = self._localized_at(rig, places[chosen or 0])
         return found if chosen is not None else self._ambiguous(found, places)
 
+    def _found_near(
+        self,
+        rig: Sequence[RigImage],
+        last: Tracking,
+        shown: RigImage,
+        features: ImageFeatures,
+        similar: Similar,
+    ) -> Localization | None:
+        """Return the pose near the last one by keyframes near it; None if there is none.
+
+        A last pose that was to be verified is tracked after all, where no keyframe shows another.
+        """
+        near_n = distances(self._poses_of(similar), last.T_map_cam @ shown.T_first_cam) < FAR_M
+        near = Similar(*(values_n[near_n] for values_n in similar))
+        for pose in self._searched(shown, features, near):
+            found = self._localized_at(rig, pose)
+            if _is_near(found, last):
+                return found
+        return self._tracked(rig, last._replace(verify=False)) if last.verify else None
+
+    def _poses_of(self, similar: Similar) -> np.ndarray:
+        """Return the poses (n, 4, 4) of keyframes."""
+        poses = [
+            self._bundle.submaps[number].keyframe_poses_k44[keyframe]
+            for number, keyframe in zip(similar.submap_n, similar.keyframe_n, strict=True)
+        ]
+        return np.array(poses).reshape(-1, 4, 4)
+
     def _grey(self, one: RigImage) -> np.ndarray:
         return cv2.cvtColor(self._view(one.camera).warp(one.image_hw3), cv2.COLOR_RGB2GRAY)
 
     def _searched(self, image: RigImage, features: ImageFeatures, similar: Similar) -> list[Pose]:
         """Return the poses of the first camera at the places of keyframes similar to an image."""
-        T_n44 = np.array(
-            [
-                self._bundle.submaps[number].keyframe_poses_k44[keyframe]
-                for number, keyframe in zip(similar.submap_n, similar.keyframe_n, strict=True)
-            ]
-        )
+        if not len(similar.similarity_n):
+            return []
         best = similar.similarity_n[0]
         least = _RIVAL * best if best > _SURE else -np.inf
         count = int((similar.similarity_n > least).sum())
-        owners = similar.submap_n[:count], similar.keyframe_n[:count]
+        chosen = Similar(*(values_n[:count] for values_n in similar))
+        owners = chosen.submap_n, chosen.keyframe_n
+        places = grouped(self._poses_of(chosen), *owners, _MOST_PLACES, _MOST_KEYFRAMES)
         poses = []
-        for number, keyframes in grouped(T_n44[:count], *owners, _MOST_PLACES, _MOST_KEYFRAMES):
+        for number, keyframes in places:
             described = {keyframe: self._described(number, keyframe) for keyframe in keyframes}
             found = self._submap(number).pose_by_keyframes(
                 image.image_hw3, image.camera, features, described
@@ -200,14 +232,9 @@ class BundleLocalizer:
         answers, failed = [], None
         for number in numbers:
             try:
-                found = self._submap(number).localize(
-                    rig[0].image_hw3, rig[0].camera, None, rig[1:], search=False
-                )
+                answers.append(self._localized_in(number, rig, None))
             except BackendError as error:
                 failed = error
-                continue
-            tracking = found.tracking._replace(submap=number) if found.tracking else None
-            answers.append(replace(found, tracking=tracking))
         if failed and not answers:
             raise failed
         return answers
@@ -228,13 +255,10 @@ class BundleLocalizer:
 
     def _localized_at(self, rig: Sequence[RigImage], pose: Pose) -> Localization:
         """Return the pose near another one, by all that the nearest submap knows."""
-        near, first = self.tracking_at(pose.T_map_cam), rig[0]
-        found = self._submap(near.submap).localize(
-            first.image_hw3, first.camera, near, rig[1:], search=False
-        )
-        if found.tracking is None:
+        near = self.tracking_at(pose.T_map_cam)
+        found = self._localized_in(near.submap, rig, near)
+        if found.status is Status.LOST:
             return found
-        found = replace(found, tracking=found.tracking._replace(submap=near.submap))
         if not are_of_one_place(_pose_of(found), pose):
             return _lost(found, "the keyframes that show the image disagree about its pose")
         return self._handed_over(found, near.submap)
@@ -265,24 +289,33 @@ class BundleLocalizer:
             search_s=0.0,
         )
 
-    def _tracked(
-        self, image_hw3: np.ndarray, camera: Camera, last: Tracking, others: Sequence[RigImage]
-    ) -> Localization | None:
+    def _tracked(self, rig: Sequence[RigImage], last: Tracking) -> Localization | None:
         """Return the accepted pose near the last one; None if there is none.
 
         One far from it may be that of a place that looks the same.
         """
-        found = self._submap(last.submap).localize(image_hw3, camera, last, others, search=False)
         number = last.submap
+        found = self._localized_in(number, rig, None if last.verify else last)
         if not _is_near(found, last):
             distances_s = self._distances(last.T_map_cam)
             distances_s[last.submap] = np.inf
             number = int(np.argmin(distances_s))
             if not np.isfinite(distances_s[number]):
                 return None
-            near = self._submap(number).tracking_at(last.T_map_cam)
-            found = self._submap(number).localize(image_hw3, camera, near, others, search=False)
+            near = None if last.verify else self._submap(number).tracking_at(last.T_map_cam)
+            found = self._localized_in(number, rig, near)
         return self._handed_over(found, number) if _is_near(found, last) else None
+
+    def _localized_in(
+        self, number: int, rig: Sequence[RigImage], tracking: Tracking | None
+    ) -> Localization:
+        """Return the answer of a submap, without its search."""
+        first, *others = rig
+        found = self._submap(number).localize(
+            first.image_hw3, first.camera, tracking, others, search=False
+        )
+        following = found.tracking._replace(submap=number) if found.tracking else None
+        return replace(found, tracking=following)
 
     def _candidates(self, similar: Similar) -> list[int]:
         """Return the submaps of the keyframes that look most like an image, the best first."""

@@ -59,6 +59,12 @@ class LastPose(NamedTuple):
     stamp_ns: int
     camera: int  # index of the camera whose pose it is
     tracking: Tracking
+    search_s: float = 0.0  # for which it was searched: so much later, it was published
+
+    def is_recent(self, stamp_ns: int) -> bool:
+        """Return whether an image may be near it."""
+        age_ns = abs(stamp_ns - self.stamp_ns)
+        return age_ns <= _MAX_TRACKING_AGE_NS + round(1e9 * self.search_s)
 
 
 class _Initial(NamedTuple):
@@ -404,7 +410,8 @@ class ActiveLocalizer:
             return
         tracking = image.found.tracking
         stamp_ns = nanoseconds(image.stamp)
-        self._last = LastPose(stamp_ns, image.camera, tracking) if tracking else None
+        search_s = image.found.search_s
+        self._last = LastPose(stamp_ns, image.camera, tracking, search_s) if tracking else None
         header = Header(stamp=image.stamp, frame_id=self._map_frame)
         message = conversions.pose_message(header, pose.T_map_frame, pose.covariance_66)
         self._pose.publish(message)
@@ -423,17 +430,19 @@ class ActiveLocalizer:
         )
 
     def _tracking(self, stamp_ns: int, camera: int) -> Tracking | None:
-        """Return that of the last pose if it is recent; None once per period: it may be wrong.
+        """Return that of the last pose if it is recent; to be verified once per period.
 
         Images without stamps, or with one and the same, are always localized without it.
         """
         since_ns = abs(stamp_ns - self._searched_ns)
-        due = since_ns == 0 or since_ns > _SEARCH_PERIOD_NS or self._requests.waiting
         last = self._last  # another thread may forget it
-        if due or last is None or abs(stamp_ns - last.stamp_ns) > _MAX_TRACKING_AGE_NS:
+        if since_ns == 0 or self._requests.waiting or last is None or not last.is_recent(stamp_ns):
             self._searched_ns = stamp_ns
             return None
-        return last.tracking if last.camera == camera else None
+        due = since_ns > _SEARCH_PERIOD_NS
+        if due:
+            self._searched_ns = stamp_ns
+        return last.tracking._replace(verify=due) if last.camera == camera else None
 
     def _recent_tracking(self, stamp_ns: int, camera: int) -> Tracking | None:
         """Return that of the last pose if it is recent and of the same camera.
@@ -443,7 +452,7 @@ class ActiveLocalizer:
         last = self._last  # another thread may forget it
         if last is None or last.camera != camera:
             return None
-        recent = 0 < abs(stamp_ns - last.stamp_ns) <= _MAX_TRACKING_AGE_NS
+        recent = stamp_ns != last.stamp_ns and last.is_recent(stamp_ns)
         return last.tracking if recent else None
 
     def _publish_status(

@@ -111,6 +111,42 @@ def test_the_last_pose_decides_between_places_that_look_alike(localizer, T_from_
     assert_at(found, T_from_front @ view(0.05))
 
 
+@pytest.mark.parametrize("search", [True, False])
+@pytest.mark.parametrize("T_from_front", [np.eye(4), COPY], ids=["front", "copy"])
+def test_a_last_pose_that_is_verified_still_decides(localizer, T_from_front, search):
+    tracking = localizer.tracking_at(T_from_front @ view(0.0))._replace(verify=True)
+    image_hw3 = photograph(view(0.05))
+    found = localizer.localize(image_hw3, CAMERA, tracking, (), search)
+    assert_at(found, T_from_front @ view(0.05))
+
+
+def test_where_tracking_fails_keyframes_near_the_last_pose_decide(localizer, monkeypatch):
+    monkeypatch.setattr(BundleLocalizer, "_tracked", lambda *_: None)
+    near = localizer.tracking_at(COPY @ view(0.0))
+    image_hw3 = photograph(view(0.05))
+    assert_at(localizer.localize(image_hw3, CAMERA, near), COPY @ view(0.05))
+    assert localizer.localize(image_hw3, CAMERA, near, search=False).status is Status.LOST
+
+
+def test_where_nothing_verifies_the_last_pose_it_is_tracked(localizer, monkeypatch):
+    tracked = []
+
+    def only_tracked(one, number, rig, tracking):
+        tracked.append(tracking is not None)
+        found = in_submap(one, number, rig, tracking)
+        return found if tracking else bundle_localizer._lost(found, "lost")
+
+    in_submap = BundleLocalizer._localized_in
+    monkeypatch.setattr(BundleLocalizer, "_localized_in", only_tracked)
+    monkeypatch.setattr(Localizer, "pose_by_keyframes", lambda *_: None)
+    near = localizer.tracking_at(COPY @ view(0.0))._replace(verify=True)
+    for search in (True, False):
+        tracked.clear()
+        found = localizer.localize(photograph(view(0.05)), CAMERA, near, (), search)
+        assert_at(found, COPY @ view(0.05))
+        assert not tracked[0] and tracked[-1]  # it was first tried without
+
+
 def test_a_last_pose_far_away_does_not_decide_between_them(localizer):
     far = COPY @ view(0.0)
     far[0, 3] -= 6.0

@@ -3,6 +3,7 @@
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
@@ -110,8 +111,8 @@ def test_a_rectified_topic_with_a_distortion_is_named():
 
 
 def test_images_without_stamps_are_localized_without_the_last_pose():
-    last, requests = Tracking(None, None), SimpleNamespace(waiting=False)
+    last, requests = Tracking(np.eye(4), np.zeros((30, 40, 3))), SimpleNamespace(waiting=False)
     node = SimpleNamespace(_last=LastPose(0, 0, last), _searched_ns=0, _requests=requests)
     tracking = partial(ActiveLocalizer._tracking, node, camera=0)
     assert tracking(0) is None and tracking(0) is None
-    assert tracking(10**8) is last
+    assert tracking(10**8).points_hw3 is last.points_hw3

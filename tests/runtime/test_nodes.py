@@ -170,10 +170,14 @@ def test_the_last_pose_is_tracked_for_a_second_then_one_image_without_it():
     requests = SimpleNamespace(waiting=False)
     node = SimpleNamespace(_last=LastPose(10**9, 0, last), _searched_ns=10**9, _requests=requests)
     tracking = partial(ActiveLocalizer._tracking, node, camera=0)
-    assert tracking(int(1.5e9)) is last
+    assert tracking(int(1.5e9)).points_hw3 is last.points_hw3
+    assert not tracking(int(1.5e9)).verify
     assert tracking(int(1.5e9), camera=1) is None
     node._last = LastPose(int(1.9e9), 0, last)
-    assert tracking(int(2.1e9)) is None and tracking(int(2.2e9)) is last
+    assert tracking(int(2.1e9)).verify and not tracking(int(2.2e9)).verify
+    assert tracking(int(2.95e9)) is None
+    node._last = LastPose(int(1.9e9), 0, last, search_s=0.5)  # it was published so much later
+    assert not tracking(int(3.3e9)).verify
     node._last = None
     assert tracking(int(2.3e9)) is None
 
