@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -51,6 +52,7 @@ _MOST_PLACES = 5  # of such keyframes
 _MOST_KEYFRAMES = 3  # of each place
 _MOST_LOADED = 6  # submaps in memory, with their networks if these were used
 _MOST_DESCRIBED = 60  # keyframes whose features are in memory, 0.3 MB each
+_DESCRIBED_AHEAD = 6  # keyframes near the camera, whose features a search needs
 _HANDOVER = 0.8  # another submap follows when its keyframes are so much nearer
 _AHEAD_M = 2.0  # distance to the keyframes of another submap from which it is loaded
 
@@ -76,6 +78,8 @@ class BundleLocalizer:
         canonical, stride = self.info.camera, self.info.stride  # those of all submaps
         self._view = lru_cache(MAX_VIEWS)(lambda live: CanonicalView(live, canonical, stride))
         self._described = lru_cache(_MOST_DESCRIBED)(self._describe)
+        self._worker = ThreadPoolExecutor(1, "mote_describe")
+        self._describing: Future[None] | None = None
 
     @property
     def keyframe_count(self) -> int:
@@ -97,6 +101,7 @@ class BundleLocalizer:
 
     def close(self) -> None:
         """End the threads; the localizer cannot be used afterwards."""
+        self._worker.shutdown(cancel_futures=True)
         self._submaps.close()
 
     def prepare_search(self) -> None:
@@ -327,10 +332,13 @@ class BundleLocalizer:
     def _handed_over(self, found: Localization, number: int) -> Localization:
         """Return a pose whose next image is tracked in the submap that is nearest.
 
-        Another one that is near is loaded in the background.
+        What is needed if the camera moves on or is lost is prepared in the background: another
+        submap that is near, and the features of the nearest keyframes.
         """
         if found.tracking is None or found.T_map_cam is None:
             return found
+        if self._describing is None or self._describing.done():
+            self._describing = self._worker.submit(self._describe_near, number, found.T_map_cam)
         distances_s = self._distances(found.T_map_cam)
         nearest = int(np.argmin(distances_s))
         if distances_s[nearest] < _HANDOVER * distances_s[number]:
@@ -373,6 +381,12 @@ class BundleLocalizer:
         map_file = self._bundle.map_file(number)
         network = DeferredBackend(partial(self._load, map_file))
         return Localizer(map_file, network, self.config)
+
+    def _describe_near(self, number: int, T_map_cam: np.ndarray) -> None:
+        """Compute the features of the keyframes of a submap that are nearest to a camera."""
+        poses_k44 = self._bundle.submaps[number].keyframe_poses_k44
+        for keyframe in np.argsort(distances(poses_k44, T_map_cam))[:_DESCRIBED_AHEAD].tolist():
+            self._described(number, keyframe)
 
     def _describe(self, number: int, keyframe: int) -> DescribedKeyframe:
         info = self._submap(number).info
