@@ -5,7 +5,7 @@ depth gives their 3-D points. It takes several times as long as the refinement o
 is used only where that fails.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ class KeyframeFeatures(NamedTuple):
 
     points_n3: np.ndarray  # m, map frame
     pixels_n2: np.ndarray  # of the canonical camera
-    keyframe: int  # index in the map
+    keyframe: int  # index
 
 
 class DescribedKeyframe(NamedTuple):
@@ -69,11 +69,11 @@ def search_of(
     key = keyframes, camera, stride
     search = _last.get(key)
     if search is None:
-        described = {}
-        for number, keyframe in enumerate(keyframes):
+        described = []
+        for keyframe in keyframes:
             if cancelled():
                 raise SearchCancelled
-            described[number] = describe(keyframe, camera, stride)
+            described.append(describe(keyframe, camera, stride))
         search = KeyframeSearch(described)
         _last.clear()
         _last[key] = search
@@ -105,18 +105,9 @@ def forget_searches() -> None:
 class KeyframeSearch:
     """Finds the keyframes that show what an image shows."""
 
-    def __init__(self, described: Mapping[int, DescribedKeyframe]) -> None:
-        """Search in keyframes by their features, see `describe`.
-
-        Args:
-            described: The features of each keyframe, by its index in the map.
-        """
-        self._numbers, self._described = list(described), list(described.values())
-
-    def without(self, removed: Collection[int]) -> "KeyframeSearch":
-        """Return a search in the other keyframes."""
-        kept = zip(self._numbers, self._described, strict=True)
-        return KeyframeSearch({number: one for number, one in kept if number not in removed})
+    def __init__(self, described: Sequence[DescribedKeyframe]) -> None:
+        """Search in keyframes by their features, see `describe`."""
+        self._described = described
 
     def find(self, features: ImageFeatures, keyframes: int) -> list[KeyframeFeatures]:
         """Return the matches of an image with the keyframes that match best, the best first.
@@ -134,7 +125,7 @@ class KeyframeSearch:
             KeyframeFeatures(
                 self._described[first_k[i]].points_n3[nearest_km[i, good_km[i]]],
                 pixels_m2[good_km[i]],
-                self._numbers[first_k[i]],
+                int(first_k[i]),
             )
             for i in _largest(good_km.sum(axis=1), keyframes)
         ]

@@ -140,7 +140,6 @@ class Localizer:
         self.config = config
         self._backend = backend
         self._search: KeyframeSearch | None = None  # computed when it is needed first
-        self._without: frozenset[int] = frozenset()  # keyframes that are not used
         self._preparing: Thread | None = None  # computes the features of the keyframes
         self._closing = Event()
         self._worker = ThreadPoolExecutor(1, "mote_keyframes")  # tracks while the network runs
@@ -208,8 +207,7 @@ class Localizer:
         """Return the search in the keyframes; `SearchCancelled` if the localizer closes."""
         if self._search is None:
             info, closing = self.info, self._closing.is_set
-            search = search_of(info.keyframes, info.camera, info.stride, closing)
-            self._search = search.without(self._without)
+            self._search = search_of(info.keyframes, info.camera, info.stride, closing)
         return self._search
 
     @property
@@ -229,21 +227,19 @@ class Localizer:
         """
         return self._keyframes.matcher.distances(T_map_cam) if self._keyframes else np.zeros(0)
 
-    def without_keyframes(self, removed: Sequence[int], search: bool = False) -> "Localizer":
+    def without_keyframes(self, removed: Sequence[int]) -> "Localizer":
         """Return a localizer of the same map that does not use some of its keyframes.
+
+        It does not search lost images in the other keyframes.
 
         Args:
             removed: Indices of keyframes in `info.keyframes`; not all of them.
-            search: Search lost images in the other keyframes.
         """
         if self._keyframes is None:
             raise ValueError("the map has no keyframes")
         other = copy(self)
         other._keyframes = self._keyframes.without(removed)
-        other._without, other._search = frozenset(removed), None
-        searched = self.config.keyframes.searched if search else 0
-        keyframes = replace(self.config.keyframes, searched=searched)
-        other.config = replace(self.config, keyframes=keyframes)
+        other.config = replace(self.config, keyframes=replace(self.config.keyframes, searched=0))
         return other
 
     def student_alone(self) -> "Localizer":
@@ -388,7 +384,9 @@ class Localizer:
             CameraError: The camera's view does not overlap with that of the map's camera.
         """
         keyframes, query = self._keyframe_query(image_hw3, camera)
-        views = KeyframeSearch(described).find(features, len(described))
+        numbers = list(described)
+        found = KeyframeSearch(list(described.values())).find(features, len(numbers))
+        views = [one._replace(keyframe=numbers[one.keyframe]) for one in found]
         checked = self._pose_of_views(keyframes, views, query)
         return checked.given if checked else None
 

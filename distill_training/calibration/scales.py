@@ -20,7 +20,6 @@ from distill_training.calibration.pose_calibration_fit import (
     unmeasured_calibration,
 )
 from distill_training.calibration.validation import (
-    USUAL_LEFT_OUT,
     ChangedPose,
     HeldOutFigures,
     TestedPose,
@@ -38,6 +37,9 @@ from mote_localization.validated_poses import ValidatedPose
 from mote_localization.wrong_poses import WrongPoses
 
 _MIN_SIGMA_SCALE = 0.1  # the teacher's noise may explain all errors: sigma is then unobservable
+# The map's report shows the poses that were tested with all keyframes, or without the nearest one.
+# Without more of them, a frame is farther from the keyframes than most images will be.
+_USUAL_LEFT_OUT = 1
 _log = logging.getLogger(__name__)
 
 
@@ -75,7 +77,7 @@ def calibrate(
         info = replace(info, wrong_poses=_wrong_poses(changed, info))
         errors = _accepted_errors(changed, info.wrong_poses)
     calibration = _pose_calibration(errors, info, config)
-    usual = [pose for pose in tested if pose.left_out <= USUAL_LEFT_OUT]
+    usual = [pose for pose in tested if pose.left_out <= _USUAL_LEFT_OUT]
     validated = tuple(_validated(pose, calibration) for pose in usual)
     info = replace(info, pose_calibration=calibration, validation=validated)
     # A larger covariance may fail the gate on the position's deviation.

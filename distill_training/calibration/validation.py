@@ -27,8 +27,6 @@ from mote_localization.wrong_poses import pose_features
 
 _LAPLACE_WITHIN_2 = 1 - math.exp(-2)  # fraction of Laplace errors below twice their expectation
 _TESTED_FRAMES = 100  # training frames, about, whose poses are found without near keyframes
-# Without more near keyframes, a frame is farther from the others than most images will be.
-USUAL_LEFT_OUT = 1
 _KEPT = 3  # keyframes that are not left out, at least; besides those of the tested frame itself
 _OWN_M = 1e-4  # distance below which a keyframe is the tested frame itself
 _ROTATED_DEG = 1.0  # standard deviation of the rotation of the student's points about each axis
@@ -196,7 +194,7 @@ class Validation:
         other frames: they are moved by a random rigid motion. Each frame is localized several
         times: without its nearest 0, 2, 8, ... keyframes, or without its nearest 1, 4, 16, ..., so
         that the poses are near and far from the others. A frame that is a keyframe itself is never
-        found by its own. Without 0 or 1, a lost frame is searched, as on the robot.
+        found by its own.
 
         Args:
             network: The trained student; it is left in evaluation mode.
@@ -217,9 +215,7 @@ class Validation:
             own = int(distance_k[order_k[0]] < _OWN_M)
             for count in left_out[i % 2 :: 2]:
                 recorded.prediction = Prediction(name, _moved(points_hw3, rng), sigma_hw)
-                without = localizer.without_keyframes(
-                    order_k[: max(own, count)].tolist(), search=count <= USUAL_LEFT_OUT
-                )
+                without = localizer.without_keyframes(order_k[: max(own, count)].tolist())
                 found = without.localize(image_hw3, self._reconstruction.camera)
                 tested.append(self._tested(name, found)._replace(left_out=count))
         return tested

@@ -163,7 +163,7 @@ def test_search_needs_no_prediction_of_the_student(plain: MapFile):
 
 def test_matches_of_a_search_are_on_the_keyframes_points():
     grey_hw = photograph(T_MAP_CAM)[..., 0]
-    search = KeyframeSearch(dict(enumerate(describe(one, CAMERA, 8) for one in KEYFRAMES)))
+    search = KeyframeSearch([describe(one, CAMERA, 8) for one in KEYFRAMES])
     views = search.find(image_features(grey_hw), keyframes=2)
     assert len({view.keyframe for view in views}) == 2
     for view in views:
@@ -172,7 +172,7 @@ def test_matches_of_a_search_are_on_the_keyframes_points():
         assert len(error_px) > 20 and np.median(error_px) < 3
     blank = search.find(image_features(np.zeros_like(grey_hw)), keyframes=2)
     assert [len(view.points_n3) for view in blank] == [0, 0]
-    hidden = KeyframeSearch({0: describe(keyframe(T_MAP_CAM, hidden=True), CAMERA, 8)})
+    hidden = KeyframeSearch([describe(keyframe(T_MAP_CAM, hidden=True), CAMERA, 8)])
     assert not len(hidden.find(image_features(grey_hw), keyframes=1)[0].points_n3)
 
 
