@@ -24,7 +24,7 @@ setup: $(RUNTIME)  ## set up .venv with the runtime, on top of ROS 2 where it is
 demo: $(RUNTIME) build/demo/drive/metadata.yaml  ## localize a recorded drive through a demo room over ROS 2; writes report.html
 	$(BIN)/mote evaluate build/demo/drive --map maps/demo_room.onnx --ros --report report.html
 
-test: $(DEV)  ## lint, types, imports, unit and ROS tests (18 minutes on two cores)
+test: $(DEV)  ## lint, types, imports, unit and ROS tests (22 minutes on two cores)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
