@@ -14,7 +14,6 @@ import numpy as np
 
 from mote_localization.errors import MapFileError
 from mote_localization.image_features import DESCRIPTOR_SIZE
-from mote_localization.progress import track_if_slow
 
 T = TypeVar("T")
 
@@ -58,6 +57,8 @@ class PlaceIndex:
         Raises:
             MapFileError: They have too few features.
         """
+        from mote_localization.progress import track_if_slow  # the node needs no progress bars
+
         every = [keyframe for submap in submaps for keyframe in submap]
         rng = np.random.default_rng(_SEED)
         chosen = {n: descriptors_of(every[n]) for n in rng.permutation(len(every))[:_WORDS_FROM]}
