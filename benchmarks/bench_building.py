@@ -78,12 +78,9 @@ class BenchBuilding:
                 counts["ambiguous" if found.ambiguous else "lost"] += 1
                 before = None
                 continue
-            error_6 = local_coordinates(frame.T_map_cam, found.T_map_cam)
-            error_m, error_deg = (
-                np.linalg.norm(error_6[:3]),
-                np.degrees(np.linalg.norm(error_6[3:])),
-            )
-            counts[_outcome_of(float(error_m), float(error_deg))] += 1
+            error_6 = local_coordinates(frame.known_pose(), found.T_map_cam)
+            error_m, error_rad = (float(np.linalg.norm(part)) for part in np.split(error_6, 2))
+            counts[_outcome_of(error_m, np.degrees(error_rad))] += 1
             if before and submap != found.tracking.submap:
                 seams += 1
                 jumps += not is_explained(error_6 - before[0], found.covariance_66 + before[1])

@@ -327,7 +327,7 @@ class BundleLocalizer:
         scores = np.zeros(len(self._bundle.submaps))
         np.add.at(scores, similar.submap_n, np.maximum(similar.similarity_n, 1e-3) ** 2)
         best = np.argsort(-scores, kind="stable")[:_CANDIDATES]
-        return [int(number) for number in best if scores[number] > 0] or [0]
+        return [int(number) for number in best if scores[number] > 0]
 
     def _handed_over(self, found: Localization, number: int) -> Localization:
         """Return a pose whose next image is tracked in the submap that is nearest.
